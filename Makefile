@@ -1,0 +1,40 @@
+# Everything starts from a fresh clone: each target makes the environment it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint gpu clean
+
+help:
+	@echo "make demo    walk the whole road on this machine: data, shards, training, finetuning, report (ten minutes)"
+	@echo "make test    lint, then all tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make gpu     every test that needs an NVIDIA GPU, results to runs/gpu.txt"
+	@echo "make clean   remove the environment, caches and demo runs"
+
+demo: $(READY)
+	$(BIN)/laconvnet launch configs/demo/stages.yaml --cluster local
+	@$(BIN)/python -m launch.demo runs/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
+gpu:
+	@PYTHON="$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))" bash tests/gpu.sh
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

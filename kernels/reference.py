@@ -1,0 +1,84 @@
+"""Dynamic convolution in plain PyTorch: a loop over taps that keeps nothing but its inputs (v2 Eq. 2).
+
+Shape legend: B batch, C channels, g groups, n = C/g channels a group, H x W pixels, k kernel size, taps t = row * k +
+column.
+    x        (B, C, H, W)
+    filters  (B, k*k*g, H, W), tap-major: channel t*g + group
+    out      (B, C, H, W);  out[p, ch] = sum_t filters[p, t, group(ch)] * x[p + offset(t), ch], zero outside the picture
+
+Half-precision inputs are accumulated in float32; results take the memory format of their input. A tap only touches the
+pixels whose neighbour lies inside the picture, so nothing is padded and taps that reach outside of a small map cost
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+Window = tuple[slice, slice]
+
+
+def taps(kernel_size: int, height: int, width: int) -> Iterator[tuple[int, Window, Window]]:
+    """Every tap that meets the picture: its index, the output pixels it serves and the input pixels it reads."""
+    reach = kernel_size // 2
+    for row in range(kernel_size):
+        for column in range(kernel_size):
+            down, right = row - reach, column - reach
+            if abs(down) >= height or abs(right) >= width:
+                continue
+            here = (slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right)))
+            there = (slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right)))
+            yield row * kernel_size + column, here, there
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def split_groups(x: Tensor, groups: int, interleaved: bool) -> Tensor:
+    """(B, C, H, W) -> (B, g, n, H, W), or (B, n, g, H, W) where a channel's group is its index modulo g."""
+    batch, channels, height, width = x.shape
+    per_group = channels // groups
+    return x.view(batch, *((per_group, groups) if interleaved else (groups, per_group)), height, width)
+
+
+def shaped_like(result: Tensor, like: Tensor) -> Tensor:
+    """A contiguous `result` in shape, type and memory format of `like`."""
+    result = result.view(like.shape)
+    return result if result.dtype == like.dtype and like.is_contiguous() else torch.empty_like(like).copy_(result)
+
+
+def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    batch, _, height, width = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    shared = 1 if interleaved else 2
+    source = split_groups(x.contiguous().to(dtype), groups, interleaved)
+    by_tap = filters.contiguous().view(batch, kernel_size**2, groups, height, width)
+    out = torch.zeros_like(source)
+    for tap, here, there in taps(kernel_size, height, width):
+        weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(dtype)
+        out[(..., *here)].addcmul_(source[(..., *there)], weight)
+    return shaped_like(out, x)
+
+
+def backward(
+    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the filters, recomputed from the inputs alone."""
+    batch, _, height, width = x.shape
+    dtype = accumulation_dtype(x.dtype)
+    shared = 1 if interleaved else 2
+    source = split_groups(x.contiguous().to(dtype), groups, interleaved)
+    above = split_groups(grad.contiguous().to(dtype), groups, interleaved)
+    by_tap = filters.contiguous().view(batch, kernel_size**2, groups, height, width)
+    grad_x = torch.zeros_like(source)
+    grad_filters = torch.zeros_like(by_tap)
+    for tap, here, there in taps(kernel_size, height, width):
+        weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(dtype)
+        upper = above[(..., *here)]
+        grad_x[(..., *there)].addcmul_(upper, weight)
+        grad_filters[(slice(None), tap, slice(None), *here)] = (upper * source[(..., *there)]).sum(shared)
+    return shaped_like(grad_x, x), shaped_like(grad_filters, filters)

@@ -1,0 +1,1 @@
+"""The command line, the stage graph and the ways to run it."""

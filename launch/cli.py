@@ -1,0 +1,76 @@
+"""The `laconvnet` command: parsing only. Every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from launch.commands import model, machine, shards, stages, training
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+_ABOUT = """The pretraining pipeline for LaConvNet: raw data sets to shards, training, evaluation and a report.
+
+A first road:
+  laconvnet shards generate --out raw --pictures 1000
+  laconvnet shards build refcoco --root raw/refer --out shards/refcoco
+  laconvnet train --config configs/demo/pretrain.yaml --run runs/first --data.folder shards/refcoco
+  laconvnet eval runs/first --data shards/refcoco --split val
+  laconvnet report runs/first
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(MISTAKE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    result = _Parser(prog="laconvnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = result.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    for group in (shards, training, stages, model, machine):
+        group.add(commands)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 failed while working, 2 the user's mistake, 130 interrupted."""
+    from pipeline.errors import ConfigError, TrainingError
+    from shards.errors import InputError
+
+    arguments, rest = parser().parse_known_args(argv)
+    arguments.keys = rest
+    if rest and not getattr(arguments, "takes_keys", False):
+        print(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`", file=sys.stderr)
+        return MISTAKE
+    try:
+        return int(arguments.command(arguments) or DONE)
+    except (ConfigError, InputError) as error:
+        print(f"laconvnet: {error}", file=sys.stderr)
+        return MISTAKE
+    except TrainingError as error:
+        print(f"laconvnet: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("laconvnet: interrupted; the same command goes on from what is done", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output (head, say) has seen enough.
+        sys.stderr.close()
+        return DONE
+
+
+def entry() -> None:
+    """The console script."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

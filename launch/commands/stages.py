@@ -1,0 +1,59 @@
+"""`laconvnet launch` and `status`: graphs of stages."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    _add_launch(commands)
+    _add_status(commands)
+
+
+def _add_launch(commands: Any) -> None:
+    command = commands.add_parser(
+        "launch",
+        help="run a graph of stages",
+        description="Run the stages of a YAML file in the order of their needs. A stage that is done is found done; "
+        "after a failure or Ctrl-C the same command goes on.",
+    )
+    command.add_argument("file", type=Path, metavar="STAGES.yaml", help="the stages")
+    command.add_argument("--cluster", default="local", metavar="C", help="where: local is this machine (default)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder for all stages (default: the file's `folder`)")
+    command.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
+    command.add_argument("--only", metavar="S", help="only this stage; what it needs must be done")
+    command.add_argument("--from", dest="from_", metavar="S", help="this stage again, and all that need it")
+    command.add_argument("--force", action="store_true", help="with --only or --from: also what is done; else everything anew")
+    command.set_defaults(command=_launch)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from launch.executor import launch
+
+    return launch(
+        arguments.file,
+        cluster=arguments.cluster,
+        out=arguments.out,
+        dry_run=arguments.dry_run,
+        only=arguments.only,
+        from_=arguments.from_,
+        force=arguments.force,
+    )
+
+
+def _add_status(commands: Any) -> None:
+    command = commands.add_parser(
+        "status", help="how far stages and runs are", description="How far a launched graph, or a single run, is: read from files alone."
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph, or of a run")
+    command.add_argument("--watch", action="store_true", help="refresh until all is done")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line")
+    command.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from launch.status import show
+
+    return show(arguments.folder, watch=arguments.watch, as_json=arguments.json)

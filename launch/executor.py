@@ -1,0 +1,142 @@
+"""Run a stage graph: what is done is found done, the rest runs as jobs, as many at once as the cores allow.
+
+Which stages a launch takes, and how:
+
+    (nothing)   every stage that is not done
+    only S      just S; its inputs must be done
+    from_ S     S and everything that needs it, done or not; inputs from outside must be done. They run again in their
+                folders: what finds its work there goes on from it
+    force       the stages taken (all of them, or those of only / from_) start from nothing, done or not: their folders
+                are set aside as <out>/replaced/<stage>-<hash>.<n>, nothing is deleted
+
+A stage that fails keeps those that need it from starting; everything else goes on, and the exit code is 1. The same
+command again runs what is not done. Exit codes: 0 all is done, 1 a stage failed, 130 interrupted; what the user has to
+mend is a ConfigError (exit code 2 of the command line).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch import stages as graphs
+from launch.job import ENTRY, command_line, is_done, read_json, write_json
+from launch.screen import Screen
+from launch.stages import Graph, Stage
+from launch.status import GRAPH, LOCK
+from pipeline.errors import ConfigError
+
+
+def launch(
+    file: str | Path,
+    cluster: str = "local",
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    only: str | None = None,
+    from_: str | None = None,
+    force: bool = False,
+    entry: str = ENTRY,
+) -> int:
+    """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
+
+    `entry` is the "module:function" that the jobs call with a stage's arguments. What is going on is told on standard
+    error; `dry_run` prints to standard output what would run and touches nothing.
+    Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
+    """
+    if cluster != "local":
+        raise ConfigError(f"cluster: got {cluster!r}, expected 'local'")
+    graph = graphs.read(file, out)
+    taken = select(graph, only, from_, force)
+    if dry_run:
+        print(describe(graph, taken))
+        return 0
+    graph.folder.mkdir(parents=True, exist_ok=True)
+    with lock(graph.folder):
+        _write_graph(graph, taken, cluster)
+        from launch.schedule import run  # brings submitit, which nothing above needs
+
+        return run(graph, taken, Screen(sys.stderr), force, entry)
+
+
+def select(graph: Graph, only: str | None = None, from_: str | None = None, force: bool = False) -> list[Stage]:
+    """The stages to run, in order. Raises ConfigError for an unknown name or inputs that are not done."""
+    if only is not None and from_ is not None:
+        raise ConfigError(f"only {only!r} and from {from_!r} were both given; expected one of them")
+    if only is not None:
+        chosen = graph.stage(only)
+        taken = [chosen] if force or not is_done(chosen.folder, chosen.identity) else []
+    elif from_ is not None:
+        taken = list(graph.after(from_))
+    else:
+        return [stage for stage in graph.stages if force or not is_done(stage.folder, stage.identity)]
+    names = {stage.name for stage in taken}
+    inputs = dict.fromkeys(name for stage in taken for name in stage.needs if name not in names)
+    missing = [stage.name for stage in map(graph.stage, inputs) if not is_done(stage.folder, stage.identity)]
+    if missing:
+        raise ConfigError(
+            f"{graph.file}: stage {only or from_!r} reads from stages that are not done: "
+            f"{', '.join(missing)}; run them first, or the whole graph"
+        )
+    return taken
+
+
+def describe(graph: Graph, taken: list[Stage]) -> str:
+    """What a launch would do: a paragraph a stage, its command as one would type it."""
+    names = {stage.name for stage in taken}
+    lines = [f"{graph.name}: {len(taken)} of {len(graph.stages)} stages would run under {graph.folder}"]
+    for number, stage in enumerate(graph.stages, 1):
+        state = "would run" if stage.name in names else "done" if is_done(stage.folder, stage.identity) else "not taken"
+        lines.append(
+            f"\n[{number}/{len(graph.stages)}] {stage.name}: {state}" + (f"  {stage.title}" if stage.title else "")
+        )
+        lines.append(f"    folder     {stage.folder}")
+        lines.append(f"    needs      {', '.join(stage.needs) or '-'}")
+        lines.append(
+            f"    processes  {stage.processes}, {stage.threads} threads each, at most {stage.minutes:g} minutes"
+        )
+        lines.append(f"    command    {command_line(stage.argv)}")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Be the only launch of this folder. Raises ConfigError naming who is; a killed launch holds nothing."""
+    with (folder / LOCK).open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = read_json(folder / LOCK) or {}
+            raise ConfigError(
+                f"{folder}: process {who.get('pid', '?')} on {who.get('host', '?')} is launching in this folder; "
+                "wait for it, interrupt it, or give another --out"
+            ) from None
+        stream.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}, stream)
+        stream.flush()
+        yield
+
+
+def _write_graph(graph: Graph, taken: list[Stage], cluster: str) -> None:
+    stages = [
+        {
+            "name": stage.name,
+            "title": stage.title,
+            "identity": stage.identity,
+            "folder": stage.folder.name,
+            "needs": list(stage.needs),
+            "processes": stage.processes,
+            "threads": stage.threads,
+            "minutes": stage.minutes,
+            "command": command_line(stage.argv),
+        }
+        for stage in graph.stages
+    ]
+    record = {"version": 1, "name": graph.name, "file": str(graph.file.absolute()), "cluster": cluster}
+    write_json(graph.folder / GRAPH, record | {"selected": [stage.name for stage in taken], "stages": stages})

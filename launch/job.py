@@ -1,0 +1,226 @@
+"""What runs inside a job, on this machine or on a cluster: one `laconvnet` command line as one or several ranks.
+
+Files it leaves in the stage's folder, each written whole or not at all:
+
+    DONE.json     the stage succeeded; its presence is the only thing that counts as success (exit codes of schedulers
+                  lie: a process may abort while leaving after its work was done, a wrapper may hide a failure)
+    FAILED.json   the first rank that failed, why, and the last lines of its log
+    jobs/         submitit's pickles and logs, and <job>_<rank>.ok for each rank whose command succeeded
+
+Every rank that succeeds leaves its `.ok` and then looks for those of all others: the last one to arrive finds all of
+them and writes DONE.json, so no rank waits for another and a rank lost after rank 0 has finished is not overlooked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
+    from submitit.helpers import DelayedSubmission
+
+ENTRY = "launch.cli:main"
+PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
+TAIL_LINES = 15
+
+
+class CommandFailed(RuntimeError):
+    """The command ended with an exit code other than 0; it has said why on its standard error."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A picklable `laconvnet` command line; every task of the job calls it with no arguments."""
+
+    stage: str
+    identity: str
+    folder: Path  # of the stage; must exist on every node
+    argv: tuple[str, ...]
+    processes: int = 1
+    threads: int = 1
+    port: int | None = None  # of rank 0's store; None: derived from the job's id
+    devices: str | None = None  # CUDA_VISIBLE_DEVICES; None: as the scheduler set it
+    version: str | None = None  # of the code, for DONE.json
+    entry: str = ENTRY  # "module:function" called with the arguments
+
+    def __call__(self) -> None:
+        """Run the command in this task. Raises what it raises, CommandFailed where it returns an exit code."""
+        import submitit
+
+        env = submitit.JobEnvironment()
+        started = time.time()
+        os.environ.update(self.variables(env))
+        self._bind(env)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        module, _, name = self.entry.partition(":")
+        try:
+            main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
+            code = _exit_code(main, list(self.argv))
+        except Exception as error:
+            text = [line for line in traceback.format_exc().splitlines() if line.strip()]
+            self._failed(env, started, f"{type(error).__name__}: {error}", text)
+            raise
+        if code == 130:
+            raise SystemExit(130)  # interrupted is not failed
+        if code != 0:
+            said = tail(env.paths.stderr)
+            self._failed(env, started, said[-1] if said else f"exit code {code} and nothing on standard error", [])
+            raise CommandFailed(f"`{command_line(self.argv)}` ended with exit code {code}")
+        self._succeeded(env, started)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit requeues at a time limit or a preemption: the same command, which resumes."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def variables(self, env: JobEnvironment) -> dict[str, str]:
+        """The environment of this task; must be set before torch is imported (OpenMP reads its count once)."""
+        values = {"OMP_NUM_THREADS": str(self.threads)}
+        if self.devices is not None:
+            values["CUDA_VISIBLE_DEVICES"] = self.devices
+        if self.processes > 1:
+            values |= {
+                "RANK": str(env.global_rank),
+                "WORLD_SIZE": str(env.num_tasks),
+                "LOCAL_RANK": str(env.local_rank),
+                "LOCAL_WORLD_SIZE": str(env.num_tasks // env.num_nodes),
+                "MASTER_ADDR": "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0],
+                "MASTER_PORT": str(master_port(env.job_id) if self.port is None else self.port),
+            }
+        return values
+
+    def _bind(self, env: JobEnvironment) -> None:
+        """Give each rank cores of its own: ranks that share one wait for each other at every collective."""
+        cores = sorted(os.sched_getaffinity(0))
+        share = len(cores) // self.processes
+        # srun binds its tasks itself, and a rank with a GPU spends little time on a core.
+        if env.cluster == "local" and not self.devices and self.processes > 1 and share:
+            os.sched_setaffinity(0, cores[env.local_rank * share : (env.local_rank + 1) * share])
+
+    def _succeeded(self, env: JobEnvironment, started: float) -> None:
+        for rank in (env.global_rank, *range(self.processes)):
+            marker = ok_marker(self.folder, env.job_id, rank)
+            if rank == env.global_rank:
+                marker.touch()
+            elif not marker.exists():
+                return
+        ended = time.time()
+        done = self._record(env, started, ended) | {"processes": self.processes, "version": self.version}
+        write_json(self.folder / "DONE.json", done)
+
+    def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
+        log = env.paths.stderr
+        record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "log": str(log)}
+        # The first rank to fail is the cause; the others only lost their peer.
+        write_json(self.folder / "FAILED.json", record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
+
+    def _record(self, env: JobEnvironment, started: float, ended: float) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "identity": self.identity,
+            "job": env.job_id,
+            "host": socket.gethostname(),
+            "command": command_line(self.argv),
+            "started": started,
+            "ended": ended,
+            "seconds": round(ended - started, 3),
+        }
+
+
+def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    try:
+        return main(argv) or 0
+    except SystemExit as stop:
+        if stop.code in (1, 2):  # a parser's way to refuse its arguments
+            return int(stop.code)
+        raise  # a requeue of submitit's or a rank that leaves for one: neither success nor failure
+
+
+def is_done(folder: Path, identity: str) -> bool:
+    """Whether the stage has succeeded: its marker is there and speaks of it."""
+    done = read_json(folder / "DONE.json")
+    return done is not None and done.get("identity") == identity
+
+
+def ok_marker(folder: Path, job: str, rank: int) -> Path:
+    """The file that says that the command of this rank of this job succeeded."""
+    return folder / "jobs" / f"{job}_{rank}.ok"
+
+
+def command_line(argv: tuple[str, ...]) -> str:
+    """What a user would type to run the same command."""
+    return shlex.join(("laconvnet", *argv))
+
+
+def master_port(key: str, attempt: int = 0) -> int:
+    """A port that every task of a job finds by itself: a function of the job's id and of the attempt."""
+    digest = hashlib.sha256(f"{key} {attempt}".encode()).digest()
+    return PORTS[int.from_bytes(digest[:8], "big") % len(PORTS)]
+
+
+def tail(log: Path, lines: int = TAIL_LINES, size: int = 65536) -> list[str]:
+    """The last lines of a text file that are not empty, [] where there is none; a redrawn bar counts as one line."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+            text = stream.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    shown = [line.rstrip().rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    return [line for line in shown if line][-lines:]
+
+
+def write_json(path: Path, value: object, first: bool = False) -> None:
+    """Write a file whole or not at all; with `first`, one that exists already stays."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=1, ensure_ascii=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        if not first:
+            temporary.replace(path)
+        elif not path.exists():
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file, None where there is no file or no whole object in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def code_version() -> str | None:
+    """`git describe` of the code that runs, None where it does not come from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--tags"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

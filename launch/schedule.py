@@ -1,0 +1,241 @@
+"""Run the stages of a launch on this machine: as many jobs at once as the cores allow, told line by line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from submitit.local.local import LocalJob
+
+from launch import local
+from launch import stages as graphs
+from launch.job import PORTS, Command, code_version, is_done, master_port, read_json, tail, write_json
+from launch.screen import Screen, clock, table
+from launch.stages import Graph, Stage
+from launch.status import JOB, log_file, progress
+
+POLL_SECONDS = 0.1
+PORT_ATTEMPTS = 3
+STATES = ("done", "found done", "failed", "stopped", "not started")
+
+
+def run(graph: Graph, taken: list[Stage], screen: Screen, force: bool, entry: str) -> int:
+    """Run the stages of `graph` that are `taken`, from nothing with `force`; returns the exit code."""
+    with Interrupts() as interrupts:
+        _prepare(graph, taken, force, screen)
+        return Run(graph, taken, screen, interrupts, entry).run()
+
+
+class Interrupts:
+    """Counts SIGINT, SIGTERM and SIGHUP while it is entered, so that no job is lost between two lines of code."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals there only
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, *_: object) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Running:
+    """A stage's job at work."""
+
+    stage: Stage
+    job: LocalJob[Any]
+    started: float
+    devices: list[str]
+    attempt: int
+
+
+class Run:
+    """One pass over the stages taken."""
+
+    def __init__(self, graph: Graph, taken: list[Stage], screen: Screen, interrupts: Interrupts, entry: str) -> None:
+        self.graph, self.screen, self.interrupts, self.entry = graph, screen, interrupts, entry
+        self.began = time.time()
+        self.version = code_version()
+        self.devices = local.devices()
+        self.waiting = list(taken)
+        self.running: dict[str, Running] = {}
+        self.states = {
+            stage.name: "found done" if is_done(stage.folder, stage.identity) else "not started"
+            for stage in graph.stages
+        }
+        self.seconds: dict[str, float] = {}
+        self.reasons: dict[str, str] = {}
+
+    def run(self) -> int:
+        """Run the stages; returns the exit code."""
+        found = [name for name, state in self.states.items() if state == "found done"]
+        if found:
+            self.screen.line(f"{self.graph.name}: found done: {', '.join(found)}")
+        while self.waiting or self.running:
+            if self.interrupts.count:
+                return self._interrupted()
+            self._start_what_can()
+            time.sleep(POLL_SECONDS)
+            for name in list(self.running):
+                if self.running[name].job.done():
+                    self._ended(self.running.pop(name))
+            self.screen.progress(self._progress)
+        self._summary()
+        return 1 if "failed" in self.states.values() else 0
+
+    def _progress(self) -> dict[str, str]:
+        return {name: progress(run.stage.folder, log_file(run.stage.folder)) for name, run in self.running.items()}
+
+    def _start_what_can(self) -> None:
+        blocked = {stage.name for stage in self.waiting} | self.running.keys()
+        for stage in list(self.waiting):
+            used = sum(run.stage.cores for run in self.running.values())
+            # A stage that wants more cores than there are runs alone.
+            if blocked.isdisjoint(stage.needs) and (not used or used + stage.cores <= graphs.cores()):
+                self.waiting.remove(stage)
+                self._start(stage)
+
+    def _start(self, stage: Stage, attempt: int = 0) -> None:
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        _clear(stage)
+        devices = self._least_used(stage.processes)
+        command = Command(
+            stage=stage.name,
+            identity=stage.identity,
+            folder=stage.folder,
+            argv=stage.argv,
+            processes=stage.processes,
+            threads=stage.threads,
+            port=_free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if stage.processes > 1 else None,
+            devices=",".join(devices) or None,
+            version=self.version,
+            entry=self.entry,
+        )
+        if not attempt:
+            number = self.graph.stages.index(stage) + 1
+            ranks = f"({stage.processes} processes)" if stage.processes > 1 else ""
+            following = ", ".join(other.name for other in self.waiting[:3]) or "the end"
+            parts = [f"[{number}/{len(self.graph.stages)}] {stage.name}", stage.title, ranks, f"... next: {following}"]
+            self.screen.line("  ".join(part for part in parts if part))
+        started = time.time()
+        job = local.submit(command, stage.minutes)
+        assert job._process is not None
+        record = {"id": job.job_id, "pid": job._process.pid, "host": socket.gethostname(), "cluster": "local"}
+        write_json(stage.folder / JOB, record | {"started": started, "processes": stage.processes})
+        self.running[stage.name] = Running(stage, job, started, devices, attempt)
+
+    def _ended(self, run: Running) -> None:
+        stage = run.stage
+        assert run.job._process is not None
+        if run.job._process.returncode < 0:  # a controller that was killed could not end its ranks
+            local.kill_group(run.job._process.pid)
+        self.seconds[stage.name] = time.time() - run.started
+        if is_done(stage.folder, stage.identity):
+            self.states[stage.name] = "done"
+            self.screen.line(f"    {stage.name}: done in {clock(self.seconds[stage.name])}")
+            return
+        failed = read_json(stage.folder / "FAILED.json")
+        if failed is None:
+            log = stage.folder / "jobs" / f"{run.job.job_id}_controller.log"
+            failed = {"rank": 0, "reason": "its job ended without a result", "log": str(log), "ended": time.time()}
+            failed |= {"stage": stage.name, "job": run.job.job_id, "tail": tail(log)}
+            write_json(stage.folder / "FAILED.json", failed)
+        if _port_was_taken(failed["reason"]) and run.attempt + 1 < PORT_ATTEMPTS:
+            self.screen.line(f"    {stage.name}: its port was taken meanwhile; once more with another")
+            self._start(stage, run.attempt + 1)
+            return
+        self.states[stage.name] = "failed"
+        self.reasons[stage.name] = failed["reason"]
+        self.screen.line(f"    {stage.name}: FAILED (rank {failed['rank']}): {failed['reason']}")
+        for text in failed["tail"]:
+            self.screen.line(f"    | {text}")
+        self.screen.line(f"    the whole log: {failed['log']}")
+        lost = {other.name for other in self.graph.after(stage.name)}
+        for other in [other for other in self.waiting if other.name in lost]:
+            self.waiting.remove(other)
+            self.reasons[other.name] = f"{stage.name} failed"
+            self.screen.line(f"    {other.name}: not started: {stage.name} failed")
+
+    def _interrupted(self) -> int:
+        asked = self.interrupts.count
+        if self.running:
+            self.screen.line(f"stopping {', '.join(self.running)} (once more to kill at once)")
+        local.stop([run.job for run in self.running.values()], lambda: self.interrupts.count > asked)
+        for name, run in self.running.items():
+            self.seconds[name] = time.time() - run.started
+            self.states[name] = "done" if is_done(run.stage.folder, run.stage.identity) else "stopped"
+        self._summary()
+        self.screen.line("interrupted; the same command goes on from here")
+        return 130
+
+    def _summary(self) -> None:
+        rows = [
+            {
+                "stage": stage.name,
+                "state": self.states[stage.name],
+                "seconds": f"{self.seconds[stage.name]:.1f}" if stage.name in self.seconds else None,
+                "reason": self.reasons.get(stage.name, ""),
+            }
+            for stage in self.graph.stages
+        ]
+        self.screen.line(table(rows, {"stage": "stage", "state": "state", "seconds": "seconds", "reason": ""}))
+        counts = Counter(self.states.values())
+        shown = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        self.screen.line(f"total {time.time() - self.began:.1f} s: {shown}; {self.graph.folder}")
+
+    def _least_used(self, count: int) -> list[str]:
+        """GPUs for a stage: as many as it has ranks, or all of them, those with the fewest running stages first."""
+        uses = Counter(device for run in self.running.values() for device in run.devices)
+        return sorted(sorted(self.devices, key=lambda device: uses[device])[:count], key=self.devices.index)
+
+
+def _prepare(graph: Graph, taken: list[Stage], force: bool, screen: Screen) -> None:
+    """Make sure that nothing works on the stages and none counts as done; with `force`, that none is there."""
+    aside = graph.folder / "replaced"
+    for stage in taken:
+        left = local.sweep(stage.folder)
+        if left:
+            screen.line(f"{stage.name}: ended {left} processes that a killed launch had left running")
+        if force and stage.folder.exists():
+            aside.mkdir(exist_ok=True)
+            number = 1 + sum(1 for _ in aside.glob(f"{stage.folder.name}.*"))
+            stage.folder.rename(aside / f"{stage.folder.name}.{number}")
+        _clear(stage)
+
+
+def _clear(stage: Stage) -> None:
+    for name in ("DONE.json", "FAILED.json"):
+        (stage.folder / name).unlink(missing_ok=True)
+
+
+def _free_port(key: str, first: int) -> int:
+    """A port of PORTS that nobody on this machine listens on."""
+    for attempt in range(first, first + len(PORTS)):
+        port = master_port(key, attempt)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"no free port in {PORTS.start}-{PORTS.stop - 1}")
+
+
+def _port_was_taken(reason: str) -> bool:
+    return "EADDRINUSE" in reason or "address already in use" in reason.lower()

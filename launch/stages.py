@@ -1,0 +1,319 @@
+"""The stage graph: one YAML file in, stages in the order they can run out, each named by what it will compute.
+
+    name: demo
+    folder: runs/demo            # where the stage folders go unless --out says otherwise; from the current folder
+    stages:
+      raw:
+        run: [shards, generate, --out, "{here}/raw", --pictures, 8000]
+      pretrain:
+        run: [train, --config, configs/demo/pretrain.yaml, --run, "{here}", --data.folder, "{raw}/shards"]
+        processes: 2             # tasks of the stage = ranks
+        threads: 1               # OpenMP threads of each process; default: cores / processes
+        minutes: 30              # time limit; default: 24 hours
+        title: "Pretraining"     # for what is printed
+        needs: [raw]             # dependencies that no argument names
+
+`{here}` is the stage's own folder, `{other}` the folder of another stage, which is thereby a dependency.
+
+The identity of a stage says what is computed, not where or how fast: it covers the arguments (references replaced by
+the identities of the stages they name), the content of every `--config` file and the identities of `needs`. The number
+of processes is NOT part of it: the order of samples and every schedule are functions of the step whatever the world
+size, so a run may go on with another number of ranks in the same folder. Threads, time limit and title are not part of
+it either, nor is the version of the code (`DONE.json` records that).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+REFERENCE = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}")
+GRAPH_KEYS = ("name", "folder", "stages")
+STAGE_KEYS = ("run", "processes", "threads", "minutes", "title", "needs")
+DAY_MINUTES = 24 * 60.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `laconvnet` command line of the graph, resolved."""
+
+    name: str
+    title: str
+    identity: str  # the first ten hexadecimal digits of the SHA-256 described above
+    folder: Path  # <out>/<name>-<identity>, absolute
+    argv: tuple[str, ...]  # arguments after the program's name, folders filled in
+    needs: tuple[str, ...]  # names of the stages whose results it reads, in file order
+    processes: int
+    threads: int
+    minutes: float
+
+    @property
+    def cores(self) -> int:
+        return self.processes * self.threads
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The stages of one file in an order in which they can run (file order among equals)."""
+
+    name: str
+    file: Path
+    folder: Path
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises ConfigError naming those there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ConfigError(
+            f"{self.file}: stage {name!r} is unknown; expected one of {', '.join(s.name for s in self.stages)}"
+        )
+
+    def after(self, name: str) -> tuple[Stage, ...]:
+        """The stage and everything that needs it, directly or not, in order."""
+        found = {self.stage(name).name}
+        for stage in self.stages:  # one pass is enough: the order is topological
+            if found.intersection(stage.needs):
+                found.add(stage.name)
+        return tuple(stage for stage in self.stages if stage.name in found)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def plan(file: str | Path, out: str | Path | None = None) -> list[Stage]:
+    """The stages of `file` in the order they can run, their folders under `out` (default: the file's `folder`).
+
+    Raises ConfigError with one line for each thing wrong with the file.
+    """
+    return list(read(file, out).stages)
+
+
+def read(file: str | Path, out: str | Path | None = None) -> Graph:
+    """Read and resolve a stages file. Raises ConfigError with one line for each thing wrong with it."""
+    file = Path(file)
+    raw = _load(file)
+    problems: list[str] = []
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: got {_kind(raw)}, expected a mapping with the keys {', '.join(GRAPH_KEYS)}")
+    problems += [
+        f"{file}: key {key!r} is unknown; expected one of {', '.join(GRAPH_KEYS)}"
+        for key in raw
+        if key not in GRAPH_KEYS
+    ]
+    for key in ("name", "folder"):
+        if key in raw and not (isinstance(raw[key], str) and raw[key].strip()):
+            problems.append(f"{file}: {key}: got {_kind(raw[key])}, expected a text that is not empty")
+    folder = out if out is not None else raw.get("folder")
+    if folder is None:
+        problems.append(f"{file}: key 'folder' is missing; write it or give --out DIR")
+    entries = raw.get("stages")
+    if not isinstance(entries, dict) or not entries:
+        problems.append(f"{file}: stages: got {_kind(entries)}, expected a mapping of stage names to stages")
+        entries = {}
+    specs = {name: _spec(file, name, entry, entries, problems) for name, entry in entries.items()}
+    order = _order(file, {name: spec["needs"] for name, spec in specs.items()}, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    root = Path(os.path.abspath(str(folder)))
+    return Graph(str(raw.get("name", file.stem)), file, root, tuple(_resolve(order, specs, root)))
+
+
+def _load(file: Path) -> Any:
+    """The file with every scalar as the text that was written.
+
+    YAML 1.1 would make `no` False, `010` eight, `1:30` ninety and `1e-4` a text: arguments of a command line must
+    arrive as they stand. A key given twice is an error, not the last one.
+    """
+    import yaml
+
+    class Text(yaml.BaseLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise ConfigError(f"{file}: line {key.start_mark.line + 1}: key {key.value!r} is given twice")
+                if isinstance(key.value, str):
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep=True)
+
+    return _parse(file, lambda text: yaml.load(text, Loader=Text))
+
+
+def _parse(file: Path, load: Callable[[str], Any]) -> Any:
+    import yaml
+
+    try:
+        return load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); expected a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _kind(value: Any) -> str:
+    """How a wrong value is named in a message."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return repr(value)
+
+
+def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    """One entry of the file checked; what is wrong goes to `problems`, what is right is usable by the checks after."""
+    where = f"{file}: stage {name!r}"
+    spec: dict[str, Any] = {"run": (), "needs": (), "configs": {}, "title": "", "processes": 1}
+    spec |= {"threads": None, "minutes": DAY_MINUTES}
+    if not NAME.fullmatch(name) or name == "here":
+        problems.append(f"{where}: expected a name of letters, digits, '_', '.', '-' other than 'here'")
+    if not isinstance(entry, dict):
+        problems.append(f"{where}: got {_kind(entry)}, expected a mapping with the key 'run'")
+        return spec
+    problems += [
+        f"{where}: key {key!r} is unknown; expected one of {', '.join(STAGE_KEYS)}"
+        for key in entry
+        if key not in STAGE_KEYS
+    ]
+    run, needs = entry.get("run"), entry.get("needs", [])
+    if "run" not in entry:
+        problems.append(f"{where}: key 'run' is missing; expected the list of arguments after `laconvnet`")
+    elif not isinstance(run, list) or not run:
+        problems.append(f"{where}: run: got {_kind(run)}, expected the list of arguments after `laconvnet`")
+    elif not all(isinstance(part, str) for part in run):
+        wrong = next(position for position, part in enumerate(run) if not isinstance(part, str))
+        problems.append(f"{where}: run: argument {wrong + 1} is {_kind(run[wrong])}, expected a text or a number")
+    else:
+        spec["run"] = tuple(run)
+    if not isinstance(needs, list) or not all(isinstance(part, str) for part in needs):
+        problems.append(f"{where}: needs: got {_kind(needs)}, expected a list of stage names")
+        needs = []
+    wanted = {ref: "run" for part in spec["run"] for ref in REFERENCE.findall(part) if ref != "here"}
+    wanted |= {ref: "needs" for ref in needs}
+    for ref, key in wanted.items():
+        if ref not in names:
+            problems.append(f"{where}: {key}: {ref!r} is no stage; expected one of {', '.join(names)}, or here")
+        elif ref == name:
+            problems.append(f"{where}: {key}: the stage names itself; write {{here}} for its own folder")
+    spec["needs"] = tuple(other for other in names if other in wanted and other != name)
+    spec["order_only"] = tuple(dict.fromkeys(needs))
+    if "title" in entry and not isinstance(entry["title"], str):
+        problems.append(f"{where}: title: got {_kind(entry['title'])}, expected a text")
+    else:
+        spec["title"] = entry.get("title", "")
+    for key in ("processes", "threads"):
+        if key in entry:
+            spec[key] = _number(where, key, entry[key], int, problems)
+    if "minutes" in entry:
+        spec["minutes"] = _number(where, "minutes", entry["minutes"], float, problems)
+    spec["configs"] = _configs(where, spec["run"], problems)
+    return spec
+
+
+def _number(where: str, key: str, value: Any, kind: type, problems: list[str]) -> Any:
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < float("inf"):
+        what = "a whole number of at least 1" if kind is int else "a number above 0"
+        problems.append(f"{where}: {key}: got {_kind(value)}, expected {what}")
+        return 1
+    return number
+
+
+def _configs(where: str, run: Sequence[str], problems: list[str]) -> dict[int, str]:
+    """Position in `run` of each configuration file's argument -> its content, canonical."""
+    import yaml
+
+    contents = {}
+    for position, part in enumerate(run):
+        if part.startswith("--config="):
+            name = part.removeprefix("--config=")
+        elif position and run[position - 1] == "--config":
+            name = part
+        else:
+            continue
+        if REFERENCE.search(name):
+            continue  # a file that a stage writes: the identity of that stage stands for it
+        if not Path(name).is_file():
+            problems.append(f"{where}: run: --config {name}: no such file in {Path.cwd()}; expected a YAML file")
+            continue
+        try:
+            value = _parse(Path(name), yaml.safe_load)
+        except ConfigError as error:
+            problems.append(f"{where}: run: --config {error}")
+            continue
+        contents[position] = json.dumps(_canonical(value), ensure_ascii=False)
+    return contents
+
+
+def _canonical(value: Any) -> Any:
+    """The same for two YAML files that differ in layout, comments or the order of keys only."""
+    if isinstance(value, dict):
+        pairs = [[type(key).__name__, str(key), _canonical(item)] for key, item in value.items()]
+        return ["mapping", *sorted(pairs, key=lambda pair: pair[:2])]
+    if isinstance(value, list):
+        return ["list", *(_canonical(item) for item in value)]
+    return [type(value).__name__, str(value)]
+
+
+def _order(file: Path, needs: dict[str, tuple[str, ...]], problems: list[str]) -> list[str]:
+    """Names so that each comes after those it needs, file order among equals; a cycle is a problem that names it."""
+    order: list[str] = []
+    waiting = dict(needs)
+    while waiting:
+        ready = next((name for name, inputs in waiting.items() if not any(i in waiting for i in inputs)), None)
+        if ready is None:
+            walk = [next(iter(waiting))]  # every stage left waits for one left: following that leads into the cycle
+            while walk.count(walk[-1]) == 1:
+                walk.append(next(i for i in waiting[walk[-1]] if i in waiting))
+            cycle = walk[walk.index(walk[-1]) :]
+            problems.append(f"{file}: stages need each other in a circle: {' -> '.join(cycle)}; expected none to do so")
+            return order
+        order.append(ready)
+        del waiting[ready]
+    return order
+
+
+def _resolve(order: Sequence[str], specs: dict[str, dict[str, Any]], root: Path) -> Iterable[Stage]:
+    identities: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for name in order:
+        spec = specs[name]
+        shown = {ref: "{" + identity + "}" for ref, identity in identities.items()} | {"here": "{here}"}
+        content = [_fill(part, shown) for part in spec["run"]]
+        for position, config in spec["configs"].items():
+            content[position] = f"--config={config}" if spec["run"][position].startswith("--config=") else config
+        key = json.dumps([content, sorted(identities[need] for need in spec["order_only"])], ensure_ascii=False)
+        identities[name] = hashlib.sha256(key.encode()).hexdigest()[:10]
+        folders[name] = str(root / f"{name}-{identities[name]}")
+        yield Stage(
+            name=name,
+            title=spec["title"],
+            identity=identities[name],
+            folder=Path(folders[name]),
+            argv=tuple(_fill(part, folders | {"here": folders[name]}) for part in spec["run"]),
+            needs=spec["needs"],
+            processes=spec["processes"],
+            threads=spec["threads"] or max(1, cores() // spec["processes"]),
+            minutes=spec["minutes"],
+        )
+
+
+def _fill(part: str, values: dict[str, str]) -> str:
+    return REFERENCE.sub(lambda match: values[match[1]], part)

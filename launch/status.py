@@ -1,0 +1,199 @@
+"""How far a stage graph or a training run is, from the files in its folder alone.
+
+A launch leaves `graph.json` in its folder (the stages, resolved) and `job.json` in each stage's folder; jobs leave
+DONE.json or FAILED.json (`launch.job`); a training run leaves `log.jsonl` and `checkpoints/step-XXXXXXXX/COMMIT`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from launch.job import read_json, tail
+from launch.screen import clock, table
+from pipeline.errors import ConfigError
+
+GRAPH, JOB, LOCK = "graph.json", "job.json", "launch.lock"
+COLUMNS = ("stage", "state", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint", "seconds", "reason")
+STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
+WATCH_SECONDS = 2.0
+
+
+def status(folder: str | Path) -> list[dict[str, Any]]:
+    """One row for each stage, or one for a run: the keys of COLUMNS and `folder`, None where a thing is not known.
+
+    `state` is done, running, failed, waiting (its launch goes on), stopped (interrupted; the same command resumes) or
+    not started. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name.
+    Raises ConfigError where the folder is neither.
+    """
+    folder = Path(folder).absolute()
+    for root in (folder, folder.parent):
+        graph = read_json(root / GRAPH)
+        if graph is not None:
+            rows = _graph_rows(root, graph)
+            rows = rows if root == folder else [row for row in rows if row["folder"] == str(folder)]
+            if rows:
+                return rows
+    if (folder / "log.jsonl").exists() or (folder / "checkpoints").is_dir():
+        return [_run_row(folder)]
+    raise ConfigError(
+        f"{folder}: neither {GRAPH} (a launched stage graph) nor log.jsonl or checkpoints/ (a run) is there; "
+        "expected the folder of one of them"
+    )
+
+
+def show(folder: str | Path, watch: bool = False, as_json: bool = False) -> int:
+    """Print the status to standard output, again and again with `watch` until nothing runs or waits any more."""
+    while True:
+        rows = status(folder)
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) if as_json else text_table(rows)
+        if watch and not as_json and sys.stdout.isatty():
+            print("\x1b[H\x1b[2J", end="")
+        print(text, flush=True)
+        if not watch or not any(row["state"] in ("running", "waiting") for row in rows):
+            return 0
+        time.sleep(WATCH_SECONDS)
+
+
+def text_table(rows: list[dict[str, Any]]) -> str:
+    """The rows for people."""
+    shown = []
+    for row in rows:
+        steps = "" if row["steps"] is None else f"/{row['steps']}"
+        shown.append(
+            {
+                **row,
+                "step": None if row["step"] is None else f"{row['step']}{steps}",
+                "samples_per_s": None if row["samples_per_s"] is None else f"{row['samples_per_s']:.1f}",
+                "eta": clock(row["eta"]),
+                "seconds": clock(row["seconds"]),
+            }
+        )
+    headings = {"stage": "stage", "state": "state", "step": "step", "samples_per_s": "samples/s", "eta": "left"}
+    return table(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"})
+
+
+def last_log(folder: Path) -> dict[str, Any]:
+    """The newest whole line of a run's log.jsonl, {} where there is none; a torn last line is passed over."""
+    for line in reversed(tail(folder / "log.jsonl", lines=2)):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def progress(folder: Path, log: Path | None = None) -> str:
+    """One line on how far a stage is: its training log's newest entry, else the last line of its standard error."""
+    entry = last_log(folder)
+    if not entry:
+        last = tail(log, lines=1) if log is not None else []
+        return last[-1].strip() if last else ""
+    parts = [f"step {entry.get('step')}/{entry.get('steps')}"]
+    if isinstance(entry.get("loss"), int | float):
+        parts.append(f"loss {entry['loss']:.4g}")
+    if isinstance(entry.get("samples_per_s"), int | float):
+        parts.append(f"{entry['samples_per_s']:.1f} samples/s")
+    if isinstance(entry.get("eta_s"), int | float):
+        parts.append(f"{clock(entry['eta_s'])} left")
+    return ", ".join(parts)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest committed checkpoint of a run, None where there is none."""
+    committed = (path.parent.name for path in (folder / "checkpoints").glob("step-*/COMMIT"))
+    return max((name for name in committed if re.fullmatch(r"step-\d+", name)), key=lambda n: int(n[5:]), default=None)
+
+
+def log_file(folder: Path, rank: int = 0) -> Path | None:
+    """Standard error of a rank of the stage's newest job, None where none was started."""
+    job = read_json(folder / JOB)
+    return None if job is None else folder / "jobs" / f"{job['id']}_{rank}_log.err"
+
+
+def holder(root: Path) -> dict[str, Any] | None:
+    """Who is launching the graph of this folder now (pid, host, started), None where nobody is."""
+    try:
+        with (root / LOCK).open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return read_json(root / LOCK) or {}
+    return None
+
+
+def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
+    launching = holder(root)
+    rows: list[dict[str, Any]] = []
+    lost: dict[str, str] = {}  # stages that will not run in this launch -> the failed one behind it
+    for stage in graph["stages"]:
+        row = _stage_row(stage["name"], root / stage["folder"], launching)
+        cause = next((lost[need] for need in stage["needs"] if need in lost), None)
+        if row["state"] == "failed":
+            lost[stage["name"]] = stage["name"]
+        elif cause is not None and row["state"] in ("not started", "stopped"):
+            lost[stage["name"]] = cause
+            row |= {"reason": f"{cause} failed"}
+        elif (
+            launching is not None and stage["name"] in graph["selected"] and row["state"] in ("not started", "stopped")
+        ):
+            row |= {"state": "waiting", "reason": None}
+        rows.append(row)
+    return rows
+
+
+def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None) -> dict[str, Any]:
+    row = _row(name, folder)
+    done, failed, job = (read_json(folder / file) for file in ("DONE.json", "FAILED.json", JOB))
+    if done is not None:
+        return row | {"state": "done", "eta": None, "seconds": done.get("seconds")}
+    if failed is not None:
+        started = job["started"] if job else failed["ended"]
+        return row | {"state": "failed", "eta": None, "seconds": failed["ended"] - started, "reason": failed["reason"]}
+    if job is None:
+        return row
+    if _alive(job, launching):
+        return row | {"state": "running", "seconds": time.time() - job["started"]}
+    return row | {"state": "stopped", "eta": None, "reason": "interrupted; the same command resumes"}
+
+
+def _alive(job: dict[str, Any], launching: dict[str, Any] | None) -> bool:
+    """Whether the job still runs; on another host the launcher's lock is what tells."""
+    if job["host"] != socket.gethostname():
+        return launching is not None
+    import psutil
+
+    try:
+        process = psutil.Process(job["pid"])
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= job["started"] + 1)
+    except psutil.Error:
+        return False
+
+
+def _run_row(folder: Path) -> dict[str, Any]:
+    row = _row(folder.name, folder)
+    entry = last_log(folder)
+    if (folder / "DONE.json").exists() or (row["step"] is not None and row["step"] == row["steps"]):
+        return row | {"state": "done", "eta": None}
+    written = folder / "log.jsonl"
+    if entry and time.time() - os.stat(written).st_mtime < STALE_SECONDS:
+        return row | {"state": "running"}
+    return row | {"state": "stopped", "eta": None, "reason": "no news in log.jsonl; the same command resumes"}
+
+
+def _row(name: str, folder: Path) -> dict[str, Any]:
+    entry = last_log(folder)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"stage": name, "state": "not started", "checkpoint": last_checkpoint(folder), "folder": str(folder)}
+    row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s")}
+    return row | {"eta": entry.get("eta_s")}

@@ -1,0 +1,1 @@
+"""Model, data, tasks, training and evaluation."""

@@ -1,0 +1,194 @@
+"""The configuration of a run: a tree of frozen dataclasses, each owned by what it configures; YAML overrides it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import jsonargparse
+import yaml
+
+from pipeline.data.loader import DataConfig
+from pipeline.errors import ConfigError
+from pipeline.model import ModelConfig
+from pipeline.training.checkpoint import CheckpointConfig
+from pipeline.training.engine import EngineConfig
+from pipeline.training.log import LogConfig
+from pipeline.training.optimizer import OptimizerConfig
+from pipeline.training.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training.
+
+    Args:
+        data: What is read and how it is shown.
+        model: The network and its task.
+        optimizer: Adam and what stands around it.
+        schedule: The learning rate over the epochs.
+        engine: Precision and sharding.
+        checkpoint: When to save and what to keep.
+        log: What is reported, and how often.
+        init_from: Run folder (or checkpoint) of an earlier stage whose weights this one starts from.
+        seed: Seeds the order of samples, the initial weights and dropout.
+    """
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    init_from: str | None = None
+    seed: int = 0
+
+
+# What may differ between a run and its resumption: nothing of it changes what is learned.
+_FREE = ("engine", "checkpoint", "log", "data.threads", "init_from")
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The parser of a training configuration; its help lists every key with type, default and meaning."""
+    result = jsonargparse.ArgumentParser(prog="laconvnet train", exit_on_error=False, usage=jsonargparse.SUPPRESS)
+    result.add_class_arguments(TrainConfig)
+    return result
+
+
+def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a YAML file with ``--key.sub value`` pairs laid over it.
+
+    Raises ConfigError, one line naming file (or command line), key and value, for whatever does not fit.
+    """
+    kinds = dict(_kinds(TrainConfig))
+    given = _flat(_overrides(overrides, kinds))
+    tree: dict[str, Any] = {}
+    for key, value in {**(_flat(_read(file)) if file else {}), **given}.items():
+        place = _place(key, file, given)
+        if is_dataclass(kinds.get(key)):
+            raise ConfigError(f"{place}: {key}: {value!r}: expected a group of keys, or leave it out")
+        # `preset: 10` and a folder named 2024 are numbers to YAML.
+        _put(tree, key, str(value) if _is_text(kinds.get(key)) and type(value) is int else value, place)
+    check = parser()
+    try:
+        ready = check.instantiate(check.parse_object(tree))
+    except ConfigError as error:
+        raise ConfigError(f"{_place(str(error).partition(':')[0], file, given)}: {error}") from error
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        key, told = _explain(str(error))
+        place = _place(key, file, given)
+        raise ConfigError(f"{place}: {told}; `laconvnet train --help-keys` lists every key") from error
+    return TrainConfig(**vars(ready))
+
+
+def dump(config: TrainConfig) -> str:
+    """The whole configuration as YAML that `load` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def check_resumable(config: TrainConfig, file: Path) -> None:
+    """Raises ConfigError when a run was begun with another configuration in anything that shapes what it learns."""
+    before, now = _flat(_read(file)), _flat(_plain(asdict(config)))
+    for key in sorted(before.keys() | now.keys()):
+        if key.startswith(_FREE):
+            continue
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{file}: {key} is {before.get(key)!r} in this run but {now.get(key)!r} is asked for; "
+                "a run keeps its configuration: give another --run folder for another one"
+            )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); --config expects a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: holds {type(tree).__name__}, expected keys and values such as `seed: 0`")
+    return tree
+
+
+def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        name = rest.pop(0)
+        if not re.match(r"--[^=]", name):
+            raise ConfigError(f"command line: {name!r}: expected `--key.sub value`")
+        key, joined, text = name[2:].partition("=")
+        if not joined:
+            if not rest:
+                raise ConfigError(f"command line: --{key}: a value is missing")
+            text = rest.pop(0)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            if not _is_text(kinds.get(key)):
+                raise ConfigError(f"command line: --{key}: value {text!r} is not YAML") from error
+            value = text
+        # A text stays as it was typed, whatever else YAML would make of it (10, no, 2024-01-01).
+        given[key] = text if _is_text(kinds.get(key)) and not isinstance(value, str | None) else value
+    return given
+
+
+def _kinds(group: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key and its type, groups included."""
+    for name, kind in get_type_hints(group).items():
+        yield prefix + name, kind
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from _kinds(kind, f"{prefix}{name}.")
+
+
+def _is_text(kind: Any) -> bool:
+    return kind in (str, str | None)
+
+
+def _place(key: str, file: Path | None, given: Collection[str]) -> str:
+    typed = any(name == key or name.startswith(f"{key}.") for name in given)
+    return "command line" if typed or not file else str(file)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, place: str) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{place}: {key}: {part} is a value, not a group of keys")
+    tree[last] = value
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """The key that a message of the parser speaks of, and the message in one line beginning with it."""
+    message = " ".join(message.split())
+    if unknown := re.search(r"(?:Group '([^']*)' does not accept option|Option) '([^']*)'", message):
+        key = ".".join(part for part in unknown.groups() if part)
+        return key, f"{key}: no such key"
+    if missing := re.search(r"following arguments are required: ([\w.]+)", message):
+        return missing[1], f"{missing[1]}: missing; it has no default"
+    if wrong := re.match(r'Parser key "([^"]*)": (.*)', message):
+        told = re.sub(r"<class '(\w+)'>", r"\1", wrong[2]).replace("a typing.Literal", "one of ")
+        told = re.sub(r"^Does not .* Subtypes: \[(.*)\] Errors: .* Given value: ", r"Expected \1. Got value: ", told)
+        return wrong[1], f"{wrong[1]}: {told}"
+    return "", message
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,1 @@
+"""From the manifest to batches: plan, reader, decoder, words."""

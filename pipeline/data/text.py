@@ -1,0 +1,124 @@
+"""Words: splitting, the vocabulary that travels with the checkpoint, word vectors from GloVe's text files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+PAD, UNKNOWN = 0, 1
+_DROPPED = re.compile(r"[.,'!?\"()*#:;]")
+_SPACED = re.compile(r"[-/]")
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words; ``. , ' ! ? " ( ) * # : ;`` vanish, ``-`` and ``/`` part words (the authors' rule)."""
+    return _SPACED.sub(" ", _DROPPED.sub("", text.lower())).split()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words and answers in the order of their numbers. Word 0 is padding, word 1 whatever is not known."""
+
+    words: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words, 2)})
+        object.__setattr__(self, "_answers", {answer: number for number, answer in enumerate(self.answers)})
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    @classmethod
+    def build(cls, texts: Iterable[str], answers: Iterable[str] = ()) -> Vocabulary:
+        """Every word of these texts and every answer, the frequent ones first, ties by the alphabet."""
+        return cls(_ranked(word for text in texts for word in words(text)), _ranked(answers))
+
+    def encode(self, texts: list[str], length: int) -> NDArray[np.int64]:
+        """Word numbers (B, length), cut or padded; a text without any word is refused with ConfigError."""
+        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
+        tokens = np.full((len(texts), length), PAD, np.int64)
+        for row, text in enumerate(texts):
+            known = [numbers.get(word, UNKNOWN) for word in words(text)[:length]]
+            if not known:
+                raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
+            tokens[row, : len(known)] = known
+        return tokens
+
+    def answer_number(self, answer: str | None) -> int:
+        """The number of an answer; -1 for one that training never saw, which no prediction can match."""
+        return self._answers.get(answer, -1)  # type: ignore[attr-defined]
+
+    def to_json(self) -> str:
+        return json.dumps({"words": self.words, "answers": self.answers}, ensure_ascii=False, indent=0)
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        fields = json.loads(text)
+        return cls(tuple(fields["words"]), tuple(fields["answers"]))
+
+
+def _ranked(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name, _ in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArray[np.float32], int]:
+    """Word vectors (len(vocabulary), D) from a GloVe text file, plain or gzipped, and how many words it knew.
+
+    Words that the file lacks get a normal vector of the found ones' spread, drawn from ``seed``; padding is zero.
+    Raises ConfigError for a missing file, a line of another width, numbers that are not finite or a file that knows
+    no word.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected GloVe's text, a word and its vector a line, or .gz of it")
+    wanted = {word: number for number, word in enumerate(vocabulary.words, 2)}
+    found: dict[int, NDArray[np.float32]] = {}
+    opener = gzip.open if path.suffix == ".gz" else open
+    width = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                word, *values = line.rstrip().split(" ")
+                width = width or len(values)
+                surplus = len(values) - width
+                if surplus > 0 and not _is_number(values[surplus - 1]):
+                    continue  # an entry with blanks in it, as GloVe 840B has (". . ."); no word of ours has any
+                if not values or len(values) != width:
+                    expected = width or "a word and its vector"
+                    told = f"{len(values)} values, expected {expected}; is the file whole?"
+                    raise ConfigError(f"{path}: line {number}: {told}")
+                if word in wanted:
+                    found[wanted[word]] = np.array(values, np.float32)
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ConfigError(f"{path}: cannot be read as GloVe text ({error}); is the file whole?") from error
+    if not found:
+        raise ConfigError(f"{path}: knows none of the {len(wanted)} words of the vocabulary; is it a GloVe file?")
+    spread = float(np.std(np.stack(list(found.values()))))
+    if not np.isfinite(spread):
+        raise ConfigError(f"{path}: holds values that are not finite numbers; get the file again")
+    vectors = np.random.default_rng(seed).normal(0, spread, (len(vocabulary), width)).astype(np.float32)
+    vectors[PAD] = 0
+    for number, vector in found.items():
+        vectors[number] = vector
+    return vectors, len(found)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

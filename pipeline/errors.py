@@ -1,0 +1,11 @@
+"""What the user of the pipeline may have done wrong, told in one line."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: the message names the key, the value and what was expected."""
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on although nothing was asked wrongly: the message names the step and what to try."""

@@ -1,0 +1,157 @@
+"""The LaConv block (v2 Sec. 3, Eq. 1-6).
+
+Shape legend: B batch, d block width, H x W its pixels, s packing size, h = H/s, w = W/s, L words, D word width,
+c condition width, g groups, k kernel size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+from pipeline.model.layers import activate, masked_softmax, position_code
+from pipeline.model.norm import BatchNorm
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    dim: int  # d
+    condition: int  # c
+    groups: int  # g
+    packing: int  # s
+    kernel_size: int  # k
+    words: int  # D
+    heads: int = 8
+    generator: Literal["affinity", "words"] = "affinity"  # "words": filters from the words alone (v2 Tab. 10)
+    activation: Literal["relu", "silu"] = "relu"
+    output_activation: bool = False  # the released code activates once more after the MLP residual
+    interleaved: bool = False  # channel -> group by modulo, as in the released code
+    affinity_dropout: float = 0.1
+    filter_dropout: float = 0.1
+
+
+class Affinity(nn.Module):
+    """Multi-head attention from packed pixels to words (v2 Eq. 4): which words matter where.
+
+    image (B, d*s*s, h, w), words (B, L, D), mask (B, L) -> (B, c, h, w).
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.affinity_dropout
+        self.scale = 1.0 / math.sqrt(config.condition / config.heads)
+        self.query = nn.Conv2d(config.dim * config.packing**2, config.condition, 1)
+        self.key = nn.Linear(config.words, config.condition)
+        self.value = nn.Linear(config.words, config.condition)
+
+    def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """A of Eq. 4, float32 (B, heads, L, h*w); sums to 1 over the real words."""
+        batch, length, _ = words.shape
+        query = self.query(image).reshape(batch, self.heads, -1, image.shape[2] * image.shape[3])
+        key = self.key(words).view(batch, length, self.heads, -1).transpose(1, 2)
+        return masked_softmax((key * self.scale) @ query, mask[:, None, :, None], dim=2)
+
+    def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        weights = F.dropout(self.weights(image, words, mask), self.dropout, self.training)
+        value = self.value(words)
+        value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
+        attended = (value @ weights.to(value.dtype)).reshape(len(value), -1, *image.shape[2:])
+        return attended.contiguous(memory_format=torch.channels_last)
+
+
+class ConditionGenerator(nn.Module):
+    """C of v2 Eq. 3, with pixel packing: (B, d, H, W), (B, L, D), (B, L) -> (B, c, H, W)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.packing, self.activation = config.packing, config.activation
+        self.affinity = Affinity(config)
+        self.merge = nn.Conv2d(config.condition, config.condition * config.packing**2, 1)
+        self.norm = BatchNorm(config.condition)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """The image with its position code, s x s pixels to a token: (B, d, H, W) -> (B, d*s*s, h, w)."""
+        _, channels, height, width = x.shape
+        return F.pixel_unshuffle(x + position_code(channels, height, width, x.device, x.dtype), self.packing)
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        condition = F.relu(self.merge(self.affinity(self.packed(x), words, mask)))
+        return F.relu(self.norm(F.pixel_shuffle(condition, self.packing)))
+
+
+class WordCondition(nn.Module):
+    """The condition of v2 Tab. 10 "language only": the mean of the real words, (B, D, 1, 1).
+
+    The paper does not say how the words become one vector; without parameters the reported -2.5 G and -3.7 M come out.
+    """
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(words.dtype)[:, :, None]
+        return ((words * weights).sum(1) / weights.sum(1).clamp_min(1))[:, :, None, None]
+
+
+class Filters(nn.Module):
+    """The projection W1, b1 of v2 Eq. 3, fused with the dynamic convolution of Eq. 2 by the operator."""
+
+    def __init__(self, config: BlockConfig, inputs: int) -> None:
+        super().__init__()
+        self.kernel_size, self.groups, self.interleaved = config.kernel_size, config.groups, config.interleaved
+        self.dropout = config.filter_dropout
+        outputs = config.kernel_size**2 * config.groups
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        bound = 1.0 / math.sqrt(inputs)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        p = self.dropout if self.training else 0.0
+        # The seed comes from the CPU generator: the mask follows the run's random state without a wait for the device.
+        seed = torch.randint(2**62, ()) if p > 0.0 else None
+        return kernels.laconv(
+            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, seed, self.interleaved
+        )
+
+
+class LaConvBlock(nn.Module):
+    """y = act(x + BN(LaConv(x))), out = y + MLP(y) (v2 Eq. 5): (B, d, H, W) -> (B, d, H, W)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.generator == "affinity":
+            self.generator: nn.Module = ConditionGenerator(config)
+            self.filters = Filters(config, config.condition)
+        else:
+            self.generator = WordCondition()
+            self.filters = Filters(config, config.words)
+        self.norm = BatchNorm(config.dim)
+        self.mlp = MLP(config.dim, config.activation)
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        condition = self.generator(x, words, mask)
+        x = activate(x + self.norm(self.filters(x, condition)), self.config.activation)
+        x = x + self.mlp(x)
+        return activate(x, self.config.activation) if self.config.output_activation else x
+
+
+class MLP(nn.Module):
+    """BN(act(BN(x Wa)) Wb), four times as wide inside (v2 Eq. 6)."""
+
+    def __init__(self, dim: int, activation: Literal["relu", "silu"]) -> None:
+        super().__init__()
+        self.activation = activation
+        self.expand = nn.Conv2d(dim, 4 * dim, 1, bias=False)
+        self.expand_norm = BatchNorm(4 * dim)
+        self.reduce = nn.Conv2d(4 * dim, dim, 1, bias=False)
+        self.reduce_norm = BatchNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = activate(self.expand_norm(self.expand(x)), self.activation)
+        return self.reduce_norm(self.reduce(x))

@@ -1,0 +1,62 @@
+"""Small parts that several files of the model share."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.norm import BatchNorm
+
+Activation = Literal["relu", "silu", "leaky_relu"]
+
+
+def activate(x: Tensor, kind: Activation) -> Tensor:
+    if kind == "relu":
+        return F.relu(x)
+    return F.silu(x) if kind == "silu" else F.leaky_relu(x, 0.1)
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, `same` padding -> BatchNorm -> activation; (B, inputs, H, W) -> (B, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, activation: Activation) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = BatchNorm(outputs)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activate(self.norm(self.conv(x)), self.activation)
+
+
+def position_code(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The 2-D sine code (channels, height, width): first half rows, second half columns, sine and cosine interleaved.
+
+    Counted from 1 and not normalised, temperature 10000, as in the released code.
+    """
+    half = channels // 2
+    index = torch.arange(half, device=device)
+    frequency = torch.exp(-math.log(10000.0) * 2 * (index // 2).float() / half)
+    phase = torch.where(index % 2 == 0, 0.0, math.pi / 2)  # cos(a) = sin(a + pi/2)
+
+    def along(length: int) -> Tensor:
+        place = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        return torch.sin(place * frequency[:, None] + phase[:, None])
+
+    rows = along(height).T[:, None, :].expand(height, width, half)
+    columns = along(width).T[None, :, :].expand(height, width, half)
+    return torch.cat([rows, columns], dim=2).to(dtype).permute(2, 0, 1)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax of `scores` along `dim` over the places where `mask` (broadcastable, True = real) holds; returns float32.
+
+    A row without a real place gives zeros. Computed in float32, where the smallest finite number neither overflows nor
+    makes NaN; float16 could not hold the usual -1e9.
+    """
+    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    return torch.softmax(scores, dim).masked_fill(~mask, 0.0)

@@ -1,0 +1,178 @@
+"""LaConvNet: five stages of LaConv blocks from raw pixels (v2 Sec. 4, Tab. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.model.block import BlockConfig, LaConvBlock
+from pipeline.model.layers import ConvNormAct
+
+STRIDES = (2, 4, 8, 16, 32)
+FIVE = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """The visual network; five entries where a field is per stage."""
+
+    kernels: tuple[tuple[int, ...], ...]  # per stage, one kernel size a block
+    dims: FIVE = (16, 64, 128, 256, 512)
+    conditions: FIVE = (64, 128, 128, 256, 512)
+    groups: FIVE = (4, 4, 8, 8, 16)
+    packing: FIVE = (8, 4, 2, 1, 1)
+    heads: int = 8
+    words: int = 512  # width of the word features
+    generator: Literal["affinity", "words"] = "affinity"  # what the filters are made from (v2 Tab. 10)
+    downsample: Literal["pool", "space_to_depth"] = "pool"  # the paper's stem and stage changes, or the released code's
+    activation: Literal["relu", "silu"] = "relu"
+    output_activation: bool = False  # one more activation after the MLP residual (released code)
+    interleaved: bool = False  # channel -> group by modulo (released code)
+    affinity_dropout: float = 0.1
+    filter_dropout: float = 0.1
+    language_layers: int = 1  # self-attention layers of the word encoder that goes with the preset
+    language_rnn: Literal["lstm", "gru"] = "lstm"
+    word_dim: int = 300  # width of the word vectors
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(len(stage) for stage in self.kernels)
+
+
+def _sevens(depths: FIVE, first: tuple[int, ...] | None = None) -> tuple[tuple[int, ...], ...]:
+    return (first or (3,) * depths[0], *((7,) * depth for depth in depths[1:]))
+
+
+_RELEASED = NetConfig(
+    kernels=_sevens((2, 1, 2, 4, 1), first=(3, 5)),
+    downsample="space_to_depth",
+    activation="silu",
+    output_activation=True,
+    interleaved=True,
+    language_rnn="gru",
+)
+
+PRESETS: dict[str, NetConfig] = {
+    "tiny": NetConfig(
+        kernels=((3,), (5,), (7,), (7,), (7,)),
+        dims=(16, 32, 64, 96, 128),
+        conditions=(16, 32, 64, 96, 128),
+        heads=4,
+        groups=(4, 4, 8, 8, 8),
+        words=128,
+        word_dim=128,
+        downsample="space_to_depth",
+        filter_dropout=0.0,
+    ),
+    "10": NetConfig(kernels=_sevens((2, 1, 2, 4, 1)), language_layers=3),
+    "15": NetConfig(kernels=_sevens((3, 2, 3, 5, 2)), language_layers=3),
+    "19": NetConfig(kernels=_sevens((3, 3, 4, 6, 3)), language_layers=3),
+    "s": NetConfig(kernels=_sevens((2, 1, 2, 4, 1))),
+    "b": NetConfig(kernels=_sevens((3, 3, 4, 6, 3))),
+    "s_released": _RELEASED,
+    "b_released": replace(_RELEASED, kernels=_sevens((3, 3, 4, 6, 3), first=(3, 5, 7))),
+}
+
+
+def check(net: NetConfig) -> NetConfig:
+    """The network, if it can be built; raises ConfigError naming the field of `ModelConfig` that does not fit."""
+    for stage, (dim, groups, packing) in enumerate(zip(net.dims, net.groups, net.packing, strict=True), start=1):
+        if groups < 1 or dim % groups:
+            raise ConfigError(f"model.groups: expected a divisor of the {dim} channels of stage {stage}, got {groups}")
+        room = STRIDES[-1] // STRIDES[stage - 1]
+        if packing < 1 or room % packing:
+            raise ConfigError(
+                f"model.packing: expected a divisor of {room} at stage {stage}, so that every side that divides by "
+                f"{STRIDES[-1]} can be packed, got {packing}"
+            )
+    for kernel_size in (size for stage in net.kernels for size in stage):
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ConfigError(f"model.kernel_size: expected an odd positive number, got {kernel_size}")
+    return net
+
+
+class Downsample(nn.Module):
+    """Halves the side and changes the width: (B, inputs, H, W) -> (B, outputs, H/2, W/2).
+
+    `pool`: 2x2 max pool, then a 1x1 convolution (the paper; on the picture itself the linear layer comes first, at full
+    resolution). `space_to_depth`: 2x2 pixels into channels, a convolution without bias, BN, activation (released code).
+    """
+
+    def __init__(self, config: NetConfig, inputs: int, outputs: int, stem: bool) -> None:
+        super().__init__()
+        self.stem = stem
+        self.project: nn.Module
+        if config.downsample == "pool":
+            self.unshuffle = False
+            self.project = nn.Conv2d(inputs, outputs, 1)
+        else:
+            self.unshuffle = True
+            self.project = ConvNormAct(4 * inputs, outputs, 3 if stem else 1, config.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.unshuffle:
+            return self.project(F.pixel_unshuffle(x, 2))
+        return F.max_pool2d(self.project(x), 2) if self.stem else self.project(F.max_pool2d(x, 2))
+
+
+class Stage(nn.Module):
+    def __init__(self, config: NetConfig, index: int) -> None:
+        super().__init__()
+        inputs = config.dims[index - 1] if index else 3
+        self.downsample = Downsample(config, inputs, config.dims[index], stem=index == 0)
+        self.blocks = nn.ModuleList(
+            LaConvBlock(
+                BlockConfig(
+                    dim=config.dims[index],
+                    condition=config.conditions[index],
+                    groups=config.groups[index],
+                    packing=config.packing[index],
+                    kernel_size=kernel_size,
+                    words=config.words,
+                    heads=config.heads,
+                    generator=config.generator,
+                    activation=config.activation,
+                    output_activation=config.output_activation,
+                    interleaved=config.interleaved,
+                    affinity_dropout=config.affinity_dropout,
+                    filter_dropout=config.filter_dropout,
+                )
+            )
+            for kernel_size in config.kernels[index]
+        )
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x, words, mask)
+        return x
+
+
+class LaConvNet(nn.Module):
+    """images (B, 3, S, S) in [0, 1], words (B, L, D), mask (B, L), True = a real word -> the five stage maps.
+
+    Map i is (B, dims[i], S / 2**(i+1), S / 2**(i+1)). Raises ConfigError where a side does not divide by 32.
+    """
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stages = nn.ModuleList(Stage(config, index) for index in range(len(STRIDES)))
+
+    def forward(self, images: Tensor, words: Tensor, mask: Tensor) -> list[Tensor]:
+        if images.shape[2] % STRIDES[-1] or images.shape[3] % STRIDES[-1]:
+            raise ConfigError(
+                f"size: the side of the input must divide by {STRIDES[-1]}, got {images.shape[2]} x {images.shape[3]}"
+            )
+        maps: list[Tensor] = []
+        # Channels last: 1x1 convolutions are then plain matrix products, and most of the work is 1x1 convolutions.
+        x = images.contiguous(memory_format=torch.channels_last)
+        for stage in self.stages:
+            x = stage(x, words, mask)
+            maps.append(x)
+        return maps

@@ -1,0 +1,9 @@
+"""The tasks: what each reads, what it is taught by, how it answers and how its field scores it. One file a task."""
+
+from pipeline.tasks.base import Sums, Task
+from pipeline.tasks.rec import Rec
+from pipeline.tasks.vqa import Vqa
+
+TASKS: dict[str, type[Task]] = {"rec": Rec, "vqa": Vqa}
+
+__all__ = ["TASKS", "Sums", "Task"]

@@ -1,0 +1,45 @@
+"""What every task gives to training and evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.examples import Examples, Kind
+from pipeline.data.loader import Batch
+from pipeline.data.text import Vocabulary
+from pipeline.model import ModelConfig
+
+# Metric sums and counts by name: added over batches and ranks, divided once at the end.
+Sums = dict[str, NDArray[np.float64]]
+
+
+class Task(ABC):
+    """A task's targets, loss, answer and metric. ``size`` is the side of the network's square in pixels."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
+        self.config, self.size, self.vocabulary = config, size, vocabulary
+
+    @abstractmethod
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss, each a scalar in fp32; their sum is minimised."""
+
+    @abstractmethod
+    def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """One answer per example, in pixels of the original picture or words: what `predict` shows."""
+
+    @abstractmethod
+    def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
+        """Sums and counts, ``name -> [sum, count]``, of these examples; writes truth and verdict into ``answers``."""
+
+
+def add(total: Sums, more: Sums) -> None:
+    """Add sums and counts in place."""
+    for name, pair in more.items():
+        total[name] = total.get(name, np.zeros(2)) + pair

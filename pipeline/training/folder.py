@@ -1,0 +1,57 @@
+"""The folder of a run: its configuration, where it ran, and what is found there at a second start."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from pipeline import config as configuration
+from pipeline.config import TrainConfig
+
+CONFIG = "config.yaml"
+_PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
+
+
+def check(config: TrainConfig, run: Path) -> None:
+    """Raises ConfigError when the folder holds a run of another configuration."""
+    if (run / CONFIG).exists():
+        configuration.check_resumable(config, run / CONFIG)
+
+
+def prepare(config: TrainConfig, run: Path) -> None:
+    """Write the resolved configuration and the surroundings of a first start."""
+    run.mkdir(parents=True, exist_ok=True)
+    if not (run / CONFIG).exists():
+        (run / CONFIG).write_text(configuration.dump(config))
+        (run / "environment.json").write_text(json.dumps(_environment(), indent=1))
+
+
+def _environment() -> dict[str, object]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "machine": platform.platform(),
+        "host": platform.node(),
+        "versions": versions,
+        "code": _code_version(),
+    }
+
+
+def _code_version() -> str:
+    root = Path(__file__).resolve().parents[2]
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "not in a git checkout"
+    return found.stdout.strip()

@@ -1,0 +1,60 @@
+"""Adam, by the fastest implementation that this machine really has."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and what stands around it.
+
+    Args:
+        lr: Peak learning rate.
+        betas: Adam's two decay rates.
+        eps: Adam's epsilon.
+        clip: Largest norm of the gradient; it is scaled down to that before the step.
+        ema: Decay of the averaged weights that evaluation uses; 0 keeps none.
+        implementation: `auto` takes apex's FusedAdam on a GPU where NVIDIA's apex is installed, else torch's fused one.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    clip: float = 0.15
+    ema: float = 0.9997
+    implementation: Literal["auto", "apex", "torch"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"optimizer.ema: {self.ema}: expected at least 0 and less than 1")
+        if self.clip <= 0:
+            raise ConfigError(f"optimizer.clip: {self.clip}: expected more than 0; a large number clips nothing")
+
+
+def has_apex() -> bool:
+    """Whether NVIDIA's apex is here with its kernels; the distribution named apex on the index is something else."""
+    return importlib.util.find_spec("amp_C") is not None
+
+
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """Adam over these parameters; raises ConfigError for an implementation that is not to be had here."""
+    chosen = config.implementation
+    if chosen == "auto":
+        chosen = "apex" if device.type == "cuda" and has_apex() else "torch"
+    if chosen == "apex":
+        if not has_apex():
+            raise ConfigError("optimizer.implementation: 'apex': NVIDIA's apex is not installed; use 'auto' or 'torch'")
+        from apex.optimizers import FusedAdam
+
+        return FusedAdam(parameters, lr=config.lr, betas=config.betas, eps=config.eps, adam_w_mode=False)
+    return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

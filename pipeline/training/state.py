@@ -1,0 +1,69 @@
+"""Adam's moments of a whole model, whatever ZeRO stage and number of processes hold their pieces.
+
+At some 35 M parameters the consolidated fp32 state is small, so one file serves every world size and stage;
+DeepSpeed's own files would have to be converted whenever either changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Moments = dict[str, dict[str, Tensor]]
+_NAMES = ("exp_avg", "exp_avg_sq")
+
+
+@contextmanager
+def whole(model: nn.Module, zero: int) -> Iterator[None]:
+    """Within, every process sees every weight in full; a collective under ZeRO 3, nothing otherwise."""
+    if zero < 3:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        yield
+
+
+def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
+    """The moments of every trained weight by its name, on the CPU. A collective under ZeRO 1-3: call it on all ranks."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    moments: Moments = {}
+    for name, parameter in _trained(model):
+        if zero:
+            found = {key: safe_get_full_optimizer_state(parameter, key) for key in _NAMES}
+        else:
+            state = wrapped.optimizer.state[parameter]
+            found = {key: state[key] for key in _NAMES}
+        # Copies: under ZeRO these may be views of buffers that the next step writes.
+        moments[name] = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in found.items()}
+    return moments
+
+
+def scatter_moments(model: nn.Module, wrapped: Any, zero: int, moments: Moments, step: int) -> None:
+    """Put moments that `gather_moments` returned back in their places, and Adam's step count with them."""
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    adam = wrapped.optimizer.optimizer if zero else wrapped.optimizer
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            adam.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                **{key: torch.zeros_like(parameter) for key in _NAMES},
+            }
+    for name, parameter in _trained(model):
+        for key in _NAMES:
+            value = moments[name][key].to(parameter.device)
+            if zero:
+                safe_set_full_optimizer_state(parameter, value, key)
+            else:
+                adam.state[parameter][key].copy_(value)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

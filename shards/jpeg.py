@@ -1,0 +1,85 @@
+"""A JPEG file by its bytes: whether every decoder agrees on them, whether they are whole, and the removal of EXIF.
+
+Layout after ITU-T T.81 Annex B; the colour rules are those of libjpeg (``default_decompress_parms``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import simplejpeg
+
+_SOI = b"\xff\xd8"
+_EOI = b"\xff\xd9"
+_SOS, _APP0, _APP1, _APP14 = 0xDA, 0xE0, 0xE1, 0xEE
+_BASELINE, _PROGRESSIVE = 0xC0, 0xC2
+_ANY_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC are no frame headers
+
+
+class Segment(NamedTuple):
+    """One marker segment; ``data[start:end]`` is all of it, marker and length included."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def segments(data: bytes) -> list[Segment] | None:
+    """The segments up to and with start-of-scan; None where something else than segments stands between them."""
+    if not data.startswith(_SOI):
+        return None
+    found: list[Segment] = []
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        start = at
+        while at + 4 <= len(data) and data[at + 1] == 0xFF:  # fill bytes (B.1.1.2)
+            at += 1
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        found.append(Segment(data[at + 1], start, end))
+        if data[at + 1] == _SOS:
+            return found
+        at = end
+    return None
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether every decoder agrees on these bytes: baseline or progressive, 8 bits, gray or YCbCr, with its end."""
+    found = segments(data)
+    if found is None or data.find(_EOI, found[-1].end) < 0:
+        return False
+    bodies = {part.marker: data[part.start : part.end].lstrip(b"\xff")[3:] for part in found}
+    frames = [part.marker for part in found if part.marker in _ANY_SOF]
+    if len(frames) != 1 or frames[0] not in (_BASELINE, _PROGRESSIVE):
+        return False
+    frame = bodies[frames[0]]
+    if len(frame) < 6 or frame[0] != 8 or len(frame) < 6 + 3 * frame[5]:
+        return False
+    if frame[5] == 1:
+        return True
+    if frame[5] != 3:
+        return False
+    adobe = bodies.get(_APP14, b"")
+    if adobe.startswith(b"Adobe") and len(adobe) >= 12:
+        return adobe[11] == 1  # 0 would be RGB
+    return bodies.get(_APP0, b"").startswith(b"JFIF") or (frame[6], frame[9], frame[12]) == (1, 2, 3)
+
+
+def fault(data: bytes) -> str | None:
+    """What libjpeg says of these bytes, decoded in full, where it says anything; PIL keeps such warnings quiet.
+
+    A stream that lost its end or a part in the middle decodes to a half gray picture without an error elsewhere.
+    """
+    try:
+        # Warnings come from the entropy decoder, which runs over all of it; gray spares the work on colour.
+        simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def without_exif(data: bytes) -> bytes:
+    """The same picture without its APP1 segments (EXIF, XMP): both can hold an orientation. No pixel is touched."""
+    found = segments(data)
+    assert found is not None, "asked only of files that is_plain() accepted"
+    kept = [data[part.start : part.end] for part in found if part.marker != _APP1]
+    return _SOI + b"".join(kept) + data[found[-1].end :]

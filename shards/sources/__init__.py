@@ -1,0 +1,21 @@
+"""The data sets that shards are built from. A new one is a file here and a line in SOURCES."""
+
+from __future__ import annotations
+
+from shards.errors import InputError
+from shards.sources.base import Source
+from shards.sources.clevr import Clevr
+from shards.sources.flickr30k import Flickr30k
+from shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
+from shards.sources.visual_genome import VisualGenome
+
+_ALL: tuple[Source, ...] = (REFCOCO, REFCOCO_PLUS, REFCOCOG, VisualGenome(), Flickr30k(), Clevr())
+
+SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+
+
+def get(name: str) -> Source:
+    """The source of that name; raises InputError that lists the known ones."""
+    if name not in SOURCES:
+        raise InputError(f"source {name!r}: not known; expected one of {', '.join(SOURCES)}")
+    return SOURCES[name]

@@ -1,0 +1,70 @@
+"""What a source is: original files in, records out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from shards.errors import InputError
+from shards.raw import RawSample
+
+
+class Samples(Iterator[RawSample]):
+    """The samples of a source, with their number as `operator.length_hint` for the progress bar."""
+
+    def __init__(self, samples: Iterable[RawSample], total: int) -> None:
+        self._samples = iter(samples)
+        self._left = total
+
+    def __next__(self) -> RawSample:
+        sample = next(self._samples)
+        self._left -= 1
+        return sample
+
+    def __length_hint__(self) -> int:
+        return max(self._left, 0)
+
+
+class Source(Protocol):
+    """One data set in its original layout."""
+
+    @property
+    def name(self) -> str:
+        """The word that selects it, and the source of its records."""
+
+    @property
+    def title(self) -> str:
+        """One line on what the data set is."""
+
+    @property
+    def licence(self) -> str:
+        """The terms of annotations and pictures, kept in every record."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files expected under the root, one description each."""
+
+    def samples(
+        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+    ) -> Samples:
+        """One sample per picture that has anything in the chosen splits (all for None), in an order that is fixed.
+
+        ``images`` is the folder of the pictures where they are not under the root; ``partition`` chooses among the
+        ways a data set was split. Whatever can be checked is checked here, before the first sample: InputError names
+        the path looked for, the layout expected and the option to change.
+        """
+
+
+def choose_splits(asked: Collection[str] | None, known: Collection[str], where: Path) -> frozenset[str]:
+    """The splits to build: those asked for, or all. Raises InputError for one that is not there."""
+    for split in asked or ():
+        if split not in known:
+            raise InputError(f"--split {split}: {where} has no such split; expected one of {', '.join(sorted(known))}")
+    return frozenset(asked or known)
+
+
+def no_partition(partition: str | None, name: str) -> None:
+    """Raise InputError where a partition is asked of a data set that has none."""
+    if partition is not None:
+        raise InputError(f"--partition {partition}: {name} has one partition only; leave the option out")

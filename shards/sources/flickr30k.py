@@ -1,0 +1,198 @@
+"""Flickr30k Entities (Plummer et al. 2017) in the layout of its repository and its annotations archive.
+
+The root holds ``Sentences/<id>.txt`` (captions with phrases marked ``[/EN#<chain>/<type>... words]``),
+``Annotations/<id>.xml`` (the boxes of each chain), the picture ids in ``train.txt``, ``val.txt`` and ``test.txt``, and
+the pictures in ``flickr30k-images/``, or in ``--images``.
+
+A coreference chain becomes a region: all its boxes, its first type as category, and as expressions every phrase that
+mentions it, with the id ``<picture>_<sentence>_<phrase>``, both counted from 0. The protocol merges the boxes of a
+phrase into one, which is `Region.box`. Phrases without a box (chain 0, which is "notvisual"; scenes; nobndbox) have no
+region. Corners in the XML count from 1 and belong to the box, as in PASCAL VOC: x is xmin - 1 and the width is
+xmax - xmin + 1, so that a box from 1 to the picture's width covers it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+from defusedxml.common import DefusedXmlException
+
+from shards.errors import InputError
+from shards.raw import RawSample
+from shards.record import Box, Expression, Record, Region
+from shards.sources import reading
+from shards.sources.base import Samples, choose_splits, no_partition
+
+_SPLITS = ("train", "val", "test")
+_PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\]]*)\]")
+# The chain that all phrases share which speak of nothing in the picture: never a region.
+_NOT_VISUAL = "0"
+# An original takes some 5 kB.
+_XML_MAX_BYTES = 2**20
+
+
+@dataclass(slots=True)
+class _Chain:
+    category: str | None = None
+    expressions: list[Expression] = field(default_factory=list)
+
+
+class Flickr30k:
+    """Phrases of captions with the boxes they speak of."""
+
+    name = "flickr30k"
+    title = "Flickr30k Entities: phrases of 158,915 captions with 276 k boxes on 31,783 pictures"
+    licence = "research and educational use only; pictures: Flickr terms of use"
+    files = (
+        "Sentences/<id>.txt: captions with marked phrases",
+        "Annotations/<id>.xml: boxes",
+        "train.txt, val.txt, test.txt: picture ids of the splits, from the repository of Flickr30k Entities",
+        "flickr30k-images/<id>.jpg: the pictures, or their folder as --images",
+    )
+
+    def samples(
+        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+    ) -> Samples:
+        """See `shards.sources.base.Source.samples`. Pictures come in the order of split and id."""
+        no_partition(partition, self.name)
+        sentences = reading.need_folder(root / "Sentences", "expected the captions there; change --root")
+        boxes = reading.need_folder(root / "Annotations", "expected the boxes there; change --root")
+        lists = {split: root / f"{split}.txt" for split in _SPLITS if (root / f"{split}.txt").is_file()}
+        if not lists:
+            raise InputError(
+                f"{root}: none of train.txt, val.txt, test.txt; copy them from the repository of Flickr30k Entities"
+            )
+        chosen = choose_splits(splits, lists.keys(), root)
+        folder = reading.need_folder(
+            images or root / "flickr30k-images", "expected the pictures there; name their folder with --images"
+        )
+        # All lists are read, so that a picture in two of them is found whatever was chosen.
+        split_of = {picture: split for picture, split in _read_lists(lists).items() if split in chosen}
+        _need_all(sentences, ".txt", split_of)
+        _need_all(boxes, ".xml", split_of)
+
+        def records() -> Iterator[RawSample]:
+            for picture, split in sorted(split_of.items(), key=lambda item: (item[1], int(item[0]))):
+                width, height, regions = _regions(picture, split, sentences, boxes)
+                record = Record(
+                    source=self.name,
+                    picture_id=picture,
+                    file_name=f"{picture}.jpg",
+                    width=width,
+                    height=height,
+                    licence=self.licence,
+                    regions=regions,
+                )
+                if regions:
+                    yield RawSample(record, folder / record.file_name)
+
+        return Samples(records(), len(split_of))
+
+
+def _read_lists(lists: dict[str, Path]) -> dict[str, str]:
+    """The split of every picture; ids become file names, so they have to be numbers."""
+    split_of: dict[str, str] = {}
+    for split, path in lists.items():
+        for number, line in enumerate(_read_text(path).splitlines(), start=1):
+            picture = line.strip()
+            if not picture:
+                continue
+            if not re.fullmatch(r"[0-9]{1,20}", picture):
+                raise InputError(f"{path}: line {number} is {picture[:40]!r}, expected the number of a picture")
+            if picture in split_of:
+                raise InputError(
+                    f"{path}: line {number}: picture {picture} is in split {split_of[picture]} already; "
+                    "remove it from one of them"
+                )
+            split_of[picture] = split
+    return split_of
+
+
+def _need_all(folder: Path, suffix: str, split_of: dict[str, str]) -> None:
+    there = {path.name for path in folder.iterdir()}
+    missing = sorted(picture for picture in split_of if picture + suffix not in there)
+    if missing:
+        raise InputError(
+            f"{folder / missing[0]}{suffix}: no such file ({len(missing)} of {len(split_of)} pictures of the splits "
+            "lack theirs); unpack the annotations again"
+        )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); get the file again") from error
+
+
+def _regions(picture: str, split: str, sentences: Path, boxes: Path) -> tuple[int, int, tuple[Region, ...]]:
+    chains = _read_sentences(sentences / f"{picture}.txt", picture)
+    width, height, boxes_of = _read_boxes(boxes / f"{picture}.xml")
+    spoken_of = [chain for chain in chains if chain in boxes_of]
+    silent = [chain for chain in boxes_of if chain not in chains]
+    regions = []
+    for chain in (*spoken_of, *silent):
+        said = chains.get(chain, _Chain())
+        regions.append(Region(chain, split, tuple(boxes_of[chain]), tuple(said.expressions), category=said.category))
+    return width, height, tuple(regions)
+
+
+def _read_sentences(path: Path, picture: str) -> dict[str, _Chain]:
+    """The chains of a picture in the order of their first mention."""
+    chains: dict[str, _Chain] = {}
+    lines = [line for line in _read_text(path).splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        matches = list(_PHRASE.finditer(line))
+        if len(matches) != line.count("[/EN#"):
+            raise InputError(f"{path}: sentence {number}: a phrase is not [/EN#<chain>/<type>... words]; get it again")
+        for index, match in enumerate(matches):
+            chain, types, words = match.groups()
+            words = reading.text(words, str(path))
+            if not words:
+                continue
+            said = chains.setdefault(chain, _Chain(category=types.split("/")[1]))
+            said.expressions.append(Expression(f"{picture}_{number}_{index}", words))
+    return chains
+
+
+def _read_boxes(path: Path) -> tuple[int, int, dict[str, list[Box]]]:
+    """Width, height and the boxes of each chain; an object may bear the names of several chains."""
+    size = path.stat().st_size
+    if size > _XML_MAX_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected at most {_XML_MAX_BYTES}; get the file again")
+    try:
+        root = defusedxml.ElementTree.parse(path, forbid_dtd=True).getroot()
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise InputError(f"{path}: not the XML of Flickr30k Entities ({error}); get the file again") from error
+    assert root is not None  # a document that parses has one
+    boxes: dict[str, list[Box]] = {}
+    for thing in root.iterfind("object"):
+        corners = thing.find("bndbox")
+        if corners is None:
+            continue
+        left, top, right, bottom = (_whole(corners, key, path) for key in ("xmin", "ymin", "xmax", "ymax"))
+        if right < left or bottom < top:
+            raise InputError(f"{path}: bndbox {left} {top} {right} {bottom}: its maximum lies before its minimum")
+        box = (float(left - 1), float(top - 1), float(right - left + 1), float(bottom - top + 1))
+        for name in thing.iterfind("name"):
+            chain = (name.text or "").strip()
+            if chain != _NOT_VISUAL:
+                boxes.setdefault(chain, []).append(box)
+    picture = root.find("size")
+    if picture is None:
+        raise InputError(f"{path}: element 'size' is missing; get the file again")
+    claimed = {key: _whole(picture, key, path) for key in ("width", "height")}
+    return reading.side(claimed, str(path), "width"), reading.side(claimed, str(path), "height"), boxes
+
+
+def _whole(parent: Any, key: str, path: Path) -> int:
+    found = (parent.findtext(key) or "").strip()
+    if not re.fullmatch(r"-?[0-9]{1,6}", found):
+        raise InputError(f"{path}: element {key!r} of {parent.tag!r} is {found[:40]!r}, expected a whole number")
+    return int(found)

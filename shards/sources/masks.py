@@ -1,0 +1,78 @@
+"""COCO segmentations, in whichever of their three forms, as one run-length mask."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from shards.errors import InputError
+from shards.record import Rle
+from shards.sources.reading import is_number
+
+
+def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
+    """The compressed mask with ASCII counts of polygons, plain run lengths or a compressed mask.
+
+    pycocotools does not check what it is given and writes beyond its buffers for run lengths that do not add up, so
+    every form is checked here. Raises InputError for one that is no mask of a height x width picture.
+    """
+    if isinstance(segmentation, dict):
+        rle = coco_mask.frPyObjects(
+            {"size": [height, width], "counts": _counts(segmentation, height, width, where)}, height, width
+        )
+    elif isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            _check_polygon(polygon, height, width, where)
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    else:
+        raise InputError(f"{where}: segmentation {reprlib.repr(segmentation)}, expected polygons or run lengths")
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
+        raise InputError(f"{where}: polygon {reprlib.repr(polygon)}, expected x, y, x, y, ... of three points or more")
+    # pycocotools walks every edge pixel by pixel: a corner a billion pixels away is a billion steps and their memory.
+    limit = 2 * max(height, width)
+    if any(abs(value) > limit for value in polygon):
+        raise InputError(f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} picture")
+
+
+def _counts(segmentation: dict[str, Any], height: int, width: int, where: str) -> list[int]:
+    if segmentation.get("size") != [height, width]:
+        raise InputError(
+            f"{where}: key 'size' of the mask is {reprlib.repr(segmentation.get('size'))}, "
+            f"expected [{height}, {width}] as the picture"
+        )
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = _decompress(counts)
+    if (
+        not isinstance(counts, list)
+        or not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in counts)
+        or sum(counts) != height * width
+    ):
+        raise InputError(f"{where}: key 'counts' of the mask does not add up to {width}x{height} pixels")
+    return counts
+
+
+def _decompress(counts: str) -> list[int]:
+    """Run lengths of a compressed mask: 5 bits a character from ASCII 48, low bits first, 32 set while more follow.
+
+    From the fourth run on, a run is stored as its difference to the one before the last (pycocotools' maskApi).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32 and shift < 60:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

@@ -1,0 +1,150 @@
+"""How every source reads files it did not write: checked paths, streamed JSON, typed fields, compact storage."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import zlib
+from collections.abc import Hashable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import ijson
+from tqdm import tqdm
+
+from shards.errors import InputError
+from shards.record import Box
+
+T = TypeVar("T")
+
+JPEG_MAX_SIDE = 65535
+
+
+def need_folder(path: Path, advice: str) -> Path:
+    """The path if it is a folder, else an InputError that names it and gives the advice."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; {advice}")
+    return path
+
+
+def need_file(path: Path, advice: str) -> Path:
+    """The path if it is a file, else an InputError that names it and gives the advice."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {advice}")
+    return path
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """The path of a file that annotations name, which has to stay in its folder: no '..', nothing absolute."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise InputError(f"{where}: file name {reprlib.repr(name)} leaves its folder; get the original file")
+    return folder.joinpath(*parts)
+
+
+def read_items(path: Path, prefix: str = "item") -> Iterator[dict[str, Any]]:
+    """The objects of one array in a JSON file, one after another, without holding the file in memory.
+
+    ``prefix`` is ijson's: "item" for a file that is an array, "images.item" for the array under a key. Raises
+    InputError for broken JSON, for an array that is missing or empty, and for an element that is no object.
+    """
+    count = 0
+    with (
+        open(path, "rb") as file,
+        tqdm(
+            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
+        ) as bar,
+    ):
+        items = ijson.items(file, prefix, use_float=True)
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except (ijson.JSONError, ValueError, OverflowError) as error:
+                raise InputError(f"{path}: broken JSON ({reprlib.repr(str(error))}); get the file again") from error
+            if not isinstance(item, dict):
+                raise InputError(f"{path}: {prefix} {count} is {reprlib.repr(item)}, expected an object")
+            yield item
+            count += 1
+            bar.update(file.tell() - bar.n)
+    if not count:
+        layout = "an array" if prefix == "item" else f"an array under {prefix.removesuffix('.item')!r}"
+        raise InputError(f"{path}: holds no entries; expected {layout} of objects")
+
+
+def field(entry: dict[str, Any], where: str, kind: type[T], *keys: str) -> T:
+    """The value under the first of the keys that is there (layouts differ in names), which has to be of the kind."""
+    for key in keys:
+        if key in entry:
+            value = entry[key]
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"{where}: key {key!r} is {reprlib.repr(value)}, expected {kind.__name__}")
+            return value
+    raise InputError(f"{where}: key {' or '.join(map(repr, keys))} is missing")
+
+
+def objects(entry: dict[str, Any], where: str, key: str) -> list[dict[str, Any]]:
+    """The list of objects under a key."""
+    found: list[Any] = field(entry, where, list, key)
+    for index, item in enumerate(found):
+        if not isinstance(item, dict):
+            raise InputError(f"{where}: key {key!r}, element {index} is {reprlib.repr(item)}, expected an object")
+    return found
+
+
+def side(entry: dict[str, Any], where: str, key: str) -> int:
+    """The width or height of a picture, bounded by what a JPEG can hold."""
+    value = field(entry, where, int, key)
+    if not 1 <= value <= JPEG_MAX_SIDE:
+        raise InputError(f"{where}: key {key!r} is {value}, expected 1 to {JPEG_MAX_SIDE} pixels")
+    return value
+
+
+def box(values: list[Any], where: str) -> Box:
+    """Four finite numbers as a box x, y, w, h; it may overhang the picture, the builder clips it."""
+    if len(values) != 4 or not all(is_number(value) for value in values):
+        raise InputError(f"{where}: box {reprlib.repr(values)}, expected four finite numbers x, y, w, h")
+    x, y, w, h = map(float, values)
+    return (x, y, w, h)
+
+
+def is_number(value: object) -> bool:
+    """A number that is no bool, finite and small enough for pixel arithmetic."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def text(value: str, where: str) -> str:
+    """A phrase with its white space made single blanks; a record is UTF-8, so lone surrogates are refused."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: text {reprlib.repr(value)} is no valid Unicode ({error.reason})") from error
+    return " ".join(value.split())
+
+
+class Shelf:
+    """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB."""
+
+    def __init__(self, path: Path) -> None:
+        """An empty shelf for what is read from the file."""
+        self._path = path
+        self._chunks: dict[Hashable, list[bytes]] = {}
+
+    def add(self, key: Hashable, values: list[Any]) -> None:
+        """Put the values behind those that the key has. Raises InputError for values nested beyond all reason."""
+        try:
+            packed = zlib.compress(json.dumps(values).encode(), 1)
+        except RecursionError as error:
+            raise InputError(f"{self._path}: entry of {key!r} is nested too deeply; get the file again") from error
+        self._chunks.setdefault(key, []).append(packed)
+
+    def get(self, key: Hashable) -> list[Any]:
+        """All values of the key, in the order they came; none for an unknown key."""
+        return [value for chunk in self._chunks.get(key, []) for value in json.loads(zlib.decompress(chunk))]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._chunks)
+
+    def __len__(self) -> int:
+        return len(self._chunks)

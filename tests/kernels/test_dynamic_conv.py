@@ -1,0 +1,187 @@
+"""The operator against a literal sum in float64, and against the contracts of torch.library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+from kernels import reference, small_maps
+
+SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
+    (2, 8, 5, 3, 3, 2),
+    (1, 6, 7, 11, 3, 3),
+    (2, 4, 1, 1, 7, 2),
+    (1, 4, 2, 5, 5, 4),
+    (1, 4, 13, 17, 7, 2),
+    (3, 2, 9, 4, 1, 1),
+]
+
+
+def inputs(b: int, c: int, h: int, w: int, k: int, g: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(h * w + k)
+    return torch.randn(b, c, h, w, dtype=dtype), torch.randn(b, k * k * g, h, w, dtype=dtype)
+
+
+def literal(x: Tensor, filters: Tensor, k: int, g: int) -> Tensor:
+    """v2 Eq. 2, one number at a time."""
+    out = torch.zeros_like(x)
+    b, c, h, w = x.shape
+    values, taps = x.tolist(), filters.tolist()
+    for n in range(b):
+        for ch in range(c):
+            for i in range(h):
+                for j in range(w):
+                    total = 0.0
+                    for di in range(k):
+                        for dj in range(k):
+                            y, z = i + di - k // 2, j + dj - k // 2
+                            if 0 <= y < h and 0 <= z < w:
+                                group = ch // (c // g)
+                                total += values[n][ch][y][z] * taps[n][(di * k + dj) * g + group][i][j]
+                    out[n, ch, i, j] = total
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_equals_the_literal_sum(shape: tuple[int, ...], channels_last: bool) -> None:
+    x, filters = inputs(*shape)
+    expected = literal(x, filters, *shape[4:])
+    if channels_last:
+        x, filters = (t.contiguous(memory_format=torch.channels_last) for t in (x, filters))
+    out = kernels.dynamic_conv(x, filters, *shape[4:])
+    torch.testing.assert_close(out, expected)
+    assert out.stride() == torch.empty_like(x).stride()
+
+
+def test_both_ways_are_taken_and_agree() -> None:
+    assert small_maps.fits(7, 13, 13)
+    assert not small_maps.fits(3, 32, 32)
+    for interleaved in (False, True):
+        x, filters = inputs(3, 12, 6, 5, 5, 4)
+        grad = torch.randn_like(x)
+        arguments = (x, filters, 5, 4, interleaved)
+        torch.testing.assert_close(small_maps.forward(*arguments), reference.forward(*arguments))
+        for a, b in zip(small_maps.backward(grad, *arguments), reference.backward(grad, *arguments), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_chunks_of_pictures_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, filters = inputs(5, 4, 4, 4, 3, 2)
+    whole = small_maps.forward(x, filters, 3, 2, False), *small_maps.backward(x, x, filters, 3, 2, False)
+    monkeypatch.setattr(small_maps, "CHUNK", 2 * 2 * 16**2)
+    assert len(small_maps._chunks(x, 2)) == 3
+    parts = small_maps.forward(x, filters, 3, 2, False), *small_maps.backward(x, x, filters, 3, 2, False)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[3], (1, 4, 9, 8, 3, 2)])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_gradients(shape: tuple[int, ...], interleaved: bool) -> None:
+    x, filters = (t.requires_grad_() for t in inputs(*shape))
+
+    def convolve(a: Tensor, b: Tensor) -> Tensor:
+        return kernels.dynamic_conv(a, b, *shape[4:], interleaved)
+
+    assert torch.autograd.gradcheck(convolve, (x, filters), fast_mode=True)
+
+
+def test_interleaved_is_contiguous_up_to_a_permutation() -> None:
+    x, filters = inputs(2, 12, 6, 5, 3, 4)
+    # Channel j * g + group of the interleaved layout is channel group * n + j of the contiguous one.
+    order = torch.arange(12).view(3, 4).T.flatten()
+    contiguous = kernels.dynamic_conv(x[:, order], filters, 3, 4)
+    torch.testing.assert_close(kernels.dynamic_conv(x, filters, 3, 4, interleaved=True)[:, order], contiguous)
+
+
+def test_empty_batch() -> None:
+    for side in (3, 40):
+        x, filters = (
+            torch.zeros(0, 4, side, side, requires_grad=True),
+            torch.zeros(0, 18, side, side, requires_grad=True),
+        )
+        out = kernels.dynamic_conv(x, filters, 3, 2)
+        out.sum().backward()
+        assert out.shape == x.shape
+        assert x.grad is not None
+        assert x.grad.shape == x.shape
+        assert filters.grad is not None
+        assert filters.grad.shape == filters.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 8, 9, 9, 7, 2), (1, 8, 40, 24, 7, 2)])
+def test_half_precision_rounds_once(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x, filters = (t.requires_grad_() for t in inputs(*shape, dtype=dtype))
+    exact_x, exact_filters = (t.detach().double().requires_grad_() for t in (x, filters))
+    out, exact = kernels.dynamic_conv(x, filters, *shape[4:]), kernels.dynamic_conv(exact_x, exact_filters, *shape[4:])
+    grad = torch.randn_like(out)
+    out.backward(grad)
+    exact.backward(grad.double())
+    assert out.dtype == dtype
+    # Accumulated in float32, the one rounding to the output type is all the error there is; 49 roundings would exceed
+    # this.
+    for got, wanted in ((out, exact), (x.grad, exact_x.grad), (filters.grad, exact_filters.grad)):
+        assert got is not None
+        assert wanted is not None
+        allowed = wanted.abs() * torch.finfo(dtype).eps / 2 + 1e-4
+        assert ((got.double() - wanted).abs() <= allowed).all()
+
+
+def test_only_the_inputs_are_kept_for_backward() -> None:
+    kept: list[Tensor] = []
+    x, filters = (t.requires_grad_() for t in inputs(1, 4, 9, 8, 3, 2))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        kernels.dynamic_conv(x, filters, 3, 2)
+    assert [t.data_ptr() for t in kept] == [x.data_ptr(), filters.data_ptr()]
+
+
+def test_registered_as_pytorch_demands() -> None:
+    x, filters = (t.float().requires_grad_() for t in inputs(2, 4, 5, 6, 3, 2))
+    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (x, filters, 3, 2, False))
+    last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (last, filters, 3, 2, True))
+    large = torch.randn(1, 2, 20, 20, requires_grad=True)
+    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (large, torch.randn(1, 9, 20, 20), 3, 1, False))
+    torch.library.opcheck(torch.ops.laconv.seeded_dropout.default, (x, torch.tensor(3), 0.5))
+
+
+def test_compiles_into_one_graph() -> None:
+    def step(x: Tensor, filters: Tensor) -> Tensor:
+        return kernels.dynamic_conv(x, filters, 3, 2).relu().sum()
+
+    x, filters = (t.float().requires_grad_() for t in inputs(2, 4, 5, 6, 3, 2))
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, filters), step(x, filters))
+    expected = torch.autograd.grad(step(x, filters), (x, filters))
+    for got, wanted in zip(torch.autograd.grad(compiled(x, filters), (x, filters)), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_autocast_takes_both_inputs_in_its_type() -> None:
+    x, filters = (t.float() for t in inputs(2, 4, 5, 6, 3, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = kernels.dynamic_conv(x, filters.bfloat16(), 3, 2)
+    torch.testing.assert_close(out, kernels.dynamic_conv(x.bfloat16(), filters.bfloat16(), 3, 2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "arguments"),
+    [
+        ("kernel_size", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 8, 3, 3), 2, 2)),
+        ("groups", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 27, 3, 3), 3, 3)),
+        ("groups", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 0, 3, 3), 3, 0)),
+        ("filters", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 17, 3, 3), 3, 2)),
+        ("filters", (torch.zeros(2, 4, 3, 3), torch.zeros(1, 18, 3, 3), 3, 2)),
+        ("filters", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3).double(), 3, 2)),
+        ("filters", (torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3, device="meta"), 3, 2)),
+        ("x", (torch.zeros(4, 3, 3), torch.zeros(1, 18, 3, 3), 3, 2)),
+        ("x", (torch.zeros(1, 4, 3, 3, dtype=torch.int32), torch.zeros(1, 18, 3, 3), 3, 2)),
+    ],
+)
+def test_what_does_not_fit_is_named(argument: str, arguments: tuple[Tensor, Tensor, int, int]) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: expected"):
+        kernels.dynamic_conv(*arguments)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch import stages as graphs
+from launch.executor import launch, lock
+from launch.stages import plan
+from launch.status import status
+from pipeline.errors import ConfigError
+
+ENTRY = "stage_entry:main"  # of the module in conftest.py
+Write = Callable[[str], Path]
+Events = Callable[[], list[str]]
+
+THREE = """
+last: {run: [write, "{here}/f", last, "{middle}"], threads: 1}
+first: {run: [write, "{here}/f", first], threads: 1}
+middle: {run: [write, "{here}/f", middle, "{first}"], threads: 1, title: In between}
+"""
+
+
+def started(events: list[str]) -> list[str]:
+    return [event.removeprefix("start ") for event in events if event.startswith("start ")]
+
+
+def test_order_marker_and_nothing_twice(stages: Write, events: Events, capfd: pytest.CaptureFixture[str]) -> None:
+    file = stages(THREE)
+    assert launch(file, entry=ENTRY) == 0
+    assert started(events()) == ["first", "middle", "last"]
+    first, middle, _ = plan(file)
+    done = json.loads((middle.folder / "DONE.json").read_text())
+    assert done["identity"] == middle.identity
+    assert done["command"] == f"laconvnet write {middle.folder}/f middle {first.folder}"
+    assert done["ended"] - done["started"] == pytest.approx(done["seconds"], abs=0.01)
+    assert {"host", "version", "processes"} <= done.keys()
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "[2/3] middle  In between  ... next: last" in told.err
+    assert "3 done" in told.err
+
+    assert launch(file, entry=ENTRY) == 0
+    assert len(started(events())) == 3
+    assert "found done: first, middle, last" in capfd.readouterr().err
+
+    # What changed and what follows from it runs; the rest is found done.
+    stages(THREE.replace("middle, ", "changed, "))
+    assert launch(file, entry=ENTRY) == 0
+    assert started(events())[3:] == ["changed", "last"]
+
+
+def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = stages(THREE)
+    with pytest.raises(ConfigError, match=r"'last' reads from stages that are not done: middle;"):
+        launch(file, only="last", entry=ENTRY)
+    with pytest.raises(ConfigError, match=r"'middle' reads .* not done: first;"):
+        launch(file, from_="middle", entry=ENTRY)
+    with pytest.raises(ConfigError, match="'nobody' is unknown; expected one of first, middle, last"):
+        launch(file, only="nobody", entry=ENTRY)
+    with pytest.raises(ConfigError, match="both given"):
+        launch(file, only="last", from_="last", entry=ENTRY)
+    with pytest.raises(ConfigError, match="cluster: got 'moon'"):
+        launch(file, cluster="moon", entry=ENTRY)
+    assert not (work / "runs").exists()
+
+    assert launch(file, dry_run=True, entry=ENTRY) == 0
+    assert not (work / "runs").exists()
+    said = capsys.readouterr().out
+    first, middle, last = plan(file)
+    assert "[2/3] middle: would run  In between" in said
+    assert f"laconvnet write {middle.folder}/f middle {first.folder}" in said
+    assert f"folder     {last.folder}" in said
+
+    assert launch(file, only="first", entry=ENTRY) == 0
+    assert launch(file, only="first", entry=ENTRY) == 0
+    assert started(events()) == ["first"]
+    assert launch(file, dry_run=True, only="middle", entry=ENTRY) == 0
+    said = capsys.readouterr().out
+    assert "first: done" in said
+    assert "middle: would run" in said
+    assert "last: not taken" in said
+    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, from_="middle", entry=ENTRY) == 0
+    assert started(events()) == ["first", "middle", "last", "middle", "last"]
+
+    (middle.folder / "kept").touch()
+    assert launch(file, only="middle", force=True, entry=ENTRY) == 0
+    assert started(events())[5:] == ["middle"]
+    assert not (middle.folder / "kept").exists()
+    assert (work / "runs" / "replaced" / f"{middle.folder.name}.1" / "kept").exists()
+
+
+def test_what_runs_again_is_not_done_until_it_has(stages: Write, work: Path) -> None:
+    """`--from` that fails half way must not leave the later stages done with results of before."""
+    file = stages('a: {run: [write, "{here}/gate", x]}\nb: {run: [say, 0, x, "{a}"]}')
+    assert launch(file, entry=ENTRY) == 0
+    a, b = plan(file)
+    (a.folder / "gate").unlink()
+    (a.folder / "gate").mkdir()  # so that the first stage fails
+    assert launch(file, from_="a", entry=ENTRY) == 1
+    assert not (b.folder / "DONE.json").exists()
+
+
+def test_as_many_at_once_as_the_cores_allow(
+    stages: Write, events: Events, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "cores", lambda: 2)
+    file = stages(
+        """
+        a: {run: [meet, a, b], threads: 1}
+        wide: {run: [write, "{here}/f", wide], processes: 3, threads: 1}
+        b: {run: [meet, b, a], threads: 1}
+        """
+    )
+    assert launch(file, entry=ENTRY) == 0  # a and b each end only if they run at the same time
+    seen = events()
+    running, wide = set(), seen.index("start wide")
+    for event in seen[:wide]:
+        action, name = event.split()
+        (running.add if action == "start" else running.remove)(name)
+    assert running == set()  # what wants more cores than there are runs alone
+    assert seen.count("end wide") == 3
+
+
+def test_a_failure_stops_what_needs_it_and_nothing_else(
+    stages: Write, events: Events, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = stages(
+        """
+        bad: {run: [say, 3, "expected a better world"], threads: 1}
+        child: {run: [write, "{here}/f", child, "{bad}"], threads: 1}
+        grandchild: {run: [write, "{here}/f", grandchild, "{child}"], threads: 1}
+        other: {run: [write, "{here}/f", other], threads: 1}
+        another: {run: [write, "{here}/f", another, "{other}"], threads: 1}
+        worse: {run: [raise, "a broken thing"], threads: 1}
+        """
+    )
+    assert launch(file, entry=ENTRY) == 1
+    assert set(started(events())) == {"say", "other", "another"}
+    told = capfd.readouterr().err
+    bad = plan(file)[0]
+    log = next((bad.folder / "jobs").glob("*_0_log.err"))
+    assert "bad: FAILED (rank 0): expected a better world" in told
+    assert "    | expected a better world" in told
+    assert f"the whole log: {log}" in told
+    assert "grandchild: not started: bad failed" in told
+    assert "worse: FAILED (rank 0): ValueError: a broken thing" in told
+    assert "in main" in told  # the traceback
+    rows = {row["stage"]: (row["state"], row["reason"]) for row in status("runs")}
+    assert rows["bad"] == ("failed", "expected a better world")
+    assert rows["grandchild"] == ("not started", "bad failed")
+    assert rows["another"][0] == "done"
+
+
+def test_what_the_command_line_imports_is_cheap() -> None:
+    program = (
+        "import sys, launch.executor, launch.status, launch.doctor; "
+        "sys.exit(' '.join({'torch', 'submitit', 'yaml', 'psutil', 'numpy'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr == "\n"
+
+
+def test_one_launch_at_a_time(stages: Write, work: Path) -> None:
+    file = stages(THREE)
+    (work / "runs").mkdir()
+    with lock(work / "runs"), pytest.raises(ConfigError) as caught:
+        launch(file, entry=ENTRY)
+    holder = json.loads((work / "runs" / "launch.lock").read_text())
+    assert f"process {holder['pid']} on {holder['host']} is launching" in str(caught.value)
+    assert not (work / "runs" / "graph.json").exists()
+    with lock(work / "runs"):
+        pass  # released

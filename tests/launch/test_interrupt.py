@@ -1,0 +1,98 @@
+"""A launcher in a process of its own, interrupted and killed: nothing is left running, the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import local
+from launch.executor import launch
+from launch.stages import plan
+from launch.status import status
+from pipeline.errors import ConfigError
+
+ENTRY = "stage_entry:main"  # of the module in conftest.py
+Write = Callable[[str], Path]
+Events = Callable[[], list[str]]
+Launcher = tuple[Path, subprocess.Popen[str]]
+Until = Callable[[Callable[[], object], str], None]
+PROGRAM = f"import sys; from launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
+GRAPH = """
+a: {{run: [linger, {work}/gate], processes: 2, threads: 1}}
+b: {{run: [write, "{{here}}/f", b, "{{a}}"], threads: 1}}
+"""
+
+
+@pytest.fixture
+def launcher(work: Path, stages: Write, events: Events, until: Until) -> Iterator[Launcher]:
+    """A launch whose first stage hangs: two ranks, each with a worker of its own."""
+    file = stages(GRAPH.format(work=work))
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(file)], stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: events().count("start worker") == 2, "the ranks did not start")
+        yield file, process
+    finally:
+        process.kill()
+        process.communicate()
+        local.sweep(plan(file)[0].folder)
+
+
+def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launcher, work: Path, events: Events) -> None:
+    file, process = launcher
+    folder = plan(file)[0].folder
+    assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "running"), ("b", "waiting")]
+    with pytest.raises(ConfigError, match=f"process {process.pid} on .* is launching"):
+        launch(file, entry=ENTRY)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert local.left_over(folder) == []
+    assert events().count("tidied") == 2  # each rank was interrupted once and ended by itself
+    assert "the same command goes on from here" in told
+    assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "stopped"), ("b", "not started")]
+    (work / "gate").touch()
+    assert launch(file, entry=ENTRY) == 0
+    assert [row["state"] for row in status("runs")] == ["done", "done"]
+
+
+def test_a_killed_launcher_takes_its_jobs_with_it(launcher: Launcher, events: Events, until: Until) -> None:
+    file, process = launcher
+    process.kill()
+    process.wait()
+    until(lambda: not local.left_over(plan(file)[0].folder), "the jobs outlived their launcher")
+    assert events().count("tidied") == 2
+
+
+def test_what_a_killed_launch_left_is_ended_first(
+    launcher: Launcher, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, process = launcher
+    folder = plan(file)[0].folder
+    controller = next(p for p in local.left_over(folder) if "launch.local" in p.cmdline())
+    process.send_signal(signal.SIGSTOP)  # so that it cannot react to the death of the controller
+    os.kill(controller.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    assert len(local.left_over(folder)) >= 4
+    (work / "gate").touch()
+    assert launch(file, entry=ENTRY) == 0
+    assert "a: ended" in capfd.readouterr().err
+    assert local.left_over(folder) == []
+
+
+def test_a_killed_controller_is_a_failure_that_leaves_nothing(launcher: Launcher, until: Until) -> None:
+    file, process = launcher
+    folder = plan(file)[0].folder
+    controller = next(p for p in local.left_over(folder) if "launch.local" in p.cmdline())
+    os.kill(controller.pid, signal.SIGKILL)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "a: FAILED" in told
+    assert "b: not started: a failed" in told
+    until(lambda: not local.left_over(folder), "the ranks outlived their controller")

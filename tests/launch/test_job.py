@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from submitit.helpers import DelayedSubmission
+from submitit.local.local import LocalJob
+
+from launch import local
+from launch.executor import launch
+from launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
+from launch.stages import plan
+
+ENTRY = "stage_entry:main"  # of the module in conftest.py
+Events = Callable[[], list[str]]
+Until = Callable[[Callable[[], object], str], None]
+Write = Callable[[str], Path]
+
+
+def test_ranks_find_each_other(stages: Write) -> None:
+    file = stages('train: {run: [reduce, "{here}"], processes: 2, threads: 1}')
+    assert launch(file, entry=ENTRY) == 0
+    folder = plan(file)[0].folder
+    assert [(folder / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3.0", "3.0"]
+
+
+def test_environment_of_the_ranks(stages: Write) -> None:
+    file = stages(
+        'two: {run: [environment, "{here}"], processes: 2, threads: 3}\none: {run: [environment, "{here}"], threads: 1}'
+    )
+    assert launch(file, entry=ENTRY) == 0
+    two, one = plan(file)
+    ranks = [json.loads((two.folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for rank, values in enumerate(ranks):
+        assert values["RANK"] == values["LOCAL_RANK"] == str(rank)
+        assert values["WORLD_SIZE"] == values["LOCAL_WORLD_SIZE"] == "2"
+        assert values["OMP_NUM_THREADS"] == "3"
+        assert values["torch"] is False  # the number of threads is read once, when torch is imported
+    assert ranks[0]["MASTER_PORT"] == ranks[1]["MASTER_PORT"]
+    assert int(ranks[0]["MASTER_PORT"]) in PORTS
+    alone = json.loads((one.folder / "0.json").read_text())
+    assert alone == dict.fromkeys(alone) | {"OMP_NUM_THREADS": "1", "torch": False}
+
+
+def test_ports_are_a_function_of_the_job() -> None:
+    assert master_port("4242") == master_port("4242")
+    assert {master_port("4242", attempt) in PORTS for attempt in range(50)} == {True}
+    assert len({master_port("4242", attempt) for attempt in range(50)}) > 40
+    assert PORTS.stop <= 32768  # where Linux begins to hand out ports by itself
+
+
+def test_a_port_that_was_taken_meanwhile(stages: Write, work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = stages(f"train: {{run: [port, {work}/taken], processes: 2, threads: 1}}")
+    assert launch(file, entry=ENTRY) == 0
+    assert "its port was taken meanwhile; once more with another" in capfd.readouterr().err
+    assert not (plan(file)[0].folder / "FAILED.json").exists()
+
+
+def test_a_lost_rank_ends_the_others(stages: Write, work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = stages("train: {run: [lose], processes: 2, threads: 1}")
+    assert launch(file, entry=ENTRY) == 1
+    assert "train: FAILED (rank 1): rank 1 was killed by SIGKILL" in capfd.readouterr().err
+    noted = [line.split() for line in (work / "events").read_text().splitlines()]
+    assert sorted(name for _, name, _ in noted) == ["lose", "lose", "worker"]
+    for _, _, pid in noted:  # the hanging rank and what it had started are gone too
+        assert not os.path.exists(f"/proc/{pid}") or "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_success_is_that_of_every_rank(stages: Write, capfd: pytest.CaptureFixture[str]) -> None:
+    file = stages("train: {run: [uneven], processes: 2, threads: 1}\nleave: {run: [abort], threads: 1}")
+    assert launch(file, entry=ENTRY) == 1
+    train, leave = plan(file)
+    assert not is_done(train.folder, train.identity)
+    assert "FAILED (rank 1): ValueError: lost at the end" in capfd.readouterr().err
+    assert is_done(leave.folder, leave.identity)  # a process that aborts after its work was done has done it
+
+
+def test_refused_arguments_are_a_failure(stages: Write) -> None:
+    file = stages("train: {run: [usage]}")
+    assert launch(file, entry=ENTRY) == 1
+    failed = read_json(plan(file)[0].folder / "FAILED.json")
+    assert failed is not None
+    assert failed["reason"] == "exit code 2 and nothing on standard error"
+
+
+def start(work: Path, minutes: float) -> tuple[Path, LocalJob[object]]:
+    """A job that ends only when it is told to."""
+    folder = work / "train-0"
+    (folder / "jobs").mkdir(parents=True)
+    executor = local.LocalExecutor(folder=folder / "jobs", max_num_timeout=1)
+    executor.update_parameters(timeout_min=minutes, signal_delay_s=0)
+    job = executor.submit(Command("train", "0", folder, ("sit",), entry=ENTRY))
+    assert isinstance(job, LocalJob)
+    return folder, job
+
+
+def test_a_requeue_runs_the_same_command_again(work: Path, events: Events, until: Until) -> None:
+    """What submitit does at a time limit or a preemption: ask for `checkpoint`, start that, so and so often."""
+    folder, job = start(work, minutes=5)
+    for times in (1, 2):
+        until(lambda times=times: events().count("start sit") == times, "the command did not start")
+        rank = (work / "events").read_text().split()[-1]
+        os.kill(int(rank), signal.SIGUSR2)
+    assert job._process is not None
+    assert job._process.wait() == 0
+    assert local.left_over(folder) == []
+    assert events().count("start sit") == 2
+    assert not (folder / "DONE.json").exists()
+    failed = read_json(folder / "FAILED.json")
+    assert failed is not None
+    assert "timed-out too many times" in failed["reason"]
+
+
+def test_the_time_limit_ends_a_job(work: Path) -> None:
+    folder, job = start(work, minutes=1 / 60)
+    assert job._process is not None
+    assert job._process.wait() == 0
+    assert local.left_over(folder) == []
+    failed = read_json(folder / "FAILED.json")
+    assert failed is not None
+    assert failed["reason"].startswith("rank 0 was still running at the time limit")
+
+
+def test_checkpoint_is_the_same_command(tmp_path: Path) -> None:
+    command = Command("train", "0", tmp_path, ("train",), processes=2, port=12345)
+    again = command.checkpoint()
+    assert isinstance(again, DelayedSubmission)
+    assert again.function == command
+    assert (again.args, again.kwargs) == ((), {})
+
+
+def test_json_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    write_json(file, {"a": 1}, first=True)
+    write_json(file, {"a": 2}, first=True)
+    assert read_json(file) == {"a": 1}
+    write_json(file, {"a": 3})
+    assert read_json(file) == {"a": 3}
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert read_json(file) == {"a": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    file.write_text('{"a": ')
+    assert read_json(file) is None
+
+
+def test_tail_reads_bars_as_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\n10%\r50%\r90% \n\nlast\r\n")
+    assert tail(log) == ["one", "90%", "last"]
+    assert tail(log, lines=1) == ["last"]
+    log.write_bytes(b"1%|x\r2%|xx\r")
+    assert tail(log) == ["2%|xx"]
+    assert tail(tmp_path / "absent") == []

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch.stages import cores, plan, read
+from pipeline.errors import ConfigError
+
+Write = Callable[[str], Path]
+
+CHAIN = """
+last:
+  run: [eval, "{left}", "{right}/x", --out, "{here}"]
+left:
+  run: [train, --config, left.yaml, --data, "{raw}/shards"]
+right:
+  run: [train, --lr, 1e-4, --data, "{raw}/shards"]
+  processes: 2
+  threads: 3
+  minutes: 1.5
+  title: On the right
+raw:
+  run: [generate, --pictures, 8000, --flag, no, --octal, 010, --out, "{here}/raw"]
+alone:
+  run: [alone]
+"""
+
+
+def identities(file: Path) -> dict[str, str]:
+    return {stage.name: stage.identity for stage in plan(file)}
+
+
+@pytest.fixture
+def chain(stages: Write, work: Path) -> Path:
+    (work / "left.yaml").write_text("model: {preset: tiny, depth: 4}\nlr: 0.1\n")
+    return stages(CHAIN)
+
+
+def test_order_folders_and_arguments(chain: Path, work: Path) -> None:
+    found = {stage.name: stage for stage in plan(chain)}
+    assert list(found) == ["raw", "left", "right", "last", "alone"]
+    raw, right, last = found["raw"], found["right"], found["last"]
+    assert raw.folder == work / "runs" / f"raw-{raw.identity}"
+    # Scalars arrive as they were written, not as YAML 1.1 reads them.
+    assert raw.argv == (
+        "generate",
+        "--pictures",
+        "8000",
+        "--flag",
+        "no",
+        "--octal",
+        "010",
+        "--out",
+        f"{raw.folder}/raw",
+    )
+    assert right.argv == ("train", "--lr", "1e-4", "--data", f"{raw.folder}/shards")
+    assert (right.processes, right.threads, right.minutes, right.title) == (2, 3, 1.5, "On the right")
+    assert (raw.processes, raw.threads, raw.minutes) == (1, cores(), 1440)
+    assert last.needs == ("left", "right")
+    assert last.argv == ("eval", str(found["left"].folder), f"{right.folder}/x", "--out", str(last.folder))
+    assert [stage.name for stage in read(chain).after("left")] == ["left", "last"]
+
+
+def test_identity_is_of_what_is_computed(chain: Path, work: Path, stages: Write) -> None:
+    before = identities(chain)
+    (work / "left.yaml").write_text("# the same in other words\nlr: 0.1\nmodel:\n  depth: 4\n  preset: tiny\n")
+    assert identities(chain) == before
+    stages(CHAIN.replace("processes: 2", "processes: 4").replace("threads: 3", "").replace("1.5", "9"))
+    assert identities(chain) == before
+    assert [stage.identity for stage in plan(chain, work / "elsewhere")] == list(before.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (("8000", "8001"), {"raw", "left", "right", "last"}),
+        (("1e-4", "2e-4"), {"right", "last"}),
+        (("[alone]", "[alone, twice]"), {"alone"}),
+        (("run: [alone]", "run: [alone]\n  needs: [raw]"), {"alone"}),
+    ],
+)
+def test_a_change_reaches_dependants_and_only_them(
+    chain: Path, stages: Write, change: tuple[str, str], changed: set[str]
+) -> None:
+    before = identities(chain)
+    after = identities(stages(CHAIN.replace(*change)))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_the_content_of_a_config_counts(chain: Path, work: Path) -> None:
+    before = identities(chain)
+    (work / "left.yaml").write_text("model: {preset: tiny, depth: 5}\nlr: 0.1\n")
+    after = identities(chain)
+    assert {name for name in before if before[name] != after[name]} == {"left", "last"}
+
+
+def test_a_config_that_a_stage_writes_is_its_dependency(stages: Write) -> None:
+    file = stages('a: {run: [tune]}\nb: {run: [train, "--config={a}/best.yaml"]}')
+    assert plan(file)[1].needs == ("a",)
+
+
+def test_braces_that_are_no_reference_stay(stages: Write) -> None:
+    assert plan(stages("""a: {run: [x, '{"k": 1}', '{}']}"""))[0].argv == ("x", '{"k": 1}', "{}")
+
+
+def test_everything_wrong_is_told_at_once(stages: Write) -> None:
+    file = stages(
+        """
+        a:
+          run: [x, "{nobody}"]
+          processes: two
+          colour: red
+        b:
+          title: [no, text]
+        c:
+          run: train
+          minutes: 0
+          needs: a
+        d:
+          run: [x, --config, absent.yaml, [nested]]
+        e:
+          run: [x, --config, absent.yaml]
+        f:
+          run: [x, "{f}"]
+        here:
+          run: [x]
+        """
+    )
+    with pytest.raises(ConfigError) as caught:
+        plan(file)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{file}: stage ") for line in lines)
+    wanted = [
+        ("'a'", "run", "'nobody'", "a, b, c"),
+        ("'a'", "processes", "'two'", "at least 1"),
+        ("'a'", "'colour'", "expected one of run"),
+        ("'b'", "'run' is missing", "list"),
+        ("'b'", "title", "a list", "a text"),
+        ("'c'", "run", "'train'", "list of arguments"),
+        ("'c'", "minutes", "'0'", "above 0"),
+        ("'c'", "needs", "'a'", "list of stage names"),
+        ("'d'", "argument 4", "a list"),
+        ("'e'", "--config absent.yaml", "no such file"),
+        ("'f'", "itself", "{here}"),
+        ("'here'", "other than 'here'"),
+    ]
+    for parts in wanted:
+        assert any(all(part in line for part in parts) for line in lines), parts
+    assert len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("stages: {a: {run: [x, '{c}']}, b: {run: [x, '{a}']}, c: {run: [x, '{b}']}}", ["a -> c -> b -> a"]),
+        ("stages: {a: {run: [x]}}", ["'folder'", "--out"]),
+        ("folder: x", ["stages", "nothing"]),
+        ("folder: x\nstages: {a: {run: [x]}}\nstagse: 1", ["'stagse'", "stages"]),
+        ("folder: x\nstages:\n  a: {run: [x]}\n  a: {run: [y]}", ["line 4", "'a'", "twice"]),
+        ("- a\n- b", ["a list", "mapping"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_file_is_named(work: Path, text: str, parts: list[str]) -> None:
+    file = work / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        plan(file)
+    assert all(part in str(caught.value) for part in [str(file), *parts])
+
+
+def test_a_missing_file_is_named(work: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        plan("nowhere.yaml")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch.executor import lock
+from launch.job import write_json
+from launch.screen import Screen, clock, table
+from launch.status import last_log, progress, show, status
+from pipeline.errors import ConfigError
+
+
+def training(folder: Path, steps: int = 100) -> Path:
+    """A run folder as training leaves it: two whole lines, a torn one, a committed checkpoint and one that is not."""
+    for name in ("step-00000020/COMMIT", "step-00000009/COMMIT", "step-00000040/part"):
+        (folder / "checkpoints" / name).parent.mkdir(parents=True)
+        (folder / "checkpoints" / name).touch()
+    lines = [
+        {"version": 1, "step": step, "steps": steps, "loss": 0.5, "samples_per_s": 12.25, "eta_s": 3725.0}
+        for step in (20, 30)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"version": 1, "step": 4')
+    return folder
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    names = {"done": [], "bad": ["done"], "lost": ["bad"], "later": []}
+    stages = [{"name": name, "folder": f"{name}-0", "needs": needs} for name, needs in names.items()]
+    write_json(tmp_path / "graph.json", {"selected": list(names), "stages": stages})
+    (tmp_path / "done-0").mkdir()
+    write_json(tmp_path / "done-0" / "DONE.json", {"seconds": 12.5})
+    training(tmp_path / "bad-0")
+    write_json(tmp_path / "bad-0" / "job.json", {"id": "j", "pid": 1, "host": "h", "started": 100.0})
+    write_json(tmp_path / "bad-0" / "FAILED.json", {"ended": 160.0, "reason": "no luck"})
+    return tmp_path
+
+
+def test_rows_of_a_graph(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done, bad, lost, later = status(graph)
+    assert (done["state"], done["seconds"]) == ("done", 12.5)
+    assert (bad["state"], bad["seconds"], bad["reason"]) == ("failed", 60.0, "no luck")
+    assert (bad["step"], bad["steps"], bad["samples_per_s"], bad["checkpoint"]) == (30, 100, 12.25, "step-00000020")
+    assert (lost["state"], lost["reason"]) == ("not started", "bad failed")
+    assert (later["state"], later["reason"]) == ("not started", None)
+    with lock(graph):  # a launch is on: what has not started waits, except for what failed
+        assert [row["state"] for row in status(graph)] == ["done", "failed", "not started", "waiting"]
+    assert status(graph / "bad-0") == [bad]
+
+    assert show(graph, watch=True, as_json=True) == 0  # nothing runs: there is nothing to watch
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [done, bad, lost, later]
+    assert show(graph) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.split() == ["bad", "failed", "30/100", "12.2", "-", "step-00000020", "1:00", "no", "luck"]
+
+
+def test_a_job_on_another_host_runs_while_its_launcher_holds_the_lock(graph: Path) -> None:
+    (graph / "bad-0" / "FAILED.json").unlink()
+    assert status(graph)[1]["state"] == "stopped"
+    with lock(graph):
+        assert status(graph)[1]["state"] == "running"
+
+
+def test_a_run_alone(tmp_path: Path) -> None:
+    (row,) = status(training(tmp_path / "run"))
+    assert (row["stage"], row["state"], row["step"], row["eta"]) == ("run", "running", 30, 3725.0)
+    (row,) = status(training(tmp_path / "ended", steps=30))
+    assert (row["state"], row["eta"]) == ("done", None)
+
+
+def test_a_folder_that_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"graph\.json"):
+        status(tmp_path)
+
+
+def test_progress(tmp_path: Path) -> None:
+    run = training(tmp_path / "run")
+    assert last_log(run)["step"] == 30
+    assert progress(run) == "step 30/100, loss 0.5, 12.2 samples/s, 1:02:05 left"
+    log = tmp_path / "log.err"
+    assert progress(tmp_path, log) == ""
+    log.write_text("reading\nbuild:  10%|#   | 1/10\rbuild:  20%|##  | 2/10")
+    assert progress(tmp_path, log) == "build:  20%|##  | 2/10"
+
+
+def test_texts() -> None:
+    assert [clock(seconds) for seconds in (None, 0.4, 59, 61, 3600)] == ["-", "0 s", "59 s", "1:01", "1:00:00"]
+    assert table([{"a": "xyz", "b": None}], {"a": "A", "b": "B"}) == "A    B\nxyz  -"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_live_line(kind: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("launch.screen.time.monotonic", lambda: now[0])
+    stream = kind()
+    screen = Screen(stream)
+    for second in (0, 20, 20.1, 40, 60):
+        now[0] = second
+        screen.progress(lambda: {"a": "step 1" if now[0] < 60 else "step 2", "quiet": ""})
+    screen.line("done")
+    clear = "\r\x1b[K"
+    wanted = (
+        f"a: step 1{clear}a: step 1{clear}a: step 2{clear}done\n"
+        if stream.isatty()
+        else "  a: step 1\n  a: step 2\ndone\n"
+    )
+    assert stream.getvalue() == wanted

@@ -1,0 +1,179 @@
+"""The model from end to end, at the size of the `tiny` preset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.model import LanguageConfig, Model, ModelConfig, RecHeadConfig, build_model
+from pipeline.model.net import PRESETS
+
+REC = ModelConfig(preset="tiny", rec=RecHeadConfig(stride=8, anchors=((12, 12), (20, 20))))
+VQA = ModelConfig(preset="tiny", task="vqa")
+
+
+def make(config: ModelConfig, vectors: Tensor | None = None) -> Model:
+    torch.manual_seed(0)
+    return build_model(config, vocabulary_size=30, answers=7, vectors=vectors)
+
+
+def batch(size: int = 64) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    tokens = torch.tensor([[5, 6, 7, 8, 0, 0], [9, 4, 0, 0, 0, 0], [3, 3, 4, 5, 6, 7]])
+    return torch.rand(3, 3, size, size), tokens
+
+
+@pytest.mark.parametrize(("stride", "cells"), [(8, 8), (16, 4), (32, 2)])
+def test_rec_output(stride: int, cells: int) -> None:
+    model = make(replace(REC, rec=replace(REC.rec, stride=stride)))
+    out = model(*batch())
+    assert out.shape == (3, 2, 5, cells, cells)
+    # An untrained head expects the referent in hardly any cell.
+    assert torch.sigmoid(model.eval()(*batch())[:, :, 4]).mean() < 0.1
+
+
+def test_stage_maps_and_vqa_output() -> None:
+    model = make(VQA)
+    words, mask = model.language(batch()[1])
+    maps = model.visual(batch()[0], words, mask)
+    assert [tuple(m.shape) for m in maps] == [
+        (3, d, 32 // 2**i, 32 // 2**i) for i, d in enumerate(PRESETS["tiny"].dims)
+    ]
+    assert model(*batch()).shape == (3, 7)
+
+
+@pytest.mark.parametrize("config", [REC, VQA, replace(REC, preset="tiny", generator="words")])
+def test_gradient_reaches_every_trainable_parameter(config: ModelConfig) -> None:
+    model = make(config)
+    model(*batch()).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+
+
+@pytest.mark.parametrize("config", [REC, VQA, replace(REC, generator="words")])
+def test_pad_words_change_nothing(config: ModelConfig) -> None:
+    model = make(config).eval()
+    images, tokens = batch()
+    longer = torch.cat([tokens, torch.zeros(3, 4, dtype=torch.int64)], 1)
+    with torch.no_grad():
+        model.language.embedding.weight[0] = 100.0
+        torch.testing.assert_close(model(images, longer), model(images, tokens), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [REC, VQA])
+def test_an_expression_without_words_is_finite(config: ModelConfig) -> None:
+    model = make(config)
+    images, tokens = batch()
+    tokens[1] = 0
+    out = model(images, tokens)
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("config", [REC, VQA])
+def test_a_permuted_batch_gives_permuted_outputs(config: ModelConfig) -> None:
+    images, tokens = batch()
+    order = torch.tensor([2, 0, 1])
+    model = make(config).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images[order], tokens[order]), model(images, tokens)[order])
+
+
+def test_words_matter_to_every_stage() -> None:
+    model = make(REC).eval()
+    images, tokens = batch()
+    with torch.no_grad():
+        one, other = (model.visual(images, *model.language(t)) for t in (tokens, tokens.flip(0)))
+    assert all((a - b).abs().amax((1, 2, 3))[0] > 0 for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("config", [REC, VQA])
+def test_bfloat16_autocast_stays_near(config: ModelConfig) -> None:
+    model = make(config).eval()
+    with torch.no_grad():
+        exact = model(*batch())
+        with torch.autocast("cpu", torch.bfloat16):
+            near = model(*batch())
+    assert near.isfinite().all()
+    assert (near.float() - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("config", [REC, VQA])
+def test_cast_to_bfloat16_stays_near(config: ModelConfig) -> None:
+    model = make(config).eval()
+    with torch.no_grad():
+        exact = model(*batch())
+        model.bfloat16()
+        near = model(batch()[0].bfloat16(), batch()[1])
+    assert near.dtype == torch.bfloat16
+    assert (near.float() - exact).norm() / exact.norm() < 0.05
+
+
+def test_frozen_vectors_are_no_trainable_parameter() -> None:
+    vectors = torch.randn(30, 20)
+    model = make(REC, vectors)
+    weight = model.language.embedding.weight
+    assert isinstance(weight, nn.Parameter)
+    assert not weight.requires_grad
+    assert torch.equal(weight, vectors)
+    assert weight.data_ptr() != vectors.data_ptr()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert "language.embedding.weight" not in trained
+    assert make(REC).language.embedding.weight.requires_grad
+    # Weights saved without the vectors restore the rest and leave the vectors alone.
+    weights = {n: torch.zeros_like(p) for n, p in trained.items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert unexpected == []
+    assert not set(missing) & set(trained)
+    assert torch.equal(model.language.embedding.weight, vectors)
+
+
+def test_language_and_visual_do_not_depend_on_the_task() -> None:
+    rec, vqa = make(REC).state_dict(), make(VQA).state_dict()
+    assert {name.split(".")[0] for name in rec} == {"language", "visual", "head"}
+    shared = [{n: v.shape for n, v in state.items() if not n.startswith("head.")} for state in (rec, vqa)]
+    assert shared[0] == shared[1]
+
+
+def test_language_follows_the_preset_and_yields_to_the_config() -> None:
+    def language(**given: object) -> tuple[str, int, int, int]:
+        with torch.device("meta"):
+            made = build_model(ModelConfig(**given), 10).language  # type: ignore[arg-type]
+        return made.rnn.mode, made.rnn.input_size, made.rnn.hidden_size, len(made.attention)
+
+    assert language(preset="tiny") == ("LSTM", 128, 128, 1)
+    assert language(preset="19") == ("LSTM", 300, 512, 3)
+    assert language(preset="s_released") == ("GRU", 300, 512, 1)
+    assert language(preset="tiny", language=LanguageConfig(50, 64, 2, "gru")) == ("GRU", 50, 64, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "config"),
+    [
+        ("model.preset", "'xl'", ModelConfig(preset="xl")),
+        ("model.groups", "3", replace(REC, groups=(4, 4, 3, 8, 8))),
+        ("model.packing", "2", replace(REC, packing=(8, 4, 2, 1, 2))),
+        ("model.kernel_size", "4", replace(REC, kernel_size=4)),
+        ("model.rec.stride", "4", replace(REC, rec=RecHeadConfig(stride=4))),  # type: ignore[arg-type]
+        ("model.rec.anchors", "none", replace(REC, rec=RecHeadConfig(anchors=()))),
+        ("model.language.heads", "7", replace(REC, language=LanguageConfig(heads=7))),
+        ("model.task", "'res2'", replace(REC, task="res2")),  # type: ignore[arg-type]
+    ],
+)
+def test_a_config_that_cannot_be_built_is_named(key: str, value: str, config: ModelConfig) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: ") as error:
+        make(config)
+    assert value in str(error.value)
+
+
+def test_other_mistakes_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"answers: .* got 0"):
+        build_model(VQA, 30)
+    with pytest.raises(ConfigError, match=r"vectors: expected \(30, 20\).*got \(29, 20\)"):
+        make(REC, torch.zeros(29, 20))
+    with pytest.raises(ConfigError, match=r"size: .*32, got 64 x 48"):
+        make(REC)(torch.zeros(1, 3, 64, 48), torch.ones(1, 2, dtype=torch.int64))

@@ -1,0 +1,101 @@
+"""A finetune takes weights and words of an earlier stage, and nothing else of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import train
+
+from pipeline import config as configuration
+from pipeline.config import TrainConfig
+from pipeline.data.examples import Examples
+from pipeline.data.text import Vocabulary
+from pipeline.errors import ConfigError
+from pipeline.training import checkpoint
+from pipeline.training.start import start
+
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    train(1, folder, ["--config", str(TINY), "--data.folder", str(refcoco), "--schedule.epochs", "0.5"])
+    return folder
+
+
+def config(data: Path, earlier: Path, **model: str) -> TrainConfig:
+    keys = ["--data.folder", str(data), "--init_from", str(earlier)]
+    for name, value in model.items():
+        keys += [f"--model.{name}", value]
+    return configuration.load(TINY, keys)
+
+
+def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
+    state, words = checkpoint.read(checkpoint.resolve(earlier))
+    begun = start(config(refcoco, earlier), tmp_path, Examples.open(refcoco, "expression", "train"))
+    assert begun.step == 0
+    assert begun.state is None
+    assert begun.vocabulary == Vocabulary.from_json(words)
+    for name, tensor in begun.model.state_dict().items():
+        assert torch.equal(tensor, state["ema"][name]), name
+    assert "new: nothing" in begun.told
+
+
+def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
+    state, stored = checkpoint.read(checkpoint.resolve(earlier))
+    old = Vocabulary.from_json(stored)
+    begun = start(config(clevr, earlier, task="vqa"), tmp_path, Examples.open(clevr, "question", "train"))
+    assert begun.vocabulary.words[: len(old.words)] == old.words
+    assert {"what", "how", "many"} <= set(begun.vocabulary.words) - set(old.words)
+    assert {"yes", "no", "red"} <= set(begun.vocabulary.answers)
+    now = begun.model.state_dict()
+    kept = now["language.embedding.weight"][: len(old)]
+    assert torch.equal(kept, state["ema"]["language.embedding.weight"])
+    assert len(now["language.embedding.weight"]) == len(begun.vocabulary) > len(old)
+    for name, tensor in now.items():
+        if name.startswith("visual."):
+            assert torch.equal(tensor, state["ema"][name]), name
+    assert "new: head" in begun.told
+
+
+def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
+    other = config(refcoco, earlier, packing="[4, 4, 2, 1, 1]")
+    with pytest.raises(ConfigError, match=r"init_from: .*: visual\..* has shape .*, this model"):
+        start(other, tmp_path, Examples.open(refcoco, "expression", "train"))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, refcoco: Path) -> None:
+    wrong = config(refcoco, tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+        start(wrong, tmp_path, Examples.open(refcoco, "expression", "train"))
+
+
+def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
+    asked = dataclasses.replace(config(refcoco, earlier), data=dataclasses.replace(config(refcoco, earlier).data, words=12))
+    examples = Examples.open(refcoco, "expression", "train")
+    begun = start(asked, tmp_path, examples)
+    weights = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()}
+    own = {"step": 3, "task": "rec", "model": weights, "moments": {}, "ema": None}
+    checkpoint.save(tmp_path, 3, own, begun.vocabulary.to_json(), 1)
+    resumed = start(asked, tmp_path, examples)
+    assert resumed.step == 3
+    assert "resuming" in resumed.told
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> None:
+    vectors = tmp_path / "glove.txt"
+    vectors.write_text("red " + " ".join(["0.5"] * 16) + "\nsquare " + " ".join(["-0.25"] * 16) + "\n")
+    folder = tmp_path / "run"
+    keys = ["--data.folder", str(refcoco), "--data.vectors", str(vectors), "--model.language.word_dim", "16"]
+    told = train(1, folder, ["--config", str(TINY), *keys, "--schedule.epochs", "0.5"])
+    assert "2 of" in told[0]
+    state, stored = checkpoint.read(checkpoint.resolve(folder))
+    number = Vocabulary.from_json(stored).words.index("red") + 2
+    assert state["model"]["language.embedding.weight"][number].tolist() == [0.5] * 16
+    assert "language.embedding.weight" not in state["moments"]

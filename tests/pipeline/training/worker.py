@@ -1,0 +1,50 @@
+"""One rank of a few training steps, as the loop takes them, writing what the test wants to see of each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline import config as configuration
+from pipeline.data.examples import Examples, Items
+from pipeline.data.loader import Loader
+from pipeline.tasks import TASKS
+from pipeline.training.engine import Engine
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.start import start
+
+STEPS = 3
+
+
+def main(out: Path, file: Path, keys: list[str]) -> None:
+    config = configuration.load(file, keys)
+    task_class = TASKS[config.model.task]
+    examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
+    items = Items.of(examples, config.seed)
+    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, out)
+    begun = start(config, out / "none", examples)
+    model = begun.model
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
+    loader = Loader(examples, begun.vocabulary, config.data, config.data.batch // engine.world, engine.device)
+    task = task_class(config.model, config.data.size, begun.vocabulary)
+    seen = []
+    for step in range(STEPS):
+        batch = loader.batch(items.step(step, config.data.batch, engine.rank, engine.world))
+        loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
+        wrapped.backward(loss)
+        gradients = {
+            name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+        }
+        norm = engine.step(wrapped, trained)
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        seen.append({"rows": batch.rows.tolist(), "loss": loss.item(), "norm": norm.item(), "gradients": gradients, "state": state})
+    torch.save(seen, out / f"rank{engine.rank}.pt")
+    loader.close()
+    engine.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,401 @@
+"""Builds: the same bytes at any worker count and after any interruption; what goes to quarantine; who can read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from shards import build as build_module
+from shards.build import build, build_task
+from shards.errors import InputError
+from shards.manifest import Manifest
+from shards.plan import plan
+from shards.raw import RawSample
+from shards.record import Expression, Question, Record, Region
+from shards.writer import Chunk
+
+ARGS: dict[str, Any] = {"source": "toy", "licence": "CC0", "options": {"split": ("train",)}, "progress": False}
+
+
+def region(name: str, *boxes: tuple[float, float, float, float], **fields: Any) -> Region:
+    return Region(name, "train", boxes, (Expression(f"{name}e", f"the thing {name}"),), **fields)
+
+
+def toy(folder: Path, count: int = 12) -> list[RawSample]:
+    """Small pictures of differing sizes, one of them broken and one missing."""
+    folder.mkdir(exist_ok=True)
+    samples = []
+    for number in range(count):
+        path = folder / f"{number}.jpg"
+        noise = np.random.default_rng(number).integers(0, 255, (24 + number, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        question = Question(
+            f"q{number}", "val" if number % 3 == 0 else "train", "how many?", "2", ("2", "two"), "count"
+        )
+        regions = (region(f"r{number}", (1, 2, 10.5, 12)),)
+        record = Record("toy", str(number), path.name, 32, 24 + number, "CC0", regions, (question,), None)
+        samples.append(RawSample(record, path))
+    samples[5].image.write_bytes(samples[5].image.read_bytes()[:700])
+    samples[7].image.unlink()
+    return samples
+
+
+def hashes(out: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+
+
+def quarantine(out: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(out / "quarantine.parquet").to_pylist())
+
+
+def test_the_same_bytes_at_any_number_of_workers(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    for workers in (1, 3):
+        build(samples, tmp_path / f"out{workers}", **ARGS, shard_bytes=3000, workers=workers)
+    first = hashes(tmp_path / "out1")
+    assert first == hashes(tmp_path / "out3")
+    assert [name for name in first if name.endswith(".tar")] == [
+        f"shard-{n:06d}.tar" for n in range(len(first) // 2 - 1)
+    ]
+    assert len(first) >= 4 * 2 + 3
+    assert {"manifest.parquet", "examples.parquet", "quarantine.parquet"} < set(first)
+
+
+def test_rows_lead_to_the_bytes_and_say_what_the_records_say(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    manifest = build(samples, tmp_path / "out", **ARGS, shard_bytes=3000)
+    used = [sample for number, sample in enumerate(samples) if number not in (5, 7)]
+    assert manifest.samples["key"].to_pylist() == [sample.record.key for sample in used]
+    for row, sample in enumerate(used):
+        assert manifest.read_record(row) == sample.record
+        assert manifest.read_image(row) == sample.image.read_bytes()
+    assert manifest.samples["splits"].to_pylist()[:2] == [["train", "val"], ["train"]]
+    examples = manifest.examples.to_pylist()
+    assert [example["kind"] for example in examples] == ["expression", "question"] * len(used)
+    assert [example["sample"] for example in examples] == [row for row in range(len(used)) for _ in range(2)]
+    assert examples[2] == {
+        **{"sample": 1, "kind": "expression", "split": "train", "region": 0, "item_id": "r1e", "text": "the thing r1"},
+        **{"answer": None, "answers": [], "family": None, "x": 1, "y": 2, "w": 10.5, "h": 12, "has_mask": False},
+    }
+    question = examples[3]
+    assert (question["region"], question["answer"], question["answers"]) == (-1, "2", ["2", "two"])
+    assert np.isnan([question[name] for name in "xywh"]).all()
+    assert manifest.select("val", "question").tolist() == [1, 7, 11, 15]  # pictures 0, 3, 6, 9
+    assert manifest.meta["options"] == {"split": ["train"]}
+    assert manifest.meta["sets"] == [{"name": "toy", "weight": 1.0}]
+    assert manifest.meta["quarantined"] == 2
+
+
+def test_quarantine_names_file_key_and_reason_and_the_build_goes_on(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    wrong_size = dataclasses.replace(samples[0].record, width=33)
+    samples[0] = dataclasses.replace(samples[0], record=wrong_size)
+    build(samples, tmp_path / "out", **ARGS)
+    found = {row["key"]: row for row in quarantine(tmp_path / "out")}
+    assert set(found) == {"toy-0", "toy-5", "toy-7"}
+    assert found["toy-7"]["reason"] == "missing: No such file or directory"
+    assert found["toy-5"]["file"] == str(tmp_path / "pictures" / "5.jpg")
+    assert found["toy-5"]["reason"] == "cannot be decoded: Premature end of JPEG file"
+    assert found["toy-0"]["reason"].startswith("the annotations are for 33x24, the picture is 32x24")
+
+
+def test_unknown_sizes_are_filled_in_and_boxes_fitted(tmp_path: Path) -> None:
+    sample = toy(tmp_path / "pictures", 8)[0]
+    mask = {"size": [24, 32], "counts": "`"}
+    regions = (
+        region("over", (-2.5, 3, 10, 100)),
+        region("inside", (0, 0, 32, 24), mask=mask),
+        region("flat", (1, 1, 0, 5)),
+        region("outside", (32, 0, 4, 4)),
+        region("half", (1, 1, 2, 2), (1, 50, 2, 2)),
+        region("nan", (float("nan"), 1, 2, 2)),
+        region("mask", (1, 1, 2, 2), mask={"size": [32, 24], "counts": "`"}),
+        region("none"),
+        Region("silent", "train", ((1, 1, 2, 2),)),
+    )
+    record = dataclasses.replace(sample.record, width=0, height=0, regions=regions, questions=())
+    manifest = build([RawSample(record, sample.image)], tmp_path / "out", **ARGS)
+    stored = manifest.read_record(0)
+    assert (stored.width, stored.height) == (32, 24)
+    assert {part.id: part.boxes for part in stored.regions} == {
+        "over": ((0, 3, 7.5, 21),),
+        "inside": ((0, 0, 32, 24),),
+        "none": (),
+        "silent": ((1, 1, 2, 2),),
+    }
+    examples = manifest.examples.to_pylist()
+    assert [(row["item_id"], row["region"], row["has_mask"]) for row in examples] == [
+        ("overe", 0, False),
+        ("insidee", 1, True),
+        ("nonee", 2, False),
+    ]
+    assert np.isnan(examples[2]["x"])
+    reasons = {row["region"]: row["reason"] for row in quarantine(tmp_path / "out")}
+    assert set(reasons) == {"flat", "outside", "half", "nan", "mask"}
+    assert "no area" in reasons["flat"]
+    assert "[1, 50, 2, 2] lies outside the picture of 32x24" in reasons["half"]
+    assert "not finite" in reasons["nan"]
+    assert "mask of size [32, 24]" in reasons["mask"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_source_is_read_as_a_stream(tmp_path: Path, workers: int) -> None:
+    samples = toy(tmp_path / "pictures")
+    out = tmp_path / "out"
+    finished_at_pull = []
+
+    def stream() -> Iterator[RawSample]:
+        for sample in samples:
+            finished_at_pull.append(len(list(out.glob("shard-*.tar"))))
+            yield sample
+
+    build(stream(), out, **ARGS, shard_bytes=1, workers=workers)
+    assert finished_at_pull == sorted(finished_at_pull)
+    # Of 10 pictures before the last, one is broken and one still held; a backlog is one more than the workers.
+    assert finished_at_pull[-1] >= 8 - workers - 1
+
+
+def test_shards_are_cut_by_size_on_disk(tmp_path: Path) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+    build(samples, out, **ARGS, shard_bytes=3000)
+    expected = plan(samples, 3000)
+    assert expected.shards == len(list(out.glob("shard-*.tar"))) > 3
+    assert (expected.samples, expected.missing) == (11, 1)
+    assert expected.bytes == sum(sample.image.stat().st_size for sample in samples if sample.image.exists())
+    assert plan(samples, 10**9).shards == 1
+    assert plan(samples, 1).shards == 11
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_an_interrupted_build_leaves_no_litter_and_resumes_to_the_same_bytes(
+    tmp_path: Path, workers: int, error: type[BaseException]
+) -> None:
+    samples = toy(tmp_path / "pictures")
+    build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
+    out = tmp_path / "out"
+
+    def broken() -> Iterator[RawSample]:
+        yield from samples[:10]
+        if workers == 2:
+            while not list(out.glob("parts/*.samples.parquet")):
+                pass  # so that there is something to resume
+        raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        build(broken(), out, **ARGS, shard_bytes=3000, workers=workers)
+    left = [path.name for path in out.rglob("*") if path.name.endswith(".tmp")]
+    assert left == []
+    assert not (out / "manifest.parquet").exists()
+    with pytest.raises(InputError, match="left unfinished; run the same build command again"):
+        Manifest.open(out)
+    with pytest.raises(InputError, match="unfinished set built with shard_bytes 3000"):
+        build(samples, out, **ARGS, shard_bytes=4000)
+    first = (out / "shard-000000.tar").stat()
+    build(samples, out, **ARGS, shard_bytes=3000, workers=workers)
+    assert hashes(out) == hashes(tmp_path / "whole")
+    assert (out / "shard-000000.tar").stat().st_ino == first.st_ino, "a finished shard is not written again"
+
+
+def test_a_killed_build_resumes_to_the_same_bytes_and_its_workers_end(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
+    out = tmp_path / "out"
+    script = f"""
+        import multiprocessing, os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_build
+        def killed(samples, out):
+            yield from samples[:10]
+            while not list(out.glob("parts/*.samples.parquet")):
+                pass
+            (out / ".shard-000009.tar.1.tmp").write_bytes(b"half")
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if __name__ == "__main__":
+            samples = test_build.toy(Path({str(tmp_path / "pictures")!r}))
+            out = Path({str(out)!r})
+            test_build.build(killed(samples, out), out, **test_build.ARGS, shard_bytes=3000, workers=2)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # communicate() returned, so the workers, which hold the other end of these pipes, have ended too.
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(done.stdout.split()) == 2
+    build(samples, out, **ARGS, shard_bytes=3000)
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_a_picture_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    whole = toy(tmp_path / "pictures")
+    out = tmp_path / "out"
+
+    def broken() -> Iterator[RawSample]:
+        yield from samples
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(broken(), out, **ARGS, shard_bytes=3000)
+    mended = whole[5].image
+    Image.new("RGB", (32, 29)).save(mended)
+    manifest = build(samples, out, **ARGS, shard_bytes=3000)
+    assert "toy-5" in manifest.samples["key"].to_pylist()
+    assert [row["key"] for row in quarantine(out)] == ["toy-7"]
+
+
+def hang(out: Path, chunk: Chunk) -> int:
+    (out / f".hang-{chunk.number}.1.tmp").touch()
+    time.sleep(30)
+    (out / "went-on").touch()
+    return 0
+
+
+def die(out: Path, chunk: Chunk) -> int:
+    os._exit(9)
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "message"),
+    [
+        (hang, TimeoutError, "no shard was finished in 0 s; run the same command again"),
+        (die, RuntimeError, "a worker was killed, perhaps for memory; run the same command again"),
+    ],
+)
+def test_workers_that_hang_or_die_end_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Any, error: type[Exception], message: str
+) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+    monkeypatch.setattr(build_module, "write_shard", work)
+    if work is hang:
+        monkeypatch.setattr(build_module, "_DEADLINE_SECONDS", 0)
+    with pytest.raises(error, match=message):
+        build(samples, out, **ARGS, shard_bytes=10**6, workers=2)
+    assert not out.exists(), "neither litter nor a worker that goes on"
+
+
+def test_shards_of_a_longer_plan_are_removed(tmp_path: Path) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+    build_task(samples, out, **ARGS, shard_bytes=3000, task=(1, 1))
+    assert (out / "shard-000003.tar").exists()
+    build(samples[:3], out, **ARGS, shard_bytes=3000)
+    build(samples[:3], tmp_path / "short", **ARGS, shard_bytes=3000)
+    assert hashes(out) == hashes(tmp_path / "short")
+
+
+def test_tasks_write_shards_that_the_build_publishes(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")
+    build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
+    out = tmp_path / "out"
+    for number in (2, 1):
+        build_task(samples, out, **ARGS, shard_bytes=3000, task=(number, 2))
+    before = {path.name: path.stat().st_ino for path in out.glob("shard-*")}
+    build(samples, out, **ARGS, shard_bytes=3000)
+    assert {path.name: path.stat().st_ino for path in out.glob("shard-*")} == before
+    assert hashes(out) == hashes(tmp_path / "whole")
+    with pytest.raises(InputError, match="task 3/2"):
+        build_task(samples, tmp_path / "other", **ARGS, task=(3, 2))
+
+
+def test_a_finished_build_is_returned_and_one_of_other_options_refused(tmp_path: Path) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+    build(samples, out, **ARGS)
+    before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.iterdir()}
+
+    def untouched() -> Iterator[RawSample]:
+        raise AssertionError("a finished build does not read its source")
+        yield
+
+    again = build(untouched(), out, **ARGS)
+    assert len(again.samples) == 10
+    assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.iterdir()} == before
+    with pytest.raises(InputError, match=r'options \{"split": \["train"\]\}, this command says \{"split": "val"\}'):
+        build(samples, out, **{**ARGS, "options": {"split": "val"}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda samples: [*samples, samples[1]], "key 'toy-1' occurs twice"),
+        (lambda samples: [], "yields no picture; check --split"),
+        (
+            lambda samples: [dataclasses.replace(one, image=Path("/nowhere") / one.image.name) for one in samples],
+            r"/nowhere/0.jpg: no such picture, nor any other of 12; .* check --images",
+        ),
+        (lambda samples: [samples[5]], "5.jpg: cannot be decoded: .*nor is any other"),
+    ],
+)
+def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path, change: Any, message: str) -> None:
+    samples = change(toy(tmp_path / "pictures"))
+    with pytest.raises(InputError, match=message):
+        build(samples, tmp_path / "out", **ARGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_folders_and_silly_numbers_are_refused(tmp_path: Path) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+    out.mkdir()
+    (out / "shard-000000.tar").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="holds shards that no build of this program began"):
+        build(samples, out, **ARGS)
+    assert (out / "shard-000000.tar").read_bytes() == b"somebody's"
+    (out / "shard-000000.tar").unlink()
+    (out / "parts").mkdir()
+    (out / "parts" / "mine.txt").touch()
+    with pytest.raises(InputError, match=r"parts/mine.txt: no file of a build"):
+        build(samples, out, **ARGS)
+    assert (out / "parts" / "mine.txt").exists()
+    with pytest.raises(InputError, match="shard_bytes 0"):
+        build(samples, tmp_path / "a", **ARGS, shard_bytes=0)
+    with pytest.raises(InputError, match="workers 0"):
+        build(samples, tmp_path / "b", **ARGS, workers=0)
+    with pytest.raises(InputError, match="not a folder"):
+        build(samples, samples[0].image, **ARGS)
+
+
+def test_a_tar_without_its_part_does_not_stand_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+
+    def interrupted(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.writer.publish_bytes", interrupted)  # the index, which follows the tar
+        with pytest.raises(KeyboardInterrupt):
+            build(samples, out, **ARGS)
+    assert len(build(samples, out, **ARGS).samples) == 10
+
+
+def test_two_builds_of_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
+    samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
+
+    def nested() -> Iterator[RawSample]:
+        yield from samples[:3]
+        with pytest.raises(InputError, match="another build is writing here"):
+            build(samples, out, **ARGS)
+        yield from samples[3:]
+
+    assert len(build(nested(), out, **ARGS).samples) == 10

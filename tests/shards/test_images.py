@@ -1,0 +1,234 @@
+"""Pictures to shard bytes: what passes through, what is normalised and how, what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards import jpeg
+from shards.images import Picture, PictureError, read_picture
+
+ODD = Path(__file__).parents[3] / "shared" / "data" / "images"
+real = pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")
+
+
+def decoded(picture: Picture) -> Image.Image:
+    image = Image.open(io.BytesIO(picture.data))
+    image.load()
+    assert image.size == (picture.width, picture.height)
+    assert {"JPEG": "jpg", "PNG": "png"}[str(image.format)] == picture.ext
+    assert image.mode in ("L", "RGB")
+    assert dict(image.getexif()).get(0x0112, 1) == 1
+    return image
+
+
+def quadrants(width: int = 40, height: int = 20) -> Image.Image:
+    """Red, green / blue, white: every turn and flip shows."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    pixels[: height // 2, width // 2 :] = (0, 255, 0)
+    pixels[height // 2 :, : width // 2] = (0, 0, 255)
+    pixels[height // 2 :, width // 2 :] = (255, 255, 255)
+    return Image.fromarray(pixels)
+
+
+def with_orientation(folder: Path, value: int, size: tuple[int, int] = (40, 20), ext: str = "jpg") -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = folder / f"turned{value}.{ext}"
+    quadrants(*size).save(path, exif=exif)
+    return path
+
+
+def corner(image: Image.Image) -> str:
+    red, green, blue = np.asarray(image.convert("RGB"))[2, 2]
+    return {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white"}[
+        (red > 128, green > 128, blue > 128)
+    ]
+
+
+@real
+@pytest.mark.parametrize("name", ["hopper.jpg", "hopper_gray.jpg", "icc_profile_big.jpg"])
+def test_ordinary_jpegs_pass_through(name: str) -> None:
+    assert read_picture(ODD / name).data == (ODD / name).read_bytes()
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "ext", "size"),
+    [
+        ("pil_sample_cmyk.jpg", "jpg", (100, 100)),
+        ("hopper.webp", "jpg", (128, 128)),
+        ("sugarshack.mpo", "jpg", (640, 480)),
+        ("i_trns.png", "png", (64, 64)),
+        ("rgb_trns.png", "png", (64, 64)),
+        ("pil123rgba.png", "png", (162, 150)),
+        ("junk_jpeg_header.jpg", "jpg", (1024, 768)),
+    ],
+)
+def test_odd_pictures_are_encoded_again(name: str, ext: str, size: tuple[int, int]) -> None:
+    picture = read_picture(ODD / name)
+    assert (picture.ext, picture.width, picture.height) == (ext, *size)
+    assert picture.data != (ODD / name).read_bytes()
+    decoded(picture)
+    assert read_picture(ODD / name).data == picture.data
+    assert picture.ext == "png" or jpeg.is_plain(picture.data)
+
+
+@real
+def test_normalised_pixels_are_those_of_the_original() -> None:
+    with Image.open(ODD / "sugarshack.mpo") as original:
+        expected = np.asarray(original.convert("RGB"), np.float32)
+    found = np.asarray(decoded(read_picture(ODD / "sugarshack.mpo")), np.float32)
+    assert np.abs(found - expected).mean() < 2
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("broken.png", "no picture of a known format"),
+        ("truncated_jpeg.jpg", "Premature end of JPEG file"),
+        ("truncated_image.png", "image file is truncated"),
+        ("broken_data_stream.png", "unrecognized data stream"),
+        ("not_there.jpg", "cannot be read: No such file"),
+    ],
+)
+def test_broken_pictures_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        read_picture(ODD / name)
+
+
+@pytest.mark.parametrize(("value", "top_left"), [(5, "red"), (6, "blue"), (7, "white"), (8, "green")])
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_the_annotated_size_decides_the_orientation(
+    tmp_path: Path, value: int, top_left: str, has_regions: bool
+) -> None:
+    path = with_orientation(tmp_path, value)
+    upright = read_picture(path, (20, 40), has_regions)
+    assert (upright.width, upright.height) == (20, 40)
+    assert corner(decoded(upright)) == top_left
+    stored = read_picture(path, (40, 20), has_regions)
+    assert (stored.width, stored.height) == (40, 20)
+    assert corner(decoded(stored)) == "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "annotated", "top_left"),
+    [(3, (40, 20), (40, 20), "white"), (6, (20, 20), (20, 20), "blue"), (6, (40, 20), (0, 0), "blue")],
+)
+def test_where_the_size_cannot_decide_regions_keep_stored_pixels(
+    tmp_path: Path, value: int, size: tuple[int, int], annotated: tuple[int, int], top_left: str
+) -> None:
+    path = with_orientation(tmp_path, value, size)
+    assert corner(decoded(read_picture(path, annotated, has_regions=True))) == "red"
+    assert corner(decoded(read_picture(path, annotated, has_regions=False))) == top_left
+
+
+def test_exif_is_taken_out_of_a_stored_jpeg_without_touching_a_pixel(tmp_path: Path) -> None:
+    path = with_orientation(tmp_path, 6)
+    picture = read_picture(path, (40, 20))
+    assert b"Exif\0\0" in path.read_bytes()
+    assert b"Exif\0\0" not in picture.data
+    with Image.open(path) as original:
+        assert np.array_equal(np.asarray(original), np.asarray(decoded(picture)))
+
+
+def test_orientation_of_a_png_is_removed_too(tmp_path: Path) -> None:
+    path = with_orientation(tmp_path, 6, ext="png")
+    assert corner(decoded(read_picture(path, (40, 20)))) == "red"
+    assert corner(decoded(read_picture(path, (20, 40)))) == "blue"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (4, 0, 8, 8))
+    image.convert(mode).save(tmp_path / "a.png")
+    found = decoded(read_picture(tmp_path / "a.png")).convert("RGB")
+    assert found.getpixel((1, 1)) == (255, 255, 255)
+    assert found.getpixel((6, 6)) != (255, 255, 255)
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.asarray(decoded(read_picture(tmp_path / "a.png"))).tolist() == [[0, 0, 1, 0x7F, 0xFF]]
+
+
+def test_palette_gif_frames_and_bitmaps_become_png_of_the_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    picture = read_picture(tmp_path / "a.gif")
+    assert picture.ext == "png"
+    assert decoded(picture).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_plain_png_passes_through(tmp_path: Path) -> None:
+    quadrants().save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").data == (tmp_path / "a.png").read_bytes()
+
+
+def test_an_rgb_jpeg_is_encoded_again_as_ycbcr(tmp_path: Path) -> None:
+    quadrants().save(tmp_path / "a.jpg", keep_rgb=True, quality=100)
+    assert not jpeg.is_plain((tmp_path / "a.jpg").read_bytes())
+    picture = read_picture(tmp_path / "a.jpg")
+    assert jpeg.is_plain(picture.data)
+    assert corner(decoded(picture)) == "red"
+
+
+@pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("P", "a.png")])
+def test_the_colour_profile_of_other_pixels_does_not_stay(tmp_path: Path, mode: str, name: str) -> None:
+    quadrants().convert(mode).save(tmp_path / name, icc_profile=b"profile of other pixels")
+    with Image.open(io.BytesIO(read_picture(tmp_path / name).data)) as found:
+        assert "icc_profile" not in found.info
+
+
+def test_the_first_frame_of_an_animated_png_stays(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    picture = read_picture(tmp_path / "a.png")
+    assert getattr(decoded(picture), "n_frames", 1) == 1
+    assert decoded(picture).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 12_000, 12_000, 1, 0, 0, 0, 0)  # above PIL's warning, below its error
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(data)
+    with pytest.raises(PictureError, match="DecompressionBombWarning"):
+        read_picture(tmp_path / "bomb.png")
+
+
+def test_a_jpeg_with_a_hole_is_refused_and_one_with_stray_bytes_mended(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 80).save(stream, "JPEG")
+    data = stream.getvalue()
+    half = len(data) // 2
+    (tmp_path / "hole.jpg").write_bytes(data[:half] + data[half + 300 :])
+    with pytest.raises(PictureError, match="premature end of data segment"):
+        read_picture(tmp_path / "hole.jpg")
+    for at in (data.index(b"\xff\xdb"), len(data) - 2):
+        (tmp_path / "stray.jpg").write_bytes(data[:at] + b"stray" * 12 + data[at:])
+        mended = read_picture(tmp_path / "stray.jpg")
+        assert b"stray" not in mended.data
+        assert jpeg.fault(mended.data) is None
+        assert np.abs(np.asarray(decoded(mended), np.float32) - np.asarray(Image.open(stream), np.float32)).mean() < 2
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 20, 200, 400])
+def test_jpeg_headers_of_any_length_are_read_without_a_crash(cut: int) -> None:
+    stream = io.BytesIO()
+    quadrants().save(stream, "JPEG")
+    assert jpeg.is_plain(stream.getvalue())
+    assert not jpeg.is_plain(stream.getvalue()[:cut])
+    assert not jpeg.is_plain(stream.getvalue()[:-2])

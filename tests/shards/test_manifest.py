@@ -1,0 +1,165 @@
+"""The reader of a built set: what it opens, what it refuses, and what `info` counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from shards.build import build
+from shards.errors import InputError
+from shards.info import info
+from shards.manifest import EXAMPLE_SCHEMA, META_KEY, SAMPLE_SCHEMA, Manifest
+from shards.pretrain import pretrain_set
+from shards.raw import RawSample
+from shards.record import Expression, Question, Record, Region
+
+
+def built(folder: Path, name: str = "toy", coco_ids: tuple[int | None, ...] = (None, None, None)) -> Path:
+    """Three pictures: regions in train and val, one region without a target, questions in train."""
+    samples = []
+    for number, coco_id in enumerate(coco_ids):
+        path = folder / f"{name}{number}.png"
+        Image.new("RGB", (20, 10), (number, sum(name.encode()) % 256, 0)).save(path)
+        regions = (
+            Region("a", "train", ((1, 1, 5, 5),), (Expression("0", "left"), Expression("1", "the left one"))),
+            Region("b", "val" if number == 1 else "train", ((2.5, 1, 5, 5),), (Expression("2", "right"),)),
+            Region("c", "train", (), (Expression("3", "nothing"),) if number == 2 else ()),
+        )
+        question = Question("q", "train", "what?", None) if number else None
+        questions = (question,) if question else ()
+        samples.append(
+            RawSample(Record(name, str(number), path.name, 20, 10, "CC0", regions, questions, coco_id), path)
+        )
+    samples.append(RawSample(Record(name, "gone", "gone.png", 0, 0, "CC0"), folder / "gone.png"))
+    options = {"split": ["train", "val"]}
+    build(samples, folder / name, source=name, licence="CC0", options=options, shard_bytes=1, progress=False)
+    return folder / name
+
+
+def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    samples, examples = pq.read_table(folder / "manifest.parquet"), pq.read_table(folder / "examples.parquet")
+    assert samples.schema.equals(SAMPLE_SCHEMA)
+    assert examples.schema.equals(EXAMPLE_SCHEMA)
+    assert {field.name: str(field.type) for field in SAMPLE_SCHEMA} == {
+        **{"key": "string", "source": "string", "picture_id": "string", "file_name": "string", "coco_id": "int64"},
+        **{"width": "int32", "height": "int32", "shard": "int32", "image_ext": "string"},
+        **{"image_offset": "int64", "image_length": "int64", "image_xxh3": "uint64"},
+        **{"json_offset": "int64", "json_length": "int64", "json_xxh3": "uint64"},
+        **{"splits": "list<element: string>", "set": "int16"},
+    } | {"splits": str(SAMPLE_SCHEMA.field("splits").type)}
+    assert {field.name: str(field.type) for field in EXAMPLE_SCHEMA if field.name != "answers"} == {
+        **{"sample": "int32", "kind": "string", "split": "string", "region": "int32", "item_id": "string"},
+        **{"text": "string", "answer": "string", "family": "string", "has_mask": "bool"},
+        **{"x": "float", "y": "float", "w": "float", "h": "float"},
+    }
+    meta = json.loads(samples.schema.metadata[META_KEY])
+    assert {key: meta[key] for key in ("version", "source", "licence", "shards", "sets", "quarantined")} == {
+        **{"version": 1, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
+        "shards": ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"],
+    }
+
+
+def test_select_gives_the_rows_of_a_split_and_kind(tmp_path: Path) -> None:
+    manifest = Manifest.open(built(tmp_path))
+    texts = manifest.examples["text"].to_pylist()
+    train = manifest.select("train", "expression")
+    assert train.dtype == np.int64
+    assert [texts[row] for row in train] == [
+        *["left", "the left one", "right", "left", "the left one"],
+        *["left", "the left one", "right", "nothing"],
+    ]
+    assert [texts[row] for row in manifest.select("val", "expression")] == ["right"]
+    assert [texts[row] for row in manifest.select("train", "question")] == ["what?", "what?"]
+    assert manifest.select("test", "expression").tolist() == []
+    with pytest.raises(InputError, match="kind 'caption', expected one of expression, question"):
+        manifest.select("train", "caption")
+
+
+def test_reading_checks_the_bytes(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    manifest = Manifest.open(folder)
+    assert manifest.read_record(1).picture_id == "1"
+    assert manifest.read_image(1) == (tmp_path / "toy1.png").read_bytes()
+    shard = bytearray((folder / "shard-000001.tar").read_bytes())
+    shard[manifest.samples["json_offset"][1].as_py() + 3] ^= 1
+    (folder / "shard-000001.tar").write_bytes(shard)
+    with pytest.raises(InputError, match=r"shard-000001.tar: json of toy-1 at offset \d+ has another checksum"):
+        manifest.read_record(1)
+    assert manifest.read_image(1) == (tmp_path / "toy1.png").read_bytes()
+
+
+def test_what_is_no_set_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no manifest.parquet here; expected a folder that 'shards build'"):
+        Manifest.open(tmp_path)
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(InputError, match="left unfinished; run the same build command again"):
+        Manifest.open(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"manifest.parquet: not a manifest of this program"):
+        Manifest.open(tmp_path)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "manifest.parquet")
+    with pytest.raises(InputError, match=r"manifest.parquet: not a manifest of this program"):
+        Manifest.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2, expected 1; build the set again"),
+        ({"shards": ["/etc/passwd"]}, "shards must be relative paths"),
+        ({"shards": ["shard-000000.tar"]}, "a shard number beyond its 1 shards"),
+    ],
+)
+def test_other_versions_and_strange_shards_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    folder = built(tmp_path)
+    table = pq.read_table(folder / "manifest.parquet")
+    meta = json.loads(table.schema.metadata[META_KEY]) | change
+    pq.write_table(table.replace_schema_metadata({META_KEY: json.dumps(meta)}), folder / "manifest.parquet")
+    with pytest.raises(InputError, match=message):
+        Manifest.open(folder)
+
+
+def test_other_columns_missing_and_truncated_shards_are_refused(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    shard = folder / "shard-000002.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:600])
+    with pytest.raises(InputError, match=r"shard-000002.tar: shard of 600 bytes, the manifest needs \d+; it is trunc"):
+        Manifest.open(folder)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"shard-000002.tar: shard of .* is missing"):
+        Manifest.open(folder)
+    shard.write_bytes(data)
+    examples = pq.read_table(folder / "examples.parquet")
+    pq.write_table(examples.drop_columns(["text"]), folder / "examples.parquet")
+    with pytest.raises(InputError, match=r"examples.parquet: other columns than expected \(.*text"):
+        Manifest.open(folder)
+
+
+def test_info_counts_in_all_and_by_split(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    assert info(folder) == {
+        **{"source": "toy", "licence": "CC0", "samples": 3, "pictures": 3, "weights": {"toy": 1.0}},
+        **{"examples": 12, "expressions": 10, "questions": 2, "shards": 3, "quarantined": 1},
+        "bytes": sum(path.stat().st_size for path in folder.glob("*.tar")),
+        "by_split": {
+            "train": {"samples": 3, "pictures": 3, "examples": 11, "expressions": 9, "questions": 2},
+            "val": {"samples": 1, "pictures": 1, "examples": 1, "expressions": 1, "questions": 0},
+        },
+    }
+
+
+def test_info_counts_a_picture_of_two_sets_once(tmp_path: Path) -> None:
+    one = built(tmp_path, "one", (11, None, 13))
+    two = built(tmp_path, "two", (13, None, None))
+    pretrain_set([(one, 1.0), (two, 2.0)], [], tmp_path / "both")
+    counts = info(tmp_path / "both")
+    assert (counts["samples"], counts["pictures"]) == (4, 3)
+    assert counts["weights"] == {"one": 1.0, "two": 2.0}
