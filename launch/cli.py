@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from launch.commands import model, machine, shards, stages, training
+from launch.commands import machine, model, shards, stages, training
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 

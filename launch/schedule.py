@@ -97,7 +97,12 @@ class Run:
                     self._ended(self.running.pop(name))
             self.screen.progress(self._progress)
         self._summary()
-        return 1 if "failed" in self.states.values() else 0
+        if "failed" in self.states.values():
+            return 1
+        for stage in self.graph.stages:
+            if stage.show and stage.show.is_file():
+                self.screen.line(f"\n{stage.show.read_text(encoding='utf-8').rstrip()}")
+        return 0
 
     def _progress(self) -> dict[str, str]:
         return {name: progress(run.stage.folder, log_file(run.stage.folder)) for name, run in self.running.items()}

@@ -12,6 +12,7 @@
         minutes: 30              # time limit; default: 24 hours
         title: "Pretraining"     # for what is printed
         needs: [raw]             # dependencies that no argument names
+        show: "{here}/end.txt"   # a text that the stage writes, printed when the graph has ended well
 
 `{here}` is the stage's own folder, `{other}` the folder of another stage, which is thereby a dependency.
 
@@ -38,7 +39,7 @@ from pipeline.errors import ConfigError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 REFERENCE = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}")
 GRAPH_KEYS = ("name", "folder", "stages")
-STAGE_KEYS = ("run", "processes", "threads", "minutes", "title", "needs")
+STAGE_KEYS = ("run", "processes", "threads", "minutes", "title", "needs", "show")
 DAY_MINUTES = 24 * 60.0
 
 
@@ -55,6 +56,7 @@ class Stage:
     processes: int
     threads: int
     minutes: float
+    show: Path | None = None  # what it wrote for people to read
 
     @property
     def cores(self) -> int:
@@ -177,7 +179,7 @@ def _kind(value: Any) -> str:
 def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: list[str]) -> dict[str, Any]:
     """One entry of the file checked; what is wrong goes to `problems`, what is right is usable by the checks after."""
     where = f"{file}: stage {name!r}"
-    spec: dict[str, Any] = {"run": (), "needs": (), "configs": {}, "title": "", "processes": 1}
+    spec: dict[str, Any] = {"run": (), "needs": (), "configs": {}, "title": "", "show": "", "processes": 1}
     spec |= {"threads": None, "minutes": DAY_MINUTES}
     if not NAME.fullmatch(name) or name == "here":
         problems.append(f"{where}: expected a name of letters, digits, '_', '.', '-' other than 'here'")
@@ -211,10 +213,15 @@ def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: lis
             problems.append(f"{where}: {key}: the stage names itself; write {{here}} for its own folder")
     spec["needs"] = tuple(other for other in names if other in wanted and other != name)
     spec["order_only"] = tuple(dict.fromkeys(needs))
-    if "title" in entry and not isinstance(entry["title"], str):
-        problems.append(f"{where}: title: got {_kind(entry['title'])}, expected a text")
-    else:
-        spec["title"] = entry.get("title", "")
+    for key in ("title", "show"):
+        if key in entry and not isinstance(entry[key], str):
+            problems.append(f"{where}: {key}: got {_kind(entry[key])}, expected a text")
+        else:
+            spec[key] = entry.get(key, "")
+    wrong_show = [ref for ref in REFERENCE.findall(spec["show"]) if ref != "here"]
+    if wrong_show:
+        problems.append(f"{where}: show: {{{wrong_show[0]}}}: expected a file of the stage's own, as in {{here}}/end.txt")
+        spec["show"] = ""
     for key in ("processes", "threads"):
         if key in entry:
             spec[key] = _number(where, key, entry[key], int, problems)
@@ -312,6 +319,7 @@ def _resolve(order: Sequence[str], specs: dict[str, dict[str, Any]], root: Path)
             processes=spec["processes"],
             threads=spec["threads"] or max(1, cores() // spec["processes"]),
             minutes=spec["minutes"],
+            show=Path(_fill(spec["show"], {"here": folders[name]})) if spec["show"] else None,
         )
 
 

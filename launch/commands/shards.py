@@ -12,7 +12,9 @@ from launch.commands.output import rows, show
 
 
 def add(commands: Any) -> None:
-    group = commands.add_parser("shards", help="build and inspect shard sets", description="Raw data sets to shard sets.")
+    group = commands.add_parser(
+        "shards", help="build and inspect shard sets", description="Raw data sets to shard sets."
+    )
     parts = group.add_subparsers(required=True, metavar="COMMAND")
     _add_build(parts)
     _add_sources(parts)
@@ -31,13 +33,19 @@ def _add_build(parts: Any) -> None:
         epilog="laconvnet shards sources tells what each source expects under --root.",
     )
     command.add_argument("source", metavar="SOURCE", help="name of a source, such as refcoco")
-    command.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder that the data set's own tools expect")
+    command.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="folder that the data set's own tools expect"
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shard set")
     command.add_argument("--images", type=Path, metavar="DIR", help="pictures, where they are not under --root")
     command.add_argument("--split", nargs="+", metavar="S", help="only these splits")
     command.add_argument("--partition", metavar="P", help="google, unc or umd, where the RefCOCO family has several")
-    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1); the bytes are the same")
-    command.add_argument("--shard-bytes", type=int, default=256 << 20, metavar="N", help="size of a shard (default: 256 MiB)")
+    command.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes (default: 1); the bytes are the same"
+    )
+    command.add_argument(
+        "--shard-bytes", type=int, default=256 << 20, metavar="N", help="size of a shard (default: 256 MiB)"
+    )
     command.add_argument("--dry-run", action="store_true", help="count samples, shards and bytes, write nothing")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_build)
@@ -94,11 +102,15 @@ def _add_generate(parts: Any) -> None:
     command = parts.add_parser(
         "generate",
         help="write a small data set of coloured shapes",
-        description="Pictures of coloured shapes with expressions, masks, questions and scene graphs, in the original layouts "
-        "of REFER, CLEVR and Visual Genome: for trying the whole road without downloading anything.",
+        description="Pictures of coloured shapes with expressions, masks, questions and scene graphs, in the original "
+        "layouts of REFER, CLEVR and Visual Genome: for trying the whole road without downloading anything.",
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for refer/, clevr/ and visual_genome/")
-    command.add_argument("--pictures", type=int, default=8000, metavar="N", help="training pictures a layout (default: 8000)")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for refer/, clevr/ and visual_genome/"
+    )
+    command.add_argument(
+        "--pictures", type=int, default=8000, metavar="N", help="training pictures a layout (default: 8000)"
+    )
     command.add_argument("--size", type=int, default=64, metavar="N", help="side of a picture in pixels (default: 64)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another set (default: 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -117,14 +129,25 @@ def _add_pretrain_set(parts: Any) -> None:
     command = parts.add_parser(
         "pretrain-set",
         help="merge built sets for pretraining",
-        description="Merge built sets by weight, without copying them, and leave out every picture of any held-out split "
-        "of the excluded sets (by COCO id, Visual Genome's coco_id and file name). What was left out is listed in "
+        description="Merge built sets by weight, without copying them, and leave out every picture of any held-out "
+        "split of the excluded sets (by COCO id, Visual Genome's coco_id and file name). What was left out is listed in "
         "excluded.parquet; an overlap that remains is an error.",
     )
     command.add_argument(
-        "--inputs", nargs="+", required=True, metavar="DIR[=W]", help="built sets; W passes over a set an epoch (default: 1)"
+        "--inputs",
+        nargs="+",
+        required=True,
+        metavar="DIR[=W]",
+        help="built sets; W passes over a set an epoch (default: 1)",
     )
-    command.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="DIR", help="sets whose val and test pictures must not occur")
+    command.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="sets whose val and test pictures must not occur",
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the merged set")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_pretrain_set)
@@ -153,11 +176,15 @@ def _weighted(text: str) -> tuple[Path, float]:
 
 def _add_verify(parts: Any) -> None:
     command = parts.add_parser(
-        "verify", help="check a shard set", description="Check sizes, indices and references; with --full every byte and picture."
+        "verify",
+        help="check a shard set",
+        description="Check sizes, indices and references; with --full every byte and picture.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="a built shard set")
     command.add_argument("--full", action="store_true", help="every checksum, every record, every picture")
-    command.add_argument("--against", type=Path, nargs="+", default=[], metavar="DIR", help="sets whose held-out pictures must not occur")
+    command.add_argument(
+        "--against", type=Path, nargs="+", default=[], metavar="DIR", help="sets whose held-out pictures must not occur"
+    )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_verify)
 
@@ -170,7 +197,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _add_info(parts: Any) -> None:
-    command = parts.add_parser("info", help="what a shard set holds", description="Counts of a shard set, whole and by split.")
+    command = parts.add_parser(
+        "info", help="what a shard set holds", description="Counts of a shard set, whole and by split."
+    )
     command.add_argument("folder", type=Path, metavar="DIR", help="a built shard set")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_info)

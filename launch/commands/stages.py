@@ -25,7 +25,9 @@ def _add_launch(commands: Any) -> None:
     command.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
     command.add_argument("--only", metavar="S", help="only this stage; what it needs must be done")
     command.add_argument("--from", dest="from_", metavar="S", help="this stage again, and all that need it")
-    command.add_argument("--force", action="store_true", help="with --only or --from: also what is done; else everything anew")
+    command.add_argument(
+        "--force", action="store_true", help="with --only or --from: also what is done; else everything anew"
+    )
     command.set_defaults(command=_launch)
 
 
@@ -45,7 +47,9 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 def _add_status(commands: Any) -> None:
     command = commands.add_parser(
-        "status", help="how far stages and runs are", description="How far a launched graph, or a single run, is: read from files alone."
+        "status",
+        help="how far stages and runs are",
+        description="How far a launched graph, or a single run, is: read from files alone.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph, or of a run")
     command.add_argument("--watch", action="store_true", help="refresh until all is done")

@@ -22,11 +22,13 @@ def _add_train(commands: Any) -> None:
         "train",
         help="start or resume a run",
         description="Start a run, or go on with it: the same command does both. Keys of the configuration follow as "
-        "--key.sub VALUE and win over the file. Several processes: launch it with `laconvnet launch`, torchrun or srun.",
+        "--key.sub VALUE and win over the file. Several processes: start it by `laconvnet launch`, torchrun or srun.",
         epilog="Every key, with type, default and meaning: laconvnet train --help-keys",
     )
     command.add_argument("--config", type=Path, metavar="FILE", help="YAML file of configuration keys")
-    command.add_argument("--run", type=Path, metavar="DIR", help="folder of the run: configuration, log and checkpoints")
+    command.add_argument(
+        "--run", type=Path, metavar="DIR", help="folder of the run: configuration, log and checkpoints"
+    )
     command.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
     command.add_argument("--help-keys", action="store_true", help="describe every key of the configuration and stop")
     command.set_defaults(command=_train, takes_keys=True)
@@ -59,9 +61,13 @@ def _add_eval(commands: Any) -> None:
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="a built shard set")
     command.add_argument("--split", required=True, metavar="S", help="split to score, such as val or testA")
-    command.add_argument("--out", type=Path, metavar="F", help="JSON file for the result (default: RUN/eval/<set>-<split>.json)")
     command.add_argument(
-        "--controls", action="store_true", help="score again with the words shuffled between examples and with blank pictures"
+        "--out", type=Path, metavar="F", help="JSON file for the result (default: RUN/eval/<set>-<split>.json)"
+    )
+    command.add_argument(
+        "--controls",
+        action="store_true",
+        help="score again with the words shuffled between examples and with blank pictures",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_eval)
@@ -103,7 +109,9 @@ def _add_report(commands: Any) -> None:
         help="write the HTML report of runs",
         description="One self-contained HTML page: loss curves, metrics, pictures with predicted and true answers.",
     )
-    command.add_argument("place", type=Path, nargs="+", metavar="RUN_OR_STAGES", help="folders of runs, or of a launched stage graph")
+    command.add_argument(
+        "place", type=Path, nargs="+", metavar="RUN_OR_STAGES", help="folders of runs, or of a launched stage graph"
+    )
     command.add_argument("--out", type=Path, metavar="F", help="HTML file (default: report.html in the first folder)")
     command.set_defaults(command=_report)
 

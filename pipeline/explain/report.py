@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.errors import ConfigError
 from pipeline.explain.curves import curves
 from pipeline.explain.gather import Gathered, Run, gather, is_number
-from pipeline.explain.scores import BARS, score
-from pipeline.explain.sheet import sheet
+from pipeline.explain.scores import BARS, Scores, score
+from pipeline.explain.sheet import Sheet, sheet
 
 _MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class _Result:
+    scores: Scores
+    sheet: Sheet
 
 
 def report(places: Sequence[Path], out: Path) -> None:
@@ -26,7 +33,9 @@ def report(places: Sequence[Path], out: Path) -> None:
     The page needs nothing beside it: no network, no script. Raises ConfigError for a folder that holds none of them.
     """
     if out.is_dir():
-        raise ConfigError(f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / 'report.html'}")
+        raise ConfigError(
+            f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / 'report.html'}"
+        )
     page = _render(gather(places))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
@@ -42,7 +51,7 @@ def _render(found: Gathered) -> str:
     results = []
     for evaluation in sorted(found.evaluations, key=lambda evaluation: evaluation.blank):
         answers = evaluation.answers()
-        results.append({"scores": score(evaluation, found.evaluations, answers), "sheet": sheet(evaluation, answers)})
+        results.append(_Result(score(evaluation, found.evaluations, answers), sheet(evaluation, answers)))
     runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -59,7 +68,7 @@ def _render(found: Gathered) -> str:
         results=results,
         runs=runs,
         environments=_environments(found.runs),
-        bar_names={bar: name for bar, name in BARS.items() if any(bar in r["scores"].headline.bars for r in results)},
+        bar_names={bar: name for bar, name in BARS.items() if any(bar in r.scores.headline.bars for r in results)},
     )
 
 
@@ -116,4 +125,4 @@ def _duration(seconds: float) -> str:
 
 
 def _significant(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -18,7 +18,10 @@ BARS = {
     "majority_by_family": "majority by family",
     "words_only": "words-only model",
 }
-_HEADLINES = {"acc@0.5": "of {n} referents found (IoU of at least 0.5)", "accuracy": "of {n} questions answered rightly"}
+_HEADLINES = {
+    "acc@0.5": "of {n} referents found (IoU of at least 0.5)",
+    "accuracy": "of {n} questions answered rightly",
+}
 _NAMES = {"miou": "mean IoU", "oiou": "overall IoU", "giou": "generalised IoU", "ciou": "cumulative IoU"}
 
 

@@ -18,6 +18,9 @@ from shards.manifest import Manifest
 Box = tuple[float, float, float, float]
 
 CARDS = 12  # of each kind
+# What an answer holds (`pipeline.evaluate` and the task's `answer` and `score`).
+_BOXES = {"example", "text", "box", "truth", "iou"}
+_WORDS = {"example", "text", "answer", "truth", "correct"}
 _FOUND_IOU = 0.5
 _KEPT_SIDE = 160  # a picture up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
@@ -60,7 +63,7 @@ def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet
     """Some right and some wrong answers, spread evenly over the split: the same ones every time."""
     if not answers:
         return Sheet(note=f"{evaluation.file.with_suffix('.answers.jsonl')} is not there; the evaluation writes it.")
-    if not all(("iou" in answer and "box" in answer) or "correct" in answer for answer in answers):
+    if not all(answer.keys() >= _BOXES or answer.keys() >= _WORDS for answer in answers):
         return Sheet(note=f"Answers of the task {evaluation.task} are neither boxes nor words.")
     rights = [answer for answer in answers if _is_right(answer)]
     wrongs = [answer for answer in answers if not _is_right(answer)]
@@ -116,8 +119,8 @@ def _embedded(data: bytes) -> str:
 
 def _clipped(box: Sequence[float], width: int, height: int) -> Box:
     x, y, w, h = (float(side) for side in box)
-    left, top = min(max(x, 0), width), min(max(y, 0), height)
-    return left, top, max(min(x + w, width) - left, 0), max(min(y + h, height) - top, 0)
+    left, top = min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
+    return left, top, max(min(x + w, width) - left, 0.0), max(min(y + h, height) - top, 0.0)
 
 
 def _spoken(box: Box) -> str:

@@ -18,14 +18,24 @@ PAD = 0
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """None takes the value that goes with the preset (`NetConfig`)."""
+    """The word encoder. None takes the value that goes with the preset.
 
-    word_dim: int | None = None  # width of the word vectors; 300 in the paper (GloVe)
-    hidden: int | None = None  # width of the word features; 512 in the paper
-    layers: int | None = None  # self-attention layers: 1 in v2, 3 in v1
-    rnn: Literal["lstm", "gru"] | None = None  # the paper's LSTM, or the released code's GRU
+    Args:
+        word_dim: Width of the word vectors; 300 in the paper (GloVe).
+        hidden: Width of the word features; 512 in the paper.
+        layers: Self-attention layers: 1 in v2, 3 in v1.
+        rnn: The paper's LSTM, or the released code's GRU.
+        heads: Heads of the self-attention.
+        ffn: Inner width of the feed-forward layer (4 x hidden).
+        dropout: Dropout of the self-attention.
+    """
+
+    word_dim: int | None = None
+    hidden: int | None = None
+    layers: int | None = None
+    rnn: Literal["lstm", "gru"] | None = None
     heads: int = 8
-    ffn: int | None = None  # inner width of the feed-forward layer, 4 x hidden
+    ffn: int | None = None
     dropout: float = 0.1
 
 

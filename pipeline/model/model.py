@@ -18,17 +18,33 @@ Task = Literal["rec", "vqa"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    preset: str = "s"  # tiny, 10, 15, 19, s, b, s_released or b_released
+    """The network and its task. None takes the preset's value; other values are the ablations of v2 Tab. 10.
+
+    Args:
+        preset: tiny, 10, 15, 19, s, b, s_released or b_released.
+        task: What the head answers.
+        language: The word encoder.
+        rec: The head for referring expressions.
+        vqa: The head for questions.
+        groups: Filter groups of each of the five stages.
+        kernel_size: Kernel size of every block.
+        packing: Packing size of each of the five stages.
+        generator: Filters from picture and words (affinity), or from words alone.
+        filter_dropout: Dropout on the filters (0.1; tiny 0).
+        affinity_dropout: Dropout on the affinities between pixels and words (0.1).
+    """
+
+    preset: str = "s"
     task: Task = "rec"
     language: LanguageConfig = field(default_factory=LanguageConfig)
     rec: RecHeadConfig = field(default_factory=RecHeadConfig)
     vqa: VqaHeadConfig = field(default_factory=VqaHeadConfig)
-    groups: FIVE | None = None  # in place of the preset's groups, per stage (v2 Tab. 10)
-    kernel_size: int | None = None  # in place of every block's kernel size (v2 Tab. 10)
-    packing: FIVE | None = None  # in place of the preset's packing sizes, per stage (v2 Tab. 10)
-    generator: Literal["affinity", "words"] = "affinity"  # filters from picture and words, or words alone (v2 Tab. 10)
-    filter_dropout: float | None = None  # in place of the preset's (0.1; tiny 0)
-    affinity_dropout: float | None = None  # in place of the preset's (0.1)
+    groups: FIVE | None = None
+    kernel_size: int | None = None
+    packing: FIVE | None = None
+    generator: Literal["affinity", "words"] = "affinity"
+    filter_dropout: float | None = None
+    affinity_dropout: float | None = None
 
     def net(self) -> NetConfig:
         """The visual network with what is given here put in place of the preset's. Raises ConfigError."""

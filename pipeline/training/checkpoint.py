@@ -56,7 +56,11 @@ def save(run: Path, step: int, state: dict[str, Any], vocabulary: str, keep: int
             text.write(vocabulary)
             text.flush()
             _sync(text.fileno())
-        marker = {"version": 1, "step": step, "files": {name: _describe(partial / name) for name in (_STATE, _VOCABULARY)}}
+        marker = {
+            "version": 1,
+            "step": step,
+            "files": {name: _describe(partial / name) for name in (_STATE, _VOCABULARY)},
+        }
         with (partial / _COMMIT).open("w") as text:
             json.dump(marker, text)
             text.flush()
@@ -90,7 +94,9 @@ def resolve(place: Path) -> Path:
         return place
     found = newest(place)
     if found is None:
-        raise ConfigError(f"{place}: holds no whole checkpoint; expected a run folder of `laconvnet train` that has saved one")
+        raise ConfigError(
+            f"{place}: holds no whole checkpoint; expected a run folder of `laconvnet train` that has saved one"
+        )
     return found
 
 

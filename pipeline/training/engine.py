@@ -37,7 +37,9 @@ class Engine:
     def __init__(self, config: EngineConfig, batch: int, clip: float, folder: Path) -> None:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
         if "WORLD_SIZE" not in os.environ:
-            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+            os.environ.update(
+                RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port()
+            )
         import deepspeed.ops
         from accelerate import Accelerator, InitProcessGroupKwargs
         from accelerate.utils import DeepSpeedPlugin
@@ -47,7 +49,9 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         world = int(os.environ["WORLD_SIZE"])
         if batch % world:
-            raise ConfigError(f"data.batch: {batch} does not divide among {world} processes; choose a multiple of {world}")
+            raise ConfigError(
+                f"data.batch: {batch} does not divide among {world} processes; choose a multiple of {world}"
+            )
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // world, clip))
         # Without the explicit backend accelerate runs every process as rank 0 of 1 on a CPU, and says nothing.
         group = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo")

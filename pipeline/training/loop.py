@@ -47,7 +47,12 @@ def train(config: TrainConfig, run: Path) -> bool:
     begun = start(config, run, examples)
     if engine.leads:
         folder.prepare(config, run)
-        print(begun.told, f"{total} steps of {config.data.batch} examples on {engine.world} process(es)", sep="; ", file=sys.stderr)
+        print(
+            begun.told,
+            f"{total} steps of {config.data.batch} examples on {engine.world} process(es)",
+            sep="; ",
+            file=sys.stderr,
+        )
     model = begun.model.to(engine.device)
     ema = Ema(model, config.optimizer.ema) if config.optimizer.ema else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

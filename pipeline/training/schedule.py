@@ -30,10 +30,12 @@ class ScheduleConfig:
     factor: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.epochs:
+        if not self.epochs > 0:
             raise ConfigError(f"schedule.epochs: {self.epochs}: expected more than 0")
         if not 0 <= self.warmup < self.epochs:
-            raise ConfigError(f"schedule.warmup: {self.warmup}: expected at least 0 and less than epochs ({self.epochs})")
+            raise ConfigError(
+                f"schedule.warmup: {self.warmup}: expected at least 0 and less than epochs ({self.epochs})"
+            )
 
 
 def learning_rate(config: ScheduleConfig, peak: float, step: int, steps: int) -> float:

@@ -66,14 +66,16 @@ def _vocabulary(examples: Examples, words: tuple[str, ...] = ()) -> Vocabulary:
     """Words and answers of the training split; ``words`` come first and keep their numbers."""
     found = Vocabulary.build(
         examples.texts(examples.rows),
-        (answer for answer in examples.answers(examples.rows) if answer is not None) if examples.kind == "question" else (),
+        (answer for answer in examples.answers(examples.rows) if answer is not None)
+        if examples.kind == "question"
+        else (),
     )
     known = set(words)
     return Vocabulary(words + tuple(word for word in found.words if word not in known), found.answers)
 
 
 def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
-    """Take the averaged weights of an earlier stage: every tensor of words and vision, the head if the task is the same.
+    """Take the averaged weights of an earlier stage: those of words and vision, the head if the task is the same.
 
     The vocabulary is the earlier stage's with new words behind it, whose vectors start fresh.
     """
@@ -91,7 +93,9 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     taken = [name for name in wanted if same_task or not name.startswith("head.")]
     missing = [name for name in taken if name not in given]
     if missing:
-        raise ConfigError(f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?")
+        raise ConfigError(
+            f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?"
+        )
     for name in taken:
         value = given[name]
         if name == _WORDS and value.shape[1:] == wanted[name].shape[1:]:

@@ -30,7 +30,7 @@ def whole(model: nn.Module, zero: int) -> Iterator[None]:
 
 
 def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
-    """The moments of every trained weight by its name, on the CPU. A collective under ZeRO 1-3: call it on all ranks."""
+    """The moments of every trained weight by name, on the CPU. A collective under ZeRO 1-3: call it on all ranks."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     moments: Moments = {}

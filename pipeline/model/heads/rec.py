@@ -19,10 +19,19 @@ from pipeline.model.layers import ConvNormAct
 
 @dataclass(frozen=True)
 class RecHeadConfig:
-    hidden: int | None = None  # width of the fusion; None is the width of the word features (512 in the paper)
-    stride: Literal[8, 16, 32] = 32  # pixels of the input to a cell of the output grid
-    anchors: tuple[tuple[int, int], ...] = ((137, 256), (248, 272), (386, 271))  # width, height in pixels of the input
-    prior: float = 0.01  # objectness that an untrained head predicts
+    """The head for referring expressions.
+
+    Args:
+        hidden: Width of the fusion; None is the width of the word features (512 in the paper).
+        stride: Pixels of the input to a cell of the output grid; the paper's is 32.
+        anchors: Width and height of each anchor, in pixels of the input.
+        prior: Objectness that an untrained head predicts.
+    """
+
+    hidden: int | None = None
+    stride: Literal[8, 16, 32] = 32
+    anchors: tuple[tuple[int, int], ...] = ((137, 256), (248, 272), (386, 271))
+    prior: float = 0.01
 
 
 class FusionStep(nn.Module):

@@ -12,7 +12,14 @@ from pipeline.model.layers import masked_softmax
 
 @dataclass(frozen=True)
 class VqaHeadConfig:
-    pooled: int | None = None  # width of the pooled vectors; None: twice that of the word features (1024)
+    """The head for questions.
+
+    Args:
+        pooled: Width of the pooled vectors; None is twice that of the word features (1024 in the paper).
+        dropout: Dropout inside the head.
+    """
+
+    pooled: int | None = None
     dropout: float = 0.1
 
 
@@ -36,8 +43,8 @@ class AttentivePool(nn.Module):
 class VqaHead(nn.Module):
     """The five stage maps, words (B, L, D), mask (B, L) -> logits (B, answers).
 
-    The papers name an MLP but not its width: with twice the pooled width inside, the totals of v2 Tab. 7 (19 M, 31 M)
-    and Tab. 8 (25 M, 36 M) come out; with a single linear layer they do not.
+    The papers name an MLP but not its width. Twice the pooled width inside is our inference: it brings the totals near
+    those of v2 Tab. 7 (19 M, 31 M) and Tab. 8 (25 M, 36 M).
     """
 
     def __init__(self, config: VqaHeadConfig, width: int, words: int, pooled: int, answers: int) -> None:

@@ -32,7 +32,9 @@ def start(world: int, arguments: list[str], **environment: str) -> list[subproce
         }
         command = [sys.executable, *arguments]
         started.append(
-            subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
         )
     return started
 

@@ -115,7 +115,11 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
     for attempt in range(4):
         run = tmp_path / str(attempt)
         process = subprocess.Popen(
-            [sys.executable, "-c", _SAVER, str(run)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            [sys.executable, "-c", _SAVER, str(run)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"

@@ -75,10 +75,14 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, refcoco: Path)
 
 
 def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
-    asked = dataclasses.replace(config(refcoco, earlier), data=dataclasses.replace(config(refcoco, earlier).data, words=12))
+    asked = dataclasses.replace(
+        config(refcoco, earlier), data=dataclasses.replace(config(refcoco, earlier).data, words=12)
+    )
     examples = Examples.open(refcoco, "expression", "train")
     begun = start(asked, tmp_path, examples)
-    weights = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()}
+    weights = {
+        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
+    }
     own = {"step": 3, "task": "rec", "model": weights, "moments": {}, "ema": None}
     checkpoint.save(tmp_path, 3, own, begun.vocabulary.to_json(), 1)
     resumed = start(asked, tmp_path, examples)

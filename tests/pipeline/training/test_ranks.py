@@ -46,7 +46,9 @@ def test_the_gradient_is_that_of_one_process_on_the_joint_batch(steps: dict[int,
     largest = max(gradient.abs().max() for gradient in alone[0]["gradients"].values())
     assert largest > 0
     for name, gradient in alone[0]["gradients"].items():
-        torch.testing.assert_close(first[0]["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * float(largest), msg=name)
+        torch.testing.assert_close(
+            first[0]["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * float(largest), msg=name
+        )
 
 
 def test_half_the_batch_has_another_gradient(steps: dict[int, list[list[dict[str, Any]]]]) -> None:

@@ -35,12 +35,18 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
         batch = loader.batch(items.step(step, config.data.batch, engine.rank, engine.world))
         loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
         wrapped.backward(loss)
-        gradients = {
-            name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
-        }
+        gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
         norm = engine.step(wrapped, trained)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        seen.append({"rows": batch.rows.tolist(), "loss": loss.item(), "norm": norm.item(), "gradients": gradients, "state": state})
+        seen.append(
+            {
+                "rows": batch.rows.tolist(),
+                "loss": loss.item(),
+                "norm": norm.item(),
+                "gradients": gradients,
+                "state": state,
+            }
+        )
     torch.save(seen, out / f"rank{engine.rank}.pt")
     loader.close()
     engine.close()

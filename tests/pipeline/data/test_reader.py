@@ -1,0 +1,107 @@
+"""Bytes by their place in the shards: the right ones, in order, or an error that names the place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.reader import Reader
+from pipeline.errors import ConfigError
+from shards.manifest import Manifest
+
+
+def descriptors() -> set[str]:
+    """The shards that this process has open."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:  # the listing's own
+            continue
+    return {name for name in found if name.endswith(".tar")}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_come_in_the_order_asked_for(sets: dict[str, Path], threads: int) -> None:
+    manifest = Manifest.open(sets["refcoco"])
+    assert len(manifest.shard_paths) > 1
+    rows = np.random.default_rng(0).permutation(len(manifest.samples))
+    asked = np.concatenate([rows, rows[:5], rows[:1]])
+    with Reader(manifest, threads) as reader:
+        for part in (asked, asked[::-1], asked[3:4]):
+            data = reader.read(part)
+            assert [one.tobytes() for one in data] == [manifest.read_image(int(row)) for row in part]
+            assert all(one.dtype == np.uint8 for one in data)
+
+
+def test_a_merged_set_reads_from_the_shards_of_its_inputs(sets: dict[str, Path]) -> None:
+    manifest = Manifest.open(sets["merged"])
+    rows = np.arange(len(manifest.samples))
+    with Reader(manifest) as reader:
+        assert [one.tobytes() for one in reader.read(rows)] == [manifest.read_image(int(row)) for row in rows]
+
+
+@pytest.fixture
+def damaged(sets: dict[str, Path], tmp_path: Path) -> Manifest:
+    """A copy of a set with one byte of the picture of sample 7 flipped."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(sets["refcoco"], folder)
+    manifest = Manifest.open(folder)
+    row = manifest.samples.slice(7, 1).to_pylist()[0]
+    with manifest.shard_paths[row["shard"]].open("r+b") as shard:
+        shard.seek(row["image_offset"] + row["image_length"] // 2)
+        byte = shard.read(1)[0]
+        shard.seek(-1, os.SEEK_CUR)
+        shard.write(bytes([byte ^ 0x10]))
+    return manifest
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_flipped_byte_is_named(damaged: Manifest, threads: int) -> None:
+    row = damaged.samples.slice(7, 1).to_pylist()[0]
+    with Reader(damaged, threads) as reader:
+        assert len(reader.read(np.array([6, 8]))) == 2
+        with pytest.raises(ConfigError) as caught:
+            reader.read(np.arange(10))
+        assert len(reader.read(np.array([6, 8]))) == 2  # the others can still be had
+    told = str(caught.value)
+    assert "\n" not in told
+    assert str(damaged.shard_paths[row["shard"]]) in told
+    assert repr(row["key"]) in told
+    assert f"offset {row['image_offset']}:" in told
+    assert f"shards verify {damaged.folder} --full" in told
+
+
+def test_a_shard_cut_off_after_opening_is_named(damaged: Manifest) -> None:
+    last = damaged.samples.slice(len(damaged.samples) - 1, 1).to_pylist()[0]
+    with Reader(damaged) as reader:
+        os.truncate(damaged.shard_paths[last["shard"]], last["image_offset"] + 1)
+        with pytest.raises(ConfigError, match=last["key"]):
+            reader.read(np.array([len(damaged.samples) - 1]))
+
+
+def test_files_are_opened_once_and_closed(sets: dict[str, Path]) -> None:
+    manifest = Manifest.open(sets["refcoco"])
+    before, threads = descriptors(), threading.active_count()
+    reader = Reader(manifest, 2)
+    assert descriptors() == before
+    first = int(manifest.samples["shard"][0].as_py())
+    reader.read(np.array([0]))
+    assert descriptors() - before == {str(manifest.shard_paths[first])}
+    for _ in range(3):
+        reader.read(np.arange(len(manifest.samples)))
+    assert descriptors() - before == {str(path) for path in manifest.shard_paths}
+    reader.close()
+    assert descriptors() == before
+    assert threading.active_count() == threads
+
+
+def test_an_error_closes_the_files_too(damaged: Manifest) -> None:
+    with pytest.raises(ConfigError, match="sample"), Reader(damaged, 2) as reader:
+        reader.read(np.arange(10))
+    assert not any(str(damaged.folder) in name for name in descriptors())

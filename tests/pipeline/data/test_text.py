@@ -1,0 +1,230 @@
+"""Words: the authors' rule, a vocabulary whose numbers never move, vectors from GloVe's own files."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.examples import Examples
+from pipeline.data.text import PAD, UNKNOWN, Vocabulary, load_glove, words
+from pipeline.errors import ConfigError
+
+GLOVE = Path(__file__).resolve().parents[4] / "shared" / "data" / "glove"
+real = pytest.mark.skipif(not GLOVE.is_dir(), reason=f"no real samples at {GLOVE}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The man in RED", ["the", "man", "in", "red"]),
+        ("Man's, hat!", ["mans", "hat"]),
+        ('a "b" (c) *d* #e: f; g? h.', ["a", "b", "c", "d", "e", "f", "g", "h"]),
+        ("left-most and/or top", ["left", "most", "and", "or", "top"]),
+        ("t-shirt -- it's / no.1", ["t", "shirt", "its", "no1"]),
+        ("2nd from left, 12 o'clock", ["2nd", "from", "left", "12", "oclock"]),
+        ("  two\tblanks \n here\u00a0too ", ["two", "blanks", "here", "too"]),
+        ("Ünïcode CAFÉ 猫 naïve", ["ünïcode", "café", "猫", "naïve"]),
+        ("[kept] & <kept> $5 50% a_b", ["[kept]", "&", "<kept>", "$5", "50%", "a_b"]),
+        (".,'!?\"()*#:;", []),
+        ("- / -", []),
+        ("", []),
+    ],
+)
+def test_the_authors_rule(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=60))
+def test_words_of_words_are_the_same_words(text: str) -> None:
+    found = words(text)
+    assert all(found)
+    assert not set(".,'!?\"()*#:;-/ ") & set("".join(found))
+    again = words(" ".join(found))
+    assert again == [word.lower() for word in found]  # lower() itself is not always idempotent
+
+
+def test_numbers_go_by_frequency_then_alphabet() -> None:
+    vocabulary = Vocabulary.build(["red cat", "a red dog", "the red cat", "Zebra"], ["no", "yes", "yes", "maybe"])
+    assert vocabulary.words == ("red", "cat", "a", "dog", "the", "zebra")
+    assert vocabulary.answers == ("yes", "maybe", "no")
+    assert len(vocabulary) == 8
+    assert [vocabulary.answer_number(answer) for answer in ("yes", "no", "never", None)] == [0, 2, -1, -1]
+
+
+def test_numbers_do_not_depend_on_the_order_of_the_texts() -> None:
+    texts = [f"{left} {right}" for left in "abcde" for right in "bcd"]
+    shuffled = random.Random(3).sample(texts, len(texts))
+    assert Vocabulary.build(texts, texts) == Vocabulary.build(shuffled, shuffled)
+
+
+def test_texts_are_cut_and_padded() -> None:
+    vocabulary = Vocabulary.build(["red cat red cat red dog"])
+    tokens = vocabulary.encode(["the cat", "Red! dog-cat", "red red red cat dog"], 4)
+    assert tokens.dtype == np.int64
+    assert tokens.tolist() == [[UNKNOWN, 3, PAD, PAD], [2, 4, 3, PAD], [2, 2, 2, 3]]
+    assert (PAD, UNKNOWN) == (0, 1)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "?!", "- / ."])
+def test_a_text_without_words_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Vocabulary.build(["red cat"]).encode(["red", text], 4)
+    assert repr(text) in str(caught.value)
+    assert "letter or digit" in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "kind"), [("refcoco", "expression"), ("clevr", "question")])
+def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], source: str, kind: str) -> None:
+    from pipeline.training.start import _vocabulary
+
+    training = Examples.open(sets[source], kind, "train")
+    vocabulary = _vocabulary(training)
+    spoken = {word for text in training.texts(training.rows) for word in words(text)}
+    assert set(vocabulary.words) == spoken
+    answers = training.answers(training.rows)
+    assert set(vocabulary.answers) == (set(answers) if kind == "question" else set())
+    tokens = vocabulary.encode(training.texts(training.rows), 30)
+    assert UNKNOWN not in tokens
+    everything = Vocabulary.build(training.manifest.examples["text"].to_pylist())
+    if source == "refcoco":  # a combination held out of training is no new word, but the test splits have their own
+        assert set(everything.words) >= spoken
+
+
+def test_a_word_of_a_test_split_alone_is_unknown(sets: dict[str, Path]) -> None:
+    from pipeline.training.start import _vocabulary
+
+    training = Examples.open(sets["visual_genome"], "expression", "train")
+    few = Examples(training.manifest, training.kind, training.split, training.rows[:3])
+    vocabulary = _vocabulary(few)
+    rest = {word for text in training.texts(training.rows[3:]) for word in words(text)} - set(vocabulary.words)
+    assert rest
+    assert (vocabulary.encode(sorted(rest), 1) == UNKNOWN).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=6), max_size=8, unique=True), st.lists(st.text(max_size=6), unique=True))
+def test_json_brings_everything_back(some: list[str], answers: list[str]) -> None:
+    vocabulary = Vocabulary(tuple(some), tuple(answers))
+    again = Vocabulary.from_json(vocabulary.to_json())
+    assert again == vocabulary
+    assert (again.words, again.answers) == (tuple(some), tuple(answers))
+    assert [again.answer_number(answer) for answer in answers] == list(range(len(answers)))
+
+
+# --- GloVe ------------------------------------------------------------------------------------------------------------
+
+
+def glove_file(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+VOCABULARY = Vocabulary(("the", "man", "zyzzyx", "of"))
+
+
+@real
+@pytest.mark.parametrize(("width", "plain"), [(100, False), (300, False), (300, True)])
+def test_glove_as_it_is_distributed(tmp_path: Path, width: int, plain: bool) -> None:
+    path = GLOVE / f"glove.6B.{width}d.sample.txt.gz"
+    lines = gzip.open(path, "rt", encoding="utf-8").read().splitlines()
+    expected = {line.split(" ")[0]: np.array(line.split(" ")[1:], np.float32) for line in lines}
+    if plain:
+        path = glove_file(tmp_path / "glove.txt", lines)
+    vectors, found = load_glove(path, VOCABULARY)
+    assert vectors.shape == (6, width)
+    assert vectors.dtype == np.float32
+    assert "zyzzyx" not in expected
+    assert found == sum(word in expected for word in VOCABULARY.words)
+    assert not vectors[PAD].any()
+    for number, word in enumerate(VOCABULARY.words, 2):
+        if word in expected:
+            np.testing.assert_array_equal(vectors[number], expected[word])
+
+
+def test_words_without_a_vector_get_one_of_the_same_spread(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = [f"w{number} " + " ".join(f"{value:.4f}" for value in draw.normal(0, 0.3, 50)) for number in range(40)]
+    path = glove_file(tmp_path / "v.txt", rows)
+    vocabulary = Vocabulary(tuple(f"w{number}" for number in range(20)) + tuple(f"x{number}" for number in range(40)))
+    vectors, found = load_glove(path, vocabulary, seed=1)
+    assert found == 20
+    assert vectors[22:].std() == pytest.approx(0.3, rel=0.05)
+    assert vectors[UNKNOWN].std() > 0.1
+    assert len(np.unique(vectors[22:, 0])) == 40
+    np.testing.assert_array_equal(load_glove(path, vocabulary, seed=1)[0], vectors)
+    other, _ = load_glove(path, vocabulary, seed=2)
+    np.testing.assert_array_equal(other[2:22], vectors[2:22])
+    assert not np.array_equal(other[22:], vectors[22:])
+
+
+def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
+    """GloVe 840B has such: `. . .` and `at name@domain.com` are one word each."""
+    lines = ["the 1 2 3", ". . . 4 5 6", "at name@domain.com 7 8 9", "7 1 1 1", "of 10 11 12"]
+    vectors, found = load_glove(glove_file(tmp_path / "v.txt", lines), VOCABULARY)
+    assert found == 2
+    assert vectors[[2, 5]].tolist() == [[1, 2, 3], [10, 11, 12]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["the 1 2 3", "of 1 2"], "line 2: 2 values, expected 3"),
+        (["the 1 2 3", "man 1 2 3 4"], "line 2: 4 values, expected 3"),
+        (["the 1 2 3", "of 1 2 3", ""], "line 3: 0 values, expected 3"),
+        (["the", "of"], "line 1: 0 values, expected a word and its vector"),
+        (["the 1 two 3"], "could not convert"),
+        (["the 1 nan 3"], "not finite"),
+        (["the 1 2 inf"], "not finite"),
+        (["elsewhere 1 2 3", "nowhere 1 2 3"], "knows none of the 4 words"),
+        (["400000 3", "the 1 2 3"], "line 2: 3 values, expected 1"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, lines: list[str], told: str) -> None:
+    path = glove_file(tmp_path / "v.txt", lines)
+    with pytest.raises(ConfigError) as caught:
+        load_glove(path, VOCABULARY)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.txt: no such file; expected GloVe"):
+        load_glove(tmp_path / "none.txt", VOCABULARY)
+    with pytest.raises(ConfigError, match=r"no such file"):
+        load_glove(tmp_path, VOCABULARY)
+
+
+def _gzipped() -> bytes:
+    draw = np.random.default_rng(0)
+    rows = [f"w{number} " + " ".join(f"{value:.5f}" for value in draw.normal(size=20)) for number in range(300)]
+    return gzip.compress("\n".join(["the " + "1 " * 19 + "1", *rows]).encode())
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "not gzip", "empty"])
+def test_a_damaged_archive_is_one_line_of_error(tmp_path: Path, fault: str) -> None:
+    whole = _gzipped()
+    flipped = bytearray(whole)
+    for place in range(len(whole) // 2, len(whole) // 2 + 40):
+        flipped[place] ^= 0xFF
+    data = {"cut": whole[: len(whole) // 2], "flipped": bytes(flipped), "not gzip": b"the 1 2 3\n", "empty": b""}[fault]
+    path = tmp_path / "v.txt.gz"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as caught:
+        load_glove(path, VOCABULARY)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"the 1 2 3\n\xff\xfe\x00 1 2 3\n")
+    with pytest.raises(ConfigError, match=r"cannot be read as GloVe text.*is the file whole"):
+        load_glove(path, VOCABULARY)

@@ -1,0 +1,99 @@
+"""The commands on real pictures, from original files to a drawn prediction: CLEVR and Visual Genome samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"the real samples are not at {DATA}"),
+]
+
+TINY = ["--model.preset", "tiny", "--data.threads", "1", "--engine.precision", "fp32", "--optimizer.clip", "1"]
+
+
+def laconvnet(*arguments: object, expected: int = 0) -> Any:
+    """Run the command; the JSON object that it prints, if any."""
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.cli", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == expected, done.stderr
+    return json.loads(done.stdout) if done.stdout.startswith("{") else done.stdout
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_questions_on_clevr(tmp_path: Path) -> None:
+    built = laconvnet("shards", "build", "clevr", "--root", DATA / "clevr/1obj", "--out", tmp_path / "clevr", "--json")
+    assert (built["samples"], built["questions"], built["quarantined"]) == (30, 116, 0)
+    assert laconvnet("shards", "verify", tmp_path / "clevr", "--full", "--json")["samples"] == 30
+    run = tmp_path / "run"
+    keys = ["--data.folder", tmp_path / "clevr", "--data.size", 96, "--data.words", 20, "--data.batch", 8]
+    recipe = [
+        "--model.task",
+        "vqa",
+        "--optimizer.lr",
+        1e-3,
+        "--schedule.epochs",
+        45,
+        "--schedule.warmup",
+        2,
+        "--log.every",
+        20,
+    ]
+    laconvnet("train", "--run", run, *TINY, *keys, *recipe, "--optimizer.ema", 0.95)
+    assert losses(run)[-1] < 0.5 * losses(run)[0]
+    learned = laconvnet("eval", run, "--data", tmp_path / "clevr", "--split", "train", "--controls", "--json")
+    assert learned["examples"] == 40
+    assert learned["accuracy"] > 0.8
+    assert learned["accuracy"] > learned["controls"]["shuffled_words"]["accuracy"] + 0.2
+    held_out = laconvnet("eval", run, "--data", tmp_path / "clevr", "--split", "val", "--json")
+    assert held_out["examples"] > 0
+    picture = DATA / "clevr/1obj/images/train/CLEVR_train_000000.png"
+    answer = laconvnet("predict", run, "--image", picture, "--text", "What size is the thing?", "--json")
+    assert answer["answer"] in {"large", "small"}
+
+
+def test_expressions_on_visual_genome(tmp_path: Path) -> None:
+    folder = tmp_path / "visual_genome"
+    built = laconvnet("shards", "build", "visual_genome", "--root", DATA / "visual_genome", "--out", folder, "--json")
+    assert built["samples"] == 4
+    assert built["expressions"] > 100
+    run = tmp_path / "run"
+    keys = ["--data.folder", folder, "--data.size", 128, "--data.batch", 8]
+    head = ["--model.rec.stride", 8, "--model.rec.anchors", "[[10, 10], [25, 40], [80, 60]]"]
+    recipe = ["--optimizer.lr", 2e-3, "--schedule.epochs", 12, "--schedule.warmup", 1, "--log.every", 20]
+    laconvnet("train", "--run", run, *TINY, *keys, *head, *recipe, "--optimizer.ema", 0.95)
+    assert losses(run)[-1] < 0.6 * losses(run)[0]
+    learned = laconvnet("eval", run, "--data", folder, "--split", "train", "--controls", "--json")
+    assert learned["examples"] == built["expressions"]
+    assert learned["acc@0.5"] > learned["controls"]["shuffled_words"]["acc@0.5"] + 0.1
+    drawing = tmp_path / "answer.png"
+    answer = laconvnet(
+        "predict", run, "--image", DATA / "visual_genome/1.jpg", "--text", "green clock", "--out", drawing, "--json"
+    )
+    x, y, w, h = answer["box"]
+    assert 0 <= x <= x + w <= 800
+    assert 0 <= y <= y + h <= 600
+    with Image.open(drawing) as drawn, Image.open(DATA / "visual_genome/1.jpg") as picture:
+        assert drawn.width == 800
+        assert drawn.crop((0, 0, 800, 600)).tobytes() != picture.convert("RGB").tobytes()
