@@ -16,7 +16,13 @@ help:
 
 demo: $(READY)
 	$(BIN)/laconvnet launch configs/demo/stages.yaml --cluster local
-	@$(BIN)/python -m launch.demo runs/demo
+	@run=$$(ls -td runs/demo/finetune-rec-* | head -n 1); \
+	picture=$$(ls runs/demo/generate-*/raw/refer/images/mscoco/images/train2014/*.jpg | tail -n 1); \
+	echo; echo "Try now:"; \
+	echo "  open runs/demo/report.html in a browser"; \
+	echo "  $(BIN)/laconvnet predict $$run --image $$picture --text 'the large shape on the left' --out answer.png"; \
+	echo "  $(BIN)/laconvnet status runs/demo"; \
+	echo "  make demo        # again: every stage is found done"
 
 test: lint
 	$(BIN)/python -m pytest

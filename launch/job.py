@@ -65,7 +65,6 @@ class Command:
         env = submitit.JobEnvironment()
         started = time.time()
         os.environ.update(self.variables(env))
-        self._bind(env)
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
         module, _, name = self.entry.partition(":")
@@ -105,14 +104,6 @@ class Command:
                 "MASTER_PORT": str(master_port(env.job_id) if self.port is None else self.port),
             }
         return values
-
-    def _bind(self, env: JobEnvironment) -> None:
-        """Give each rank cores of its own: ranks that share one wait for each other at every collective."""
-        cores = sorted(os.sched_getaffinity(0))
-        share = len(cores) // self.processes
-        # srun binds its tasks itself, and a rank with a GPU spends little time on a core.
-        if env.cluster == "local" and not self.devices and self.processes > 1 and share:
-            os.sched_setaffinity(0, cores[env.local_rank * share : (env.local_rank + 1) * share])
 
     def _succeeded(self, env: JobEnvironment, started: float) -> None:
         for rank in (env.global_rank, *range(self.processes)):

@@ -220,7 +220,9 @@ def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: lis
             spec[key] = entry.get(key, "")
     wrong_show = [ref for ref in REFERENCE.findall(spec["show"]) if ref != "here"]
     if wrong_show:
-        problems.append(f"{where}: show: {{{wrong_show[0]}}}: expected a file of the stage's own, as in {{here}}/end.txt")
+        problems.append(
+            f"{where}: show: {{{wrong_show[0]}}}: expected a file of the stage's own, as in {{here}}/end.txt"
+        )
         spec["show"] = ""
     for key in ("processes", "threads"):
         if key in entry:

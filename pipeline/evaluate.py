@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections import Counter, defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.plan import permute
 from pipeline.restore import Restored, restore
 from pipeline.tasks.base import Sums, add
+from shards.manifest import MANIFEST
 
 CONTROLS = ("shuffled_words", "blank_pictures")
 _SEED = 0
@@ -30,20 +32,18 @@ def evaluate(
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
     With ``controls`` the same model is scored again with the words of another example, and with every picture blank:
-    what it would reach without understanding either. A question task adds the majority answer of the training
-    split, over all questions and within each family. Raises ConfigError for a run, folder or split that is not there.
+    what it would reach without understanding either. A question task adds the majority answer of the run's own
+    training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
+    run, folder or split that is not there.
     """
     ready = restore(run)
     examples = Examples.open(data, ready.task.kind, split)
-    # Before the long work, so that a folder without the training split is told at once.
-    majority = None
-    if ready.task.kind == "question":
-        majority = _majority(examples, Examples.open(data, "question", ready.config.data.split))
     metrics, answers = _score(ready, examples, None, progress)
     report: dict[str, Any] = {
         "task": ready.config.model.task,
         "split": split,
         "examples": len(examples.rows),
+        "wordless": examples.wordless,
         **metrics,
         "run": str(run),
         "data": str(data),
@@ -52,8 +52,9 @@ def evaluate(
     }
     if controls:
         report["controls"] = {control: _score(ready, examples, control, progress)[0] for control in CONTROLS}
-    if majority:
-        report["majority"] = majority
+    trained_on = Path(ready.config.data.folder)
+    if ready.task.kind == "question" and (trained_on / MANIFEST).is_file():
+        report["majority"] = _majority(examples, Examples.open(trained_on, "question", ready.config.data.split))
     _write(out, json.dumps(report, indent=1) + "\n")
     _write(out.with_suffix(".answers.jsonl"), "".join(json.dumps(answer) + "\n" for answer in answers))
     return report
@@ -69,11 +70,13 @@ def _score(
     rows = examples.rows
     spoken = _others(rows) if control == "shuffled_words" else rows
     cuts = [slice(first, first + config.batch) for first in range(0, len(rows), config.batch)]
-    loader = Loader(examples, ready.vocabulary, config, config.batch, ready.device)
     total: Sums = {}
     answers: list[dict[str, Any]] = []
-    batches = loader.stream((rows[cut], spoken[cut]) for cut in cuts)
-    with tqdm(total=len(rows), desc=f"eval {control or examples.split}", unit="example", disable=not progress) as bar:
+    with (
+        closing(Loader(examples, ready.vocabulary, config, config.batch, ready.device)) as loader,
+        closing(loader.stream((rows[cut], spoken[cut]) for cut in cuts)) as batches,
+        tqdm(total=len(rows), desc=f"eval {control or examples.split}", unit="example", disable=not progress) as bar,
+    ):
         for batch in batches:
             output = ready.model(batch.images, batch.tokens).float()
             given = ready.task.answer(output, batch)
@@ -82,7 +85,6 @@ def _score(
             for row, sample, text, answer in zip(batch.rows.tolist(), samples, texts, given, strict=True):
                 answers.append({"example": row, "sample": sample, "text": text, **answer})
             bar.update(len(given))
-    loader.close()
     return {name: float(pair[0] / pair[1]) for name, pair in sorted(total.items())}, answers
 
 

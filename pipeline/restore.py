@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.model import Model
 from pipeline.tasks import TASKS, Task
 from pipeline.training import checkpoint, folder
-from pipeline.training.start import build
+from pipeline.training.start import rebuild
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def restore(run: Path) -> Restored:
     state, words = checkpoint.read(checkpoint.resolve(run))
     vocabulary = Vocabulary.from_json(words)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    model = build(config, vocabulary, None)
-    model.load_state_dict(state["ema"] or state["model"], strict=True)
+    model = rebuild(config, vocabulary, state["ema"] or state["model"])
     task = TASKS[config.model.task](config.model, config.data.size, vocabulary)
     return Restored(config, vocabulary, model.to(device).eval(), task, int(state["step"]), device)

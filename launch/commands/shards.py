@@ -130,8 +130,8 @@ def _add_pretrain_set(parts: Any) -> None:
         "pretrain-set",
         help="merge built sets for pretraining",
         description="Merge built sets by weight, without copying them, and leave out every picture of any held-out "
-        "split of the excluded sets (by COCO id, Visual Genome's coco_id and file name). What was left out is listed in "
-        "excluded.parquet; an overlap that remains is an error.",
+        "split of the excluded sets (by COCO id, Visual Genome's coco_id, file name and picture bytes). What "
+        "was left out is listed in excluded.parquet; an overlap that remains is an error.",
     )
     command.add_argument(
         "--inputs",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +119,5 @@ def _report(arguments: argparse.Namespace) -> int:
     from pipeline.explain.report import report
 
     out = arguments.out or arguments.place[0] / "report.html"
-    report(arguments.place, out)
-    print(f"report: {out}", file=sys.stderr)
+    print(report(arguments.place, out), end="")
     return 0

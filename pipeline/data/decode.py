@@ -62,6 +62,7 @@ class Decoder:
         """At most ``batch`` pictures through the graph; the letterbox says where each one goes."""
         sides = np.stack([letterbox.new_height, letterbox.new_width], 1).astype(np.float32)
         corner = -np.stack([letterbox.top, letterbox.left], 1).astype(np.float32)
+        images: Any
         (images,) = self._pipeline.run(data=data, sides=list(sides), corner=list(corner))
         if self._device.type == "cuda":
             return torch.from_dlpack(images.as_tensor()).clone()

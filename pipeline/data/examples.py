@@ -8,11 +8,14 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
 from numpy.typing import NDArray
 
 from pipeline.data.plan import Plan, draw, mix
+from pipeline.data.text import WORDLESS
 from pipeline.errors import ConfigError
-from shards.manifest import Manifest
+from shards.manifest import EXAMPLES, MANIFEST, Manifest
 
 Kind = Literal["expression", "question"]
 Rows = NDArray[np.int64]
@@ -20,12 +23,16 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one kind and split. ``rows`` are rows of the manifest's example table, in its order."""
+    """The examples of one kind and split. ``rows`` are rows of the manifest's example table, in its order.
+
+    ``wordless`` counts those left out because their text holds no word ("?", "..."): nothing can be asked of them.
+    """
 
     manifest: Manifest
     kind: Kind
     split: str
     rows: Rows
+    wordless: int = 0
 
     @classmethod
     def open(cls, folder: Path, kind: Kind, split: str) -> Examples:
@@ -40,7 +47,27 @@ class Examples:
         whole = replace(
             manifest, samples=manifest.samples.combine_chunks(), examples=manifest.examples.combine_chunks()
         )
-        return cls(whole, kind, split, rows)
+        silent = pc.match_substring_regex(whole.examples["text"].take(pa.array(rows)), WORDLESS).to_numpy(
+            zero_copy_only=False
+        )
+        return cls(whole, kind, split, rows[~silent], int(silent.sum()))
+
+    @property
+    def identity(self) -> str:
+        """A digest of the manifest's two tables: another build of the folder has another one."""
+        digest = xxhash.xxh3_128()
+        for name in (MANIFEST, EXAMPLES):
+            digest.update((self.manifest.folder / name).read_bytes())
+        return digest.hexdigest()
+
+    def answered(self) -> Examples:
+        """Without the questions whose answer the data set hides; raises ConfigError when it hides them all."""
+        known = self._column("answer", self.rows).is_valid().to_numpy(zero_copy_only=False)
+        if not known.any():
+            raise ConfigError(
+                f"{self.manifest.folder}: split {self.split!r}: hides its answers; train on another split"
+            )
+        return replace(self, rows=self.rows[known])
 
     def texts(self, rows: Rows) -> list[str]:
         return self._column("text", rows).to_pylist()

@@ -19,6 +19,8 @@ from pipeline.errors import ConfigError
 PAD, UNKNOWN = 0, 1
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 _SPACED = re.compile(r"[-/]")
+# Texts that `words` leaves nothing of, as a regular expression that Arrow's engine reads too.
+WORDLESS = r"""^[\s.,'!?"()*#:;/-]*$"""
 
 
 def words(text: str) -> list[str]:
@@ -106,10 +108,10 @@ def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArr
         raise ConfigError(f"{path}: cannot be read as GloVe text ({error}); is the file whole?") from error
     if not found:
         raise ConfigError(f"{path}: knows none of the {len(wanted)} words of the vocabulary; is it a GloVe file?")
-    spread = float(np.std(np.stack(list(found.values()))))
-    if not np.isfinite(spread):
+    known = np.stack(list(found.values()))
+    if not np.isfinite(known).all():
         raise ConfigError(f"{path}: holds values that are not finite numbers; get the file again")
-    vectors = np.random.default_rng(seed).normal(0, spread, (len(vocabulary), width)).astype(np.float32)
+    vectors = np.random.default_rng(seed).normal(0, known.std(), (len(vocabulary), width)).astype(np.float32)
     vectors[PAD] = 0
     for number, vector in found.items():
         vectors[number] = vector

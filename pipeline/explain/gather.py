@@ -110,7 +110,7 @@ def gather(places: Sequence[Path]) -> Gathered:
             for stage in graph.stages:
                 _look_through(stage.folder, found)
         elif not _look_through(folder, found):
-            raise ConfigError(f"{place}: holds neither {_EXPECTED}; expected a folder with one of them")
+            raise ConfigError(f"{place}: holds none of {_EXPECTED}; expected a folder with one of them")
     return found
 
 

@@ -17,6 +17,7 @@ from pipeline.explain.curves import curves
 from pipeline.explain.gather import Gathered, Run, gather, is_number
 from pipeline.explain.scores import BARS, Scores, score
 from pipeline.explain.sheet import Sheet, sheet
+from pipeline.explain.summary import summary
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -27,31 +28,44 @@ class _Result:
     sheet: Sheet
 
 
-def report(places: Sequence[Path], out: Path) -> None:
+def report(places: Sequence[Path], out: Path) -> str:
     """Write the page on the runs, stage graphs and evaluations in these folders to ``out``, whole or not at all.
 
-    The page needs nothing beside it: no network, no script. Raises ConfigError for a folder that holds none of them.
+    The page needs nothing beside it: no network, no script. Its table of results is returned as plain text, which
+    also lies beside the page with the ending .txt. Raises ConfigError for a folder that holds nothing to report.
     """
     if out.is_dir():
         raise ConfigError(
             f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / 'report.html'}"
         )
-    page = _render(gather(places))
+    found = gather(places)
+    results = _results(found)
+    table = summary([result.scores for result in results], out.resolve())
+    _write(out.with_suffix(".txt"), table)
+    _write(out, _render(found, results))
+    return table
+
+
+def _write(out: Path, text: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     try:
         # File names and texts of data sets may hold code points that no encoding has.
-        partial.write_bytes(page.encode("utf-8", "backslashreplace"))
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _render(found: Gathered) -> str:
+def _results(found: Gathered) -> list[_Result]:
     results = []
     for evaluation in sorted(found.evaluations, key=lambda evaluation: evaluation.blank):
         answers = evaluation.answers()
         results.append(_Result(score(evaluation, found.evaluations, answers), sheet(evaluation, answers)))
+    return results
+
+
+def _render(found: Gathered, results: list[_Result]) -> str:
     runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -59,11 +59,11 @@ _RELEASED = NetConfig(
 
 PRESETS: dict[str, NetConfig] = {
     "tiny": NetConfig(
-        kernels=((3,), (5,), (7,), (7,), (7,)),
-        dims=(16, 32, 64, 96, 128),
-        conditions=(16, 32, 64, 96, 128),
+        kernels=((3,), (3,), (5,), (7,), (7,)),
+        dims=(8, 24, 64, 96, 128),
+        conditions=(8, 24, 64, 96, 128),
         heads=4,
-        groups=(4, 4, 8, 8, 8),
+        groups=(2, 4, 8, 8, 8),
         words=128,
         word_dim=128,
         downsample="space_to_depth",

@@ -53,7 +53,7 @@ class BatchNorm(KeepFloat32):
         )
 
     def _joint(self, x: Tensor) -> Tensor:
-        out, mean, var, count = _JointBatchNorm.apply(x, self.weight, self.bias, self.running_mean, self.eps)
+        out, mean, var, count = _JointBatchNorm.apply(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)
@@ -61,39 +61,50 @@ class BatchNorm(KeepFloat32):
 
 
 class _JointBatchNorm(torch.autograd.Function):
-    """Batch normalisation whose sums, forward and backward, run over all processes."""
+    """Batch normalisation whose statistics, forward and backward, are those of all processes together.
+
+    Each process takes its own in one pass; combined, they are exact and do not cancel (Chan, Golub and LeVeque).
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, shift, eps):  # type: ignore[no-untyped-def]
-        # Sums of x - shift, not of x: E[x^2] - E[x]^2 cancels badly in float32 where the mean is large against the
-        # spread. The running mean is near the mean and the same on every process.
-        channels, dims = x.shape[1], [d for d in range(x.dim()) if d != 1]
-        broad = [1, channels, *[1] * (x.dim() - 2)]
-        values = x.to(weight.dtype)
-        shift = shift.clone()
-        centred = values - shift.view(broad)
-        count = values.new_full((1,), values.numel() // channels)
-        sums = torch.cat([centred.sum(dims), centred.square().sum(dims), count])
-        dist.all_reduce(sums)
-        first, second, total = sums[:channels], sums[channels:-1], sums[-1]
-        offset = first / total
-        var = (second / total - offset.square()).clamp_min_(0)
-        mean, scale = shift + offset, torch.rsqrt(var + eps)
-        normal = (values - mean.view(broad)) * scale.view(broad)
-        ctx.save_for_backward(x, mean, scale, weight, total)
+    def forward(ctx, x, weight, bias, eps):  # type: ignore[no-untyped-def]
+        channels, values = x.shape[1], x.to(weight.dtype)
+        own = values.new_zeros(2 * channels + 1)
+        if values.numel():
+            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(values, None, None, 0.0)
+            own[-1] = values.numel() // channels
+        means, spreads, counts = _gather(own).split([channels, channels, 1], 1)
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        var = (counts * (spreads + (means - mean).square())).sum(0) / total
+        ctx.save_for_backward(x, mean, var, weight, total)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, var, total)
-        return (normal * weight.view(broad) + bias.view(broad)).to(x.dtype), mean, var, total
+        # PyTorch's CPU kernels divide by the number of values: a process without any must not reach them.
+        out = F.batch_norm(values, mean, var, weight, bias, False, 0.0, eps) if values.numel() else values
+        return out.to(x.dtype), mean, var, total
 
     @staticmethod
     def backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
-        x, mean, scale, weight, total = ctx.saved_tensors
-        channels, dims = x.shape[1], [d for d in range(x.dim()) if d != 1]
+        x, mean, var, weight, total = ctx.saved_tensors
+        channels, values = x.shape[1], x.to(weight.dtype)
+        # As if the statistics were constants; what they add follows from the sums of all processes.
+        grad_x, grad_weight, grad_bias = grad.to(weight.dtype), torch.zeros_like(weight), torch.zeros_like(weight)
+        if values.numel():
+            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad_x, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )
+        sums = _gather(torch.cat([grad_bias, grad_weight])).sum(0) / total
+        scale = torch.rsqrt(var + ctx.eps)
+        slope = -weight * scale.square() * sums[channels:]
+        level = -weight * scale * sums[:channels] - slope * mean
         broad = [1, channels, *[1] * (x.dim() - 2)]
-        upper = grad.to(weight.dtype)
-        normal = (x.to(weight.dtype) - mean.view(broad)) * scale.view(broad)
-        grad_bias, grad_weight = upper.sum(dims), (upper * normal).sum(dims)
-        sums = torch.cat([grad_bias, grad_weight])
-        dist.all_reduce(sums)
-        sums = sums / total
-        grad_x = upper - sums[:channels].view(broad) - normal * sums[channels:].view(broad)
-        return (grad_x * (weight * scale).view(broad)).to(x.dtype), grad_weight, grad_bias, None, None
+        grad_x = grad_x + torch.addcmul(level.view(broad), values, slope.view(broad))
+        return grad_x.to(x.dtype), grad_weight, grad_bias, None
+
+
+def _gather(own: Tensor) -> Tensor:
+    """The vectors of all processes, stacked. Over gloo this takes half the time of an all-reduce of so few numbers."""
+    every = [torch.empty_like(own) for _ in range(joint_processes())]
+    dist.all_gather(every, own)
+    return torch.stack(every)

@@ -60,7 +60,7 @@ class Rec(Task):
         score = output[:, :, 4].flatten(1).amax(1).sigmoid()
         restored = batch.letterbox.restore(boxes.float().cpu().numpy())
         return [
-            {"box": [round(float(value), 2) for value in box], "score": round(float(value), 4)}
+            {"box": [round(float(value), 4) for value in box], "score": round(float(value), 4)}
             for box, value in zip(restored, score, strict=True)
         ]
 

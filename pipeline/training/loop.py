@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def train(config: TrainConfig, run: Path) -> bool:
     """
     task_class = TASKS[config.model.task]
     examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
+    if examples.kind == "question":
+        examples = examples.answered()
     items = Items.of(examples, config.seed)
     total = steps(items.plan, config.data.batch, config.schedule.epochs)
     folder.check(config, run)
@@ -47,12 +49,10 @@ def train(config: TrainConfig, run: Path) -> bool:
     begun = start(config, run, examples)
     if engine.leads:
         folder.prepare(config, run)
-        print(
-            begun.told,
-            f"{total} steps of {config.data.batch} examples on {engine.world} process(es)",
-            sep="; ",
-            file=sys.stderr,
-        )
+        left_out = f"; {examples.wordless} {examples.kind}s without a word left out" if examples.wordless else ""
+        print(f"{begun.told}{left_out}", file=sys.stderr)
+        work = f"{total} steps of {config.data.batch} examples on {engine.world} process(es)"
+        print(f"{work}, beginning at step {begun.step}", file=sys.stderr)
     model = begun.model.to(engine.device)
     ema = Ema(model, config.optimizer.ema) if config.optimizer.ema else None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -63,12 +63,8 @@ def train(config: TrainConfig, run: Path) -> bool:
         if ema:
             ema.load(begun.state["ema"])
 
-    share = config.data.batch // engine.world
-    loader = Loader(examples, begun.vocabulary, config.data, share, engine.device)
     task = task_class(config.model, config.data.size, begun.vocabulary)
-    log = Log(run, config.log.every, total, config.schedule.epochs, config.data.batch, engine.accelerator)
     requests = ((items.step(at, config.data.batch, engine.rank, engine.world), None) for at in range(begun.step, total))
-    batches = loader.stream(requests)
 
     def publish(done: int) -> None:
         moments = gather_moments(model, wrapped, zero)
@@ -77,6 +73,7 @@ def train(config: TrainConfig, run: Path) -> bool:
                 state = {
                     "step": done,
                     "task": config.model.task,
+                    "data": examples.identity,
                     "model": model.state_dict(),
                     "moments": moments,
                     "ema": ema.tensors if ema else None,
@@ -85,7 +82,16 @@ def train(config: TrainConfig, run: Path) -> bool:
 
     done = begun.step
     stopping = False
-    with _stop_signals() as asked:
+    with (
+        closing(
+            Loader(examples, begun.vocabulary, config.data, config.data.batch // engine.world, engine.device)
+        ) as loader,
+        closing(loader.stream(requests)) as batches,
+        closing(
+            Log(run, config.log.every, total, config.schedule.epochs, config.data.batch, engine.accelerator)
+        ) as log,
+        _stop_signals() as asked,
+    ):
         for step in range(begun.step, total):
             waiting = time.perf_counter()
             batch = next(batches)
@@ -112,9 +118,6 @@ def train(config: TrainConfig, run: Path) -> bool:
                 publish(done)
             if stopping:
                 break
-    batches.close()
-    loader.close()
-    log.close()
     engine.close()
     if stopping and engine.leads:
         print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)

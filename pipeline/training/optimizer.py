@@ -33,6 +33,8 @@ class OptimizerConfig:
     implementation: Literal["auto", "apex", "torch"] = "auto"
 
     def __post_init__(self) -> None:
+        if not 0 < self.lr < float("inf"):
+            raise ConfigError(f"optimizer.lr: {self.lr}: expected more than 0, such as 1e-4")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"optimizer.ema: {self.ema}: expected at least 0 and less than 1")
         if self.clip <= 0:

@@ -17,6 +17,8 @@ from pipeline.model import Model, build_model
 from pipeline.training import checkpoint
 
 _WORDS = "language.embedding.weight"
+# One row a word, one row an answer.
+_GROWING = (_WORDS, "head.answer.3.")
 
 
 @dataclass(frozen=True)
@@ -34,81 +36,97 @@ class Start:
 
 
 def start(config: TrainConfig, run: Path, examples: Examples) -> Start:
-    """Resume the run's own newest checkpoint, else begin: `init_from` is looked at only at the very first start."""
+    """Resume the run's own newest checkpoint, else begin: `init_from` is looked at only at the very first start.
+
+    Raises ConfigError where the checkpoint was made on other data than ``examples``, or does not fit.
+    """
     torch.manual_seed(config.seed)
     own = checkpoint.newest(run)
     if own:
         state, words = checkpoint.read(own)
+        if state["data"] != examples.identity:
+            raise ConfigError(
+                f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of "
+                "samples is lost; put that build back, or start another run with --init_from"
+            )
         vocabulary = Vocabulary.from_json(words)
-        model = build(config, vocabulary, None)
-        model.load_state_dict(state["model"], strict=True)
-        return Start(model, vocabulary, state, f"resuming {own}: step {state['step']}")
+        return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"resuming {own}")
     if config.init_from:
         return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
-    vocabulary = _vocabulary(examples)
-    vectors, told = None, f"new run: {len(vocabulary)} words, learned"
+    vocabulary = _vocabulary(examples, Vocabulary(()))
+    model, told = _fresh(config, vocabulary)
+    return Start(model, vocabulary, None, f"new run: {told}")
+
+
+def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
+    """The model that these weights were saved from, with them in it."""
+    # Frozen word vectors are among the weights: their file need not be there any more.
+    vectors = torch.empty_like(weights[_WORDS]) if config.data.vectors else None
+    model = build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)
+    model.load_state_dict(weights, strict=True)
+    return model
+
+
+def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
+    vectors, told = None, f"{len(vocabulary.words)} words, learned"
     if config.data.vectors:
         known, found = load_glove(Path(config.data.vectors), vocabulary, config.seed)
         vectors = torch.from_numpy(known)
-        told = f"new run: {found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
-    return Start(build(config, vocabulary, vectors), vocabulary, None, told)
+        told = f"{found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
+    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), told
 
 
-def build(config: TrainConfig, vocabulary: Vocabulary, vectors: Tensor | None) -> Model:
-    """The model of a configuration; frozen word vectors are zeros to be loaded when ``vectors`` is None."""
-    if vectors is None and config.data.vectors:
-        width = config.model.language.word_dim or 300
-        vectors = torch.zeros(len(vocabulary), width)
-    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)
+def _vocabulary(examples: Examples, earlier: Vocabulary) -> Vocabulary:
+    """Words and answers of the training split behind those of an earlier stage, which keep their numbers."""
+    asked = examples.kind == "question"
+    answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if asked else []
+    found = Vocabulary.build(examples.texts(examples.rows), answers)
+    return Vocabulary(_behind(earlier.words, found.words), _behind(earlier.answers if asked else (), found.answers))
 
 
-def _vocabulary(examples: Examples, words: tuple[str, ...] = ()) -> Vocabulary:
-    """Words and answers of the training split; ``words`` come first and keep their numbers."""
-    found = Vocabulary.build(
-        examples.texts(examples.rows),
-        (answer for answer in examples.answers(examples.rows) if answer is not None)
-        if examples.kind == "question"
-        else (),
-    )
-    known = set(words)
-    return Vocabulary(words + tuple(word for word in found.words if word not in known), found.answers)
+def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:
+    known = set(earlier)
+    return earlier + tuple(name for name in found if name not in known)
 
 
 def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     """Take the averaged weights of an earlier stage: those of words and vision, the head if the task is the same.
 
-    The vocabulary is the earlier stage's with new words behind it, whose vectors start fresh.
+    The vocabulary is the earlier stage's with new words and answers behind it, whose weights start fresh.
     """
     state, stored = checkpoint.read(place)
     earlier = Vocabulary.from_json(stored)
-    vocabulary = _vocabulary(examples, earlier.words)
-    if config.data.vectors:
-        vectors, _ = load_glove(Path(config.data.vectors), vocabulary, config.seed)
-        model = build(config, vocabulary, torch.from_numpy(vectors))
-    else:
-        model = build(config, vocabulary, None)
+    vocabulary = _vocabulary(examples, earlier)
+    model, _ = _fresh(config, vocabulary)
     given: dict[str, Tensor] = state["ema"] or state["model"]
     wanted = model.state_dict()
-    same_task = state["task"] == config.model.task and vocabulary.answers == earlier.answers
-    taken = [name for name in wanted if same_task or not name.startswith("head.")]
+    taken = [name for name in wanted if state["task"] == config.model.task or not name.startswith("head.")]
     missing = [name for name in taken if name not in given]
     if missing:
         raise ConfigError(
             f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?"
         )
     for name in taken:
-        value = given[name]
-        if name == _WORDS and value.shape[1:] == wanted[name].shape[1:]:
-            wanted[name][: len(value)] = value
-            continue
-        if value.shape != wanted[name].shape:
-            raise ConfigError(
-                f"init_from: {place}: {name} has shape {tuple(value.shape)}, this model {tuple(wanted[name].shape)}; "
-                "model and data.vectors must be those of the earlier stage"
-            )
-        wanted[name] = value
+        _take(wanted[name], given[name], f"init_from: {place}: {name}", may_grow=name.startswith(_GROWING))
     model.load_state_dict(wanted, strict=True)
-    fresh = sorted({name.split(".")[0] for name in wanted if name not in taken})
-    new_words = len(vocabulary.words) - len(earlier.words)
-    told = f"init from {place} (step {state['step']}): {len(taken)} tensors taken, {new_words} new words"
-    return Start(model, vocabulary, None, f"{told}, new: {', '.join(fresh) or 'nothing'}")
+    parts = sorted({name.split(".")[0] for name in wanted if name not in taken})
+    told = (
+        f"init from {place} (step {state['step']}): {len(taken)} tensors taken, new: "
+        f"{len(vocabulary.words) - len(earlier.words)} words, "
+        f"{', '.join(parts) if parts else f'{len(vocabulary.answers) - len(earlier.answers)} answers'}"
+    )
+    return Start(model, vocabulary, None, told)
+
+
+def _take(ours: Tensor, theirs: Tensor, what: str, may_grow: bool) -> None:
+    """Copy a tensor of the earlier stage into ours, whose first dimension may be longer where a vocabulary grew."""
+    fits = theirs.shape[1:] == ours.shape[1:] and len(theirs) <= len(ours) if may_grow else theirs.shape == ours.shape
+    if not fits:
+        raise ConfigError(
+            f"{what} has shape {tuple(theirs.shape)}, this model {tuple(ours.shape)}; model and data.vectors must be "
+            "those of the earlier stage"
+        )
+    if theirs.dim():
+        ours[: len(theirs)] = theirs
+    else:
+        ours.copy_(theirs)

@@ -195,7 +195,7 @@ def test_every_run_has_its_curves_with_its_terms(tmp_path: Path) -> None:
 
 
 def test_a_long_run_does_not_make_a_large_curve() -> None:
-    log = [{"step": n, "loss": 1 + 1 / n, "xy": 1 / n, "lr": 1e-3, "samples_per_s": 9.0} for n in range(1, 20001)]
+    log = [{"step": n, "loss": 2.0 + n % 7, "xy": 1 + n % 5, "lr": 1e-3, "samples_per_s": n % 9} for n in range(20000)]
     drawn = curves(log)
     assert drawn is not None
     assert len(drawn) < 100_000
@@ -237,7 +237,9 @@ def test_the_margin_is_over_the_strongest_bar_of_the_same_task_data_and_split(tm
     }
     assert line.strongest == "words_only"
     assert line.margin == pytest.approx(0.75 - 0.4)
-    assert score(found[1], found, []).headline.margin is None
+    unseeing = score(found[1], found, []).headline
+    assert unseeing.margin is None
+    assert "words_only" not in unseeing.bars
     report([run, blind], tmp_path / "page.html")
     shown = text_of((tmp_path / "page.html").read_text())
     assert "75.0 ±6.8 +35.0 over words-only model" in shown
@@ -376,7 +378,7 @@ def test_a_broken_result_is_named_on_the_page_and_other_json_is_none(tmp_path: P
 def test_a_wrong_place_is_named_with_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     expected = r"graph\.json \(a launched stage graph\), log\.jsonl \(a run\)"
-    with pytest.raises(ConfigError, match=rf"empty: holds neither {expected}"):
+    with pytest.raises(ConfigError, match=rf"empty: holds none of {expected}"):
         report([tmp_path / "empty"], tmp_path / "page.html")
     with pytest.raises(ConfigError, match=rf"gone: no such folder; expected one that holds {expected}"):
         report([tmp_path / "gone"], tmp_path / "page.html")
@@ -401,3 +403,13 @@ def test_a_failed_write_leaves_the_earlier_page_and_no_litter(tmp_path: Path, mo
         report([run], out)
     assert out.read_bytes() == before
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_the_text_beside_the_page_is_its_table(tmp_path: Path, toy: Path) -> None:
+    run = train(tmp_path / "run")
+    boxes(run / "eval/toy-val.json", run, toy, right=30, controls={"shuffled_words": {"acc@0.5": 0.25}})
+    told = report([run], tmp_path / "page.html")
+    assert (tmp_path / "page.txt").read_text() == told
+    row = next(line for line in told.splitlines() if "toy val" in line)
+    assert row.split()[-4:] == ["75.0", "±6.8", "25.0", "+50.0"]
+    assert f"report: {tmp_path / 'page.html'}" in told

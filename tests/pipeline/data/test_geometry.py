@@ -118,6 +118,14 @@ def test_a_mask_that_fits_the_square_stays_as_it_is() -> None:
     np.testing.assert_array_equal(fit([(64, 64)], 64).mask(0, mask), mask)
 
 
+def test_a_shrunk_mask_takes_the_pixel_in_the_middle() -> None:
+    """Of every three pixels the second: the middle of what the decoder averages."""
+    rows, columns = np.indices((192, 192)).astype(np.uint8)
+    box = fit([(192, 192)], 64)
+    np.testing.assert_array_equal(box.mask(0, rows)[:, 0], np.arange(64) * 3 + 1)
+    np.testing.assert_array_equal(box.mask(0, columns)[0], np.arange(64) * 3 + 1)
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     return Decoder(96, 1, 1, torch.device("cpu"))
@@ -153,8 +161,6 @@ def test_picture_box_and_mask_agree(decoder: Decoder, sides: tuple[int, int], se
     assert bright[inside].all()
 
     padding = np.ones((96, 96), bool)
-    padding[
-        box.top[0] : box.top[0] + box.new_height[0], box.left[0] : box.left[0] + box.new_width[0]
-    ] = False
+    padding[box.top[0] : box.top[0] + box.new_height[0], box.left[0] : box.left[0] + box.new_width[0]] = False
     np.testing.assert_allclose(image[:, padding], 127 / 255, atol=1e-6)
     assert not placed[padding].any()

@@ -95,9 +95,7 @@ def test_draw_takes_every_alternative_about_as_often_and_only_those() -> None:
     assert draw(items[5:7], counts[5:7], 9).tolist() == draw(items, counts, 9)[5:7].tolist()
 
 
-SETS = st.lists(
-    st.tuples(st.integers(1, 60), st.sampled_from([0.3, 0.5, 1.0, 1.7, 2.0, 3.0])), min_size=1, max_size=4
-)
+SETS = st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0.3, 0.5, 1.0, 1.7, 2.0, 3.0])), min_size=1, max_size=4)
 
 
 def plan_of(sets: list[tuple[int, float]], seed: int = 0) -> Plan:
@@ -149,6 +147,15 @@ def test_sets_are_mixed_within_an_epoch() -> None:
     items, _ = plan.items(span(0, 2000))
     for part in np.split(items, 10):
         assert 70 < (part < 1000).sum() < 130
+
+
+def test_the_mixture_and_the_halves_are_drawn_anew_each_time() -> None:
+    mixed = Plan((30, 30), (1.0, 1.0), seed=1)
+    patterns = {tuple((mixed.items(span(epoch * 60, (epoch + 1) * 60))[0] < 30).tolist()) for epoch in range(6)}
+    assert len(patterns) == 6
+    halved = Plan((30,), (0.5,), seed=1)
+    halves = {frozenset(halved.items(span(epoch * 15, (epoch + 1) * 15))[0].tolist()) for epoch in range(0, 12, 2)}
+    assert len(halves) == 6
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])

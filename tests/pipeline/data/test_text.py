@@ -92,9 +92,6 @@ def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], so
     assert set(vocabulary.answers) == (set(answers) if kind == "question" else set())
     tokens = vocabulary.encode(training.texts(training.rows), 30)
     assert UNKNOWN not in tokens
-    everything = Vocabulary.build(training.manifest.examples["text"].to_pylist())
-    if source == "refcoco":  # a combination held out of training is no new word, but the test splits have their own
-        assert set(everything.words) >= spoken
 
 
 def test_a_word_of_a_test_split_alone_is_unknown(sets: dict[str, Path]) -> None:
@@ -133,7 +130,7 @@ VOCABULARY = Vocabulary(("the", "man", "zyzzyx", "of"))
 @pytest.mark.parametrize(("width", "plain"), [(100, False), (300, False), (300, True)])
 def test_glove_as_it_is_distributed(tmp_path: Path, width: int, plain: bool) -> None:
     path = GLOVE / f"glove.6B.{width}d.sample.txt.gz"
-    lines = gzip.open(path, "rt", encoding="utf-8").read().splitlines()
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     expected = {line.split(" ")[0]: np.array(line.split(" ")[1:], np.float32) for line in lines}
     if plain:
         path = glove_file(tmp_path / "glove.txt", lines)
@@ -208,13 +205,19 @@ def _gzipped() -> bytes:
     return gzip.compress("\n".join(["the " + "1 " * 19 + "1", *rows]).encode())
 
 
-@pytest.mark.parametrize("fault", ["cut", "flipped", "not gzip", "empty"])
+@pytest.mark.parametrize("fault", ["cut", "flipped", "garbled", "not gzip", "empty"])
 def test_a_damaged_archive_is_one_line_of_error(tmp_path: Path, fault: str) -> None:
     whole = _gzipped()
     flipped = bytearray(whole)
     for place in range(len(whole) // 2, len(whole) // 2 + 40):
         flipped[place] ^= 0xFF
-    data = {"cut": whole[: len(whole) // 2], "flipped": bytes(flipped), "not gzip": b"the 1 2 3\n", "empty": b""}[fault]
+    data = {
+        "cut": whole[: len(whole) // 2],
+        "flipped": bytes(flipped),
+        "garbled": whole[:10] + b"\xff" * 40,  # behind the header, what no deflate block begins with
+        "not gzip": b"the 1 2 3\n",
+        "empty": b"",
+    }[fault]
     path = tmp_path / "v.txt.gz"
     path.write_bytes(data)
     with pytest.raises(ConfigError) as caught:

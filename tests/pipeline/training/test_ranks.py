@@ -23,6 +23,13 @@ def steps(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> dict[int, 
     return seen
 
 
+def distance(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    """The length of the difference of two gradients over that of the second."""
+    assert some.keys() == others.keys()
+    apart = sum(float((some[name] - others[name]).double().square().sum()) for name in some)
+    return float((apart / sum(float(other.double().square().sum()) for other in others.values())) ** 0.5)
+
+
 def test_the_ranks_share_the_batch(steps: dict[int, list[list[dict[str, Any]]]]) -> None:
     (alone,), (first, second) = steps[1], steps[2]
     for whole, left, right in zip(alone, first, second, strict=True):
@@ -43,12 +50,9 @@ def test_the_gradient_is_that_of_one_process_on_the_joint_batch(steps: dict[int,
     (alone,), (first, second) = steps[1], steps[2]
     assert alone[0]["loss"] == pytest.approx((first[0]["loss"] + second[0]["loss"]) / 2, rel=1e-5)
     assert alone[0]["norm"] == pytest.approx(first[0]["norm"], rel=1e-4)
-    largest = max(gradient.abs().max() for gradient in alone[0]["gradients"].values())
-    assert largest > 0
-    for name, gradient in alone[0]["gradients"].items():
-        torch.testing.assert_close(
-            first[0]["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * float(largest), msg=name
-        )
+    apart = distance(first[0]["gradients"], alone[0]["gradients"])
+    # Rounding alone, seen by reordering one process's batch, moves it by 0.3 % through the network's kinks.
+    assert apart < 0.01
 
 
 def test_half_the_batch_has_another_gradient(steps: dict[int, list[list[dict[str, Any]]]]) -> None:

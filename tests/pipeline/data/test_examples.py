@@ -1,0 +1,166 @@
+"""Which rows are trained on and scored: referents with a sentence drawn a visit, questions, sentences once each."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.data.examples import Examples, Items
+from pipeline.errors import ConfigError
+from shards.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def training(sets: dict[str, Path]) -> Examples:
+    return Examples.open(sets["refcoco"], "expression", "train")
+
+
+def referents(examples: Examples) -> dict[tuple[int, int], list[int]]:
+    """The rows of each (picture, region), from the table alone."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, entry in enumerate(examples.manifest.examples.to_pylist()):
+        if entry["split"] == examples.split and entry["kind"] == examples.kind:
+            found[entry["sample"], entry["region"]].append(row)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "split"),
+    [("refcoco", "expression", "val"), ("clevr", "question", "val"), ("visual_genome", "question", "train")],
+)
+def test_evaluation_rows_are_each_sentence_once(sets: dict[str, Path], source: str, kind: str, split: str) -> None:
+    table = Manifest.open(sets[source]).examples.to_pylist()
+    expected = [row for row, entry in enumerate(table) if (entry["kind"], entry["split"]) == (kind, split)]
+    examples = Examples.open(sets[source], kind, split)  # type: ignore[arg-type]
+    assert examples.rows.dtype == np.int64
+    assert examples.rows.tolist() == expected
+    assert len(expected) > 10
+
+
+def test_columns_belong_to_the_rows_asked_for(sets: dict[str, Path]) -> None:
+    for source, kind in (("refcoco", "expression"), ("clevr", "question")):
+        examples = Examples.open(sets[source], kind, "train")  # type: ignore[arg-type]
+        table, samples = examples.manifest.examples.to_pylist(), examples.manifest.samples.to_pylist()
+        rows = np.random.default_rng(0).choice(examples.rows, 20)
+        assert examples.texts(rows) == [table[row]["text"] for row in rows]
+        assert examples.answers(rows) == [table[row]["answer"] for row in rows]
+        assert examples.families(rows) == [table[row]["family"] for row in rows]
+        pictures = examples.samples(rows)
+        assert pictures.tolist() == [table[row]["sample"] for row in rows]
+        sides = [[table[row][side] for side in "xywh"] for row in rows]
+        np.testing.assert_array_equal(examples.boxes(rows), np.array(sides, np.float32))
+        widths, heights = examples.sides(pictures)
+        assert widths.tolist() == [samples[picture]["width"] for picture in pictures]
+        assert heights.tolist() == [samples[picture]["height"] for picture in pictures]
+
+
+def test_tables_are_whole_so_that_a_batch_costs_only_itself(sets: dict[str, Path]) -> None:
+    """A column in several chunks is joined anew at every look-up."""
+    stored = Manifest.open(sets["refcoco"])
+    assert stored.examples["text"].num_chunks > 1, "the set should have several parts, or this shows nothing"
+    examples = Examples.open(sets["refcoco"], "expression", "train")
+    for table, before in ((examples.manifest.examples, stored.examples), (examples.manifest.samples, stored.samples)):
+        assert {column.num_chunks for column in table.columns} == {1}
+        assert table.equals(before)
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(sets: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Examples.open(sets["refcoco"], "expression", "test")
+    told = str(caught.value)
+    assert told.startswith(f"{sets['refcoco']}: split 'test': holds no expression; there are: ")
+    assert told.endswith("expression of testA, expression of testB, expression of train, expression of val")
+    with pytest.raises(ConfigError, match="split 'train': holds no question; there are: expression of testA"):
+        Examples.open(sets["refcoco"], "question", "train")
+
+
+def test_items_are_the_referents(training: Examples) -> None:
+    items = Items.of(training, 0)
+    expected = list(referents(training).values())
+    found = [list(range(first, first + count)) for first, count in zip(items.first, items.count, strict=True)]
+    assert found == expected
+    assert max(items.count) > 1
+    assert items.plan.sizes == (len(expected),)
+    assert items.plan.weights == (1.0,)
+
+
+def test_each_question_is_an_item(sets: dict[str, Path]) -> None:
+    examples = Examples.open(sets["clevr"], "question", "train")
+    items = Items.of(examples, 0)
+    assert items.first.tolist() == examples.rows.tolist()
+    assert set(items.count.tolist()) == {1}
+    length = items.plan.epoch_length
+    assert sorted(items.step(0, length, 0, 1).tolist()) == examples.rows.tolist()
+
+
+def test_neighbours_of_another_kind_or_split_stay_apart(training: Examples) -> None:
+    """Rows 4 and 6 of one region, with a row of another split between them, are no run of sentences."""
+    picked = np.array([4, 6], np.int64)
+    table = training.manifest.examples
+    for name in ("sample", "region"):
+        column = table.schema.get_field_index(name)
+        values = table[name].to_numpy().copy()
+        values[4:7] = values[4]
+        table = table.set_column(column, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    manifest = replace(training.manifest, examples=table)
+    items = Items.of(Examples(manifest, "expression", "train", picked), 0)
+    assert items.first.tolist() == [4, 6]
+    assert items.count.tolist() == [1, 1]
+
+
+def test_an_epoch_is_every_referent_once(training: Examples) -> None:
+    items, groups = Items.of(training, 0), referents(training)
+    of_row = {row: referent for referent, rows in groups.items() for row in rows}
+    length = items.plan.epoch_length
+    for epoch in range(3):
+        seen = [of_row[row] for row in items.step(epoch, length, 0, 1).tolist()]
+        assert sorted(seen) == sorted(groups)
+
+
+def test_the_sentence_is_drawn_anew_at_every_visit_and_all_come_up(training: Examples) -> None:
+    items, groups = Items.of(training, 0), referents(training)
+    length, epochs = items.plan.epoch_length, 30
+    shown = Counter(row for epoch in range(epochs) for row in items.step(epoch, length, 0, 1).tolist())
+    several = [rows for rows in groups.values() if len(rows) > 1]
+    assert len(several) > 20
+    for rows in groups.values():
+        assert sum(shown[row] for row in rows) == epochs
+        assert all(shown[row] for row in rows), "a sentence that never comes up in thirty visits"
+    firsts = sum(shown[rows[0]] for rows in several) / epochs
+    expected = sum(1 / len(rows) for rows in several)
+    assert firsts == pytest.approx(expected, rel=0.15)
+    # Referents draw independently of each other: no epoch takes everybody's first sentence.
+    for epoch in range(3):
+        taken = set(items.step(epoch, length, 0, 1).tolist())
+        assert 0 < sum(rows[0] in taken for rows in several) < len(several)
+
+
+def test_the_drawn_sentence_is_the_same_on_every_world_and_after_resuming(training: Examples) -> None:
+    items = Items.of(training, 0)
+    whole = [items.step(step, 24, 0, 1).tolist() for step in range(12)]
+    again = Items.of(training, 0)
+    for world in (2, 3, 4):
+        for step in (11, 5, 0):
+            parts = [again.step(step, 24, rank, world).tolist() for rank in range(world)]
+            assert [row for part in parts for row in part] == whole[step]
+    other = Items.of(training, 1)
+    assert [other.step(step, 24, 0, 1).tolist() for step in range(12)] != whole
+
+
+def test_a_merged_set_mixes_its_sets_by_weight(sets: dict[str, Path]) -> None:
+    examples = Examples.open(sets["merged"], "expression", "train")
+    items = Items.of(examples, 0)
+    number = examples.manifest.samples["set"].to_numpy()[examples.samples(items.first)]
+    refcoco, genome = ((number == one).sum() for one in (0, 1))
+    assert items.plan.sizes == (refcoco, genome)
+    assert items.plan.weights == (1.0, 0.5)
+    assert items.plan.shares == (refcoco, round(genome / 2))
+    for epoch in range(2):
+        rows = items.step(epoch, items.plan.epoch_length, 0, 1)
+        of_set = examples.manifest.samples["set"].to_numpy()[examples.samples(rows)]
+        assert ((of_set == 0).sum(), (of_set == 1).sum()) == items.plan.shares

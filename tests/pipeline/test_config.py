@@ -1,0 +1,266 @@
+"""Configurations: a file, the command line over it, and one line that names what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import TrainConfig, check_resumable, dump, load
+from pipeline.data.loader import DataConfig
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = "data: {folder: somewhere}\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "train.yaml"
+
+
+def refused(file: Path | None, text: str | None = None, overrides: tuple[str, ...] = ()) -> str:
+    """The message of a configuration that is not accepted: one line."""
+    if file is not None and text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_lays_its_keys_over_the_defaults(file: Path) -> None:
+    file.write_text(
+        BASE + "model: {task: vqa, groups: [1, 1, 1, 1, 1]}\noptimizer: {lr: 1e-3, betas: [0.8, 0.9]}\nseed: 4\n"
+    )
+    config = load(file)
+    assert config.data == DataConfig("somewhere")
+    assert (config.model.task, config.model.groups, config.model.preset) == ("vqa", (1, 1, 1, 1, 1), "s")
+    assert (config.optimizer.lr, config.optimizer.betas, config.optimizer.clip) == (1e-3, (0.8, 0.9), 0.15)
+    assert config.seed == 4
+
+
+def test_the_command_line_wins_over_the_file_and_the_last_word_over_the_first(file: Path) -> None:
+    file.write_text(BASE + "optimizer: {lr: 0.5, clip: 3.0}\nseed: 4\n")
+    config = load(file, ["--optimizer.lr", "0.25", "--seed=5", "--seed", "6", "--data.blank", "true"])
+    assert (config.optimizer.lr, config.optimizer.clip, config.seed, config.data.blank) == (0.25, 3.0, 6, True)
+    # A group on the command line adds to the file's, however the file spells the key.
+    assert load(file, ["--optimizer", "{lr: 0.125}"]).optimizer == replace(config.optimizer, lr=0.125)
+    for text in ("optimizer: {clip: 3.0}\noptimizer.lr: 0.5\n", "optimizer.lr: 0.5\noptimizer: {clip: 3.0}\n"):
+        file.write_text(BASE + text)
+        assert load(file).optimizer.lr == 0.5
+        assert load(file, ["--optimizer.lr", "0.25"]).optimizer == config.optimizer
+
+
+@pytest.mark.parametrize("text", ["10", "no", "2024-01-01", "a: b", "@x", "007", "1e3", "[a", "-5", "true"])
+def test_a_text_stays_as_it_was_typed(text: str) -> None:
+    """A preset is called 10 and a folder 2024-01-01, whatever YAML makes of them."""
+    assert load(None, ["--data.folder", text, "--data.vectors", text]).data == DataConfig(text, vectors=text)
+    assert load(None, ["--data.folder=x", f"--init_from={text}"]).init_from == text
+
+
+def test_numbers_name_presets_and_folders_in_a_file_too(file: Path) -> None:
+    file.write_text("data: {folder: 2024}\nmodel: {preset: 10}\n")
+    config = load(file)
+    assert (config.data.folder, config.model.preset) == ("2024", "10")
+    assert config.model.net().depths == (2, 1, 2, 4, 1)
+
+
+def test_null_leaves_an_optional_key_out(file: Path) -> None:
+    file.write_text(BASE + "init_from: runs/first\ndata.vectors: glove.txt\n")
+    assert load(file).init_from == "runs/first"
+    config = load(file, ["--init_from", "null", "--data.vectors="])
+    assert config.init_from is None
+    assert config.data.vectors is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_own_files_fit(path: Path) -> None:
+    tree = yaml.safe_load(path.read_text())
+    if "stages" in tree:
+        pytest.skip("stages, not a training configuration")
+    assert isinstance(load(path, ["--data.folder", "x"]), TrainConfig)
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer: {lrr: 1.0}", "optimizer.lrr: no such key"),
+        ("optim: {lr: 1.0}", "optim.lr: no such key"),
+        ("speed: 3", "speed: no such key"),
+        ("1: 2", "1: no such key"),
+        ("model: {rec: {anchor: 3}}", "model.rec.anchor: no such key"),
+        ("optimizer: {lr: fast}", "optimizer.lr: Expected a float. Got value: fast"),
+        ("seed: 1.5", "seed: Expected a int. Got value: 1.5"),
+        ("data: {batch: true, folder: x}", "data.batch: Expected a int. Got value: True"),
+        ("data: {folder: 2024-01-01}", "data.folder: Expected a str. Got value: 2024-01-01"),
+        ("model: {task: reg}", "model.task: Expected one of ['rec', 'vqa']. Got value: reg"),
+        ("engine: {zero: 4}", "engine.zero: Expected one of [0, 1, 2, 3]. Got value: 4"),
+        ("optimizer: {betas: [0.9]}", "optimizer.betas: Expected a tuple with 2 elements. Got value: [0.9]"),
+        ("model: {groups: [1, 2]}", "model.groups: Expected tuple[int, int, int, int, int]"),
+        ("optimizer:", "optimizer: None: expected a group of keys"),
+        ("optimizer: [1]", "optimizer: [1]: expected a group of keys"),
+        ("data: /etc/passwd", "data: '/etc/passwd': expected a group of keys"),
+        ("optimizer: {lr: {x: 1}}", "optimizer.lr: Expected a float. Got value: {'x': 1}"),
+        ("schedule: {warmup: 90}", "schedule.warmup: 90.0: expected at least 0 and less than epochs (25.0)"),
+        ("data: {folder: x, size: 50}", "data.size: 50: expected a multiple of 32"),
+    ],
+)
+def test_a_fault_in_the_file_is_told_with_key_value_and_what_was_expected(file: Path, text: str, told: str) -> None:
+    message = refused(file, text + "\n" if text.startswith("data") else f"{BASE}{text}\n")
+    assert message.startswith(f"{file}: {told}")
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--optimizer.lrr", "1"), "optimizer.lrr: no such key"),
+        (("--optim", "1"), "optim: no such key"),
+        (("--optimizer.lr", "fast"), "optimizer.lr: Expected a float. Got value: fast"),
+        (("--optimizer.lr.x", "1"), "optimizer.lr: Expected a float. Got value: {'x': 1}"),
+        (("--model.task", "reg"), "model.task: Expected one of ['rec', 'vqa']. Got value: reg"),
+        (("--seed", "[a"), "--seed: value '[a' is not YAML"),
+        (("--optimizer", "adam"), "optimizer: 'adam': expected a group of keys"),
+        (("--seed",), "--seed: a value is missing"),
+        (("seed", "1"), "'seed': expected `--key.sub value`"),
+        (("--", "1"), "'--': expected `--key.sub value`"),
+        (("--=1",), "'--=1': expected `--key.sub value`"),
+        (("--data.batch", "0"), "data.batch: 0: expected at least 1"),
+        (("--data.folder", "null"), "data.folder: missing"),
+        (("--schedule.warmup", "90"), "schedule.warmup: 90.0: expected"),
+    ],
+)
+def test_a_fault_on_the_command_line_is_told_as_such(
+    file: Path, words: tuple[str, ...], told: str, with_file: bool
+) -> None:
+    file.write_text(BASE)
+    rest = () if with_file else ("--data.folder", "x")
+    assert refused(file if with_file else None, None, (*rest, *words)).startswith(f"command line: {told}")
+
+
+def test_a_fault_of_the_file_is_not_laid_on_the_command_line(file: Path) -> None:
+    text = BASE + "optimizer: {split: 3}\n"
+    assert refused(file, text, ("--data.split", "val")).startswith(f"{file}: optimizer.split: no such key")
+    assert refused(file, BASE + "seed: 3\n", ("--seed.x", "4")).startswith("command line: seed.x: seed is a value")
+
+
+def test_a_missing_folder_is_the_one_thing_without_default(file: Path) -> None:
+    assert refused(file, "seed: 1\n").startswith(f"{file}: data.folder: missing; it has no default")
+    assert refused(None).startswith("command line: data.folder: missing; it has no default")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data: {folder: x\n", "not YAML: while parsing a flow mapping"),
+        ("data:\n\tfolder: x\n", "not YAML: while scanning"),
+        ("\x00", "not YAML: "),
+        ("a: !!python/object/apply:os.getcwd []\n", "not YAML: could not determine a constructor"),
+        ("- 1\n", "holds list, expected keys and values"),
+        ("word\n", "holds str, expected keys and values"),
+        ("", "holds NoneType, expected keys and values"),
+    ],
+)
+def test_a_file_that_is_no_configuration(file: Path, text: str, told: str) -> None:
+    assert refused(file, text).startswith(f"{file}: {told}")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    assert refused(missing) == f"{missing}: cannot be read (No such file or directory); --config expects a YAML file"
+    assert refused(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"data: {folder: caf\xe9}\n")
+    assert refused(latin).startswith(f"{latin}: not YAML: ")
+
+
+def test_no_class_of_the_files_choice_is_ever_called(file: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for key in ("optimizer", "data"):
+        call = f"{{class_path: subprocess.check_call, init_args: {{popenargs: [touch, {mark}]}}}}"
+        refused(file, f"{BASE if key != 'data' else ''}{key}: {call}\n")
+    assert not mark.exists()
+
+
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab:.{[ -", max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.", max_size=3) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["data", "data.folder", "model", "model.rec", "model.rec.anchors", "optimizer.lr", "x"])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=st.dictionaries(KEYS, TREES, max_size=3))
+def test_whatever_the_file_holds_it_is_accepted_or_refused_in_one_line(file: Path, keys: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(keys))
+    try:
+        told = f"{file}: {load(file).data.folder}"
+    except ConfigError as error:
+        told = str(error)
+    assert told.startswith(f"{file}: ")
+    assert "\n" not in told
+
+
+# --- round trips ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_dumped_loads_as_it_was(file: Path) -> None:
+    words = ["--data.folder", "no", "--model.preset", "10", "--model.rec.anchors", "[[9, 9], [13, 14]]"]
+    words += ["--optimizer.eps", "1.0e-12", "--schedule.drops", "[1.5]", "--model.groups", "[1, 1, 1, 1, 1]"]
+    config = load(None, words)
+    assert (config.data.folder, config.model.preset) == ("no", "10")
+    file.write_text(dump(config))
+    assert load(file) == config
+    assert dump(load(file)) == dump(config)
+
+
+@pytest.fixture
+def begun(file: Path) -> TrainConfig:
+    config = load(None, ["--data.folder", "somewhere"])
+    file.write_text(dump(config))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--optimizer.lr", "0.5"), "optimizer.lr is 0.0001 in this run but 0.5 is asked for"),
+        (("--data.batch", "64"), "data.batch is 32 in this run but 64 is asked for"),
+        (("--seed", "1"), "seed is 0 in this run but 1 is asked for"),
+        (("--schedule.epochs", "26"), "schedule.epochs is 25.0 in this run but 26.0 is asked for"),
+        (("--model.rec.anchors", "[[1, 2]]"), "model.rec.anchors is [[137, 256], [248, 272], [386, 271]] in this run"),
+        (("--data.vectors", "x"), "data.vectors is None in this run but 'x' is asked for"),
+        (("--data.split", "all"), "data.split is 'train' in this run but 'all' is asked for"),
+        (("--data.blank", "true"), "data.blank is False in this run but True is asked for"),
+    ],
+)
+def test_a_run_resumes_with_its_own_configuration_only(
+    file: Path, begun: TrainConfig, words: tuple[str, ...], told: str
+) -> None:
+    check_resumable(begun, file)
+    with pytest.raises(ConfigError) as caught:
+        check_resumable(load(file, words), file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: {told}")
+    assert "--run" in message
+    assert "\n" not in message
+
+
+def test_what_does_not_shape_the_learning_may_change(file: Path, begun: TrainConfig) -> None:
+    free = ["--engine.zero", "3", "--engine.precision", "fp32", "--checkpoint.every", "5", "--checkpoint.keep", "9"]
+    free += ["--log.every", "1", "--data.threads", "7", "--init_from", "elsewhere"]
+    changed = load(file, free)
+    assert changed != begun
+    check_resumable(changed, file)

@@ -1,0 +1,89 @@
+"""The picture a user names: opened as training saw its like, refused in one line; and the drawing of the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import ConfigError
+from pipeline.predict import _open, draw
+
+ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "images"
+
+
+def test_a_turned_picture_is_shown_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :20] = 255
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    picture = _open(tmp_path / "turned.jpg")
+    assert (picture.mode, picture.size) == ("RGB", (20, 40))
+    assert picture.getpixel((15, 5)) > (200, 200, 200)
+    assert picture.getpixel((5, 5)) < (60, 60, 60)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    options = {"transparency": 0} if kind == "P" else {}
+    if kind == "P":
+        picture = Image.new("P", (8, 8), 0)
+        picture.putpalette([0, 0, 0, 0, 0, 0])
+        picture.putpixel((0, 0), 1)
+    picture.convert(kind).save(tmp_path / "clear.png", **options)
+    opened = _open(tmp_path / "clear.png")
+    assert opened.getpixel((0, 0)) == (0, 0, 0)
+    assert opened.getpixel((4, 4)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), b"P6 1 1 255\n123"])
+def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"^--image: {path}: not a picture that can be decoded"):
+        _open(path)
+
+
+def test_a_missing_picture_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--image: .*none\.png: no such file$"):
+        _open(tmp_path / "none.png")
+    with pytest.raises(ConfigError, match=r"^--image: .*not a picture"):
+        _open(tmp_path)
+
+
+@pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")
+@pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "truncated_image.png", "broken.png"])
+def test_real_broken_pictures_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}: not a picture that can be decoded"):
+        _open(ODD / name)
+
+
+def test_the_drawing_frames_the_box_and_keeps_the_picture() -> None:
+    picture = Image.new("RGB", (400, 200), (10, 20, 30))
+    sheet = draw(picture, "the red one", {"box": [100, 50, 200, 100], "score": 0.5})
+    assert sheet.size == (400, 234)
+    for edge in ((100, 100), (300, 100), (200, 50), (200, 150)):
+        assert sheet.getpixel(edge) == (255, 64, 0)
+    assert sheet.getpixel((200, 100)) == (10, 20, 30)
+    assert sheet.getpixel((50, 25)) == (10, 20, 30)
+    below = np.asarray(sheet)[200:]
+    assert below.min() < 100, "the sentence is written there"
+
+
+def test_a_small_picture_is_enlarged_with_its_box() -> None:
+    sheet = draw(Image.new("RGB", (64, 64), (10, 20, 30)), "q", {"box": [10, 10, 20, 20], "score": 0.5})
+    assert sheet.size == (320, 354)
+    assert sheet.getpixel((50, 100)) == (255, 64, 0)
+    assert sheet.getpixel((100, 100)) == (10, 20, 30)
+
+
+def test_an_answer_in_words_is_written_below() -> None:
+    picture = Image.new("RGB", (400, 100), (10, 20, 30))
+    short, long = (np.asarray(draw(picture, "how many", {"answer": answer}))[100:] for answer in ("2", "a great many"))
+    assert (np.asarray(draw(picture, "how many", {"answer": "2"}))[:100] == (10, 20, 30)).all()
+    assert (long < 128).any(2).sum() > (short < 128).any(2).sum()
