@@ -112,6 +112,7 @@ def _add_generate(parts: Any) -> None:
         "--pictures", type=int, default=8000, metavar="N", help="training pictures a layout (default: 8000)"
     )
     command.add_argument("--size", type=int, default=64, metavar="N", help="side of a picture in pixels (default: 64)")
+    command.add_argument("--questions", type=int, default=4, metavar="N", help="questions a CLEVR picture (default: 4)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another set (default: 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_generate)
@@ -120,7 +121,13 @@ def _add_generate(parts: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from shards.synthetic import generate
 
-    counts = generate(arguments.out, pictures=arguments.pictures, size=arguments.size, seed=arguments.seed)
+    counts = generate(
+        arguments.out,
+        pictures=arguments.pictures,
+        size=arguments.size,
+        seed=arguments.seed,
+        questions_per_picture=arguments.questions,
+    )
     show(counts, arguments.json)
     return 0
 

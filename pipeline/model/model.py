@@ -97,7 +97,7 @@ def build_model(config: ModelConfig, vocabulary_size: int, answers: int = 0, vec
     elif config.task == "vqa":
         if answers < 1:
             raise ConfigError(f"answers: task vqa needs the number of answers of the data set, got {answers}")
-        head = VqaHead(config.vqa, net.dims[-1], net.words, config.vqa.pooled or 2 * net.words, answers)
+        head = VqaHead(config.vqa, net.dims, net.words, config.vqa.pooled or 2 * net.words, answers)
     else:
         raise ConfigError(f"model.task: expected rec or vqa, got {config.task!r}")
     return Model(config, language, visual, head)

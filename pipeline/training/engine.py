@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,8 @@ class Engine:
         from accelerate.utils import DeepSpeedPlugin
 
         on_gpu = torch.cuda.is_available()
+        # DeepSpeed's own call, nothing a user could mend.
+        warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
         # Built at start-up by a C++ compiler and of use on a CPU only; gloo does the same without one.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         world = int(os.environ["WORLD_SIZE"])

@@ -126,10 +126,15 @@ def train(config: TrainConfig, run: Path) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """SIGTERM, SIGUSR2 and Ctrl-C only leave a note: all ranks agree on it at a step's end, save and leave."""
+    """SIGTERM, SIGUSR2 and Ctrl-C only leave a note: all ranks agree on it at a step's end, save and leave.
+
+    A second Ctrl-C leaves at once, for a person who sees that no step ends any more.
+    """
     asked: list[int] = []
 
     def note(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and number in asked:
+            raise KeyboardInterrupt
         asked.append(number)
 
     kept = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}

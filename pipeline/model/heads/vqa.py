@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ class VqaHeadConfig:
 
     Args:
         pooled: Width of the pooled vectors; None is twice that of the word features (1024 in the paper).
+        stride: Pixels of the input to a cell of the map that is pooled; the paper's last map has 32.
         dropout: Dropout inside the head.
     """
 
     pooled: int | None = None
+    stride: Literal[8, 16, 32] = 32
     dropout: float = 0.1
 
 
@@ -47,8 +50,10 @@ class VqaHead(nn.Module):
     those of v2 Tab. 7 (19 M, 31 M) and Tab. 8 (25 M, 36 M).
     """
 
-    def __init__(self, config: VqaHeadConfig, width: int, words: int, pooled: int, answers: int) -> None:
+    def __init__(self, config: VqaHeadConfig, dims: tuple[int, ...], words: int, pooled: int, answers: int) -> None:
         super().__init__()
+        self.stage = {8: 2, 16: 3, 32: 4}[config.stride]
+        width = dims[self.stage]
         self.picture = AttentivePool(width, width, pooled, config.dropout)
         self.words = AttentivePool(words, words, pooled, config.dropout)
         self.norm = nn.LayerNorm(pooled)
@@ -57,6 +62,6 @@ class VqaHead(nn.Module):
         )
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
-        cells = maps[-1].permute(0, 2, 3, 1).flatten(1, 2)
+        cells = maps[self.stage].permute(0, 2, 3, 1).flatten(1, 2)
         everywhere = torch.ones(cells.shape[:2], dtype=torch.bool, device=cells.device)
         return self.answer(self.norm(self.picture(cells, everywhere) + self.words(words, mask)))

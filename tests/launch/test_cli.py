@@ -1,0 +1,143 @@
+"""The command line: what it accepts, what it prints where, and with which code it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+
+COMMANDS = [
+    [],
+    ["shards"],
+    ["shards", "build"],
+    ["shards", "sources"],
+    ["shards", "generate"],
+    ["shards", "pretrain-set"],
+    ["shards", "verify"],
+    ["shards", "info"],
+    ["train"],
+    ["eval"],
+    ["predict"],
+    ["report"],
+    ["launch"],
+    ["status"],
+    ["model"],
+    ["model", "info"],
+    ["doctor"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: {' '.join(['laconvnet', *command])}")
+    assert len(told.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shards", "info", "nowhere"], "nowhere"),
+        (["shards", "verify", "nowhere", "--full"], "nowhere"),
+        (["shards", "build", "imagenet", "--root", ".", "--out", "x"], "refcoco"),
+        (["shards", "build", "refcoco", "--root", "nowhere", "--out", "x"], "nowhere"),
+        (["shards", "pretrain-set", "--inputs", "a=much", "--out", "x"], "weight 'much'"),
+        (["train", "--config", "nowhere.yaml", "--run", "x"], "nowhere.yaml"),
+        (["train", "--run", "x", "--data.folder", "nowhere"], "nowhere"),
+        (["train", "--run", "x", "--data.fodler", "y"], "fodler"),
+        (["train", "--data.folder", "y"], "--run is missing"),
+        (["eval", "nowhere", "--data", "x", "--split", "val"], "nowhere: no config.yaml"),
+        (["predict", "nowhere", "--image", "x.jpg", "--text", "a cat"], "x.jpg: no such file"),
+        (["report", "nowhere"], "nowhere"),
+        (["launch", "nowhere.yaml"], "nowhere.yaml"),
+        (["status", "nowhere"], "nowhere"),
+        (["model", "info", "--preset", "z"], "'z': expected one of tiny, 10"),
+        (["model", "info", "--preset", "s", "--size", "100"], "100"),
+        (["status", "nowhere", "--fast"], "'--fast'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.startswith("laconvnet: ")
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_argument_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["shards", "build", "refcoco"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "laconvnet shards build: the following arguments are required: --root, --out; "
+        "see `laconvnet shards build --help`"
+    ]
+
+
+def test_model_info_counts_by_part(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["model", "info", "--preset", "s", "--task", "rec", "--size", "416"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["macs"] == pytest.approx(8.87e9, rel=0.01)
+    assert set(found["parts"]) == {"language", "visual", "head"}
+    assert found["params"] == found["params_without_words"] + 10_002 * 300
+    assert found["params"] == sum(part["params"] for part in found["parts"].values())
+    assert cli.main(arguments) == 0
+    assert f"{found['macs']:,}" in capsys.readouterr().out
+
+
+def test_sources_as_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["shards", "sources", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"refcoco", "refcoco+", "refcocog", "visual_genome", "flickr30k", "clevr"} <= {row["name"] for row in rows}
+    assert all(row["licence"] and row["files"] for row in rows)
+
+
+def test_a_printed_configuration_is_one_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ["--data.folder", "x", "--optimizer.lr", "0.5", "--model.preset", "10"]
+    assert cli.main(["train", "--print-config", *keys]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(first)
+    assert cli.main(["train", "--print-config", "--config", str(tmp_path / "again.yaml")]) == 0
+    assert capsys.readouterr().out == first
+    assert "lr: 0.5" in first
+
+
+def test_the_keys_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--help-keys"]) == 0
+    told = capsys.readouterr().out
+    for key in ("--data.folder", "--model.rec.anchors", "--optimizer.clip", "--schedule.drops", "--engine.zero"):
+        assert key in told
+
+
+def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "set"
+    assert cli.main(["shards", "generate", "--out", str(raw), "--pictures", "8", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    build = ["shards", "build", "refcoco", "--root", str(raw / "refer"), "--out", str(out), "--json"]
+    assert cli.main([*build, "--dry-run"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert not out.exists()
+    assert cli.main(build) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["samples"] == planned["samples"]
+    assert built["expressions"] == written["refcoco_expressions"]
+    assert set(built["by_split"]) == {"train", "val", "testA", "testB"}
+    assert cli.main(["shards", "verify", str(out), "--full"]) == 0
+    assert cli.main(["shards", "info", str(out)]) == 0
+    assert "testB" in capsys.readouterr().out

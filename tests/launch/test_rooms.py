@@ -1,0 +1,71 @@
+"""Which room may know which, and that our names do not get in the way of the libraries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAY_IMPORT = {
+    "shards": {"shards"},
+    "kernels": {"kernels"},
+    "pipeline": {"pipeline", "kernels", "shards"},
+    "launch": {"launch", "pipeline", "kernels", "shards"},
+}
+ROOMS = tuple(MAY_IMPORT)
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_imports_upward(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(file):
+            if name.split(".")[0] in ROOMS:
+                assert name.split(".")[0] in MAY_IMPORT[room], f"{file}: imports {name}"
+
+
+def test_the_pipeline_sees_only_the_reading_side_of_shards() -> None:
+    allowed = {"shards.manifest", "shards.record", "shards.errors"}
+    seen = {name for file in (ROOT / "pipeline").rglob("*.py") for name in imports(file) if name.startswith("shards")}
+    assert seen
+    assert seen <= allowed
+
+
+def test_shards_know_no_torch() -> None:
+    names = {name.split(".")[0] for file in (ROOT / "shards").rglob("*.py") for name in imports(file)}
+    assert names.isdisjoint({"torch", "deepspeed", "accelerate", "nvidia"})
+
+
+def test_kernels_know_only_torch() -> None:
+    names = {name.split(".")[0] for file in (ROOT / "kernels").rglob("*.py") for name in imports(file)}
+    assert names - set(sys.stdlib_module_names) == {"torch", "kernels"}
+
+
+def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels() -> None:
+    """transformers looks for a package of that name, by its version."""
+    code = "import transformers, accelerate, deepspeed, kernels; print(kernels.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT / "kernels") in done.stdout
+
+
+def test_the_command_starts_without_the_heavy_libraries() -> None:
+    heavy = "{'torch', 'deepspeed', 'nvidia', 'submitit', 'pyarrow'}"
+    code = f"import sys, launch.cli; launch.cli.parser(); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
