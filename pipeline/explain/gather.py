@@ -14,6 +14,8 @@ from pipeline.errors import ConfigError
 
 LOG, CONFIG, ENVIRONMENT, GRAPH = "log.jsonl", "config.yaml", "environment.json", "graph.json"
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
+# Numbers of a result that are no score.
+_NO_METRICS = ("version", "wordless")
 _FACTS = {"task": str, "split": str, "run": str, "data": str, "examples": int, "step": int}
 # A result is a few kilobytes; an annotation file of a data set, which may lie beside it, is up to a gigabyte.
 _LARGEST_RESULT = 1 << 20
@@ -170,7 +172,7 @@ def _evaluation(file: Path, left_out: list[str]) -> Evaluation | None:
     value = _object(file, left_out)
     if value is None or not all(type(value.get(key)) is kind for key, kind in _FACTS.items()) or value["examples"] < 1:
         return None
-    metrics = _numbers({key: item for key, item in value.items() if key not in (*_FACTS, "version")})
+    metrics = _numbers({key: item for key, item in value.items() if key not in (*_FACTS, *_NO_METRICS)})
     if not metrics:
         return None
     return Evaluation(

@@ -109,12 +109,12 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     for name in taken:
         _take(wanted[name], given[name], f"init_from: {place}: {name}", may_grow=name.startswith(_GROWING))
     model.load_state_dict(wanted, strict=True)
-    parts = sorted({name.split(".")[0] for name in wanted if name not in taken})
-    told = (
-        f"init from {place} (step {state['step']}): {len(taken)} tensors taken, new: "
-        f"{len(vocabulary.words) - len(earlier.words)} words, "
-        f"{', '.join(parts) if parts else f'{len(vocabulary.answers) - len(earlier.answers)} answers'}"
-    )
+    new = [
+        f"{len(vocabulary.words) - len(earlier.words)} words",
+        f"{len(vocabulary.answers) - len(earlier.answers)} answers",
+        *sorted({name.split(".")[0] for name in wanted if name not in taken}),
+    ]
+    told = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
     return Start(model, vocabulary, None, told)
 
 

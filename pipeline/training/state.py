@@ -47,22 +47,36 @@ def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
 
 def scatter_moments(model: nn.Module, wrapped: Any, zero: int, moments: Moments, step: int) -> None:
     """Put moments that `gather_moments` returned back in their places, and Adam's step count with them."""
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     adam = wrapped.optimizer.optimizer if zero else wrapped.optimizer
-    for group in adam.param_groups:
-        for parameter in group["params"]:
-            adam.state[parameter] = {
-                "step": torch.tensor(float(step), device=parameter.device),
-                **{key: torch.zeros_like(parameter) for key in _NAMES},
-            }
+    # ZeRO 3 hands Adam its partitions only while it steps.
+    held = [weight for group in adam.param_groups for weight in group["params"]]
+    for weight in wrapped.optimizer.fp32_partitioned_groups_flat if zero == 3 else held:
+        adam.state[weight] = {
+            "step": torch.tensor(float(step), device=weight.device),
+            **{key: torch.zeros_like(weight) for key in _NAMES},
+        }
+    if zero in (1, 2):
+        # Otherwise these stages learn where Adam keeps its state only at the first step.
+        wrapped.optimizer._lazy_init_hp_params_optimizer_state()
     for name, parameter in _trained(model):
         for key in _NAMES:
             value = moments[name][key].to(parameter.device)
-            if zero:
+            if zero == 3:
+                # The setter of full states refuses a weight whose size the number of processes does not divide.
+                safe_set_local_optimizer_state(parameter, _partition(value, parameter), key)
+            elif zero:
                 safe_set_full_optimizer_state(parameter, value, key)
             else:
                 adam.state[parameter][key].copy_(value)
+
+
+def _partition(value: Tensor, parameter: Any) -> Tensor:
+    """This process's piece of a full state: ZeRO 3 pads weights to pieces of one length."""
+    length, world = parameter.ds_tensor.ds_numel, torch.distributed.get_world_size()
+    padded = torch.nn.functional.pad(value.flatten(), (0, length * world - value.numel()))
+    return padded.view(world, length)[torch.distributed.get_rank()]
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -69,6 +69,7 @@ def boxes(file: Path, run: Path, data: Path, right: int = 30, **facts: Any) -> P
     """The result of a referring expression model that finds the first ``right`` of the referents."""
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {"task": "rec", "split": "val", "examples": PICTURES, "acc@0.5": right / PICTURES, "miou": 0.5}
+    result |= {"wordless": 2}
     file.write_text(json.dumps(result | {"run": str(run), "data": str(data), "step": 100, "blank": False} | facts))
     manifest = Manifest.open(data)
     answers = []
@@ -134,7 +135,7 @@ def test_a_run_s_page_holds_its_numbers_bars_and_surroundings(tmp_path: Path, to
     assert "on node-17 (Linux-x), Python 3.11.7, torch 9.9.9, laconvnet 0.1.0; code: abc123" in shown
     assert "Step 100 of 100, epoch 2.5; last loss 1.8; 103 samples/s (median)" in shown
     assert "task: rec # <b>bold</b>" in shown
-    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["report.html", "report.txt"]
 
 
 def test_the_page_needs_nothing_beside_it(tmp_path: Path, toy: Path) -> None:
@@ -402,7 +403,7 @@ def test_a_failed_write_leaves_the_earlier_page_and_no_litter(tmp_path: Path, mo
     with pytest.raises(OSError, match="No space left"):
         report([run], out)
     assert out.read_bytes() == before
-    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["page.html", "page.txt"]
 
 
 def test_the_text_beside_the_page_is_its_table(tmp_path: Path, toy: Path) -> None:
@@ -413,3 +414,4 @@ def test_the_text_beside_the_page_is_its_table(tmp_path: Path, toy: Path) -> Non
     row = next(line for line in told.splitlines() if "toy val" in line)
     assert row.split()[-4:] == ["75.0", "±6.8", "25.0", "+50.0"]
     assert f"report: {tmp_path / 'page.html'}" in told
+    assert "wordless" not in text_of((tmp_path / "page.html").read_text())

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from pipeline.data.examples import Examples, Items
 from pipeline.errors import ConfigError
+from shards.build import build
 from shards.manifest import Manifest
+from shards.raw import RawSample
+from shards.record import Expression, Question, Record, Region
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +168,37 @@ def test_a_merged_set_mixes_its_sets_by_weight(sets: dict[str, Path]) -> None:
         rows = items.step(epoch, items.plan.epoch_length, 0, 1)
         of_set = examples.manifest.samples["set"].to_numpy()[examples.samples(rows)]
         assert ((of_set == 0).sum(), (of_set == 1).sum()) == items.plan.shares
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A picture with an expression that says nothing, and with a question whose answer is hidden."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    said = (Expression("0", "red thing"), Expression("1", " ?! "))
+    regions = (Region("r", "train", ((1, 1, 5, 5),), said),)
+    questions = (Question("q0", "train", "what is it?", "a box"), Question("q1", "train", "where is it?"))
+    hidden = (Question("q2", "test", "who is it?"),)
+    record = Record("odd", "a", "a.png", 20, 20, "CC0", regions, (*questions, *hidden))
+    build([RawSample(record, tmp_path / "a.png")], tmp_path / "odd", source="odd", licence="CC0", options={})
+    return tmp_path / "odd"
+
+
+def test_a_text_without_a_word_is_left_out_and_counted(odd: Path) -> None:
+    examples = Examples.open(odd, "expression", "train")
+    assert examples.texts(examples.rows) == ["red thing"]
+    assert examples.wordless == 1
+
+
+def test_training_takes_only_questions_whose_answer_is_known(odd: Path) -> None:
+    examples = Examples.open(odd, "question", "train")
+    assert len(examples.rows) == 2
+    assert examples.answered().answers(examples.answered().rows) == ["a box"]
+    with pytest.raises(ConfigError, match="split 'test': hides its answers"):
+        Examples.open(odd, "question", "test").answered()
+
+
+def test_another_build_has_another_identity(odd: Path, sets: dict[str, Path]) -> None:
+    names = {Examples.open(sets[name], "expression", "train").identity for name in ("refcoco", "refcoco+")}
+    names.add(Examples.open(odd, "expression", "train").identity)
+    assert len(names) == 3
+    assert Examples.open(odd, "question", "train").identity in names

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.examples import Examples
-from pipeline.data.text import PAD, UNKNOWN, Vocabulary, load_glove, words
+from pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
 from pipeline.errors import ConfigError
 
 GLOVE = Path(__file__).resolve().parents[4] / "shared" / "data" / "glove"
@@ -85,7 +85,7 @@ def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], so
     from pipeline.training.start import _vocabulary
 
     training = Examples.open(sets[source], kind, "train")
-    vocabulary = _vocabulary(training)
+    vocabulary = _vocabulary(training, Vocabulary(()))
     spoken = {word for text in training.texts(training.rows) for word in words(text)}
     assert set(vocabulary.words) == spoken
     answers = training.answers(training.rows)
@@ -99,7 +99,7 @@ def test_a_word_of_a_test_split_alone_is_unknown(sets: dict[str, Path]) -> None:
 
     training = Examples.open(sets["visual_genome"], "expression", "train")
     few = Examples(training.manifest, training.kind, training.split, training.rows[:3])
-    vocabulary = _vocabulary(few)
+    vocabulary = _vocabulary(few, Vocabulary(()))
     rest = {word for text in training.texts(training.rows[3:]) for word in words(text)} - set(vocabulary.words)
     assert rest
     assert (vocabulary.encode(sorted(rest), 1) == UNKNOWN).all()
@@ -231,3 +231,12 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"the 1 2 3\n\xff\xfe\x00 1 2 3\n")
     with pytest.raises(ConfigError, match=r"cannot be read as GloVe text.*is the file whole"):
         load_glove(path, VOCABULARY)
+
+
+@pytest.mark.parametrize("text", ["", "?", " ... ", "-/-", "(*#)", '"!"', "a", "é", "7", "&", "red?", "- x"])
+def test_what_counts_as_wordless_is_what_has_no_words(text: str) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    (found,) = pc.match_substring_regex(pa.array([text]), WORDLESS).to_pylist()
+    assert found == (not words(text))

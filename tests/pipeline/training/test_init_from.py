@@ -42,7 +42,7 @@ def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: 
     assert begun.vocabulary == Vocabulary.from_json(words)
     for name, tensor in begun.model.state_dict().items():
         assert torch.equal(tensor, state["ema"][name]), name
-    assert "new: nothing" in begun.told
+    assert "new: 0 words, 0 answers" in begun.told
 
 
 def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
@@ -59,7 +59,7 @@ def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path
     for name, tensor in now.items():
         if name.startswith("visual."):
             assert torch.equal(tensor, state["ema"][name]), name
-    assert "new: head" in begun.told
+    assert begun.told.endswith(", head")
 
 
 def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
@@ -83,13 +83,16 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     weights = {
         name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
     }
-    own = {"step": 3, "task": "rec", "model": weights, "moments": {}, "ema": None}
+    own = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
     checkpoint.save(tmp_path, 3, own, begun.vocabulary.to_json(), 1)
     resumed = start(asked, tmp_path, examples)
     assert resumed.step == 3
     assert "resuming" in resumed.told
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    checkpoint.save(tmp_path, 4, {**own, "data": "another build"}, begun.vocabulary.to_json(), 1)
+    with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
+        start(asked, tmp_path, examples)
 
 
 def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> None:
@@ -103,3 +106,26 @@ def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> 
     number = Vocabulary.from_json(stored).words.index("red") + 2
     assert state["model"]["language.embedding.weight"][number].tolist() == [0.5] * 16
     assert "language.embedding.weight" not in state["moments"]
+
+
+def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, clevr: Path) -> None:
+    folder = tmp_path / "vqa"
+    keys = ["--data.folder", str(clevr), "--model.task", "vqa", "--schedule.epochs", "0.3"]
+    train(1, folder, ["--config", str(TINY), *keys])
+    path = checkpoint.resolve(folder)
+    state, stored = checkpoint.read(path)
+    words = Vocabulary.from_json(stored)
+    dropped = words.answers[:3]
+    fewer = Vocabulary(words.words, words.answers[3:])
+    weights = {
+        name: tensor[3:] if name.startswith("head.answer.3.") else tensor for name, tensor in state["ema"].items()
+    }
+    earlier = tmp_path / "earlier"
+    checkpoint.save(earlier, 1, {**state, "ema": weights}, fewer.to_json(), 1)
+    begun = start(config(clevr, earlier, task="vqa"), tmp_path / "new", Examples.open(clevr, "question", "train"))
+    assert begun.vocabulary.answers[: len(fewer.answers)] == fewer.answers
+    assert set(begun.vocabulary.answers[len(fewer.answers) :]) == set(dropped)
+    kept = begun.model.state_dict()["head.answer.3.weight"]
+    assert torch.equal(kept[: len(fewer.answers)], weights["head.answer.3.weight"])
+    assert len(kept) == len(words.answers)
+    assert "new: 0 words, 3 answers" in begun.told

@@ -49,7 +49,7 @@ def test_both_ranks_hold_the_same_weights_after_each_step(steps: dict[int, list[
 def test_the_gradient_is_that_of_one_process_on_the_joint_batch(steps: dict[int, list[list[dict[str, Any]]]]) -> None:
     (alone,), (first, second) = steps[1], steps[2]
     assert alone[0]["loss"] == pytest.approx((first[0]["loss"] + second[0]["loss"]) / 2, rel=1e-5)
-    assert alone[0]["norm"] == pytest.approx(first[0]["norm"], rel=1e-4)
+    assert alone[0]["norm"] == pytest.approx(first[0]["norm"], rel=1e-2)
     apart = distance(first[0]["gradients"], alone[0]["gradients"])
     # Rounding alone, seen by reordering one process's batch, moves it by 0.3 % through the network's kinks.
     assert apart < 0.01
