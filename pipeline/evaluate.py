@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from pipeline.data.examples import Examples
 from pipeline.data.loader import Loader
 from pipeline.data.plan import permute
+from pipeline.files import publish_text
 from pipeline.restore import Restored, restore
 from pipeline.tasks.base import Sums, add
 from shards.manifest import MANIFEST
@@ -55,8 +55,8 @@ def evaluate(
     trained_on = Path(ready.config.data.folder)
     if ready.task.kind == "question" and (trained_on / MANIFEST).is_file():
         report["majority"] = _majority(examples, Examples.open(trained_on, "question", ready.config.data.split))
-    _write(out, json.dumps(report, indent=1) + "\n")
-    _write(out.with_suffix(".answers.jsonl"), "".join(json.dumps(answer) + "\n" for answer in answers))
+    publish_text(out, json.dumps(report, indent=1) + "\n")
+    publish_text(out.with_suffix(".answers.jsonl"), "".join(json.dumps(answer) + "\n" for answer in answers))
     return report
 
 
@@ -119,13 +119,3 @@ def _answered(examples: Examples) -> list[tuple[str, str | None]]:
     """Answer and family of every question whose answer is known."""
     pairs = zip(examples.answers(examples.rows), examples.families(examples.rows), strict=True)
     return [(answer, family) for answer, family in pairs if answer is not None]
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,7 @@ class Examples:
         )
         return cls(whole, kind, split, rows[~silent], int(silent.sum()))
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A digest of the manifest's two tables: another build of the folder has another one."""
         digest = xxhash.xxh3_128()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipeline.explain.gather import Gathered, Run, gather, is_number
 from pipeline.explain.scores import BARS, Scores, score
 from pipeline.explain.sheet import Sheet, sheet
 from pipeline.explain.summary import summary
+from pipeline.files import publish_text
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -41,20 +41,9 @@ def report(places: Sequence[Path], out: Path) -> str:
     found = gather(places)
     results = _results(found)
     table = summary([result.scores for result in results], out.resolve())
-    _write(out.with_suffix(".txt"), table)
-    _write(out, _render(found, results))
+    publish_text(out.with_suffix(".txt"), table)
+    publish_text(out, _render(found, results))
     return table
-
-
-def _write(out: Path, text: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        # File names and texts of data sets may hold code points that no encoding has.
-        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _results(found: Gathered) -> list[_Result]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import config as configuration
 from pipeline.config import TrainConfig
+from pipeline.files import publish_text
 
 CONFIG = "config.yaml"
 _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
@@ -24,10 +25,9 @@ def check(config: TrainConfig, run: Path) -> None:
 
 def prepare(config: TrainConfig, run: Path) -> None:
     """Write the resolved configuration and the surroundings of a first start."""
-    run.mkdir(parents=True, exist_ok=True)
     if not (run / CONFIG).exists():
-        (run / CONFIG).write_text(configuration.dump(config))
-        (run / "environment.json").write_text(json.dumps(_environment(), indent=1))
+        publish_text(run / "environment.json", json.dumps(_environment(), indent=1))
+        publish_text(run / CONFIG, configuration.dump(config))
 
 
 def _environment() -> dict[str, object]:

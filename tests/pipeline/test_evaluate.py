@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import evaluate
 from pipeline.data.examples import Examples
+from pipeline.files import publish_text
 from shards.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
 
 
@@ -60,15 +61,15 @@ def test_hidden_answers_have_no_majority() -> None:
 
 def test_files_appear_whole_and_leave_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "new" / "eval.json"
-    evaluate._write(target, "one")
-    evaluate._write(target, "two")
+    publish_text(target, "one")
+    publish_text(target, "two")
     assert target.read_text() == "two"
 
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate.os, "replace", broken)
+    monkeypatch.setattr("os.replace", broken)
     with pytest.raises(KeyboardInterrupt):
-        evaluate._write(target, "three")
+        publish_text(target, "three")
     assert target.read_text() == "two"
     assert [path.name for path in target.parent.iterdir()] == ["eval.json"]
