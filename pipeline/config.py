@@ -76,6 +76,7 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     check = parser()
     try:
         ready = check.instantiate(check.parse_object(tree))
+        ready.model.check()
     except ConfigError as error:
         raise ConfigError(f"{_place(str(error).partition(':')[0], file, given)}: {error}") from error
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:

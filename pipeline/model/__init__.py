@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pipeline.model.heads.rec import RecHeadConfig
-from pipeline.model.heads.vqa import VqaHeadConfig
+from pipeline.model.heads import HeadsConfig
 from pipeline.model.language import LanguageConfig
 from pipeline.model.model import Model, ModelConfig, build_model
 from pipeline.model.net import PRESETS, LaConvNet, NetConfig
 
 __all__ = [
     "PRESETS",
+    "HeadsConfig",
     "LaConvNet",
     "LanguageConfig",
     "Model",
     "ModelConfig",
     "NetConfig",
-    "RecHeadConfig",
-    "VqaHeadConfig",
     "build_model",
 ]

@@ -8,12 +8,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.model.heads.rec import RecHead, RecHeadConfig
-from pipeline.model.heads.vqa import VqaHead, VqaHeadConfig
+from pipeline.model.blocks import BLOCKS
+from pipeline.model.heads import HEADS, TASKS, Features, Head, HeadsConfig, heads_of
 from pipeline.model.language import LanguageConfig, LanguageEncoder
 from pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
-
-Task = Literal["rec", "vqa"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,12 @@ class ModelConfig:
     """The network and its task. None takes the preset's value; other values are the ablations of v2 Tab. 10.
 
     Args:
-        preset: tiny, 10, 15, 19, s, b, s_released or b_released.
-        task: What the head answers.
+        preset: The network: {presets}.
+        task: What is asked: {tasks}.
+        block: What the network is made of: {blocks}.
+        head: What answers, one that knows the task: {heads}.
         language: The word encoder.
-        rec: The head for referring expressions.
-        vqa: The head for questions.
+        heads: The keys of each head.
         groups: Filter groups of each of the five stages.
         kernel_size: Kernel size of every block.
         packing: Packing size of each of the five stages.
@@ -35,10 +34,11 @@ class ModelConfig:
     """
 
     preset: str = "s"
-    task: Task = "rec"
+    task: str = "rec"
+    block: str = "laconv"
+    head: str | None = None
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    rec: RecHeadConfig = field(default_factory=RecHeadConfig)
-    vqa: VqaHeadConfig = field(default_factory=VqaHeadConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     groups: FIVE | None = None
     kernel_size: int | None = None
     packing: FIVE | None = None
@@ -50,7 +50,7 @@ class ModelConfig:
         """The visual network with what is given here put in place of the preset's. Raises ConfigError."""
         if self.preset not in PRESETS:
             raise ConfigError(f"model.preset: expected one of {' '.join(PRESETS)}, got {self.preset!r}")
-        net = replace(PRESETS[self.preset], generator=self.generator)
+        net = replace(PRESETS[self.preset], generator=self.generator, block=self.block)
         if self.kernel_size is not None:
             net = replace(net, kernels=tuple((self.kernel_size,) * depth for depth in net.depths))
         if self.language.hidden is not None:
@@ -58,48 +58,60 @@ class ModelConfig:
         given = {name: getattr(self, name) for name in ("groups", "packing", "filter_dropout", "affinity_dropout")}
         return check(replace(net, **{name: value for name, value in given.items() if value is not None}))
 
+    def check(self) -> None:
+        """Raises ConfigError, naming the key, for names and sizes that no model can be built from."""
+        self.net()
+        self.head_name()
+
+    def head_name(self) -> str:
+        """The head in use: the one given, else the preset's, else the task's first. Raises ConfigError."""
+        known = heads_of(self.task)
+        if not known:
+            raise ConfigError(f"model.task: expected one of {' '.join(TASKS)}, got {self.task!r}")
+        if self.head is None:
+            preferred = self.net().box_head
+            return preferred if preferred in known else known[0]
+        if self.head not in known:
+            raise ConfigError(f"model.head: expected one of {' '.join(known)} for task {self.task}, got {self.head!r}")
+        return self.head
+
+
+assert ModelConfig.__doc__
+# What there is to choose from stands in the registries; the help names it.
+ModelConfig.__doc__ = ModelConfig.__doc__.format(
+    presets=", ".join(PRESETS), tasks=", ".join(TASKS), blocks=", ".join(BLOCKS), heads=", ".join(HEADS)
+)
+
 
 class Model(nn.Module):
     """images (B, 3, S, S) in [0, 1], tokens (B, L) int64, PAD 0 -> the head's output.
 
-    REC: (B, anchors, 5, h, w), see `RecHead`; VQA: logits (B, answers). The state dict has the prefixes `language.`,
-    `visual.` and `head.`; the first two do not depend on the task.
+    The output is that of the head, see `pipeline.model.heads`. The state dict has the prefixes `language.`, `visual.`
+    and `head.`; the first two do not depend on the task.
     """
 
-    def __init__(
-        self, config: ModelConfig, language: LanguageEncoder, visual: LaConvNet, head: RecHead | VqaHead
-    ) -> None:
+    def __init__(self, config: ModelConfig, language: LanguageEncoder, visual: LaConvNet, head: Head) -> None:
         super().__init__()
         self.config = config
         self.language, self.visual, self.head = language, visual, head
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
         words, mask = self.language(tokens)
-        return self.head(self.visual(images, words, mask), words, mask)
+        return self.head(self.visual(images, words, mask)[-3:], words, mask)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, answers: int = 0, vectors: Tensor | None = None) -> Model:
     """The model of a configuration, freshly initialised from torch's random state.
 
     `vectors` (vocabulary_size, word_dim) are the frozen word vectors; without them the word vectors are learned.
-    `answers` is the number of answers of a VQA task. Raises ConfigError naming the key that does not fit.
+    `answers` is the number of answers to choose from, where the task is to choose. Raises ConfigError naming the key
+    that does not fit.
     """
     net = config.net()
     language = _language(config.language, net, vocabulary_size, vectors)
     visual = LaConvNet(net)
-    head: RecHead | VqaHead
-    if config.task == "rec":
-        if config.rec.stride not in (8, 16, 32):
-            raise ConfigError(f"model.rec.stride: expected 8, 16 or 32, got {config.rec.stride}")
-        if not config.rec.anchors:
-            raise ConfigError("model.rec.anchors: expected at least one (width, height) in pixels, got none")
-        head = RecHead(config.rec, net.dims, config.rec.hidden or net.words)
-    elif config.task == "vqa":
-        if answers < 1:
-            raise ConfigError(f"answers: task vqa needs the number of answers of the data set, got {answers}")
-        head = VqaHead(config.vqa, net.dims, net.words, config.vqa.pooled or 2 * net.words, answers)
-    else:
-        raise ConfigError(f"model.task: expected rec or vqa, got {config.task!r}")
+    name = config.head_name()
+    head = HEADS[name](getattr(config.heads, name), Features(visual.widths, net.words, answers))
     return Model(config, language, visual, head)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.model.block import BlockConfig, LaConvBlock
+from pipeline.model.blocks import BLOCKS, BlockConfig
 from pipeline.model.layers import ConvNormAct
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -28,6 +28,7 @@ class NetConfig:
     packing: FIVE = (8, 4, 2, 1, 1)
     heads: int = 8
     words: int = 512  # width of the word features
+    block: str = "laconv"  # a name of BLOCKS
     generator: Literal["affinity", "words"] = "affinity"  # what the filters are made from (v2 Tab. 10)
     downsample: Literal["pool", "space_to_depth"] = "pool"  # the paper's stem and stage changes, or the released code's
     activation: Literal["relu", "silu"] = "relu"
@@ -38,6 +39,7 @@ class NetConfig:
     language_layers: int = 1  # self-attention layers of the word encoder that goes with the preset
     language_rnn: Literal["lstm", "gru"] = "lstm"
     word_dim: int = 300  # width of the word vectors
+    box_head: str = "anchors"  # the head for referring expressions that goes with the preset
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -81,6 +83,8 @@ PRESETS: dict[str, NetConfig] = {
 
 def check(net: NetConfig) -> NetConfig:
     """The network, if it can be built; raises ConfigError naming the field of `ModelConfig` that does not fit."""
+    if net.block not in BLOCKS:
+        raise ConfigError(f"model.block: expected one of {' '.join(BLOCKS)}, got {net.block!r}")
     for stage, (dim, groups, packing) in enumerate(zip(net.dims, net.groups, net.packing, strict=True), start=1):
         if groups < 1 or dim % groups:
             raise ConfigError(f"model.groups: expected a divisor of the {dim} channels of stage {stage}, got {groups}")
@@ -126,7 +130,7 @@ class Stage(nn.Module):
         inputs = config.dims[index - 1] if index else 3
         self.downsample = Downsample(config, inputs, config.dims[index], stem=index == 0)
         self.blocks = nn.ModuleList(
-            LaConvBlock(
+            BLOCKS[config.block](
                 BlockConfig(
                     dim=config.dims[index],
                     condition=config.conditions[index],
@@ -162,6 +166,7 @@ class LaConvNet(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
+        self.widths = config.dims[2:]
         self.stages = nn.ModuleList(Stage(config, index) for index in range(len(STRIDES)))
 
     def forward(self, images: Tensor, words: Tensor, mask: Tensor) -> list[Tensor]:

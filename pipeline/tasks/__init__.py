@@ -4,6 +4,7 @@ from pipeline.tasks.base import Sums, Task
 from pipeline.tasks.rec import Rec
 from pipeline.tasks.vqa import Vqa
 
-TASKS: dict[str, type[Task]] = {"rec": Rec, "vqa": Vqa}
+# Entailment is a question with three answers.
+TASKS: dict[str, type[Task]] = {"rec": Rec, "vqa": Vqa, "entailment": Vqa}
 
 __all__ = ["TASKS", "Sums", "Task"]

@@ -17,8 +17,6 @@ from pipeline.model import Model, build_model
 from pipeline.training import checkpoint
 
 _WORDS = "language.embedding.weight"
-# One row a word, one row an answer.
-_GROWING = (_WORDS, "head.answer.3.")
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,9 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
         raise ConfigError(
             f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?"
         )
+    growing = {_WORDS, *(f"head.{name}" for name in model.head.grows)}  # one row a word, one row an answer
     for name in taken:
-        _take(wanted[name], given[name], f"init_from: {place}: {name}", may_grow=name.startswith(_GROWING))
+        _take(wanted[name], given[name], f"init_from: {place}: {name}", may_grow=name in growing)
     model.load_state_dict(wanted, strict=True)
     new = [
         f"{len(vocabulary.words) - len(earlier.words)} words",

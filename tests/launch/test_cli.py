@@ -121,7 +121,13 @@ def test_a_printed_configuration_is_one_that_reads_back(tmp_path: Path, capsys: 
 def test_the_keys_are_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--help-keys"]) == 0
     told = capsys.readouterr().out
-    for key in ("--data.folder", "--model.rec.anchors", "--optimizer.clip", "--schedule.drops", "--engine.zero"):
+    for key in (
+        "--data.folder",
+        "--model.heads.anchors.sizes",
+        "--optimizer.clip",
+        "--schedule.drops",
+        "--engine.zero",
+    ):
         assert key in told
 
 

@@ -97,12 +97,12 @@ def test_the_projects_own_files_fit(path: Path) -> None:
         ("optim: {lr: 1.0}", "optim.lr: no such key"),
         ("speed: 3", "speed: no such key"),
         ("1: 2", "1: no such key"),
-        ("model: {rec: {anchor: 3}}", "model.rec.anchor: no such key"),
+        ("model: {heads: {anchor: 3}}", "model.heads.anchor: no such key"),
         ("optimizer: {lr: fast}", "optimizer.lr: Expected a float. Got value: fast"),
         ("seed: 1.5", "seed: Expected a int. Got value: 1.5"),
         ("data: {batch: true, folder: x}", "data.batch: Expected a int. Got value: True"),
         ("data: {folder: 2024-01-01}", "data.folder: Expected a str. Got value: 2024-01-01"),
-        ("model: {task: reg}", "model.task: Expected one of ['rec', 'vqa']. Got value: reg"),
+        ("model: {task: reg}", "model.task: expected one of rec vqa entailment, got 'reg'"),
         ("engine: {zero: 4}", "engine.zero: Expected one of [0, 1, 2, 3]. Got value: 4"),
         ("optimizer: {betas: [0.9]}", "optimizer.betas: Expected a tuple with 2 elements. Got value: [0.9]"),
         ("model: {groups: [1, 2]}", "model.groups: Expected tuple[int, int, int, int, int]"),
@@ -127,7 +127,7 @@ def test_a_fault_in_the_file_is_told_with_key_value_and_what_was_expected(file: 
         (("--optim", "1"), "optim: no such key"),
         (("--optimizer.lr", "fast"), "optimizer.lr: Expected a float. Got value: fast"),
         (("--optimizer.lr.x", "1"), "optimizer.lr: Expected a float. Got value: {'x': 1}"),
-        (("--model.task", "reg"), "model.task: Expected one of ['rec', 'vqa']. Got value: reg"),
+        (("--model.task", "reg"), "model.task: expected one of rec vqa entailment, got 'reg'"),
         (("--seed", "[a"), "--seed: value '[a' is not YAML"),
         (("--optimizer", "adam"), "optimizer: 'adam': expected a group of keys"),
         (("--seed",), "--seed: a value is missing"),
@@ -198,7 +198,9 @@ TREES = st.recursive(
     ),
     max_leaves=6,
 )
-KEYS = st.sampled_from(["data", "data.folder", "model", "model.rec", "model.rec.anchors", "optimizer.lr", "x"])
+KEYS = st.sampled_from(
+    ["data", "data.folder", "model", "model.heads", "model.heads.anchors.sizes", "optimizer.lr", "x"]
+)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -217,7 +219,7 @@ def test_whatever_the_file_holds_it_is_accepted_or_refused_in_one_line(file: Pat
 
 
 def test_what_is_dumped_loads_as_it_was(file: Path) -> None:
-    words = ["--data.folder", "no", "--model.preset", "10", "--model.rec.anchors", "[[9, 9], [13, 14]]"]
+    words = ["--data.folder", "no", "--model.preset", "10", "--model.heads.anchors.sizes", "[[9, 9], [13, 14]]"]
     words += ["--optimizer.eps", "1.0e-12", "--schedule.drops", "[1.5]", "--model.groups", "[1, 1, 1, 1, 1]"]
     config = load(None, words)
     assert (config.data.folder, config.model.preset) == ("no", "10")
@@ -240,7 +242,10 @@ def begun(file: Path) -> TrainConfig:
         (("--data.batch", "64"), "data.batch is 32 in this run but 64 is asked for"),
         (("--seed", "1"), "seed is 0 in this run but 1 is asked for"),
         (("--schedule.epochs", "26"), "schedule.epochs is 25.0 in this run but 26.0 is asked for"),
-        (("--model.rec.anchors", "[[1, 2]]"), "model.rec.anchors is [[137, 256], [248, 272], [386, 271]] in this run"),
+        (
+            ("--model.heads.anchors.sizes", "[[1, 2]]"),
+            "model.heads.anchors.sizes is [[137, 256], [248, 272], [386, 271]] in this run",
+        ),
         (("--data.vectors", "x"), "data.vectors is None in this run but 'x' is asked for"),
         (("--data.split", "all"), "data.split is 'train' in this run but 'all' is asked for"),
         (("--data.blank", "true"), "data.blank is False in this run but True is asked for"),

@@ -86,7 +86,7 @@ def test_expressions_on_visual_genome(tmp_path: Path) -> None:
     assert built["expressions"] > 100
     run = tmp_path / "run"
     keys = ["--data.folder", folder, "--data.size", 128, "--data.batch", 8]
-    head = ["--model.rec.stride", 8, "--model.rec.anchors", "[[10, 10], [25, 40], [80, 60]]"]
+    head = ["--model.heads.anchors.stride", 8, "--model.heads.anchors.sizes", "[[10, 10], [25, 40], [80, 60]]"]
     recipe = ["--optimizer.lr", 2e-3, "--schedule.epochs", 12, "--schedule.warmup", 1, "--log.every", 20]
     laconvnet("train", "--run", run, *TINY, *keys, *head, *recipe, "--optimizer.ema", 0.95)
     assert losses(run)[-1] < 0.6 * losses(run)[0]

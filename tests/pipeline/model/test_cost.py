@@ -10,7 +10,7 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.model import Model, ModelConfig, build_model
 from pipeline.model.cost import cost
-from pipeline.model.heads.vqa import AttentivePool
+from pipeline.model.heads.answers import AttentivePool
 
 WORDS = 1000
 

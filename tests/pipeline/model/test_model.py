@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.model import LanguageConfig, Model, ModelConfig, RecHeadConfig, build_model
+from pipeline.model import HeadsConfig, LanguageConfig, Model, ModelConfig, build_model
+from pipeline.model.heads.anchors import AnchorHeadConfig
 from pipeline.model.net import PRESETS
 
-REC = ModelConfig(preset="tiny", rec=RecHeadConfig(stride=8, anchors=((12, 12), (20, 20))))
+REC = ModelConfig(preset="tiny", heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=((12, 12), (20, 20)))))
 VQA = ModelConfig(preset="tiny", task="vqa")
 
 
@@ -29,7 +30,7 @@ def batch(size: int = 64) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("stride", "cells"), [(8, 8), (16, 4), (32, 2)])
 def test_rec_output(stride: int, cells: int) -> None:
-    model = make(replace(REC, rec=replace(REC.rec, stride=stride)))
+    model = make(replace(REC, heads=HeadsConfig(anchors=replace(REC.heads.anchors, stride=stride))))
     out = model(*batch())
     assert out.shape == (3, 2, 5, cells, cells)
     # An untrained head expects the referent in hardly any cell.
@@ -158,8 +159,8 @@ def test_language_follows_the_preset_and_yields_to_the_config() -> None:
         ("model.groups", "3", replace(REC, groups=(4, 4, 3, 8, 8))),
         ("model.packing", "2", replace(REC, packing=(8, 4, 2, 1, 2))),
         ("model.kernel_size", "4", replace(REC, kernel_size=4)),
-        ("model.rec.stride", "4", replace(REC, rec=RecHeadConfig(stride=4))),  # type: ignore[arg-type]
-        ("model.rec.anchors", "none", replace(REC, rec=RecHeadConfig(anchors=()))),
+        ("model.heads.anchors.stride", "4", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(stride=4)))),  # type: ignore[arg-type]
+        ("model.heads.anchors.sizes", "none", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(sizes=())))),
         ("model.language.heads", "7", replace(REC, language=LanguageConfig(heads=7))),
         ("model.task", "'res2'", replace(REC, task="res2")),  # type: ignore[arg-type]
     ],

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pipeline.data.geometry import Letterbox
 from pipeline.data.loader import Batch
 from pipeline.data.text import Vocabulary
-from pipeline.model import ModelConfig, RecHeadConfig
+from pipeline.model import HeadsConfig, ModelConfig
+from pipeline.model.heads.anchors import AnchorHeadConfig
 from pipeline.tasks.rec import Rec, iou_xywh
 
 SIZE, CELLS = 64, 8
@@ -25,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 def task(anchors: tuple[tuple[int, int], ...] = ANCHORS, size: int = SIZE) -> Rec:
-    return Rec(ModelConfig(rec=RecHeadConfig(stride=8, anchors=anchors)), size, Vocabulary(()))
+    return Rec(ModelConfig(heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=anchors))), size, Vocabulary(()))
 
 
 def batch_of(boxes: Any, sides: Any = None, size: int = SIZE) -> Batch:

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
+from pipeline.model.heads.base import Features, Head
 from pipeline.model.layers import ConvNormAct
 
 
 @dataclass(frozen=True)
-class RecHeadConfig:
-    """The head for referring expressions.
+class AnchorHeadConfig:
+    """A box by anchors on one grid (the paper's head for referring expressions).
 
     Args:
         hidden: Width of the fusion; None is the width of the word features (512 in the paper).
         stride: Pixels of the input to a cell of the output grid; the paper's is 32.
-        anchors: Width and height of each anchor, in pixels of the input.
+        sizes: Width and height of each anchor, in pixels of the input.
         prior: Objectness that an untrained head predicts.
     """
 
     hidden: int | None = None
     stride: Literal[8, 16, 32] = 32
-    anchors: tuple[tuple[int, int], ...] = ((137, 256), (248, 272), (386, 271))
+    sizes: tuple[tuple[int, int], ...] = ((137, 256), (248, 272), (386, 271))
     prior: float = 0.01
 
 
@@ -84,13 +86,21 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class RecHead(nn.Module):
-    """The five stage maps -> raw predictions (B, A, 5, h, w): tx, ty, tw, th, objectness (YOLOv3's parametrisation)."""
+class AnchorHead(Head):
+    """The last three maps -> raw predictions (B, A, 5, h, w): tx, ty, tw, th, objectness (YOLOv3's parametrisation)."""
 
-    def __init__(self, config: RecHeadConfig, dims: tuple[int, ...], hidden: int) -> None:
+    Config = AnchorHeadConfig
+    tasks: ClassVar[tuple[str, ...]] = ("rec",)
+
+    def __init__(self, config: AnchorHeadConfig, features: Features) -> None:
         super().__init__()
-        self.anchors = len(config.anchors)
-        self.fusion = MultiScaleFusion((dims[2], dims[3], dims[4]), hidden, config.stride)
+        if config.stride not in (8, 16, 32):
+            raise ConfigError(f"model.heads.anchors.stride: expected 8, 16 or 32, got {config.stride}")
+        if not config.sizes:
+            raise ConfigError("model.heads.anchors.sizes: expected at least one (width, height) in pixels, got none")
+        hidden = config.hidden or features.words
+        self.anchors = len(config.sizes)
+        self.fusion = MultiScaleFusion(features.widths, hidden, config.stride)
         self.predict = nn.Conv2d(hidden, self.anchors * 5, 1)
         bias = self.predict.bias
         assert bias is not None
@@ -99,5 +109,5 @@ class RecHead(nn.Module):
             bias.view(self.anchors, 5)[:, 4] = -math.log((1.0 - config.prior) / config.prior)
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
-        raw = self.predict(self.fusion(maps[2], maps[3], maps[4]))
+        raw = self.predict(self.fusion(*maps))
         return raw.reshape(len(raw), self.anchors, 5, *raw.shape[2:])

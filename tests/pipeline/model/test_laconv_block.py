@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.block import Affinity, BlockConfig, ConditionGenerator, LaConvBlock
+from pipeline.model.blocks.base import BlockConfig
+from pipeline.model.blocks.laconv import Affinity, ConditionGenerator, LaConvBlock
 from pipeline.model.layers import masked_softmax, position_code
 from pipeline.model.net import PRESETS
 
@@ -132,7 +133,9 @@ def test_position_code_stays_off_the_value_path(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         made.filters.weight.zero_()  # the filters no longer depend on the condition: what is left is the value path
         plain = made(x, words, mask)
-        monkeypatch.setattr("pipeline.model.block.position_code", lambda d, h, w, *_: torch.full((d, h, w), 100.0))
+        monkeypatch.setattr(
+            "pipeline.model.blocks.laconv.position_code", lambda d, h, w, *_: torch.full((d, h, w), 100.0)
+        )
         assert torch.equal(made(x, words, mask), plain)
         made.filters.weight.normal_()
         moved = made(x, words, mask)

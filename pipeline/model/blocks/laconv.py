@@ -7,33 +7,15 @@ c condition width, g groups, k kernel size.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernels
+from pipeline.model.blocks.base import MLP, BlockConfig
 from pipeline.model.layers import activate, masked_softmax, position_code
 from pipeline.model.norm import BatchNorm
-
-
-@dataclass(frozen=True)
-class BlockConfig:
-    dim: int  # d
-    condition: int  # c
-    groups: int  # g
-    packing: int  # s
-    kernel_size: int  # k
-    words: int  # D
-    heads: int = 8
-    generator: Literal["affinity", "words"] = "affinity"  # "words": filters from the words alone (v2 Tab. 10)
-    activation: Literal["relu", "silu"] = "relu"
-    output_activation: bool = False  # the released code activates once more after the MLP residual
-    interleaved: bool = False  # channel -> group by modulo, as in the released code
-    affinity_dropout: float = 0.1
-    filter_dropout: float = 0.1
 
 
 class Affinity(nn.Module):
@@ -139,19 +121,3 @@ class LaConvBlock(nn.Module):
         x = activate(x + self.norm(self.filters(x, condition)), self.config.activation)
         x = x + self.mlp(x)
         return activate(x, self.config.activation) if self.config.output_activation else x
-
-
-class MLP(nn.Module):
-    """BN(act(BN(x Wa)) Wb), four times as wide inside (v2 Eq. 6)."""
-
-    def __init__(self, dim: int, activation: Literal["relu", "silu"]) -> None:
-        super().__init__()
-        self.activation = activation
-        self.expand = nn.Conv2d(dim, 4 * dim, 1, bias=False)
-        self.expand_norm = BatchNorm(4 * dim)
-        self.reduce = nn.Conv2d(4 * dim, dim, 1, bias=False)
-        self.reduce_norm = BatchNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = activate(self.expand_norm(self.expand(x)), self.activation)
-        return self.reduce_norm(self.reduce(x))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
+from pipeline.model.heads.base import Features, Head
 from pipeline.model.layers import masked_softmax
 
 
 @dataclass(frozen=True)
-class VqaHeadConfig:
-    """The head for questions.
+class AnswerHeadConfig:
+    """One of a set of answers (the papers' head for questions and entailment).
 
     Args:
         pooled: Width of the pooled vectors; None is twice that of the word features (1024 in the paper).
@@ -43,25 +45,34 @@ class AttentivePool(nn.Module):
         return self.merge((weights.to(items.dtype)[:, None, :] @ items).squeeze(1))
 
 
-class VqaHead(nn.Module):
-    """The five stage maps, words (B, L, D), mask (B, L) -> logits (B, answers).
+class AnswerHead(Head):
+    """The last three maps, words (B, L, D), mask (B, L) -> logits (B, answers).
 
     The papers name an MLP but not its width. Twice the pooled width inside is our inference: it brings the totals near
     those of v2 Tab. 7 (19 M, 31 M) and Tab. 8 (25 M, 36 M).
     """
 
-    def __init__(self, config: VqaHeadConfig, dims: tuple[int, ...], words: int, pooled: int, answers: int) -> None:
+    Config = AnswerHeadConfig
+    tasks: ClassVar[tuple[str, ...]] = ("vqa", "entailment")
+    grows: ClassVar[tuple[str, ...]] = ("choose.weight", "choose.bias")
+
+    def __init__(self, config: AnswerHeadConfig, features: Features) -> None:
         super().__init__()
-        self.stage = {8: 2, 16: 3, 32: 4}[config.stride]
-        width = dims[self.stage]
+        if config.stride not in (8, 16, 32):
+            raise ConfigError(f"model.heads.answers.stride: expected 8, 16 or 32, got {config.stride}")
+        if features.answers < 1:
+            raise ConfigError(f"answers: this task needs the number of answers of the data set, got {features.answers}")
+        self.map = (8, 16, 32).index(config.stride)
+        width = features.widths[self.map]
+        pooled = config.pooled or 2 * features.words
         self.picture = AttentivePool(width, width, pooled, config.dropout)
-        self.words = AttentivePool(words, words, pooled, config.dropout)
+        self.words = AttentivePool(features.words, features.words, pooled, config.dropout)
         self.norm = nn.LayerNorm(pooled)
-        self.answer = nn.Sequential(
-            nn.Linear(pooled, 2 * pooled), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * pooled, answers)
-        )
+        self.hidden = nn.Sequential(nn.Linear(pooled, 2 * pooled), nn.ReLU(), nn.Dropout(config.dropout))
+        self.choose = nn.Linear(2 * pooled, features.answers)
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
-        cells = maps[self.stage].permute(0, 2, 3, 1).flatten(1, 2)
+        cells = maps[self.map].permute(0, 2, 3, 1).flatten(1, 2)
         everywhere = torch.ones(cells.shape[:2], dtype=torch.bool, device=cells.device)
-        return self.answer(self.norm(self.picture(cells, everywhere) + self.words(words, mask)))
+        fused = self.norm(self.picture(cells, everywhere) + self.words(words, mask))
+        return self.choose(self.hidden(fused))

@@ -1,0 +1,8 @@
+"""Box coders by the name of the head whose output they read."""
+
+from pipeline.tasks.boxes.anchors import AnchorBoxes
+from pipeline.tasks.boxes.base import BoxCoder
+
+CODERS: dict[str, type[BoxCoder]] = {"anchors": AnchorBoxes}
+
+__all__ = ["CODERS", "BoxCoder"]

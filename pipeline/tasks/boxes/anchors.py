@@ -1,0 +1,78 @@
+"""Boxes by anchors on one grid: YOLOv3's targets, terms and decoding (v2 Sec. 5.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.model import ModelConfig
+from pipeline.tasks.boxes.base import BoxCoder, iou
+
+_IGNORED_ABOVE = 0.5
+
+
+class AnchorBoxes(BoxCoder):
+    """For the output of `AnchorHead`, (B, A, 5, h, w): tx, ty, tw, th, objectness.
+
+    Shapes: B examples, A anchors, h x w cells.
+    """
+
+    def __init__(self, config: ModelConfig, size: int) -> None:
+        super().__init__(config, size)
+        self.sizes: tuple[tuple[int, int], ...] = config.heads.anchors.sizes
+
+    def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Sums over the grid, means over the batch: xy by BCE weighted by 2 - w h, wh by half smooth L1, objectness."""
+        count, _, _, height, width = output.shape
+        anchors = self._anchors(output)
+        stride = self.size / height
+        centre, sides = (truth[:, :2] + truth[:, 2:]) / 2, truth[:, 2:] - truth[:, :2]
+        cell = (centre / stride).floor().long()
+        column, row = cell[:, 0].clamp(0, width - 1), cell[:, 1].clamp(0, height - 1)
+        anchor = _shape_iou(sides, anchors).argmax(1)
+        number = torch.arange(count, device=output.device)
+        own = output[number, anchor, :, row, column]
+
+        offset = centre / stride - torch.stack([column, row], 1)
+        scale = torch.log(sides.clamp(min=1) / anchors[anchor])
+        weight = 2 - (sides / self.size).prod(1, keepdim=True)
+        xy = weight * F.binary_cross_entropy_with_logits(own[:, :2], offset.clamp(0, 1), reduction="none")
+        wh = weight * 0.5 * F.smooth_l1_loss(own[:, 2:4], scale, reduction="none")
+
+        positive = torch.zeros_like(output[:, :, 4])
+        positive[number, anchor, row, column] = 1
+        with torch.no_grad():
+            overlap = iou(self._boxes(output), truth[:, None, None, None, :])
+            # A box that already fits is no negative example, whichever cell it stands in.
+            counted = (positive > 0) | (overlap < _IGNORED_ABOVE)
+        objectness = F.binary_cross_entropy_with_logits(output[:, :, 4], positive, reduction="none") * counted
+        return {"xy": xy.sum() / count, "wh": wh.sum() / count, "objectness": objectness.sum() / count}
+
+    def best(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = output[:, :, 4].flatten(1).argmax(1)
+        boxes = self._boxes(output).flatten(1, 3)[torch.arange(len(output)), chosen]
+        return boxes, output[:, :, 4].flatten(1).amax(1).sigmoid()
+
+    def _anchors(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.sizes, dtype=like.dtype, device=like.device)
+
+    def _boxes(self, output: Tensor) -> Tensor:
+        """The boxes (B, A, h, w, 4) that an output stands for."""
+        height, width = output.shape[-2:]
+        stride = self.size / height
+        rows = torch.arange(height, device=output.device).view(-1, 1)
+        columns = torch.arange(width, device=output.device).view(1, -1)
+        x = (output[:, :, 0].sigmoid() + columns) * stride
+        y = (output[:, :, 1].sigmoid() + rows) * stride
+        anchors = self._anchors(output).view(1, -1, 2, 1, 1)
+        # exp(6) times an anchor is larger than any picture; beyond it lies only overflow.
+        w = output[:, :, 2].clamp(max=6).exp() * anchors[:, :, 0]
+        h = output[:, :, 3].clamp(max=6).exp() * anchors[:, :, 1]
+        return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+
+
+def _shape_iou(sides: Tensor, anchors: Tensor) -> Tensor:
+    """IoU (B, A) of boxes (B, 2) and anchors (A, 2) laid corner on corner."""
+    shared = torch.minimum(sides[:, None], anchors[None]).prod(-1)
+    return shared / (sides.prod(-1)[:, None] + anchors.prod(-1)[None] - shared)
