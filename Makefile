@@ -11,7 +11,7 @@ help:
 	@echo "make demo    walk the whole road on this machine: data, shards, training, finetuning, report (ten minutes)"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make gpu     every test that needs an NVIDIA GPU, results to runs/gpu.txt"
+	@echo "make gpu     every test that needs an NVIDIA GPU, and the bench: runs/gpu.txt, runs/gpu-bench.jsonl"
 	@echo "make clean   remove the environment, caches and demo runs"
 
 demo: $(READY)

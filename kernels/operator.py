@@ -1,92 +1,175 @@
 """The operators of namespace `laconv`, declared in Python so that they exist without a compiler and without a GPU.
 
-The implementation in plain PyTorch serves every device: `small_maps` where the kernel covers much of the map, else
-`reference`.
+    laconv::laconv                 filters from the condition and the convolution in one; keeps only its inputs
+    laconv::laconv_backward        its gradients, the filters made anew
+    laconv::dynamic_conv           the convolution with filters that are given
+    laconv::dynamic_conv_backward  its gradients
+
+Derivatives of derivatives are refused. Who computes is said in `kernels.backend`.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
-from kernels import reference, small_maps
+from kernels import chunks, shared_filters
+from kernels.backend import backend, computing_dtype
 
 LIBRARY = torch.library.Library("laconv", "DEF")
-TAGS = (torch.Tag.pt2_compliant_tag,)
 
-LIBRARY.define(
-    "dynamic_conv(Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved) -> Tensor", tags=TAGS
+_ARGUMENTS = (
+    "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? seed, "
+    "bool interleaved"
 )
-LIBRARY.define(
-    "dynamic_conv_backward(Tensor grad, Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved)"
-    " -> (Tensor, Tensor)",
-    tags=TAGS,
-)
-LIBRARY.define("seeded_dropout(Tensor x, Tensor seed, float p) -> Tensor", tags=TAGS)
+_GIVEN = "Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved"
+for _schema in (
+    f"laconv({_ARGUMENTS}) -> Tensor",
+    f"laconv_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"dynamic_conv({_GIVEN}) -> Tensor",
+    f"dynamic_conv_backward(Tensor grad, {_GIVEN}) -> (Tensor, Tensor)",
+):
+    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def laconv(
+    x: Tensor,
+    cond: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    groups: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    interleaved: bool,
+) -> Tensor:
+    way, walk = backend(x.device, x.dtype), chunks if cond.shape[2:] == x.shape[2:] else shared_filters
+    return walk.forward(way, x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved)
+
+
+def laconv_backward(
+    grad: Tensor,
+    x: Tensor,
+    cond: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    groups: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    way, walk = backend(x.device, x.dtype), chunks if cond.shape[2:] == x.shape[2:] else shared_filters
+    grad_x, grad_cond, grad_weight, grad_bias = walk.backward(
+        way, grad, x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved
+    )
+    grad_weight = torch.empty_like(weight).copy_(grad_weight)
+    grad_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias).copy_(grad_bias)
+    return grad_x, grad_cond, grad_weight, grad_bias
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-    way = small_maps if small_maps.fits(kernel_size, *x.shape[2:]) else reference
-    return way.forward(x, filters, kernel_size, groups, interleaved)
+    way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    if dtype == x.dtype:
+        return way.dynamic_conv(x, filters, kernel_size, groups, interleaved)
+    out = torch.empty_like(x)
+    for part in chunks.slices(len(x), filters[:1].numel() * dtype.itemsize):
+        out[part] = way.dynamic_conv(x[part].to(dtype), filters[part].to(dtype), kernel_size, groups, interleaved)
+    return out
 
 
 def dynamic_conv_backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
-    way = small_maps if small_maps.fits(kernel_size, *x.shape[2:]) else reference
-    return way.backward(grad, x, filters, kernel_size, groups, interleaved)
+    way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    if dtype == x.dtype:
+        return way.dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved)
+    grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
+    for part in chunks.slices(len(x), filters[:1].numel() * dtype.itemsize):
+        upper, source, by = grad[part].to(dtype), x[part].to(dtype), filters[part].to(dtype)
+        grad_x[part], grad_filters[part] = way.dynamic_conv_backward(
+            upper, source, by, kernel_size, groups, interleaved
+        )
+    return grad_x, grad_filters
 
 
-def seeded_dropout(x: Tensor, seed: Tensor, p: float) -> Tensor:
-    """Zeroes each element with probability p and scales the rest by 1 / (1 - p); the mask is a function of the seed."""
-    generator = torch.Generator(device=x.device).manual_seed(int(seed))
-    keep = torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1.0 - p, generator=generator)
-    return x.mul(1.0 / (1.0 - p)).mul_(keep)
+def _in_the_given_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast would go on to choose types for the products inside; the operator's types are those of its inputs."""
+
+    @functools.wraps(function)
+    def run(first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *rest)
+
+    return run
 
 
-for _device in ("CPU", "CUDA"):
-    LIBRARY.impl("dynamic_conv", dynamic_conv, _device)
-    LIBRARY.impl("dynamic_conv_backward", dynamic_conv_backward, _device)
-    LIBRARY.impl("seeded_dropout", seeded_dropout, _device)
+for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward):
+    for _device in ("CPU", "CUDA"):
+        LIBRARY.impl(_function.__name__, _in_the_given_types(_function), _device)
+
+
+@torch.library.register_fake("laconv::laconv", lib=LIBRARY)
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("laconv::laconv_backward", lib=LIBRARY)
+def _(
+    grad: Tensor, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    last = weight.new_empty(0) if bias is None else torch.empty_like(bias)
+    return torch.empty_like(x), torch.empty_like(cond), torch.empty_like(weight), last
 
 
 @torch.library.register_fake("laconv::dynamic_conv", lib=LIBRARY)
-def _(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
 @torch.library.register_fake("laconv::dynamic_conv_backward", lib=LIBRARY)
-def _(
-    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(filters)
 
 
-@torch.library.register_fake("laconv::seeded_dropout", lib=LIBRARY)
-def _(x: Tensor, seed: Tensor, p: float) -> Tensor:
-    return torch.empty_like(x)
+def _save_laconv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved = inputs
+    ctx.save_for_backward(*tensors, seed)
 
 
-def _save_inputs(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _laconv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, cond, weight, bias, seed = ctx.saved_tensors
+    grads = torch.ops.laconv.laconv_backward(
+        grad, x, cond, weight, bias, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved
+    )
+    wanted = ctx.needs_input_grad[:4]
+    return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), *(None,) * 5
+
+
+def _save_dynamic_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, filters, ctx.kernel_size, ctx.groups, ctx.interleaved = inputs
     ctx.save_for_backward(x, filters)
 
 
-def _conv_gradient(ctx, grad):  # type: ignore[no-untyped-def]
+def _dynamic_conv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, filters = ctx.saved_tensors
     grads = torch.ops.laconv.dynamic_conv_backward(grad, x, filters, ctx.kernel_size, ctx.groups, ctx.interleaved)
-    return *(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False)), None, None, None
+    wanted = ctx.needs_input_grad[:2]
+    return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), None, None, None
 
 
-def _save_seed(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    _, seed, ctx.p = inputs
-    ctx.save_for_backward(seed)
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
+    raise RuntimeError("laconv: differentiable once; a derivative of its gradients was asked for")
 
 
-def _dropout_gradient(ctx, grad):  # type: ignore[no-untyped-def]
-    # Dropout with a fixed mask is linear and its own transpose, so the seed is all that has to be kept.
-    return torch.ops.laconv.seeded_dropout(grad, *ctx.saved_tensors, ctx.p), None, None
-
-
-torch.library.register_autograd("laconv::dynamic_conv", _conv_gradient, setup_context=_save_inputs, lib=LIBRARY)
-torch.library.register_autograd("laconv::seeded_dropout", _dropout_gradient, setup_context=_save_seed, lib=LIBRARY)
+for _name, _gradient, _save in (
+    ("laconv", _laconv_gradient, _save_laconv),
+    ("dynamic_conv", _dynamic_conv_gradient, _save_dynamic_conv),
+    ("laconv_backward", _no_second_derivative, None),
+    ("dynamic_conv_backward", _no_second_derivative, None),
+):
+    torch.library.register_autograd(f"laconv::{_name}", _gradient, setup_context=_save, lib=LIBRARY)

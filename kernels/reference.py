@@ -45,6 +45,12 @@ def split_groups(x: Tensor, groups: int, interleaved: bool) -> Tensor:
     return x.view(batch, *((per_group, groups) if interleaved else (groups, per_group)), height, width)
 
 
+def split_taps(filters: Tensor, groups: int) -> Tensor:
+    """(B, k*k*g, H, W) -> (B, k*k, g, H, W), the pixels of a row contiguous."""
+    planes = filters if filters.stride(3) == 1 or filters.shape[3] == 1 else filters.contiguous()
+    return planes.unflatten(1, (-1, groups))
+
+
 def shaped_like(result: Tensor, like: Tensor) -> Tensor:
     """A contiguous `result` in shape, type and memory format of `like`."""
     result = result.view(like.shape)
@@ -52,11 +58,11 @@ def shaped_like(result: Tensor, like: Tensor) -> Tensor:
 
 
 def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-    batch, _, height, width = x.shape
+    height, width = x.shape[2:]
     dtype = accumulation_dtype(x.dtype)
     shared = 1 if interleaved else 2
     source = split_groups(x.contiguous().to(dtype), groups, interleaved)
-    by_tap = filters.contiguous().view(batch, kernel_size**2, groups, height, width)
+    by_tap = split_taps(filters, groups)
     out = torch.zeros_like(source)
     for tap, here, there in taps(kernel_size, height, width):
         weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(dtype)
@@ -68,14 +74,14 @@ def backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and of the filters, recomputed from the inputs alone."""
-    batch, _, height, width = x.shape
+    height, width = x.shape[2:]
     dtype = accumulation_dtype(x.dtype)
     shared = 1 if interleaved else 2
     source = split_groups(x.contiguous().to(dtype), groups, interleaved)
     above = split_groups(grad.contiguous().to(dtype), groups, interleaved)
-    by_tap = filters.contiguous().view(batch, kernel_size**2, groups, height, width)
+    by_tap = split_taps(filters, groups)
     grad_x = torch.zeros_like(source)
-    grad_filters = torch.zeros_like(by_tap)
+    grad_filters = torch.zeros_like(by_tap, memory_format=torch.contiguous_format)
     for tap, here, there in taps(kernel_size, height, width):
         weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(dtype)
         upper = above[(..., *here)]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from launch.commands import machine, model, shards, stages, training
+from launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     result = _Parser(prog="laconvnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = result.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
-    for group in (shards, training, stages, model, machine):
+    for group in (shards, training, runs, stages, model, released, bench, kernels, machine):
         group.add(commands)
     return result
 

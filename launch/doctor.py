@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -147,7 +148,7 @@ def _slurm() -> Iterator[Check]:
         yield Check("slurm", "warn", f"{', '.join(missing)} not found: only --cluster local")
         return
     done = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=30, check=False)
-    yield Check("slurm", "ok" if done.returncode == 0 else "warn", (done.stdout or done.stderr).strip())
+    yield Check("slurm", "ok" if done.returncode == 0 else "warn", " ".join((done.stdout or done.stderr).split()))
 
 
 def _compiler() -> Iterator[Check]:
@@ -159,9 +160,6 @@ def _compiler() -> Iterator[Check]:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
         first = (done.stdout or done.stderr).splitlines() or [f"exit code {done.returncode}"]
         yield Check("c++ compiler", "ok" if done.returncode == 0 else "warn", f"{path}: {first[0]}")
-    nvcc = shutil.which("nvcc")
-    detail = f"{nvcc}" if nvcc else "not found: CUDA kernels cannot be compiled here"
-    yield Check("nvcc", "ok" if nvcc else "warn", detail)
 
 
 def _torch() -> Iterator[Check]:
@@ -184,6 +182,27 @@ def _torch() -> Iterator[Check]:
         yield Check("optimizer", "ok", "apex FusedAdam: a GPU and NVIDIA's apex are there")
     else:
         yield Check("optimizer", "ok", "torch Adam, fused: NVIDIA's apex is not there")
+
+
+def _kernels() -> Iterator[Check]:
+    """Which implementation of LaConv a run would take, and why."""
+    import torch
+
+    from kernels import cpu, cuda
+
+    nvcc = cuda.find_nvcc()
+    if nvcc:
+        yield Check("nvcc", "ok", f"{nvcc.version} at {nvcc.path}")
+    else:
+        yield Check("nvcc", "warn", "not found: CUDA kernels cannot be compiled here")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        compiled = cpu.ready() is not None
+    why = "; ".join(str(one.message) for one in told)
+    yield Check("laconv cpu", "ok" if compiled else "warn", "C++ kernel, compiled" if compiled else why)
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        plan = cuda.plan(torch.cuda.get_device_capability(index))
+        yield Check(f"laconv cuda:{index}", "ok" if plan.fast else "warn", plan.words())
 
 
 def _driver() -> str:
@@ -257,12 +276,13 @@ PROBES: dict[str, Callable[[], Iterator[Check]]] = {
     "slurm": _slurm,
     "compiler": _compiler,
     "torch": _torch,
+    "kernels": _kernels,
     "deepspeed": _deepspeed,
     "accelerate": _accelerate,
     "dali": _dali,
     "apex": _apex,
 }
-APART = ("torch", "deepspeed", "accelerate", "dali", "apex")
+APART = ("torch", "kernels", "deepspeed", "accelerate", "dali", "apex")
 HERE = tuple(name for name in PROBES if name not in APART)
 
 

@@ -1,4 +1,5 @@
-"""Run a stage graph: what is done is found done, the rest runs as jobs, as many at once as the cores allow.
+"""Run a stage graph: what is done is found done, the rest runs as jobs: here, as many at once as the cores allow, or on
+SLURM, all of them submitted at once behind those they need.
 
 Which stages a launch takes, and how:
 
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch import stages as graphs
 from launch.job import ENTRY, command_line, is_done, read_json, write_json
@@ -32,6 +34,9 @@ from launch.screen import Screen
 from launch.stages import Graph, Stage
 from launch.status import GRAPH, LOCK
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from launch.cluster import Cluster
 
 
 def launch(
@@ -46,12 +51,15 @@ def launch(
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
-    `entry` is the "module:function" that the jobs call with a stage's arguments. What is going on is told on standard
-    error; `dry_run` prints to standard output what would run and touches nothing.
+    `cluster` is local, for this machine, or a site's file (`launch.cluster`): then all stages are submitted to SLURM
+    and this returns. `entry` is the "module:function" that the jobs call with a stage's arguments. What is going on is
+    told on standard error; `dry_run` prints to standard output what would run (on SLURM, the batch scripts) and touches
+    nothing.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
     """
     if cluster != "local":
-        raise ConfigError(f"cluster: got {cluster!r}, expected 'local'")
+        graph, site = _read_both(file, out, cluster)
+        return _launch_on_slurm(graph, site, cluster, select(graph, only, from_, force), dry_run, force, entry)
     graph = graphs.read(file, out)
     taken = select(graph, only, from_, force)
     if dry_run:
@@ -63,6 +71,40 @@ def launch(
         from launch.schedule import run  # brings submitit, which nothing above needs
 
         return run(graph, taken, Screen(sys.stderr), force, entry)
+
+
+def _read_both(file: str | Path, out: str | Path | None, cluster: str) -> tuple[Graph, Cluster]:
+    """The stages and the site. Raises ConfigError with what is wrong with either."""
+    from launch.cluster import read
+
+    problems = []
+    try:
+        graph = graphs.read(file, out)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        site = read(cluster)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return graph, site
+
+
+def _launch_on_slurm(
+    graph: Graph, site: Cluster, name: str, taken: list[Stage], dry_run: bool, force: bool, entry: str
+) -> int:
+    from launch import submission  # brings submitit
+
+    if dry_run:
+        print(submission.dry_run(graph, taken, site), end="")
+        return 0
+    shaped = submission.check(graph, taken, site, entry)
+    graph.folder.mkdir(parents=True, exist_ok=True)
+    with lock(graph.folder):
+        submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, entry)
+        _write_graph(graph, taken, name)
+    return 0
 
 
 def select(graph: Graph, only: str | None = None, from_: str | None = None, force: bool = False) -> list[Stage]:

@@ -5,10 +5,14 @@ Files it leaves in the stage's folder, each written whole or not at all:
     DONE.json     the stage succeeded; its presence is the only thing that counts as success (exit codes of schedulers
                   lie: a process may abort while leaving after its work was done, a wrapper may hide a failure)
     FAILED.json   the first rank that failed, why, and the last lines of its log
-    jobs/         submitit's pickles and logs, and <job>_<rank>.ok for each rank whose command succeeded
+    jobs/         submitit's pickles and logs, and for each rank <job>_<rank>.ok where its command succeeded, .stopped
+                  where it was told to stop and has done so, .told where the signal has reached it
 
 Every rank that succeeds leaves its `.ok` and then looks for those of all others: the last one to arrive finds all of
 them and writes DONE.json, so no rank waits for another and a rank lost after rank 0 has finished is not overlooked.
+
+On SLURM a job is started again after a preemption, a time limit or the loss of a node, and tasks of an earlier start
+may live on where a node was only cut off: `<job>.start` names the newest start; those of an older one publish nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +25,16 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.fence import FENCE, starts
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
@@ -37,10 +43,15 @@ if TYPE_CHECKING:
 ENTRY = "launch.cli:main"
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
 TAIL_LINES = 15
+INTERRUPTED = 130  # exit code of a command that was told to stop, and has saved what it had
 
 
 class CommandFailed(RuntimeError):
     """The command ended with an exit code other than 0; it has said why on its standard error."""
+
+
+class Orphaned(RuntimeError):
+    """This process belongs to a start of its job that SLURM has given up."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +78,21 @@ class Command:
         os.environ.update(self.variables(env))
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if env.cluster == "slurm":
+            _stop_when_told(told_file(self.folder, env.job_id, env.global_rank))
         module, _, name = self.entry.partition(":")
         try:
             main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
             code = _exit_code(main, list(self.argv))
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         except Exception as error:
             text = [line for line in traceback.format_exc().splitlines() if line.strip()]
             self._failed(env, started, f"{type(error).__name__}: {error}", text)
             raise
-        if code == 130:
-            raise SystemExit(130)  # interrupted is not failed
+        if code == INTERRUPTED:  # is not failed
+            (self.folder / "jobs" / f"{env.job_id}_{env.global_rank}.stopped").touch()
+            raise SystemExit(INTERRUPTED)
         if code != 0:
             said = tail(env.paths.stderr)
             self._failed(env, started, said[-1] if said else f"exit code {code} and nothing on standard error", [])
@@ -91,7 +107,7 @@ class Command:
 
     def variables(self, env: JobEnvironment) -> dict[str, str]:
         """The environment of this task; must be set before torch is imported (OpenMP reads its count once)."""
-        values = {"OMP_NUM_THREADS": str(self.threads)}
+        values = {"OMP_NUM_THREADS": str(self.threads), FENCE: str(fence_file(self.folder, env.job_id))}
         if self.devices is not None:
             values["CUDA_VISIBLE_DEVICES"] = self.devices
         if self.processes > 1:
@@ -101,11 +117,13 @@ class Command:
                 "LOCAL_RANK": str(env.local_rank),
                 "LOCAL_WORLD_SIZE": str(env.num_tasks // env.num_nodes),
                 "MASTER_ADDR": "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0],
-                "MASTER_PORT": str(master_port(env.job_id) if self.port is None else self.port),
+                # Another one at each start: what has taken the last one may still be there.
+                "MASTER_PORT": str(master_port(env.job_id, starts()) if self.port is None else self.port),
             }
         return values
 
     def _succeeded(self, env: JobEnvironment, started: float) -> None:
+        check_fence(self.folder, env.job_id)
         for rank in (env.global_rank, *range(self.processes)):
             marker = ok_marker(self.folder, env.job_id, rank)
             if rank == env.global_rank:
@@ -117,8 +135,10 @@ class Command:
         write_json(self.folder / "DONE.json", done)
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
+        check_fence(self.folder, env.job_id)
         log = env.paths.stderr
         record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "log": str(log)}
+        record["told"] = told_file(self.folder, env.job_id, env.global_rank).exists()
         # The first rank to fail is the cause; the others only lost their peer.
         write_json(self.folder / "FAILED.json", record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 
@@ -128,11 +148,60 @@ class Command:
             "identity": self.identity,
             "job": env.job_id,
             "host": socket.gethostname(),
+            "node": os.environ.get("SLURMD_NODENAME"),
             "command": command_line(self.argv),
             "started": started,
             "ended": ended,
             "seconds": round(ended - started, 3),
         }
+
+
+def _stop_when_told(marker: Path) -> None:
+    """SLURM's SIGUSR2 (time limit, preemption) and SIGTERM as one Ctrl-C, until a command has a better answer.
+
+    `marker` is made at once, by a thread: a rank in a collective runs no handler, and the one that srun kills for that
+    must be told apart from the one whose death it was that made srun kill the others.
+
+    Not submitit's handler, which has rank 0 alone queue the job again from inside the signal: rank 0 may be the one
+    that is lost, and the others would not know. The batch script does it when all have left (`launch.batch`).
+    """
+    told = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal told
+        if not told:  # SIGTERM follows SIGUSR2, and must not break into the tidying up
+            told = True
+            raise KeyboardInterrupt
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, stop)
+
+    def note() -> None:
+        while not {signal.SIGUSR2, signal.SIGTERM} & {*os.read(reading, 64)}:
+            continue
+        marker.touch()
+
+    threading.Thread(target=note, daemon=True).start()
+
+
+def told_file(folder: Path, job: str, rank: int) -> Path:
+    """The file that says that a signal of SLURM's has reached this rank of this job."""
+    return folder / "jobs" / f"{job}_{rank}.told"
+
+
+def fence_file(folder: Path, job: str) -> Path:
+    """The file that names the newest start of a job."""
+    return folder / "jobs" / f"{job}.start"
+
+
+def check_fence(folder: Path, job: str) -> None:
+    """Raises Orphaned where this process belongs to an earlier start of its job than the newest."""
+    newest = read_json(fence_file(folder, job))
+    if newest is not None and newest["start"] > starts():
+        raise Orphaned(f"job {job} has been started again ({newest['start']}); what start {starts()} did is not kept")
 
 
 def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
@@ -205,13 +274,3 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def code_version() -> str | None:
-    """`git describe` of the code that runs, None where it does not come from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--tags"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

@@ -15,10 +15,11 @@ from submitit.local.local import LocalJob
 
 from launch import local
 from launch import stages as graphs
-from launch.job import PORTS, Command, code_version, is_done, master_port, read_json, tail, write_json
+from launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
 from launch.screen import Screen, clock, table
 from launch.stages import Graph, Stage
 from launch.status import JOB, log_file, progress
+from pipeline.version import code_version
 
 POLL_SECONDS = 0.1
 PORT_ATTEMPTS = 3

@@ -9,7 +9,10 @@
         run: [train, --config, configs/demo/pretrain.yaml, --run, "{here}", --data.folder, "{raw}/shards"]
         processes: 2             # tasks of the stage = ranks
         threads: 1               # OpenMP threads of each process; default: cores / processes
-        minutes: 30              # time limit; default: 24 hours
+        minutes: 30              # time limit; default: 24 hours, or what the cluster's file says
+        nodes: 2                 # on a cluster: over so many nodes; default: as few as its GPUs allow
+        gpus: 1                  # on a cluster: GPUs of each process; default: none
+        partition: long          # on a cluster: another partition than that of the cluster's file
         title: "Pretraining"     # for what is printed
         needs: [raw]             # dependencies that no argument names
         show: "{here}/end.txt"   # a text that the stage writes, printed when the graph has ended well
@@ -19,8 +22,8 @@
 The identity of a stage says what is computed, not where or how fast: it covers the arguments (references replaced by
 the identities of the stages they name), the content of every `--config` file and the identities of `needs`. The number
 of processes is NOT part of it: the order of samples and every schedule are functions of the step whatever the world
-size, so a run may go on with another number of ranks in the same folder. Threads, time limit and title are not part of
-it either, nor is the version of the code (`DONE.json` records that).
+size, so a run may go on with another number of ranks in the same folder. Threads, time limit, title and what is asked
+of a cluster are not part of it either, nor is the version of the code (`DONE.json` records that).
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from pipeline.errors import ConfigError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 REFERENCE = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.-]*)\}")
 GRAPH_KEYS = ("name", "folder", "stages")
-STAGE_KEYS = ("run", "processes", "threads", "minutes", "title", "needs", "show")
+STAGE_KEYS = ("run", "processes", "threads", "minutes", "nodes", "gpus", "partition", "title", "needs", "show")
 DAY_MINUTES = 24 * 60.0
 
 
@@ -57,6 +60,10 @@ class Stage:
     threads: int
     minutes: float
     show: Path | None = None  # what it wrote for people to read
+    nodes: int | None = None  # None: as few as the processes' GPUs allow
+    gpus: int = 0  # of each process
+    partition: str | None = None
+    given: frozenset[str] = frozenset()  # the keys that the file has; the others hold this machine's defaults
 
     @property
     def cores(self) -> int:
@@ -141,7 +148,9 @@ def _load(file: Path) -> Any:
     """
     import yaml
 
-    class Text(yaml.BaseLoader):
+    base: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml is ten times as fast
+
+    class Text(base):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
@@ -149,7 +158,7 @@ def _load(file: Path) -> Any:
                     raise ConfigError(f"{file}: line {key.start_mark.line + 1}: key {key.value!r} is given twice")
                 if isinstance(key.value, str):
                     seen.add(key.value)
-            return super().construct_mapping(node, deep=True)
+            return dict(super().construct_mapping(node, deep=True))
 
     return _parse(file, lambda text: yaml.load(text, Loader=Text))
 
@@ -180,7 +189,7 @@ def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: lis
     """One entry of the file checked; what is wrong goes to `problems`, what is right is usable by the checks after."""
     where = f"{file}: stage {name!r}"
     spec: dict[str, Any] = {"run": (), "needs": (), "configs": {}, "title": "", "show": "", "processes": 1}
-    spec |= {"threads": None, "minutes": DAY_MINUTES}
+    spec |= {"threads": None, "minutes": DAY_MINUTES, "nodes": None, "gpus": 0, "partition": None, "given": entry}
     if not NAME.fullmatch(name) or name == "here":
         problems.append(f"{where}: expected a name of letters, digits, '_', '.', '-' other than 'here'")
     if not isinstance(entry, dict):
@@ -213,18 +222,18 @@ def _spec(file: Path, name: str, entry: Any, names: Iterable[str], problems: lis
             problems.append(f"{where}: {key}: the stage names itself; write {{here}} for its own folder")
     spec["needs"] = tuple(other for other in names if other in wanted and other != name)
     spec["order_only"] = tuple(dict.fromkeys(needs))
-    for key in ("title", "show"):
+    for key in ("title", "show", "partition"):
         if key in entry and not isinstance(entry[key], str):
             problems.append(f"{where}: {key}: got {_kind(entry[key])}, expected a text")
         else:
-            spec[key] = entry.get(key, "")
+            spec[key] = entry.get(key, spec[key])
     wrong_show = [ref for ref in REFERENCE.findall(spec["show"]) if ref != "here"]
     if wrong_show:
         problems.append(
             f"{where}: show: {{{wrong_show[0]}}}: expected a file of the stage's own, as in {{here}}/end.txt"
         )
         spec["show"] = ""
-    for key in ("processes", "threads"):
+    for key in ("processes", "threads", "nodes", "gpus"):
         if key in entry:
             spec[key] = _number(where, key, entry[key], int, problems)
     if "minutes" in entry:
@@ -245,18 +254,23 @@ def _number(where: str, key: str, value: Any, kind: type, problems: list[str]) -
     return number
 
 
+def config_files(run: Sequence[str]) -> dict[int, str]:
+    """Position among the arguments of each configuration file -> its name."""
+    found = {}
+    for position, part in enumerate(run):
+        if part.startswith("--config="):
+            found[position] = part.removeprefix("--config=")
+        elif position and run[position - 1] == "--config":
+            found[position] = part
+    return found
+
+
 def _configs(where: str, run: Sequence[str], problems: list[str]) -> dict[int, str]:
     """Position in `run` of each configuration file's argument -> its content, canonical."""
     import yaml
 
     contents = {}
-    for position, part in enumerate(run):
-        if part.startswith("--config="):
-            name = part.removeprefix("--config=")
-        elif position and run[position - 1] == "--config":
-            name = part
-        else:
-            continue
+    for position, name in config_files(run).items():
         if REFERENCE.search(name):
             continue  # a file that a stage writes: the identity of that stage stands for it
         if not Path(name).is_file():
@@ -301,29 +315,34 @@ def _order(file: Path, needs: dict[str, tuple[str, ...]], problems: list[str]) -
 
 def _resolve(order: Sequence[str], specs: dict[str, dict[str, Any]], root: Path) -> Iterable[Stage]:
     identities: dict[str, str] = {}
+    shown: dict[str, str] = {}  # what stands for a reference in the identity of another stage
     folders: dict[str, str] = {}
     for name in order:
         spec = specs[name]
-        shown = {ref: "{" + identity + "}" for ref, identity in identities.items()} | {"here": "{here}"}
-        content = [_fill(part, shown) for part in spec["run"]]
+        content = [_fill(part, shown, "{here}") for part in spec["run"]]
         for position, config in spec["configs"].items():
             content[position] = f"--config={config}" if spec["run"][position].startswith("--config=") else config
         key = json.dumps([content, sorted(identities[need] for need in spec["order_only"])], ensure_ascii=False)
         identities[name] = hashlib.sha256(key.encode()).hexdigest()[:10]
-        folders[name] = str(root / f"{name}-{identities[name]}")
+        shown[name] = "{" + identities[name] + "}"
+        folder = folders[name] = str(root / f"{name}-{identities[name]}")
         yield Stage(
             name=name,
             title=spec["title"],
             identity=identities[name],
-            folder=Path(folders[name]),
-            argv=tuple(_fill(part, folders | {"here": folders[name]}) for part in spec["run"]),
+            folder=Path(folder),
+            argv=tuple(_fill(part, folders, folder) for part in spec["run"]),
             needs=spec["needs"],
             processes=spec["processes"],
             threads=spec["threads"] or max(1, cores() // spec["processes"]),
             minutes=spec["minutes"],
-            show=Path(_fill(spec["show"], {"here": folders[name]})) if spec["show"] else None,
+            show=Path(_fill(spec["show"], {}, folder)) if spec["show"] else None,
+            nodes=spec["nodes"],
+            gpus=spec["gpus"],
+            partition=spec["partition"],
+            given=frozenset(spec["given"]),
         )
 
 
-def _fill(part: str, values: dict[str, str]) -> str:
-    return REFERENCE.sub(lambda match: values[match[1]], part)
+def _fill(part: str, values: dict[str, str], here: str) -> str:
+    return REFERENCE.sub(lambda match: here if match[1] == "here" else values[match[1]], part)

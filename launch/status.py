@@ -1,7 +1,8 @@
-"""How far a stage graph or a training run is, from the files in its folder alone.
+"""How far a stage graph or a training run is, from the files in its folder; SLURM is asked for what these do not say.
 
 A launch leaves `graph.json` in its folder (the stages, resolved) and `job.json` in each stage's folder; jobs leave
-DONE.json or FAILED.json (`launch.job`); a training run leaves `log.jsonl` and `checkpoints/step-XXXXXXXX/COMMIT`.
+DONE.json or FAILED.json (`launch.job`); a training run leaves `log.jsonl` and `checkpoints/step-XXXXXXXX/COMMIT`. Files
+win over SLURM's states: these say how a batch script ended, not whether its work is there.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch import queue
 from launch.job import read_json, tail
+from launch.queue import Queued
 from launch.screen import clock, table
 from pipeline.errors import ConfigError
 
 GRAPH, JOB, LOCK = "graph.json", "job.json", "launch.lock"
-COLUMNS = ("stage", "state", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint", "seconds", "reason")
+STARTS, SUBMISSION = "starts.jsonl", "submission.json"  # of a stage on SLURM
+COLUMNS = (
+    "stage", "state", "job", "starts", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint", "seconds",
+    "reason",
+)  # fmt: skip
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
 WATCH_SECONDS = 2.0
 
@@ -29,8 +38,9 @@ WATCH_SECONDS = 2.0
 def status(folder: str | Path) -> list[dict[str, Any]]:
     """One row for each stage, or one for a run: the keys of COLUMNS and `folder`, None where a thing is not known.
 
-    `state` is done, running, failed, waiting (its launch goes on), stopped (interrupted; the same command resumes) or
-    not started. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name.
+    `state` is done, running, failed, waiting (its launch goes on, or its job is in SLURM's queue), stopped (interrupted
+    or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job. `eta` and
+    `seconds` are in seconds, `checkpoint` is a folder's name.
     Raises ConfigError where the folder is neither.
     """
     folder = Path(folder).absolute()
@@ -76,7 +86,10 @@ def text_table(rows: list[dict[str, Any]]) -> str:
                 "seconds": clock(row["seconds"]),
             }
         )
-    headings = {"stage": "stage", "state": "state", "step": "step", "samples_per_s": "samples/s", "eta": "left"}
+    headings = {"stage": "stage", "state": "state"}
+    if any(row["starts"] for row in rows):
+        headings |= {"job": "job", "starts": "starts"}
+    headings |= {"step": "step", "samples_per_s": "samples/s", "eta": "left"}
     return table(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"})
 
 
@@ -134,34 +147,98 @@ def holder(root: Path) -> dict[str, Any] | None:
 
 def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
     launching = holder(root)
+    slurm = Slurm.of([root / stage["folder"] for stage in graph["stages"]])
     rows: list[dict[str, Any]] = []
     lost: dict[str, str] = {}  # stages that will not run in this launch -> the failed one behind it
     for stage in graph["stages"]:
-        row = _stage_row(stage["name"], root / stage["folder"], launching)
+        row = _stage_row(stage["name"], root / stage["folder"], launching, slurm)
         cause = next((lost[need] for need in stage["needs"] if need in lost), None)
         if row["state"] == "failed":
             lost[stage["name"]] = stage["name"]
         elif cause is not None and row["state"] in ("not started", "stopped"):
             lost[stage["name"]] = cause
             row |= {"reason": f"{cause} failed"}
-        elif (
-            launching is not None and stage["name"] in graph["selected"] and row["state"] in ("not started", "stopped")
-        ):
+        elif launching and stage["name"] in graph["selected"] and row["state"] in ("not started", "stopped"):
             row |= {"state": "waiting", "reason": None}
         rows.append(row)
     return rows
 
 
-def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Slurm:
+    """What SLURM says of a graph's jobs: those in its queue by id, and how the others ended."""
+
+    queued: Mapping[str, Queued]
+    ended: Mapping[str, str]
+
+    @staticmethod
+    def of(folders: Iterable[Path]) -> Slurm | None:
+        """Asks once for all; None where there is no job of SLURM's to ask for, or no SLURM that answers."""
+        jobs = [job["id"] for job in (read_json(folder / JOB) for folder in folders) if job and on_slurm(job)]
+        if not jobs or queue.missing_commands():
+            return None
+        try:
+            queued = {job.id: job for job in queue.queued()}
+        except queue.SlurmError:
+            return None
+        return Slurm(queued, queue.ended(job for job in jobs if job not in queued))
+
+
+def on_slurm(job: Mapping[str, Any]) -> bool:
+    """Whether a job.json speaks of a job of SLURM's."""
+    return job.get("cluster") == "slurm"
+
+
+def _slurm_row(row: dict[str, Any], folder: Path, job: dict[str, Any], slurm: Slurm | None) -> dict[str, Any]:
+    """The row of a stage that is neither done nor has failed by its files."""
+    last = last_start(folder)
+    if slurm is None:
+        return row | {"state": "running" if last else "waiting", "reason": "SLURM cannot be asked here"}
+    found = slurm.queued.get(job["id"])
+    if found is None:
+        state = slurm.ended.get(job["id"], "")
+        if state in ("", "CANCELLED", "COMPLETED", "PREEMPTED"):
+            told = "cancelled" if state == "CANCELLED" else "its job is gone"
+            how = "stopped" if last else "not started"
+            return row | {"state": how, "eta": None, "reason": f"{told}; the same command resumes"}
+        said = tail(folder / "jobs" / f"{job['id']}_batch.log", lines=1)
+        reason = f"SLURM: {state}{f': {said[-1]}' if said else ''}"
+        return row | {"state": "failed", "eta": None, "reason": reason}
+    if found.state == "PENDING":
+        why = f"{found.reason}; {last['reason']}" if last and last.get("reason") else found.reason
+        return row | {"state": "waiting", "eta": None, "reason": why}
+    since = last["time"] if last else job["started"]
+    return row | {"state": "running", "seconds": time.time() - since}
+
+
+def last_start(folder: Path) -> dict[str, Any] | None:
+    """The newest line of a stage's starts.jsonl, None where there is none."""
+    for line in reversed(tail(folder / STARTS, lines=2)):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm: Slurm | None) -> dict[str, Any]:
     row = _row(name, folder)
     done, failed, job = (read_json(folder / file) for file in ("DONE.json", "FAILED.json", JOB))
+    if job is not None:
+        row |= {"job": job["id"]}
+        last = last_start(folder) if on_slurm(job) else None
+        row |= {"starts": last["start"] + 1 if last and last["job"] == job["id"] else None}
     if done is not None:
         return row | {"state": "done", "eta": None, "seconds": done.get("seconds")}
-    if failed is not None:
+    if failed is not None and not (job and slurm and on_slurm(job) and job["id"] in slurm.queued):
         started = job["started"] if job else failed["ended"]
         return row | {"state": "failed", "eta": None, "seconds": failed["ended"] - started, "reason": failed["reason"]}
     if job is None:
         return row
+    if on_slurm(job):
+        return _slurm_row(row, folder, job, slurm)
     if _alive(job, launching):
         return row | {"state": "running", "seconds": time.time() - job["started"]}
     return row | {"state": "stopped", "eta": None, "reason": "interrupted; the same command resumes"}

@@ -11,11 +11,13 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
+from pipeline import yaml_tree
 from pipeline.data.loader import DataConfig
 from pipeline.errors import ConfigError
 from pipeline.model import ModelConfig
 from pipeline.training.checkpoint import CheckpointConfig
 from pipeline.training.engine import EngineConfig
+from pipeline.training.guard import GuardConfig
 from pipeline.training.log import LogConfig
 from pipeline.training.optimizer import OptimizerConfig
 from pipeline.training.schedule import ScheduleConfig
@@ -30,7 +32,8 @@ class TrainConfig:
         model: The network and its task.
         optimizer: Adam and what stands around it.
         schedule: The learning rate over the epochs.
-        engine: Precision and sharding.
+        engine: Precision, sharding and memory.
+        guard: What happens at a step that is not finite.
         checkpoint: When to save and what to keep.
         log: What is reported, and how often.
         init_from: Run folder (or checkpoint) of an earlier stage whose weights this one starts from.
@@ -42,6 +45,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     init_from: str | None = None
@@ -49,7 +53,10 @@ class TrainConfig:
 
 
 # What may differ between a run and its resumption: nothing of it changes what is learned.
-_FREE = ("engine", "checkpoint", "log", "data.threads", "init_from")
+_FREE = (
+    *("engine", "guard", "checkpoint", "log", "data.threads", "data.patience"),
+    *("optimizer.implementation", "init_from"),
+)
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -67,7 +74,7 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     kinds = dict(_kinds(TrainConfig))
     given = _flat(_overrides(overrides, kinds))
     tree: dict[str, Any] = {}
-    for key, value in {**(_flat(_read(file)) if file else {}), **given}.items():
+    for key, value in {**(_flat(yaml_tree.read(file)) if file else {}), **given}.items():
         place = _place(key, file, given)
         if is_dataclass(kinds.get(key)):
             raise ConfigError(f"{place}: {key}: {value!r}: expected a group of keys, or leave it out")
@@ -93,7 +100,8 @@ def dump(config: TrainConfig) -> str:
 
 def check_resumable(config: TrainConfig, file: Path) -> None:
     """Raises ConfigError when a run was begun with another configuration in anything that shapes what it learns."""
-    before, now = _flat(_read(file)), _flat(_plain(asdict(config)))
+    # What an older version did not write yet had the value that is the default now.
+    before, now = (_flat(_plain(asdict(found))) for found in (load(file), config))
     for key in sorted(before.keys() | now.keys()):
         if key.startswith(_FREE):
             continue
@@ -102,18 +110,6 @@ def check_resumable(config: TrainConfig, file: Path) -> None:
                 f"{file}: {key} is {before.get(key)!r} in this run but {now.get(key)!r} is asked for; "
                 "a run keeps its configuration: give another --run folder for another one"
             )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); --config expects a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: holds {type(tree).__name__}, expected keys and values such as `seed: 0`")
-    return tree
 
 
 def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:

@@ -34,10 +34,11 @@ def evaluate(
     With ``controls`` the same model is scored again with the words of another example, and with every picture blank:
     what it would reach without understanding either. A question task adds the majority answer of the run's own
     training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
-    run, folder or split that is not there.
+    run, folder or split that is not there, or that lacks what the task is scored by.
     """
     ready = restore(run)
     examples = Examples.open(data, ready.task.kind, split)
+    ready.task.check(examples)
     metrics, answers = _score(ready, examples, None, progress)
     report: dict[str, Any] = {
         "task": ready.config.model.task,

@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw, ImageOps
 from pipeline.data.decode import Decoder
 from pipeline.data.geometry import Letterbox
 from pipeline.data.loader import Batch
+from pipeline.data.masks import decode
 from pipeline.errors import ConfigError
+from pipeline.explain.overlay import PREDICTED, overlay
 from pipeline.restore import restore
 
 # Named, because PIL would also try formats that start other programs (EPS).
@@ -46,17 +48,20 @@ def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[
 
 
 def draw(picture: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
-    """The picture, at least 320 pixels wide, with the text below it and the box or the answer."""
+    """The picture, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
     scale = max(1, -(-320 // picture.width))
     width, height = picture.width * scale, picture.height * scale
+    shown, said = picture.resize((width, height), Image.Resampling.LANCZOS), answer.get("answer")
+    if "mask" in answer:
+        mask = decode(answer["mask"], picture.height, picture.width)
+        shown, said = overlay(shown, mask, PREDICTED), None if mask.any() else "nothing"
     sheet = Image.new("RGB", (width, height + 34), "white")
-    sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS))
+    sheet.paste(shown)
     pen = ImageDraw.Draw(sheet)
     if "box" in answer:
         x, y, w, h = (side * scale for side in answer["box"])
-        pen.rectangle((x, y, x + w, y + h), outline=(255, 64, 0), width=max(2, width // 200))
-    shown = f"{text}  ->  {answer['answer']}" if "answer" in answer else text
-    pen.text((6, height + 10), shown, fill="black")
+        pen.rectangle((x, y, x + w, y + h), outline=PREDICTED, width=max(2, width // 200))
+    pen.text((6, height + 10), text if said is None else f"{text}  ->  {said}", fill="black")
     return sheet
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ TEMPORARY = ".*.tmp"
 @contextmanager
 def publishing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; what was written there becomes ``path``, or goes if the block raises."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as stream:

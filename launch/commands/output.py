@@ -34,8 +34,10 @@ def rows(table: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     for row in table:
         drawn.add_row(*(_text(value) for value in row.values()))
     console = Console(markup=False, highlight=False)
-    # A pipe has no width: cutting columns there would lose what the reader asked for.
-    console.print(drawn, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        # A pipe has no width: cutting or folding columns there would lose what the reader asked for.
+        console.width = 10_000
+    console.print(drawn)
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from operator import length_hint
 from pathlib import Path
@@ -46,6 +47,12 @@ def _add_build(parts: Any) -> None:
     command.add_argument(
         "--shard-bytes", type=int, default=256 << 20, metavar="N", help="size of a shard (default: 256 MiB)"
     )
+    command.add_argument(
+        "--task",
+        metavar="I/N",
+        help="only share I of N of the shards, 1 <= I <= N; several may be built at once, on several machines (rank: "
+        "the share of this process among those of its stage). The same command without --task then publishes the set",
+    )
     command.add_argument("--dry-run", action="store_true", help="count samples, shards and bytes, write nothing")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(command=_build)
@@ -53,10 +60,11 @@ def _add_build(parts: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     from shards import info
-    from shards.build import build
+    from shards.build import build, build_task
     from shards.plan import plan
     from shards.sources import get
 
+    share = _share(arguments.task) if arguments.task else None
     source = get(arguments.source)
     samples = source.samples(
         arguments.root, images=arguments.images, splits=arguments.split, partition=arguments.partition
@@ -65,6 +73,19 @@ def _build(arguments: argparse.Namespace) -> int:
         show(asdict(plan(samples, arguments.shard_bytes)), arguments.json)
         return 0
     options = {"split": arguments.split, "partition": arguments.partition, "shard_bytes": arguments.shard_bytes}
+    if share:
+        build_task(
+            samples,
+            arguments.out,
+            source=source.name,
+            licence=source.licence,
+            options=options,
+            task=share,
+            shard_bytes=arguments.shard_bytes,
+            workers=arguments.workers,
+        )
+        show({"out": str(arguments.out), "task": f"{share[0]}/{share[1]}"}, arguments.json)
+        return 0
     build(
         samples,
         arguments.out,
@@ -77,6 +98,18 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     show(info.info(arguments.out), arguments.json)
     return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    """Share I of N, from the text or from the process's place in its job."""
+    from shards.errors import InputError
+
+    if text == "rank":
+        return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(f"--task: got {text!r}, expected I/N with 1 <= I <= N, as in 3/16, or rank")
+    return int(number), int(count)
 
 
 def _add_sources(parts: Any) -> None:

@@ -1,4 +1,4 @@
-"""`laconvnet launch` and `status`: graphs of stages."""
+"""`laconvnet launch`, `status`, `logs` and `cancel`: graphs of stages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from typing import Any
 def add(commands: Any) -> None:
     _add_launch(commands)
     _add_status(commands)
+    _add_logs(commands)
+    _add_cancel(commands)
 
 
 def _add_launch(commands: Any) -> None:
     command = commands.add_parser(
         "launch",
         help="run a graph of stages",
-        description="Run the stages of a YAML file in the order of their needs. A stage that is done is found done; "
-        "after a failure or Ctrl-C the same command goes on.",
+        description="Run the stages of a YAML file in the order of their needs, here or on SLURM. A stage that is done "
+        "is found done, one that is in the queue is found there; after a failure or Ctrl-C the same command goes on.",
     )
     command.add_argument("file", type=Path, metavar="STAGES.yaml", help="the stages")
-    command.add_argument("--cluster", default="local", metavar="C", help="where: local is this machine (default)")
+    command.add_argument(
+        "--cluster",
+        default="local",
+        metavar="C",
+        help="where: local is this machine (default); else a SLURM site's file",
+    )
     command.add_argument("--out", type=Path, metavar="DIR", help="folder for all stages (default: the file's `folder`)")
-    command.add_argument("--dry-run", action="store_true", help="print what would run, run nothing")
+    command.add_argument("--dry-run", action="store_true", help="print what would run (batch scripts), run nothing")
     command.add_argument("--only", metavar="S", help="only this stage; what it needs must be done")
     command.add_argument("--from", dest="from_", metavar="S", help="this stage again, and all that need it")
     command.add_argument(
@@ -49,7 +56,7 @@ def _add_status(commands: Any) -> None:
     command = commands.add_parser(
         "status",
         help="how far stages and runs are",
-        description="How far a launched graph, or a single run, is: read from files alone.",
+        description="How far a launched graph, or a single run, is: from its files, and from squeue and sacct.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph, or of a run")
     command.add_argument("--watch", action="store_true", help="refresh until all is done")
@@ -61,3 +68,40 @@ def _status(arguments: argparse.Namespace) -> int:
     from launch.status import show
 
     return show(arguments.folder, watch=arguments.watch, as_json=arguments.json)
+
+
+def _add_logs(commands: Any) -> None:
+    command = commands.add_parser(
+        "logs",
+        help="what a stage has written",
+        description="The output of a stage's newest job: of its batch script and all its ranks, or of one rank.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph")
+    command.add_argument("stage", metavar="STAGE", help="one of its stages")
+    command.add_argument("--rank", type=int, metavar="N", help="only this process of the stage")
+    command.add_argument("--follow", action="store_true", help="go on until the stage has ended")
+    command.set_defaults(command=_logs)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from launch.control import logs
+
+    return logs(arguments.folder, arguments.stage, rank=arguments.rank, follow=arguments.follow)
+
+
+def _add_cancel(commands: Any) -> None:
+    command = commands.add_parser(
+        "cancel",
+        help="end a launched graph or one of its stages",
+        description="End the jobs of a launched graph, or of one stage. What they have saved stays; the same launch "
+        "goes on from there.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph")
+    command.add_argument("stage", nargs="?", metavar="STAGE", help="only this stage (default: all)")
+    command.set_defaults(command=_cancel)
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from launch.control import cancel
+
+    return cancel(arguments.folder, arguments.stage)

@@ -10,46 +10,50 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIDataType, DALIImageType
 
-from pipeline.data.geometry import Letterbox
+from pipeline.data.geometry import Floats, Letterbox
 
 PADDING = 127
 
 
 @pipeline_def
-def _graph(size: int, decoder: str) -> Any:
+def _graph(size: int, decoder: str, coloured: bool) -> Any:
     data: Any = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1)
     sides = fn.external_source(name="sides", dtype=DALIDataType.FLOAT, ndim=1)
-    corner = fn.external_source(name="corner", dtype=DALIDataType.FLOAT, ndim=1)
+    place: Any = fn.external_source(name="place", dtype=DALIDataType.FLOAT, ndim=1)
     # The builder stored upright pictures and the annotations refer to the stored pixels: nothing may turn them here.
     images: Any = fn.decoders.image(data, device=decoder, output_type=DALIImageType.RGB, adjust_orientation=False)
     images = fn.resize(images, size=sides)
-    square = np.array([size, size], np.float32)
-    images = fn.slice(
+    if coloured:
+        factors: Any = fn.external_source(name="colour", dtype=DALIDataType.FLOAT, ndim=1)
+        # Before the padding: that keeps its grey.
+        images = fn.color_twist(images, brightness=factors[0], contrast=factors[1], saturation=factors[2])
+    # Cutting, padding and turning into planes of floats at one go: apart they cost a CPU some fifth more time.
+    return fn.crop_mirror_normalize(
         images,
-        corner,
-        square,
-        axes=(0, 1),
-        normalized_anchor=False,
-        normalized_shape=False,
+        crop=(size, size),
+        crop_pos_y=place[0],
+        crop_pos_x=place[1],
         out_of_bounds_policy="pad",
         fill_values=PADDING,
+        dtype=DALIDataType.FLOAT,
+        output_layout="CHW",
     )
-    return fn.crop_mirror_normalize(images, mean=[0.0], std=[255.0], dtype=DALIDataType.FLOAT, output_layout="CHW")
 
 
 class Decoder:
     """Encoded pictures to float tensors (B, 3, size, size) in [0, 1], padded with 127/255.
 
-    ``device`` is where the tensors land; on CUDA the decoder is DALI's "mixed" one. The graph draws no random
-    number and keeps no state between batches, so it needs no place in a checkpoint.
+    ``device`` is where the tensors land; on CUDA the decoder is DALI's "mixed" one. ``coloured``: whether `decode` is
+    given factors of colour. The graph draws no random number and keeps no state between batches, so it needs no place
+    in a checkpoint.
     """
 
-    def __init__(self, size: int, batch: int, threads: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, size: int, batch: int, threads: int, device: torch.device, coloured: bool = False) -> None:
         on_gpu = device.type == "cuda"
         self._pipeline = _graph(
             size=size,
             decoder="mixed" if on_gpu else "cpu",
+            coloured=coloured,
             batch_size=batch,
             num_threads=threads,
             device_id=(device.index or 0) if on_gpu else None,
@@ -58,12 +62,35 @@ class Decoder:
         )
         self._pipeline.build()
 
-    def decode(self, data: list[NDArray[np.uint8]], letterbox: Letterbox) -> torch.Tensor:
-        """At most ``batch`` pictures through the graph; the letterbox says where each one goes."""
+    def decode(self, data: list[NDArray[np.uint8]], letterbox: Letterbox, colour: Floats | None = None) -> torch.Tensor:
+        """At most ``batch`` pictures through the graph; the letterbox says where each one goes.
+
+        ``colour`` (B, 3) are factors of saturation about the grey of the same luma (ITU-R BT.601), of contrast about
+        128, and of brightness, which strike in this order, in levels that are cut at 0 and 255 after the last.
+        They stand in the order brightness, contrast, saturation.
+        """
         sides = np.stack([letterbox.new_height, letterbox.new_width], 1).astype(np.float32)
-        corner = -np.stack([letterbox.top, letterbox.left], 1).astype(np.float32)
+        fed = {} if colour is None else {"colour": list(np.asarray(colour, np.float32))}
         images: Any
-        (images,) = self._pipeline.run(data=data, sides=list(sides), corner=list(corner))
-        if self._device.type == "cuda":
-            return torch.from_dlpack(images.as_tensor()).clone()
-        return torch.from_numpy(np.array(images.as_array()))
+        (images,) = self._pipeline.run(data=data, sides=list(sides), place=list(place_of(letterbox)), **fed)
+        # A copy: the next run writes where this one wrote.
+        return torch.from_dlpack(images.as_tensor()).mul(1 / 255)
+
+
+def place_of(letterbox: Letterbox) -> Floats:
+    """Where each picture stands (B, 2), down and across, as DALI counts: from 0 to 1 of what it is apart from the
+    square in length. Where it stands to the pixel is told by its product with that, rounded.
+    """
+    corner = np.stack([letterbox.top, letterbox.left], 1)
+    room = letterbox.size - np.stack([letterbox.new_height, letterbox.new_width], 1)
+    return (corner / np.where(room == 0, 1, room)).astype(np.float32)
+
+
+def can_decode(picture: NDArray[np.uint8]) -> bool:
+    """Whether DALI decodes this picture: of a batch that it fails at, it does not tell which one it was."""
+    one = np.ones(1, np.int64)
+    try:
+        Decoder(1, 1, 1, torch.device("cpu")).decode([picture], Letterbox.fit(one, one, 1))
+    except RuntimeError:
+        return False
+    return True

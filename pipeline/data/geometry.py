@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,34 @@ class Letterbox:
         new_height = np.maximum(1, np.rint(height * scale)).astype(np.int64)
         return cls(size, width, height, new_width, new_height, (size - new_width) // 2, (size - new_height) // 2)
 
+    def moved(self, scale: Floats, at: Floats, boxes: Floats) -> Letterbox:
+        """The square, padding and all, scaled by ``scale`` (B,) about and set where ``at`` (B, 2) says: training's.
+
+        ``at`` goes from 0 to 1, across and down, over the places where of the old square and the new, and of the
+        picture and the new square, the smaller one lies within the other, and as much is seen of the box (B, 4), xyxy
+        on the old square, as can be: all of it, or all across the new square where the box has outgrown that. So a box
+        keeps its centre and, along either side, at least 1 / scale of itself, to the pixel. NaN asks for nothing.
+        """
+        factor, plain = scale.astype(np.float64)[:, None], boxes.astype(np.float64)
+        corner = factor * np.stack([self.left, self.top], 1)
+        sides = np.maximum(1, np.rint(factor * np.stack([self.new_width, self.new_height], 1))).astype(np.int64)
+        room, own = self.size * (1 - factor), self.size - sides
+        ends = [
+            (np.zeros_like(room), room),
+            (-corner, own - corner),
+            (-plain[:, :2] * factor, self.size - plain[:, 2:] * factor),
+        ]
+        low, high = np.full_like(corner, -np.inf), np.full_like(corner, np.inf)
+        for one, other in ends:
+            low = np.fmax(low, np.minimum(one, other))  # fmax and fmin pass over NaN
+            high = np.fmin(high, np.maximum(one, other))
+        corner = np.rint(corner + low + at * (high - low)).astype(np.int64)
+        left, top = np.clip(corner, np.minimum(own, 0), np.maximum(own, 0)).T
+        new_width, new_height = sides.T
+        return replace(self, new_width=new_width, new_height=new_height, left=left, top=top)
+
     def boxes(self, boxes: Floats) -> Floats:
-        """Boxes (B, 4), xywh on the pictures, as xyxy on the square."""
+        """Boxes (B, 4), xywh on the pictures, as xyxy on the square; a moved one may reach over its border."""
         x, y, w, h = np.asarray(boxes, np.float32).T
         across, down = self.new_width / self.width, self.new_height / self.height
         return np.stack(
@@ -51,12 +77,19 @@ class Letterbox:
         y1, y2 = (np.clip((y - self.top) * down, 0, self.height) for y in (y1, y2))
         return np.stack([x1, y1, x2 - x1, y2 - y1], 1).astype(np.float32)
 
+    def inside(self, index: int) -> tuple[slice, slice]:
+        """Rows and columns of the square that picture ``index`` fills: what is not padding."""
+        top, left = int(self.top[index]), int(self.left[index])
+        bottom, right = top + int(self.new_height[index]), left + int(self.new_width[index])
+        return slice(max(0, top), min(self.size, bottom)), slice(max(0, left), min(self.size, right))
+
     def mask(self, index: int, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The mask (height, width) of picture ``index`` on the square, by the nearest pixel: hard labels stay hard."""
         new_height, new_width = int(self.new_height[index]), int(self.new_width[index])
-        rows = ((np.arange(new_height) + 0.5) * int(self.height[index]) / new_height).astype(np.int64)
-        columns = ((np.arange(new_width) + 0.5) * int(self.width[index]) / new_width).astype(np.int64)
+        inside = self.inside(index)
+        down, across = (np.arange(self.size)[part] for part in inside)
+        rows = ((down - self.top[index] + 0.5) * int(self.height[index]) / new_height).astype(np.int64)
+        columns = ((across - self.left[index] + 0.5) * int(self.width[index]) / new_width).astype(np.int64)
         square = np.zeros((self.size, self.size), np.uint8)
-        top, left = int(self.top[index]), int(self.left[index])
-        square[top : top + new_height, left : left + new_width] = mask[rows[:, None], columns[None, :]]
+        square[inside] = mask[rows[:, None], columns[None, :]]
         return square

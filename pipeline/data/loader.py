@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.decode import PADDING, Decoder
-from pipeline.data.examples import Examples
-from pipeline.data.geometry import Letterbox
+from pipeline.data.ahead import Stalled, ahead
+from pipeline.data.decode import PADDING, Decoder, can_decode
+from pipeline.data.examples import Examples, Flags, Items, Looks, Rows
+from pipeline.data.flip import flip_boxes, flip_images, flip_words
+from pipeline.data.geometry import Floats, Letterbox
 from pipeline.data.reader import Reader
 from pipeline.data.text import Vocabulary
 from pipeline.errors import ConfigError
 
-_AHEAD = 2
-Request = tuple[NDArray[np.int64], NDArray[np.int64] | None]
+# What `Loader.batch` is asked: rows, the rows whose words are used, which pictures are mirrored, how all are shown.
+Request = tuple[Rows, Rows | None] | tuple[Rows, Rows | None, Flags] | tuple[Rows, Rows | None, Flags, Looks | None]
+
+_MOST_JITTER = 0.4  # a referent as large as the square is seen by 1 / 1.4 of each side, half of its area
+_DAY = 86400
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class DataConfig:
         threads: Threads that read and decode, a process.
         vectors: GloVe text file (plain or .gz) for frozen word vectors; without it they are learned.
         blank: Replace every picture by the padding grey: what words alone can tell.
+        flip: Share of the training examples that are mirrored, left and right exchanged in the words too.
+        jitter: Training pictures are scaled by factors from 1 - jitter to 1 + jitter and stand at any place that shows
+            the referent; questions are about all of a picture, which is then never cut.
+        colour: Brightness, contrast and saturation of training pictures are scaled by factors from 1 - colour to
+            1 + colour.
+        window: Order the examples locally, for storage that seeks slowly: parts of shards are permuted, then examples
+            within windows of so many. A window should hold those of several shards. 0: order them all.
+        patience: Seconds that training waits for a batch before it gives up, with a message of what is being read;
+            less than collectives wait (600 on GPUs).
     """
 
     folder: str
@@ -45,6 +58,11 @@ class DataConfig:
     threads: int = 2
     vectors: str | None = None
     blank: bool = False
+    flip: float = 0.0
+    jitter: float = 0.0
+    colour: float = 0.0
+    window: int = 0
+    patience: float = 300.0
 
     def __post_init__(self) -> None:
         for name in ("words", "batch", "threads"):
@@ -52,11 +70,29 @@ class DataConfig:
                 raise ConfigError(f"data.{name}: {value}: expected at least 1")
         if self.size < 1 or self.size % 32:
             raise ConfigError(f"data.size: {self.size}: expected a multiple of 32")
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"data.flip: {self.flip}: expected a share from 0 to 1")
+        if not 0 <= self.jitter <= _MOST_JITTER:
+            raise ConfigError(
+                f"data.jitter: {self.jitter}: expected a share from 0 to {_MOST_JITTER}; "
+                "with more, less than half of a referent may be seen"
+            )
+        if not 0 <= self.colour <= 1:
+            raise ConfigError(f"data.colour: {self.colour}: expected a share from 0 to 1")
+        if self.window < 0:
+            raise ConfigError(f"data.window: {self.window}: expected a number of examples, or 0")
+        if not 0 < self.patience <= _DAY:
+            raise ConfigError(f"data.patience: {self.patience}: expected seconds, more than 0 and at most {_DAY}")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a step. ``boxes`` are (B, 4) xyxy in pixels of the square, NaN for questions."""
+    """One rank's part of a step.
+
+    ``boxes`` are (B, 4) xyxy in pixels of the square, NaN for questions and where nothing is spoken of. ``masks`` are
+    (B, S, S) uint8, 0 or 1, for the tasks that want them. ``letterbox`` is that of the pictures as they are stored:
+    with all that moved them, but the mirror.
+    """
 
     rows: NDArray[np.int64]
     images: torch.Tensor
@@ -64,10 +100,11 @@ class Batch:
     boxes: torch.Tensor
     answers: torch.Tensor
     letterbox: Letterbox
+    masks: torch.Tensor | None = None
 
 
 class Loader:
-    """Turns example rows into batches: bytes, decoded squares, words, boxes and answers, all of one geometry."""
+    """Turns example rows into batches: bytes, decoded squares, words, boxes, masks and answers, all of one geometry."""
 
     def __init__(
         self,
@@ -76,71 +113,121 @@ class Loader:
         config: DataConfig,
         largest: int,
         device: torch.device,
+        masks: bool = False,
     ) -> None:
+        """``largest`` is the number of examples of the largest batch; ``masks``: whether batches have them."""
+        self._masks = masks
         self._examples = examples
         self._vocabulary = vocabulary
         self._config = config
         self._device = device
         self._reader = Reader(examples.manifest, config.threads)
-        self._decoder = Decoder(config.size, largest, config.threads, device)
+        self._largest = largest
+        self._decoders: dict[bool, Decoder] = {}
+        self._decoding: Rows | None = None
+        self._given_up = False
 
-    def batch(self, rows: NDArray[np.int64], spoken: NDArray[np.int64] | None = None) -> Batch:
-        """The batch of these example rows; ``spoken`` gives rows whose words are used in place of their own."""
+    def batch(
+        self, rows: Rows, spoken: Rows | None = None, flipped: Flags | None = None, looks: Looks | None = None
+    ) -> Batch:
+        """The batch of these example rows.
+
+        ``spoken`` gives rows whose words are used in place of their own. ``flipped`` (B,) tells which are mirrored,
+        picture, boxes, masks, words and answer; a question whose mirrored answer the vocabulary lacks never is.
+        ``looks`` moves and colours the pictures: see `Letterbox.moved` for what of a referent stays to be seen. A
+        question's picture is only made smaller, for what lies at its border may be what is asked for; where an
+        expression speaks of nothing, the picture moves as freely as where it does, or its look would tell.
+        """
         examples, config = self._examples, self._config
+        texts, answers, mirrored = self._said(rows, rows if spoken is None else spoken, flipped)
         samples = examples.samples(rows)
         letterbox = Letterbox.fit(*examples.sides(samples), config.size)
-        images = self._decoder.decode(self._reader.read(samples), letterbox)
+        framed = letterbox.boxes(examples.boxes(rows))
+        if looks:
+            scale = looks.scale if examples.kind == "expression" else 1 - np.abs(1 - looks.scale)
+            letterbox = letterbox.moved(scale, looks.at, framed)
+            framed = np.clip(letterbox.boxes(examples.boxes(rows)), 0, config.size)
+        images = self._decoded(samples, letterbox, looks.colour if looks and config.colour else None)
         if config.blank:
             images.fill_(PADDING / 255)
-        tokens = self._vocabulary.encode(examples.texts(rows if spoken is None else spoken), config.words)
-        answers = [self._vocabulary.answer_number(answer) for answer in examples.answers(rows)]
-        return Batch(
-            rows,
-            images,
-            torch.from_numpy(tokens).to(self._device, non_blocking=True),
-            torch.from_numpy(letterbox.boxes(examples.boxes(rows))).to(self._device, non_blocking=True),
-            torch.tensor(answers, dtype=torch.int64).to(self._device, non_blocking=True),
-            letterbox,
-        )
+        boxes = self._placed(framed)
+        masks = None
+        if self._masks:
+            found = self._reader.masks(samples, examples.regions(rows))
+            masks = self._placed(np.stack([letterbox.mask(index, mask) for index, mask in enumerate(found)]))
+        if mirrored.any():
+            which = self._placed(mirrored)
+            images, boxes = flip_images(images, which), flip_boxes(boxes, config.size, which)
+            masks = None if masks is None else flip_images(masks, which)
+        tokens = self._placed(self._vocabulary.encode(texts, config.words))
+        return Batch(rows, images, tokens, boxes, self._placed(answers), letterbox, masks)
+
+    def _said(self, rows: Rows, spoken: Rows, flipped: Flags | None) -> tuple[list[str], Rows, Flags]:
+        """Texts, answer numbers, and which examples are mirrored after all."""
+        texts, known = self._examples.texts(spoken), self._examples.answers(rows)
+        answers = np.array([self._vocabulary.answer_number(answer) for answer in known], np.int64)
+        mirrored = np.zeros(len(rows), bool) if flipped is None else flipped.copy()
+        for row in np.flatnonzero(mirrored):
+            answer = known[row]
+            number = self._vocabulary.answer_number(answer and flip_words(answer))
+            if number < 0 <= answers[row]:
+                mirrored[row] = False
+            else:
+                texts[row], answers[row] = flip_words(texts[row]), number
+        return texts, answers, mirrored
+
+    def _decoded(self, samples: Rows, letterbox: Letterbox, colour: Floats | None) -> torch.Tensor:
+        coloured = colour is not None
+        if coloured not in self._decoders:
+            made = Decoder(self._config.size, self._largest, self._config.threads, self._device, coloured)
+            self._decoders[coloured] = made
+        data = self._reader.read(samples)
+        self._decoding = samples
+        try:
+            return self._decoders[coloured].decode(data, letterbox, colour)
+        except RuntimeError as error:
+            del self._decoders[coloured]  # DALI takes no more pictures after one that it cannot decode
+            for sample, picture in zip(samples.tolist(), data, strict=True):
+                if not can_decode(picture):
+                    raise ConfigError(
+                        f"{self._reader.place(sample)}: the picture cannot be decoded; run `laconvnet shards verify "
+                        f"{self._examples.manifest.folder} --full` and build the set again"
+                    ) from error
+            raise
+        finally:
+            self._decoding = None
+
+    def _doing(self) -> str:
+        """What the thread that makes batches is at."""
+        if (samples := self._decoding) is not None:
+            return f"decoding {len(samples)} pictures, the first of them {self._reader.place(int(samples[0]))}"
+        places = self._reader.under_way
+        return f"reading {' and '.join(places)}" if places else "reading and decoding nothing"
+
+    def _placed(self, values: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
 
     def stream(self, requests: Iterable[Request]) -> Generator[Batch]:
-        """The batches of these requests (see `batch`) in order, made ahead by one thread."""
-        return _ahead(lambda request: self.batch(*request), requests)
+        """The batches of these requests (see `batch`) in order, made ahead by one thread.
+
+        Raises what goes wrong there; and TrainingError where no batch comes within ``data.patience``.
+        """
+        try:
+            yield from ahead(lambda request: self.batch(*request), requests, self._config.patience, self._doing)
+        except Stalled:
+            self._given_up = True
+            raise
 
     def close(self) -> None:
-        self._reader.close()
+        self._reader.close(0 if self._given_up else self._config.patience)
 
 
-def _ahead(make: Callable[[Request], Batch], requests: Iterable[Request]) -> Generator[Batch]:
-    """Run ``make`` over the requests in a thread, a few results ahead; its exception is raised here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
-    stop = threading.Event()
-
-    def put(value: Batch | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(value, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for request in requests:
-                if not put(make(request)):
-                    return
-            put(None)
-        except BaseException as error:  # handed to the thread that consumes
-            put(error)
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
-    try:
-        while (value := ready.get()) is not None:
-            if isinstance(value, BaseException):
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join()
+def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: int, parts: int) -> Iterator[Request]:
+    """What one rank asks the loader for in one step of training: ``parts`` requests, one a micro-batch."""
+    place = step, config.batch, rank, world
+    rows, flipped = items.step(*place), items.flips(*place, config.flip)
+    looks = items.looks(*place, config.jitter, config.colour)
+    share = len(rows) // parts
+    for first in range(0, len(rows), share):
+        part = slice(first, first + share)
+        yield rows[part], None, flipped[part], looks[part] if looks else None

@@ -2,11 +2,15 @@
 
 An epoch is a keyed bijection on [0, N): nothing is shuffled, no list is held, and any position of any epoch is
 found in constant time. The whole data state of a run is therefore its step.
+
+With a window the order is local, for storage that seeks slowly: an epoch permutes blocks of neighbouring items (those
+of one shard) and then the positions inside windows of so many items. What is held is a table with a row a block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,16 +72,25 @@ class Plan:
     """The endless stream of items of several sets, mixed by weight.
 
     ``sizes`` are the items of each set, ``weights`` how often an epoch passes over each: 1 shows every item once,
-    2 twice, 0.5 each item every second epoch. Items are numbered set after set.
+    2 twice, 0.5 each item every second epoch. Items are numbered set after set. ``window`` is 0 for an order over the
+    whole epoch; else ``blocks`` are the first items of the blocks that the local order keeps together, ascending, each
+    within one set. A window should hold the items of many blocks: it is all that their order is mixed by.
     """
 
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
     seed: int
+    window: int = 0
+    blocks: Positions = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.epoch_length == 0:
             raise ConfigError("data: nothing to train on: no item of this task in the chosen split; see `shards info`")
+        if self.window:
+            starts = np.cumsum((0, *self.sizes[:-1]))[np.array(self.sizes) > 0]
+            assert np.isin(starts, self.blocks).all(), "a block lies within one set"
+        # Kept per plan; two epochs, for a step that reaches over their border.
+        object.__setattr__(self, "_layout", lru_cache(maxsize=2)(self._lay_out))
 
     @property
     def shares(self) -> tuple[int, ...]:
@@ -95,6 +108,8 @@ class Plan:
         The visit counts how often the item's set has been passed over before: with the item's number it seeds
         whatever is drawn anew at each visit.
         """
+        if self.window:
+            return self._local(stream)
         length = self.epoch_length
         epochs = stream // length
         within = np.empty_like(stream)
@@ -116,6 +131,54 @@ class Plan:
                 chosen[now] = permute(turn[now] % size, size, mix(self.seed, 2, int(number), int(visit)))
             items[here], visits[here] = starts[number] + chosen, passes
         return items, visits
+
+    def _local(self, stream: Positions) -> tuple[Positions, Positions]:
+        """As `items`, in the order of permuted blocks and windows."""
+        length = self.epoch_length
+        epochs, within = np.divmod(stream, length)
+        items, visits = np.empty_like(stream), np.empty_like(stream)
+        for epoch in np.unique(epochs).tolist():
+            here = np.flatnonzero(epochs == epoch)
+            windows, inside = np.divmod(within[here], self.window)
+            place = np.empty_like(inside)
+            for window in np.unique(windows).tolist():
+                now = windows == window
+                first = window * self.window
+                size = min(self.window, length - first)
+                place[now] = first + permute(inside[now], size, mix(self.seed, 7, epoch, window))
+            ends, firsts, passes = self._layout(epoch)  # type: ignore[attr-defined]
+            piece = np.searchsorted(ends, place, side="right")
+            items[here] = firsts[piece] + place - np.where(piece > 0, ends[piece - 1], 0)
+            visits[here] = passes[piece]
+        return items, visits
+
+    def _lay_out(self, epoch: int) -> tuple[Positions, Positions, Positions]:
+        """The blocks of one epoch in their order: where each ends in the epoch, its first item, and its visit.
+
+        A set's passes follow each other, each with its blocks in an order of its own, and an epoch takes the next
+        ``shares`` of their items: a block at either end may be cut.
+        """
+        lengths, firsts, passes = [], [], []
+        starts = np.cumsum((0, *self.sizes))
+        bounds = np.searchsorted(self.blocks, starts)
+        for number, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
+            if not share:
+                continue
+            begins = self.blocks[bounds[number] : bounds[number + 1]]
+            long = np.diff(np.append(begins, starts[number + 1]))
+            for visit in range(epoch * share // size, -(-(epoch + 1) * share // size)):
+                key = mix(self.seed, 2, number, visit)
+                order = permute(np.arange(len(begins), dtype=np.int64), len(begins), key)
+                stop = visit * size + np.cumsum(long[order])
+                start = stop - long[order]
+                low, high = np.maximum(start, epoch * share), np.minimum(stop, (epoch + 1) * share)
+                kept = low < high
+                lengths.append((high - low)[kept])
+                firsts.append((begins[order] + low - start)[kept])
+                passes.append(np.full(kept.sum(), visit, np.int64))
+        length, first, visits = (np.concatenate(parts) for parts in (lengths, firsts, passes))
+        order = permute(np.arange(len(length), dtype=np.int64), len(length), mix(self.seed, 6, epoch))
+        return np.cumsum(length[order]), first[order], visits[order]
 
     def step(self, step: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
         """Items and visits of one rank in one step: its slice of positions [step * batch, (step + 1) * batch)."""

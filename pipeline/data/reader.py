@@ -1,56 +1,118 @@
-"""Encoded pictures by their place in the shards: one ``pread`` each, checked."""
+"""Encoded pictures and masks by their place in the shards: one ``pread`` each, checked."""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import resource
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Literal, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.data.masks import Mask, of_region
+from pipeline.data.workers import Workers
 from pipeline.errors import ConfigError
 from shards.manifest import Manifest
+from shards.record import Record
+
+T = TypeVar("T")
+Member = Literal["image", "json"]
+
+_PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
 class Reader:
-    """Reads the bytes of pictures by rows of the sample table, on a few threads; close it or use it in a ``with``."""
+    """Reads members of samples by rows of the sample table, on a few threads; close it or use it in a ``with``.
+
+    Bytes that are not those the manifest recorded are a ConfigError that names shard, key and offset. Of many shards
+    only those used last stay open: half of the files that the system grants the process.
+    """
 
     def __init__(self, manifest: Manifest, threads: int = 1) -> None:
         self._manifest = manifest
         samples = manifest.samples
         self._shard = samples["shard"].to_numpy()
-        self._offset = samples["image_offset"].to_numpy()
-        self._length = samples["image_length"].to_numpy()
-        self._checksum = samples["image_xxh3"].to_numpy()
+        self._places = {
+            member: tuple(samples[f"{member}_{part}"].to_numpy() for part in ("offset", "length", "xxh3"))
+            for member in ("image", "json")
+        }
         self._files: dict[int, int] = {}
-        self._pool = ThreadPoolExecutor(threads, "reader") if threads > 1 else None
+        granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = granted // 2 if granted != resource.RLIM_INFINITY else len(manifest.shard_paths)
+        self._workers = Workers(threads, "reader") if threads > 1 else None
+        self._under_way: dict[int, tuple[Member, int]] = {}
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The encoded bytes of each picture, in the order asked for.
+        """The encoded bytes of each picture, in the order asked for."""
+        self._open(samples)
+        return self._map(lambda sample: np.frombuffer(self._bytes("image", sample), np.uint8), samples.tolist())
 
-        Raises ConfigError, naming shard, key and offset, for bytes that are not those the manifest recorded.
+    def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
+        """The mask (height, width) of one region of each picture, out of the record beside it.
+
+        Raises ConfigError for a region that has none.
         """
-        for shard in np.unique(self._shard[samples]):
-            if int(shard) not in self._files:
-                self._files[int(shard)] = os.open(self._manifest.shard_paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-        return list((self._pool.map if self._pool else map)(self._one, samples.tolist()))
+        self._open(samples)
+        return self._map(self._mask, zip(samples.tolist(), regions.tolist(), strict=True))
 
-    def _one(self, sample: int) -> NDArray[np.uint8]:
-        shard, offset, length = int(self._shard[sample]), int(self._offset[sample]), int(self._length[sample])
-        data = os.pread(self._files[shard], length, offset)
-        if len(data) != length or xxhash.xxh3_64_intdigest(data) != int(self._checksum[sample]):
-            key = self._manifest.samples["key"][sample].as_py()
+    def place(self, sample: int, member: Member = "image") -> str:
+        """Shard, key and offset of a row of the sample table, for people."""
+        shard, key = self._manifest.shard_paths[self._shard[sample]], self._manifest.samples["key"][sample].as_py()
+        return f"{shard}: sample {key!r} at offset {self._places[member][0][sample]}"
+
+    @property
+    def under_way(self) -> list[str]:
+        """The places that are being read at this moment, by any thread."""
+        return [self.place(sample, member) for member, sample in list(self._under_way.values())]
+
+    def _mask(self, which: tuple[int, int]) -> Mask:
+        sample, region = which
+        return of_region(Record.from_json(self._bytes("json", sample)), region)
+
+    def _open(self, samples: NDArray[np.int64]) -> None:
+        shards, first = np.unique(self._shard[samples], return_index=True)
+        for shard, sample in zip(shards.tolist(), samples[first].tolist(), strict=True):
+            file = self._files.pop(shard, None)
+            if file is None:
+                with self._reading("image", sample):
+                    file = os.open(self._manifest.shard_paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+            self._files[shard] = file  # the last of the dictionary: used last
+        for shard in list(self._files)[: max(0, len(self._files) - max(self._most, len(shards)))]:
+            os.close(self._files.pop(shard))
+
+    @contextmanager
+    def _reading(self, member: Member, sample: int) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._under_way[thread] = member, sample
+        try:
+            yield
+        finally:
+            del self._under_way[thread]
+
+    def _map(self, make: Callable[..., T], keys: Iterable[object]) -> list[T]:
+        return self._workers.map(make, keys) if self._workers else [make(key) for key in keys]
+
+    def _bytes(self, member: Member, sample: int) -> bytes:
+        shard = int(self._shard[sample])
+        offset, length, checksum = (int(column[sample]) for column in self._places[member])
+        with self._reading(member, sample):
+            data = os.pread(self._files[shard], length, offset)
+        if len(data) != length or xxhash.xxh3_64_intdigest(data) != checksum:
             raise ConfigError(
-                f"{self._manifest.shard_paths[shard]}: sample {key!r} at offset {offset}: the bytes are not those that "
-                f"were written; run `laconvnet shards verify {self._manifest.folder} --full` and build the set again"
+                f"{self.place(sample, member)}: the bytes are not those that were written; "
+                f"run `laconvnet shards verify {self._manifest.folder} --full` and build the set again"
             )
-        return np.frombuffer(data, np.uint8)
+        return data
 
-    def close(self) -> None:
-        if self._pool:
-            self._pool.shutdown()
+    def close(self, patience: float = _PATIENCE) -> None:
+        """Wait for the reads under way, at most so many seconds; a file that is still read then stays open."""
+        if (self._workers and not self._workers.close(patience)) or self._under_way:
+            return
         for file in self._files.values():
             os.close(file)
         self._files.clear()

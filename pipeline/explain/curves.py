@@ -20,7 +20,8 @@ from pipeline.explain.gather import is_number
 
 _NOT_TERMS = {
     *("version", "step", "steps", "epoch", "loss", "grad_norm", "lr"),
-    *("samples_per_s", "data_wait", "memory_mb", "eta_s", "time"),
+    *("samples_per_s", "samples_per_s_per_device", "data_wait", "mfu", "memory_mb", "device_memory_mb", "eta_s"),
+    *("skipped", "loss_scale", "time"),
 }
 _POINTS = 300  # a curve of more is drawn as the means of so many stretches: nobody sees the difference, the file does
 _WIDE = 30  # terms of the loss that differ more are drawn on a logarithmic scale

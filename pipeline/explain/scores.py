@@ -21,6 +21,8 @@ BARS = {
 _HEADLINES = {
     "acc@0.5": "of {n} referents found (IoU of at least 0.5)",
     "accuracy": "of {n} questions answered rightly",
+    "giou": "mean IoU over {n} expressions",
+    "miou": "mean IoU over {n} referents",
 }
 _NAMES = {"miou": "mean IoU", "oiou": "overall IoU", "giou": "generalised IoU", "ciou": "cumulative IoU"}
 

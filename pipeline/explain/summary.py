@@ -14,9 +14,10 @@ from pipeline.explain.scores import BARS, Scores
 # As wide as it takes: a number that is cut to fit is worse than a long line.
 _WIDTH = 1000
 _LEGEND = """\
-%: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error. Beside it the same
-model with the words of another example, and with blank pictures; the training split's commonest answer, of all
-questions and of a question's family; a model trained on blank pictures. margin: over the highest of them.
+%: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error; for masks the mean
+IoU. Beside it the same model with the words of another example, and with blank pictures; the training split's
+commonest answer, of all questions and of a question's family; a model trained on blank pictures. margin: over the
+highest of them.
 """
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.model.layers import masked_softmax
+from pipeline.model.layers import AttentivePool, masked_softmax
 from pipeline.model.precision import KeepFloat32, no_autocast
 
 PAD = 0
@@ -75,6 +75,8 @@ class LanguageEncoder(nn.Module):
 
     `vectors` (V, word_dim) are frozen: a parameter without gradient, that an optimizer given only trainable parameters
     never sees. Without them the word vectors are learned. Rows of PAD alone give finite words and an empty mask.
+    With `pool` the encoder holds the released code's attentive pool of the words. No head reads it, there as here, so
+    it is frozen and never computed: it is the place of the authors' tensors and part of their count.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class LanguageEncoder(nn.Module):
         ffn: int,
         dropout: float,
         vectors: Tensor | None = None,
+        pool: bool = False,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, word_dim)
@@ -95,6 +98,8 @@ class LanguageEncoder(nn.Module):
             self.embedding.weight = nn.Parameter(vectors.detach().clone().float(), requires_grad=False)
         self.rnn: nn.RNNBase = (LSTM if rnn == "lstm" else GRU)(word_dim, hidden, batch_first=True)
         self.attention = nn.ModuleList(SelfAttention(hidden, heads, ffn, dropout) for _ in range(layers))
+        if pool:
+            self.pool = AttentivePool(hidden, hidden // 2, hidden).requires_grad_(False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         mask = tokens != PAD

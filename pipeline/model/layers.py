@@ -21,11 +21,23 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, `same` padding -> BatchNorm -> activation; (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """Convolution without bias, `same` padding -> BatchNorm -> activation.
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, activation: Activation) -> None:
+    (B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        activation: Activation,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding, dilation, bias=False)
         self.norm = BatchNorm(outputs)
         self.activation = activation
 
@@ -60,3 +72,20 @@ def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
     """
     scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
     return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
+
+
+class AttentivePool(nn.Module):
+    """A learned weighted mean: items (B, N, width), mask (B, N) -> (B, outputs); weights by a two-layer MLP."""
+
+    def __init__(self, width: int, hidden: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+        self.merge = nn.Linear(width, outputs)
+
+    def weights(self, items: Tensor, mask: Tensor) -> Tensor:
+        """(B, N) float32, sums to 1 over the real items."""
+        return masked_softmax(self.score(items).squeeze(-1), mask, dim=1)
+
+    def forward(self, items: Tensor, mask: Tensor) -> Tensor:
+        weights = self.weights(items, mask)
+        return self.merge((weights.to(items.dtype)[:, None, :] @ items).squeeze(1))

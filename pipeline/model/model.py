@@ -1,4 +1,4 @@
-"""The whole model: word encoder, LaConvNet and a task's head."""
+"""The whole model: word encoder, visual network and a task's head."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.model.backbones import BACKBONES
 from pipeline.model.blocks import BLOCKS
 from pipeline.model.heads import HEADS, TASKS, Features, Head, HeadsConfig, heads_of
 from pipeline.model.language import LanguageConfig, LanguageEncoder
 from pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
+from pipeline.model.plugin import PlugIn
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ModelConfig:
         preset: The network: {presets}.
         task: What is asked: {tasks}.
         block: What the network is made of: {blocks}.
+        backbone: What six blocks stand on, as in v2 Tab. 9: {backbones}. None: the network sees the pixels itself.
+        backbone_weights: File with the backbone's pretrained weights, for a new run that inherits no other.
         head: What answers, one that knows the task: {heads}.
         language: The word encoder.
         heads: The keys of each head.
@@ -36,6 +40,8 @@ class ModelConfig:
     preset: str = "s"
     task: str = "rec"
     block: str = "laconv"
+    backbone: str | None = None
+    backbone_weights: str | None = None
     head: str | None = None
     language: LanguageConfig = field(default_factory=LanguageConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -56,12 +62,23 @@ class ModelConfig:
         if self.language.hidden is not None:
             net = replace(net, words=self.language.hidden)
         given = {name: getattr(self, name) for name in ("groups", "packing", "filter_dropout", "affinity_dropout")}
-        return check(replace(net, **{name: value for name, value in given.items() if value is not None}))
+        net = check(replace(net, **{name: value for name, value in given.items() if value is not None}))
+        for name in getattr(BLOCKS[self.block], "ignores", ()):
+            if getattr(self, name) != getattr(ModelConfig, name):
+                raise ConfigError(f"model.{name}: means nothing to block {self.block}; leave it out")
+        return net
 
     def check(self) -> None:
         """Raises ConfigError, naming the key, for names and sizes that no model can be built from."""
         self.net()
         self.head_name()
+        if self.backbone is not None and self.backbone not in BACKBONES:
+            raise ConfigError(f"model.backbone: expected one of {' '.join(BACKBONES)}, got {self.backbone!r}")
+        if self.backbone is None and self.backbone_weights is not None:
+            raise ConfigError(
+                f"model.backbone_weights: {self.backbone_weights}: there is no backbone to put them in; give "
+                f"model.backbone, one of {' '.join(BACKBONES)}"
+            )
 
     def head_name(self) -> str:
         """The head in use: the one given, else the preset's, else the task's first. Raises ConfigError."""
@@ -79,7 +96,11 @@ class ModelConfig:
 assert ModelConfig.__doc__
 # What there is to choose from stands in the registries; the help names it.
 ModelConfig.__doc__ = ModelConfig.__doc__.format(
-    presets=", ".join(PRESETS), tasks=", ".join(TASKS), blocks=", ".join(BLOCKS), heads=", ".join(HEADS)
+    presets=", ".join(PRESETS),
+    tasks=", ".join(TASKS),
+    blocks=", ".join(BLOCKS),
+    heads=", ".join(HEADS),
+    backbones=", ".join(BACKBONES),
 )
 
 
@@ -90,7 +111,7 @@ class Model(nn.Module):
     and `head.`; the first two do not depend on the task.
     """
 
-    def __init__(self, config: ModelConfig, language: LanguageEncoder, visual: LaConvNet, head: Head) -> None:
+    def __init__(self, config: ModelConfig, language: LanguageEncoder, visual: LaConvNet | PlugIn, head: Head) -> None:
         super().__init__()
         self.config = config
         self.language, self.visual, self.head = language, visual, head
@@ -107,9 +128,10 @@ def build_model(config: ModelConfig, vocabulary_size: int, answers: int = 0, vec
     `answers` is the number of answers to choose from, where the task is to choose. Raises ConfigError naming the key
     that does not fit.
     """
+    config.check()
     net = config.net()
     language = _language(config.language, net, vocabulary_size, vectors)
-    visual = LaConvNet(net)
+    visual = LaConvNet(net) if config.backbone is None else PlugIn(BACKBONES[config.backbone](), net)
     name = config.head_name()
     head = HEADS[name](getattr(config.heads, name), Features(visual.widths, net.words, answers))
     return Model(config, language, visual, head)
@@ -135,4 +157,5 @@ def _language(config: LanguageConfig, net: NetConfig, vocabulary_size: int, vect
         config.ffn or 4 * net.words,
         config.dropout,
         vectors,
+        net.word_pool,
     )

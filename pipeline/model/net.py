@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.model.blocks import BLOCKS, BlockConfig
 from pipeline.model.layers import ConvNormAct
+from pipeline.model.recompute import recomputed
 
 STRIDES = (2, 4, 8, 16, 32)
 FIVE = tuple[int, int, int, int, int]
@@ -39,11 +40,32 @@ class NetConfig:
     language_layers: int = 1  # self-attention layers of the word encoder that goes with the preset
     language_rnn: Literal["lstm", "gru"] = "lstm"
     word_dim: int = 300  # width of the word vectors
+    word_pool: bool = False  # an attentive pool of the words that nothing reads (released code)
     box_head: str = "anchors"  # the head for referring expressions that goes with the preset
 
     @property
     def depths(self) -> tuple[int, ...]:
         return tuple(len(stage) for stage in self.kernels)
+
+    def make_block(self, stage: int, kernel_size: int) -> nn.Module:
+        """A block of the given stage, counted from 0."""
+        return BLOCKS[self.block](
+            BlockConfig(
+                dim=self.dims[stage],
+                condition=self.conditions[stage],
+                groups=self.groups[stage],
+                packing=self.packing[stage],
+                kernel_size=kernel_size,
+                words=self.words,
+                heads=self.heads,
+                generator=self.generator,
+                activation=self.activation,
+                output_activation=self.output_activation,
+                interleaved=self.interleaved,
+                affinity_dropout=self.affinity_dropout,
+                filter_dropout=self.filter_dropout,
+            )
+        )
 
 
 def _sevens(depths: FIVE, first: tuple[int, ...] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -57,6 +79,8 @@ _RELEASED = NetConfig(
     output_activation=True,
     interleaved=True,
     language_rnn="gru",
+    word_pool=True,
+    box_head="points",
 )
 
 PRESETS: dict[str, NetConfig] = {
@@ -100,6 +124,14 @@ def check(net: NetConfig) -> NetConfig:
     return net
 
 
+def check_sides(images: Tensor) -> None:
+    """Raises ConfigError where a side of the pictures (B, 3, H, W) does not divide by 32."""
+    if images.shape[2] % STRIDES[-1] or images.shape[3] % STRIDES[-1]:
+        raise ConfigError(
+            f"size: the side of the input must divide by {STRIDES[-1]}, got {images.shape[2]} x {images.shape[3]}"
+        )
+
+
 class Downsample(nn.Module):
     """Halves the side and changes the width: (B, inputs, H, W) -> (B, outputs, H/2, W/2).
 
@@ -129,31 +161,14 @@ class Stage(nn.Module):
         super().__init__()
         inputs = config.dims[index - 1] if index else 3
         self.downsample = Downsample(config, inputs, config.dims[index], stem=index == 0)
-        self.blocks = nn.ModuleList(
-            BLOCKS[config.block](
-                BlockConfig(
-                    dim=config.dims[index],
-                    condition=config.conditions[index],
-                    groups=config.groups[index],
-                    packing=config.packing[index],
-                    kernel_size=kernel_size,
-                    words=config.words,
-                    heads=config.heads,
-                    generator=config.generator,
-                    activation=config.activation,
-                    output_activation=config.output_activation,
-                    interleaved=config.interleaved,
-                    affinity_dropout=config.affinity_dropout,
-                    filter_dropout=config.filter_dropout,
-                )
-            )
-            for kernel_size in config.kernels[index]
-        )
+        self.blocks = nn.ModuleList(config.make_block(index, kernel_size) for kernel_size in config.kernels[index])
+
+        self.recompute = False  # the blocks' activations in the backward pass
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         x = self.downsample(x)
         for block in self.blocks:
-            x = block(x, words, mask)
+            x = recomputed(block, x, words, mask) if self.recompute and self.training else block(x, words, mask)
         return x
 
 
@@ -166,14 +181,11 @@ class LaConvNet(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         self.config = config
-        self.widths = config.dims[2:]
+        self.widths: tuple[int, int, int] = config.dims[2:]
         self.stages = nn.ModuleList(Stage(config, index) for index in range(len(STRIDES)))
 
     def forward(self, images: Tensor, words: Tensor, mask: Tensor) -> list[Tensor]:
-        if images.shape[2] % STRIDES[-1] or images.shape[3] % STRIDES[-1]:
-            raise ConfigError(
-                f"size: the side of the input must divide by {STRIDES[-1]}, got {images.shape[2]} x {images.shape[3]}"
-            )
+        check_sides(images)
         maps: list[Tensor] = []
         # Channels last: 1x1 convolutions are then plain matrix products, and most of the work is 1x1 convolutions.
         x = images.contiguous(memory_format=torch.channels_last)

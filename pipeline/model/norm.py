@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.precision import KeepFloat32
+from pipeline.model.recompute import recomputing
 
 
 def joint_processes() -> int:
@@ -39,21 +40,33 @@ class BatchNorm(KeepFloat32):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """From now on training, too, uses the running statistics as they are, and weight and bias stay."""
+        self.frozen = True
+        self.requires_grad_(False)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, momentum={self.momentum}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
+        training = self.training and not self.frozen
+        if not training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if not recomputing():
             self.num_batches_tracked += 1
-            if joint_processes() > 1:
-                return self._joint(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
+        if joint_processes() > 1:
+            return self._joint(x)
+        mean, var = self.running_mean, self.running_var
+        if recomputing():  # must not count twice
+            mean, var = mean.clone(), var.clone()
+        return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _joint(self, x: Tensor) -> Tensor:
         out, mean, var, count = _JointBatchNorm.apply(x, self.weight, self.bias, self.eps)
+        if recomputing():
+            return out
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)

@@ -22,9 +22,17 @@ class Task(ABC):
     """A task's targets, loss, answer and metric. ``size`` is the side of the network's square in pixels."""
 
     kind: ClassVar[Kind]
+    wants_masks: ClassVar[bool] = False  # in its batches, and of the examples it is taught and scored by
+    without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its picture
 
     def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
         self.config, self.size, self.vocabulary = config, size, vocabulary
+
+    @classmethod
+    def check(cls, examples: Examples) -> None:
+        """Raises ConfigError for a set that lacks what this task is taught and scored by."""
+        if cls.kind == "expression":
+            examples.check(cls.wants_masks, cls.without_target)
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
+from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline import fence
+from pipeline.errors import ConfigError, TrainingError
 
 _STATE, _VOCABULARY, _COMMIT = "state.pt", "vocabulary.json", "COMMIT"
 
@@ -24,27 +27,80 @@ class CheckpointConfig:
     Args:
         every: Steps between two checkpoints; the last step always makes one.
         keep: How many of the newest stay.
+        best: A reported number, such as loss; the checkpoint at which it was lowest stays as well.
     """
 
     every: int = 1000
     keep: int = 2
+    best: str | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep < 1:
             raise ConfigError(f"checkpoint: every={self.every}, keep={self.keep}: expected at least 1 of each")
 
 
+class Writer:
+    """Publishes checkpoints in a thread, one at a time, while training goes on. Only the leading process has one."""
+
+    def __init__(self, run: Path, config: CheckpointConfig) -> None:
+        self._run, self._config = run, config
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a checkpoint could not be written; `finish` raises why."""
+        return self._failure is not None
+
+    def submit(self, step: int, state: dict[str, Any], vocabulary: str, reported: dict[str, float]) -> None:
+        """Copy the state as it stands now and begin to write it; waits for the one before.
+
+        A disk without room for it is a failure like any other: nothing is begun.
+        """
+        self._join()
+        needed, free = _bytes(state), shutil.disk_usage(self._run).free
+        if free < needed * 1.05:
+            self._failure = OSError(f"it takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left")
+        if self._failure:
+            return
+        # The next step writes over the tensors that the state names.
+        frozen = _copied(state)
+        score = reported.get(self._config.best) if self._config.best else None
+        self._thread = threading.Thread(target=self._write, args=(step, frozen, vocabulary, score), name="checkpoint")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Return when nothing is being written; raises TrainingError where a checkpoint could not be."""
+        self._join()
+        if self._failure:
+            raise TrainingError(
+                f"{self._run}: the checkpoint could not be written ({self._failure}); the ones before are whole: make "
+                "room for it and start the run again, it resumes from them"
+            ) from self._failure
+
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
+        try:
+            save(folder_of(self._run, step), state, vocabulary, score)
+            _prune(self._run, self._config)
+        except BaseException as error:  # handed to the thread that trains
+            self._failure = error
+
+
 def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(run: Path, step: int, state: dict[str, Any], vocabulary: str, keep: int) -> Path:
-    """Publish the checkpoint of ``step`` (steps done) and drop the oldest beyond ``keep``. One process calls it.
+def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
+    """Publish a checkpoint as this folder. One process calls it.
 
     Everything is written and synced in a folder of another name, the commit marker last, and the rename makes it a
     checkpoint: a kill at any point leaves the ones before untouched.
     """
-    final = folder_of(run, step)
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -58,22 +114,52 @@ def save(run: Path, step: int, state: dict[str, Any], vocabulary: str, keep: int
             _sync(text.fileno())
         marker = {
             "version": 1,
-            "step": step,
+            "step": state["step"],
+            "score": score,
             "files": {name: _describe(partial / name) for name in (_STATE, _VOCABULARY)},
         }
         with (partial / _COMMIT).open("w") as text:
             json.dump(marker, text)
             text.flush()
             _sync(text.fileno())
+        fence.check()
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync_folder(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in published(run)[:-keep]:
-        shutil.rmtree(old)
-    return final
+
+
+def _prune(run: Path, config: CheckpointConfig) -> None:
+    """Drop what is neither among the newest nor the best."""
+    there = published(run)
+    scores = {folder: score for folder in there if (score := _score(folder)) is not None}
+    kept = {*there[-config.keep :], *([min(scores, key=lambda folder: scores[folder])] if scores else [])}
+    for folder in there:
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _score(folder: Path) -> float | None:
+    try:
+        return json.loads((folder / _COMMIT).read_text()).get("score")
+    except (OSError, ValueError):
+        return None
+
+
+def _bytes(state: Any) -> int:
+    """How much its tensors take."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    return sum(map(_bytes, state.values())) if isinstance(state, dict) else 0
+
+
+def _copied(state: Any) -> Any:
+    """The same with every tensor copied to the host's memory."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    return {name: _copied(value) for name, value in state.items()} if isinstance(state, dict) else state
 
 
 def published(run: Path) -> list[Path]:

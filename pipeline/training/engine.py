@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +13,56 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrainingError
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Precision and sharding.
+    """Precision, sharding and memory; nothing here changes what a step computes but its rounding.
 
     Args:
         zero: DeepSpeed's ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well.
-        precision: `bf16` computes in bfloat16 with fp32 weights (autocast); `fp32` computes in fp32.
+        precision: `bf16` and `fp16` compute in that type with fp32 weights (autocast); `fp32` computes in fp32.
+        offload: Keeps Adam's state in the host's memory (`optimizer`, ZeRO 1-3), or the weights too (`all`, ZeRO 3).
+        accumulate: Micro-batches a step is cut into; batch norm sees one at a time.
+        recompute: Stages (1 to 5) whose activations are computed again in the backward pass in place of being kept.
+        loss_scale: First loss scale of fp16; it halves at each overflow.
+        loss_scale_growth: Steps without overflow after which the scale doubles.
+        loss_scale_floor: An overflow at this scale ends the run.
+        tf32: Let fp32 matrix products use TensorFloat-32 on GPUs that have it.
+        compile: Compile the model with torch.compile.
     """
 
     zero: Literal[0, 1, 2, 3] = 1
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    offload: Literal["none", "optimizer", "all"] = "none"
+    accumulate: int = 1
+    recompute: tuple[int, ...] = ()
+    loss_scale: float = 65536.0
+    loss_scale_growth: int = 1000
+    loss_scale_floor: float = 1.0
+    tf32: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision == "fp16" and not self.zero:
+            raise ConfigError("engine.zero: 0: fp16 needs ZeRO 1, 2 or 3, which skip the steps that overflow")
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero < least:
+            raise ConfigError(
+                f"engine.offload: {self.offload!r}: needs engine.zero of at least {least}, got {self.zero}"
+            )
+        if self.accumulate < 1:
+            raise ConfigError(f"engine.accumulate: {self.accumulate}: expected at least 1")
+        if not set(self.recompute) <= {1, 2, 3, 4, 5}:
+            raise ConfigError(f"engine.recompute: {list(self.recompute)}: expected stages from 1 to 5")
+        if not 0 < self.loss_scale_floor <= self.loss_scale or self.loss_scale_growth < 1:
+            raise ConfigError(
+                f"engine.loss_scale: {self.loss_scale}: expected at least loss_scale_floor ({self.loss_scale_floor}), "
+                f"which is above 0, and loss_scale_growth ({self.loss_scale_growth}) of at least 1"
+            )
 
 
 class Engine:
@@ -51,11 +88,14 @@ class Engine:
         # Built at start-up by a C++ compiler and of use on a CPU only; gloo does the same without one.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         world = int(os.environ["WORLD_SIZE"])
-        if batch % world:
-            raise ConfigError(
-                f"data.batch: {batch} does not divide among {world} processes; choose a multiple of {world}"
-            )
-        plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // world, clip))
+        pieces = world * config.accumulate
+        if batch % pieces:
+            cut = f"{world} processes" + (f" of {config.accumulate} micro-batches" if config.accumulate > 1 else "")
+            raise ConfigError(f"data.batch: {batch} does not divide among {cut}; choose a multiple of {pieces}")
+        if config.tf32:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // pieces, clip))
         # Without the explicit backend accelerate runs every process as rank 0 of 1 on a CPU, and says nothing.
         group = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo")
         self.accelerator = Accelerator(
@@ -72,26 +112,80 @@ class Engine:
 
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         """The DeepSpeed engine of this model: call it, then its `backward` and `step`."""
+        if self.config.compile:
+            model.compile()
         wrapped, _ = self.accelerator.prepare(model, optimizer)
+        if self.config.precision == "fp16":
+            self._scale_losses(wrapped.optimizer)
         return wrapped
 
-    def step(self, wrapped: Any, trained: list[nn.Parameter]) -> Tensor:
-        """The optimizer's step, clipped before it; returns the norm of the whole gradient as it was."""
-        if self.config.zero:
-            wrapped.step()
-            return torch.as_tensor(wrapped.get_global_grad_norm(), device=self.device)
-        # Without ZeRO the engine keeps no norm; the gradients are whole and averaged after `backward`.
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
-        wrapped.step()
-        return norm
+    def _scale_losses(self, optimizer: Any) -> None:
+        """Have DeepSpeed's own dynamic scaler scale the losses.
 
-    def agree(self, flag: bool) -> bool:
-        """Whether the flag is raised on any process; every process must ask at the same step."""
+        With autocast it would take torch's GradScaler, but skips the steps that overflow before that one hears of
+        them: its scale never falls, and no step is taken any more.
+        """
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+        optimizer.torch_autocast_gradscaler = None
+        optimizer.loss_scaler = DynamicLossScaler(
+            init_scale=self.config.loss_scale,
+            scale_window=self.config.loss_scale_growth,
+            min_scale=self.config.loss_scale_floor,
+            delayed_shift=1,
+            consecutive_hysteresis=False,
+        )
+        optimizer.dynamic_loss_scale = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What a forward pass of the wrapped model runs in, for one that is run without the wrapper."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def step(self, wrapped: Any, trained: list[nn.Parameter]) -> tuple[Tensor, bool]:
+        """The optimizer's step, clipped before it: the norm of the gradient as it was, and whether it was left out.
+
+        A step whose norm is not finite is skipped, on every process alike: the weights and moments stay as they were.
+        Raises TrainingError for an overflow of fp16 at the lowest loss scale.
+        """
+        if not self.config.zero:
+            # Without ZeRO the engine keeps no norm; the gradients are whole and averaged after `backward`.
+            norm = torch.nn.utils.get_total_norm([weight.grad for weight in trained if weight.grad is not None])
+            skipped = not bool(norm.isfinite())
+            if skipped:
+                self._count_only(wrapped)
+            else:
+                wrapped.step()
+            return norm, skipped
+        scale = wrapped.optimizer.loss_scale
+        try:
+            wrapped.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise TrainingError(
+                f"fp16 overflowed at the lowest loss scale, {scale:g}; the run resumes from its last checkpoint: "
+                "train with --engine.precision bf16, or a lower optimizer.lr"
+            ) from error
+        return torch.as_tensor(wrapped.get_global_grad_norm(), device=self.device), bool(wrapped.optimizer.overflow)
+
+    @staticmethod
+    def _count_only(wrapped: Any) -> None:
+        """Have the engine count a step and drop its gradients, but the optimizer not take it."""
+        taken = wrapped.optimizer.step
+        wrapped.optimizer.step = lambda: None
+        try:
+            wrapped.step()
+        finally:
+            wrapped.optimizer.step = taken
+
+    def agree(self, signal: int) -> int:
+        """The highest of the processes' numbers; every process must ask at the same step."""
         if self.world == 1:
-            return flag
-        raised = torch.tensor([int(flag)], device=self.device)
+            return signal
+        raised = torch.tensor([signal], device=self.device)
         torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
-        return bool(raised.item())
+        return int(raised.item())
 
     def close(self) -> None:
         """Leave together: a process that exits while another is still in a collective aborts it."""
@@ -102,14 +196,22 @@ class Engine:
 
 
 def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    dtype = _AUTOCAST.get(config.precision)
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": clip,
-        "zero_optimization": {"stage": config.zero},
+        "zero_optimization": zero,
         # Not the `bf16` section: that casts weights and batch norms as well, and under ZeRO 0 steps once on its own.
-        "torch_autocast": {"enabled": config.precision == "bf16", "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": dtype is not None, "dtype": str(dtype or torch.bfloat16).removeprefix("torch.")},
         "zero_allow_untested_optimizer": True,
+        # Ours is torch's Adam, which runs where its state lies.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from pipeline import config as configuration
 from pipeline.config import TrainConfig
 from pipeline.files import publish_text
+from pipeline.version import code_version
 
 CONFIG = "config.yaml"
 _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
@@ -42,20 +42,5 @@ def _environment() -> dict[str, object]:
         "machine": platform.platform(),
         "host": platform.node(),
         "versions": versions,
-        "code": _code_version(),
+        "code": code_version(),
     }
-
-
-def _code_version() -> str:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "not in a git checkout"
-    return found.stdout.strip()

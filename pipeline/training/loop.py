@@ -7,24 +7,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples, Items
+from pipeline.data.ahead import Stalled
 from pipeline.data.loader import Loader
-from pipeline.data.plan import mix, steps
-from pipeline.tasks import TASKS
-from pipeline.training import checkpoint, folder
-from pipeline.training.ema import Ema
+from pipeline.errors import TrainingError
+from pipeline.training import checkpoint, folder, guard
 from pipeline.training.engine import Engine
 from pipeline.training.log import Log
-from pipeline.training.optimizer import build_optimizer
-from pipeline.training.schedule import learning_rate
+from pipeline.training.profile import profiled
+from pipeline.training.session import Session, Source, report_start
 from pipeline.training.start import start
-from pipeline.training.state import gather_moments, scatter_moments, whole
+
+_GO_ON, _STOP, _FAILED = 0, 1, 2
 
 
 def train(config: TrainConfig, run: Path) -> bool:
@@ -33,95 +31,92 @@ def train(config: TrainConfig, run: Path) -> bool:
     The process count comes from the environment that torchrun, srun or `laconvnet launch` sets. Raises ConfigError
     before any work for what cannot run, TrainingError for what cannot go on.
     """
-    task_class = TASKS[config.model.task]
-    examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
-    if examples.kind == "question":
-        examples = examples.answered()
-    items = Items.of(examples, config.seed)
-    total = steps(items.plan, config.data.batch, config.schedule.epochs)
+    source = Source.open(config)
+    total = source.total
     folder.check(config, run)
-    finished = checkpoint.newest(run)
-    if finished == checkpoint.folder_of(run, total):
+    if checkpoint.newest(run) == checkpoint.folder_of(run, total):
         print(f"{run}: complete, all {total} steps are done", file=sys.stderr)
         return True
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
-    begun = start(config, run, examples)
+    begun = start(config, run, source.examples)
     if engine.leads:
         folder.prepare(config, run)
-        left_out = f"; {examples.wordless} {examples.kind}s without a word left out" if examples.wordless else ""
-        print(f"{begun.told}{left_out}", file=sys.stderr)
-        work = f"{total} steps of {config.data.batch} examples on {engine.world} process(es)"
-        print(f"{work}, beginning at step {begun.step}", file=sys.stderr)
-    model = begun.model.to(engine.device)
-    ema = Ema(model, config.optimizer.ema) if config.optimizer.ema else None
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
-    zero = config.engine.zero
-    if begun.state:
-        scatter_moments(model, wrapped, zero, begun.state["moments"], begun.step)
-        if ema:
-            ema.load(begun.state["ema"])
-
-    task = task_class(config.model, config.data.size, begun.vocabulary)
-    requests = ((items.step(at, config.data.batch, engine.rank, engine.world), None) for at in range(begun.step, total))
-
-    def publish(done: int) -> None:
-        moments = gather_moments(model, wrapped, zero)
-        with whole(model, zero):
-            if engine.leads:
-                state = {
-                    "step": done,
-                    "task": config.model.task,
-                    "data": examples.identity,
-                    "model": model.state_dict(),
-                    "moments": moments,
-                    "ema": ema.tensors if ema else None,
-                }
-                checkpoint.save(run, done, state, begun.vocabulary.to_json(), config.checkpoint.keep)
-
-    done = begun.step
-    stopping = False
-    with (
-        closing(
-            Loader(examples, begun.vocabulary, config.data, config.data.batch // engine.world, engine.device)
-        ) as loader,
-        closing(loader.stream(requests)) as batches,
-        closing(
-            Log(run, config.log.every, total, config.schedule.epochs, config.data.batch, engine.accelerator)
-        ) as log,
-        _stop_signals() as asked,
-    ):
-        for step in range(begun.step, total):
-            waiting = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - waiting
-            # Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn.
-            torch.manual_seed(mix(config.seed, 4, step, engine.rank))
-            rate = learning_rate(config.schedule, config.optimizer.lr, step, total)
-            for group in wrapped.optimizer.param_groups:
-                group["lr"] = rate
-
-            terms = task.loss(wrapped(batch.images, batch.tokens).float(), batch)
-            loss = torch.stack(list(terms.values())).sum()
-            wrapped.backward(loss)
-            norm = engine.step(wrapped, trained)
-            if ema:
-                with whole(model, zero):
-                    ema.update(model, step)
-
-            done = step + 1
-            log.step(step, {"loss": loss, **terms, "grad_norm": norm}, rate, waited)
-            stopping = engine.agree(bool(asked)) and done < total
-            if done % config.checkpoint.every == 0 or done == total or stopping:
-                log.check(done)
-                publish(done)
-            if stopping:
-                break
+        report_start(source, engine, config, begun)
+    session = Session(config, source, engine, begun)
+    watch = guard.Guard(config.guard)
+    writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
+    largest = config.data.batch // engine.world // config.engine.accumulate
+    done, signalled = begun.step, _GO_ON
+    try:
+        with (
+            closing(
+                Loader(source.examples, begun.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
+            ) as loader,
+            closing(session.stream(loader, begun.step)) as stream,
+            closing(Log(run, config, session)) as log,
+            profiled(config.log, run, engine.rank) as profiler,
+            _stop_signals() as asked,
+        ):
+            for step in range(begun.step, total):
+                waiting = time.perf_counter()
+                batches = list(islice(stream, config.engine.accumulate))
+                waited = time.perf_counter() - waiting
+                outcome = session.step(step, batches)
+                if outcome.bad:
+                    _write_down(session, watch, run, step, batches, outcome)
+                elif not outcome.skipped:
+                    watch.good()
+                done = step + 1
+                log.step(step, outcome, waited)
+                profiler.step()
+                own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
+                signalled = engine.agree(own)
+                if signalled == _FAILED:
+                    break
+                if done % config.checkpoint.every == 0 or done == total or signalled:
+                    with session.state(done) as state:
+                        if writer:
+                            writer.submit(done, state, begun.vocabulary.to_json(), log.last)
+                if signalled:
+                    break
+        _agree_on_the_last_checkpoint(engine, writer)
+    except Stalled:
+        raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
+    except TrainingError:
+        engine.close()  # every process has come to the same end
+        raise
     engine.close()
-    if stopping and engine.leads:
+    stopped = signalled == _STOP and done < total
+    if stopped and engine.leads:
         print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
-    return not stopping
+    return not stopped
+
+
+def _agree_on_the_last_checkpoint(engine: Engine, writer: checkpoint.Writer | None) -> None:
+    """Raises TrainingError on every process where the leading one could not write; it alone knows why."""
+    failure = None
+    if writer:
+        try:
+            writer.finish()
+        except TrainingError as error:
+            failure = error
+    if engine.agree(_FAILED if failure else _GO_ON) == _FAILED:
+        raise failure or TrainingError("process 0 could not write its checkpoint; its message says why")
+
+
+def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batches: list[Any], outcome: Any) -> None:
+    """Keep what led to a bad step, and the state before it: a replay starts from there. All processes must call it."""
+    place = guard.folder_of(run, step)
+    record = session.examine(step, batches, outcome)
+    guard.write(place, session.engine.rank, record)
+    with session.state(step) as state:
+        if session.engine.leads:
+            checkpoint.save(place / "state", state, session.begun.vocabulary.to_json())
+    session.engine.agree(0)  # the state is there before any process ends the run
+    first = record["first_not_finite"]
+    where = f"first in the output of {first}" if first else "in the backward pass"
+    watch.bad(run, step, f"loss or gradient is not finite, {where} (process {session.engine.rank})")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,9 @@ class OptimizerConfig:
         eps: Adam's epsilon.
         clip: Largest norm of the gradient; it is scaled down to that before the step.
         ema: Decay of the averaged weights that evaluation uses; 0 keeps none.
-        implementation: `auto` takes apex's FusedAdam on a GPU where NVIDIA's apex is installed, else torch's fused one.
+        freeze_norms: Batch norms use the statistics they start with and are not trained.
+        implementation: `auto` takes apex's FusedAdam on a GPU where NVIDIA's apex is installed, else torch's fused one;
+            `deepspeed` is DeepSpeed's FusedAdam, which is compiled at its first use.
     """
 
     lr: float = 1e-4
@@ -30,7 +32,8 @@ class OptimizerConfig:
     eps: float = 1e-9
     clip: float = 0.15
     ema: float = 0.9997
-    implementation: Literal["auto", "apex", "torch"] = "auto"
+    freeze_norms: bool = False
+    implementation: Literal["auto", "apex", "deepspeed", "torch"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf"):
@@ -46,17 +49,31 @@ def has_apex() -> bool:
     return importlib.util.find_spec("amp_C") is not None
 
 
+def _without_apex() -> str:
+    if importlib.util.find_spec("apex") is None:
+        return "NVIDIA's apex is not installed"
+    return "the apex that is installed is not NVIDIA's, or was built without its kernels (no amp_C)"
+
+
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
     """Adam over these parameters; raises ConfigError for an implementation that is not to be had here."""
     chosen = config.implementation
+    on_gpu = device.type == "cuda"
     if chosen == "auto":
-        chosen = "apex" if device.type == "cuda" and has_apex() else "torch"
+        chosen = "apex" if on_gpu and has_apex() else "torch"
+    if chosen in ("apex", "deepspeed") and not on_gpu:
+        raise ConfigError(f"optimizer.implementation: {chosen!r}: runs on a GPU only; use 'auto' or 'torch'")
+    recipe: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if chosen == "apex":
         if not has_apex():
-            raise ConfigError("optimizer.implementation: 'apex': NVIDIA's apex is not installed; use 'auto' or 'torch'")
+            raise ConfigError(f"optimizer.implementation: 'apex': {_without_apex()}; use 'auto' or 'torch'")
         from apex.optimizers import FusedAdam
 
-        return FusedAdam(parameters, lr=config.lr, betas=config.betas, eps=config.eps, adam_w_mode=False)
-    return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        return FusedAdam(parameters, adam_w_mode=False, **recipe)
+    if chosen == "deepspeed":
+        from deepspeed.ops.adam import FusedAdam as DeepSpeedAdam
+
+        return DeepSpeedAdam(parameters, adam_w_mode=False, **recipe)
+    return torch.optim.Adam(parameters, fused=True, **recipe)

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.data.examples import Examples
+from pipeline.data.flip import flip_words
 from pipeline.data.text import Vocabulary, load_glove
 from pipeline.errors import ConfigError
 from pipeline.model import Model, build_model
+from pipeline.model.backbones import load_weights
+from pipeline.model.plugin import PlugIn
 from pipeline.training import checkpoint
 
 _WORDS = "language.embedding.weight"
@@ -51,8 +54,11 @@ def start(config: TrainConfig, run: Path, examples: Examples) -> Start:
         return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"resuming {own}")
     if config.init_from:
         return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
-    vocabulary = _vocabulary(examples, Vocabulary(()))
+    vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0)
     model, told = _fresh(config, vocabulary)
+    if config.model.backbone_weights:
+        assert isinstance(model.visual, PlugIn)
+        told = f"{told}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
     return Start(model, vocabulary, None, f"new run: {told}")
 
 
@@ -74,11 +80,14 @@ def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
     return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), told
 
 
-def _vocabulary(examples: Examples, earlier: Vocabulary) -> Vocabulary:
+def _vocabulary(examples: Examples, earlier: Vocabulary, mirrored: bool = False) -> Vocabulary:
     """Words and answers of the training split behind those of an earlier stage, which keep their numbers."""
     asked = examples.kind == "question"
     answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if asked else []
-    found = Vocabulary.build(examples.texts(examples.rows), answers)
+    texts = examples.texts(examples.rows)
+    if mirrored:  # then an expression may say a word that the set does not
+        texts += [flip_words(text) for text in texts]
+    found = Vocabulary.build(texts, answers)
     return Vocabulary(_behind(earlier.words, found.words), _behind(earlier.answers if asked else (), found.answers))
 
 
@@ -94,7 +103,7 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     """
     state, stored = checkpoint.read(place)
     earlier = Vocabulary.from_json(stored)
-    vocabulary = _vocabulary(examples, earlier)
+    vocabulary = _vocabulary(examples, earlier, config.data.flip > 0)
     model, _ = _fresh(config, vocabulary)
     given: dict[str, Tensor] = state["ema"] or state["model"]
     wanted = model.state_dict()

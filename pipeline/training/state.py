@@ -30,7 +30,10 @@ def whole(model: nn.Module, zero: int) -> Iterator[None]:
 
 
 def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
-    """The moments of every trained weight by name, on the CPU. A collective under ZeRO 1-3: call it on all ranks."""
+    """The moments of every trained weight by name, in fp32. A collective under ZeRO 1-3: call it on all ranks.
+
+    They may be views of what the next step writes.
+    """
     from deepspeed.utils import safe_get_full_optimizer_state
 
     moments: Moments = {}
@@ -40,8 +43,7 @@ def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
         else:
             state = wrapped.optimizer.state[parameter]
             found = {key: state[key] for key in _NAMES}
-        # Copies: under ZeRO these may be views of buffers that the next step writes.
-        moments[name] = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in found.items()}
+        moments[name] = {key: value.detach().float() for key, value in found.items()}
     return moments
 
 

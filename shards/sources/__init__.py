@@ -6,10 +6,11 @@ from shards.errors import InputError
 from shards.sources.base import Source
 from shards.sources.clevr import Clevr
 from shards.sources.flickr30k import Flickr30k
+from shards.sources.grefcoco import GREFCOCO
 from shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from shards.sources.visual_genome import VisualGenome
 
-_ALL: tuple[Source, ...] = (REFCOCO, REFCOCO_PLUS, REFCOCOG, VisualGenome(), Flickr30k(), Clevr())
+_ALL: tuple[Source, ...] = (REFCOCO, REFCOCO_PLUS, REFCOCOG, GREFCOCO, VisualGenome(), Flickr30k(), Clevr())
 
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 from pycocotools import mask as coco_mask
@@ -28,6 +29,16 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     else:
         raise InputError(f"{where}: segmentation {reprlib.repr(segmentation)}, expected polygons or run lengths")
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
+    """What any of these masks of a height x width picture covers, made by `to_rle`; nothing for no mask."""
+    rle = (
+        coco_mask.merge(list(masks))
+        if masks
+        else coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 

@@ -21,15 +21,15 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.raw import RawSample
-from shards.record import Expression, Record, Region
+from shards.record import Box, Expression, Record, Region, Rle
 from shards.safe_pickle import load_refs
 from shards.sources import reading
 from shards.sources.base import Samples, choose_splits
-from shards.sources.masks import to_rle
+from shards.sources.masks import to_rle, union
 
 _LOG = logging.getLogger(__name__)
-_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation")
-_PICTURES = Path("images", "mscoco", "images", "train2014")
+_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
+PICTURES = Path("images", "mscoco", "images", "train2014")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +53,63 @@ class Refer:
         return (
             f"{self.name}/refs(PARTITION).p: referents and sentences; --partition, {self.default_partition} by default",
             f"{self.name}/instances.json: boxes, masks, categories and picture sizes",
-            f"{_PICTURES}/*.jpg: the pictures of COCO train2014, or their folder as --images",
+            f"{PICTURES}/*.jpg: the pictures of COCO train2014, or their folder as --images",
         )
+
+    def refs_name(self, partition: str) -> str:
+        """The file of a partition, in the data set's folder."""
+        return f"refs({partition}).p"
+
+    def load(self, path: Path) -> list[dict[str, Any]]:
+        """The refs of such a file, checked, each with ref_id, image_id, split, sentences and ann_ids."""
+        return [{**ref, "ann_ids": [ref["ann_id"]]} for ref in load_refs(path)]
+
+    def pictures(self, root: Path) -> Path:
+        """Where the data set's own tool looks for the pictures."""
+        return root / PICTURES
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Pictures come in the order of their ids."""
         folder = reading.need_folder(
-            root / self.name, f"expected the REFER layout {self.name}/refs(...).p under --root; change --root"
+            root / self.name,
+            f"expected the REFER layout {self.name}/{self.refs_name('...')} under --root; change --root",
         )
         partition = partition or self.default_partition
-        refs_path = folder / f"refs({partition}).p"
-        known = sorted(path.name[5:-3] for path in folder.glob("refs(*).p"))
+        refs_path = folder / self.refs_name(partition)
+        before, after = self.refs_name("*").split("*")
+        known = sorted(path.name[len(before) : -len(after)] for path in folder.glob(self.refs_name("*")))
         if partition not in known:
             raise InputError(
                 f"--partition {partition}: {refs_path} is not there; "
-                + (f"expected one of {', '.join(known)}" if known else "no refs(...).p is, get the annotations")
+                + (
+                    f"expected one of {', '.join(known)}"
+                    if known
+                    else f"no {self.refs_name('...')} is, get the annotations"
+                )
             )
-        instances = reading.need_file(folder / "instances.json", "expected it beside refs(...).p; get the annotations")
-        pictures_at = reading.need_folder(
-            images or root / _PICTURES, "expected the pictures of COCO train2014 there; name their folder with --images"
+        instances = reading.need_file(
+            folder / "instances.json", f"expected it beside {refs_path.name}; get the annotations"
         )
-        refs = load_refs(refs_path)
+        pictures_at = reading.need_folder(
+            images or self.pictures(root),
+            "expected the pictures of COCO train2014 there; name their folder with --images",
+        )
+        refs = self.load(refs_path)
         chosen = choose_splits(splits, {ref["split"] for ref in refs}, refs_path)
         refs = [ref for ref in refs if ref["split"] in chosen]
         _check_ids(refs, refs_path)
         pictures, annotations, categories = _load_instances(instances, refs)
+        listed = set(annotations)
         by_picture: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for ref in refs:
             where = f"{refs_path}: ref_id {ref['ref_id']}"
             if ref["image_id"] not in pictures:
                 raise InputError(f"{where}: key 'image_id' is {ref['image_id']}, which {instances} does not list")
-            if ref["ann_id"] not in annotations:
-                raise InputError(f"{where}: key 'ann_id' is {ref['ann_id']}, which {instances} does not list")
+            for ann_id in ref["ann_ids"]:
+                if ann_id not in listed:
+                    raise InputError(f"{where}: key 'ann_id' is {ann_id}, which {instances} does not list")
             by_picture[ref["image_id"]].append(ref)
         for picture in pictures.values():
             reading.inside(pictures_at, picture.file_name, str(instances))
@@ -96,8 +119,7 @@ class Refer:
             for image_id in sorted(by_picture):
                 picture = pictures[image_id]
                 regions = tuple(
-                    _region(ref, annotations.get(ref["ann_id"])[0], picture, categories, instances)
-                    for ref in by_picture[image_id]
+                    _region(ref, annotations, picture, categories, instances) for ref in by_picture[image_id]
                 )
                 record = Record(
                     source=self.name,
@@ -138,7 +160,7 @@ def _load_instances(
 ) -> tuple[dict[int, _Picture], reading.Shelf, dict[int, str]]:
     """Pictures, annotations (deflated: polygons are most of the file) and category names that the refs speak of."""
     image_ids = {ref["image_id"] for ref in refs}
-    ann_ids = {ref["ann_id"] for ref in refs}
+    ann_ids = {ann_id for ref in refs for ann_id in ref["ann_ids"]}
     pictures: dict[int, _Picture] = {}
     for image in reading.read_items(path, "images.item"):
         image_id = reading.field(image, f"{path}: picture", int, "id")
@@ -162,20 +184,37 @@ def _load_instances(
 
 
 def _region(
-    ref: dict[str, Any], annotation: dict[str, Any], picture: _Picture, categories: dict[int, str], path: Path
+    ref: dict[str, Any], annotations: reading.Shelf, picture: _Picture, categories: dict[int, str], path: Path
 ) -> Region:
-    where = f"{path}: annotation {ref['ann_id']} of ref_id {ref['ref_id']}"
-    if annotation.get("image_id") != ref["image_id"]:
-        raise InputError(f"{where}: key 'image_id' is {annotation.get('image_id')!r}, the ref's is {ref['image_id']}")
-    category = reading.field(annotation, where, int, "category_id")
-    if category not in categories:
-        raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
+    """The region of a ref: the boxes of its annotations and the union of their masks, both empty without any."""
+    named: list[str] = []
+    boxes: list[Box] = []
+    masks: list[Rle] = []
+    for ann_id in ref["ann_ids"]:
+        where = f"{path}: annotation {ann_id} of ref_id {ref['ref_id']}"
+        annotation = annotations.get(ann_id)[0]
+        if annotation.get("image_id") != ref["image_id"]:
+            raise InputError(
+                f"{where}: key 'image_id' is {annotation.get('image_id')!r}, the ref's is {ref['image_id']}"
+            )
+        # The authors of gRefCOCO leave a crowd out of a group; a ref of one object has never been a crowd.
+        if len(ref["ann_ids"]) > 1 and annotation.get("iscrowd"):
+            continue
+        category = reading.field(annotation, where, int, "category_id")
+        if category not in categories:
+            raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
+        named.append(categories[category])
+        boxes.append(reading.box(reading.field(annotation, where, list, "bbox"), where))
+        masks.append(to_rle(annotation.get("segmentation"), picture.height, picture.width, where))
+    where = f"{path}: ref_id {ref['ref_id']}"
+    if ref["ann_ids"] and not boxes:
+        raise InputError(f"{where}: every annotation of it is a crowd; get the original file")
     texts = [(sentence["sent_id"], reading.text(sentence["sent"], where)) for sentence in ref["sentences"]]
     return Region(
         id=str(ref["ref_id"]),
         split=ref["split"],
-        boxes=(reading.box(reading.field(annotation, where, list, "bbox"), where),),
+        boxes=tuple(boxes),
         expressions=tuple(Expression(str(sent_id), text) for sent_id, text in texts if text),
-        mask=to_rle(annotation.get("segmentation"), picture.height, picture.width, where),
-        category=categories[category],
+        mask=masks[0] if len(masks) == 1 else union(masks, picture.height, picture.width),
+        category=named[0] if len(set(named)) == 1 else None,
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels import reference, small_maps
+from kernels import chunks, cpu, plain, reference, small_maps
 
 SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
     (2, 8, 5, 3, 3, 2),
@@ -17,6 +17,20 @@ SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller
     (1, 4, 13, 17, 7, 2),
     (3, 2, 9, 4, 1, 1),
 ]
+
+
+BACKENDS = ["plain", "compiled"]
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes one of the CPU's backends serve."""
+    name: str = request.param
+    if name == "plain":
+        monkeypatch.setattr(cpu, "ready", lambda: None)
+    elif cpu.ready() is None:
+        pytest.skip("no C++ compiler here")
+    return name
 
 
 def inputs(b: int, c: int, h: int, w: int, k: int, g: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -51,9 +65,64 @@ def test_equals_the_literal_sum(shape: tuple[int, ...], channels_last: bool) -> 
     expected = literal(x, filters, *shape[4:])
     if channels_last:
         x, filters = (t.contiguous(memory_format=torch.channels_last) for t in (x, filters))
-    out = kernels.dynamic_conv(x, filters, *shape[4:])
-    torch.testing.assert_close(out, expected)
-    assert out.stride() == torch.empty_like(x).stride()
+    for dtype in (torch.float64, torch.float32):  # plain PyTorch, the compiled kernel
+        out = kernels.dynamic_conv(x.to(dtype), filters.to(dtype), *shape[4:])
+        torch.testing.assert_close(out, expected.to(dtype))
+        assert out.stride() == torch.empty_like(x).stride()
+
+
+# Vectors of 8, 4 and 1 pixels; blocks of 8, 4, 2 and 1 channels; groups narrower than a cache line together, the last
+# set smaller; a map cut into several blocks of rows.
+COMPILED = [
+    (2, 15, 9, 13, 5, 1),
+    (1, 24, 6, 5, 7, 2),
+    (3, 14, 3, 2, 3, 7),
+    (1, 10, 70, 90, 3, 5),
+    (1, 64, 61, 60, 7, 1),
+    (1, 1, 1, 40, 9, 1),
+    (1, 1, 40, 1, 9, 1),
+]
+
+
+@pytest.mark.parametrize("shape", COMPILED)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_compiled_kernel_agrees_with_plain_pytorch(
+    shape: tuple[int, ...], interleaved: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = cpu.ready()
+    if native is None:
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x, filters = inputs(*shape, dtype=torch.float32)
+    arguments = (filters, *shape[4:], interleaved)
+    exact = (filters.double(), *shape[4:], interleaved)
+    grad = torch.randn_like(x)
+    expected = plain.dynamic_conv(x.double(), *exact)
+    expected_x, expected_filters = plain.dynamic_conv_backward(grad.double(), x.double(), *exact)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        source, above = (t.contiguous(memory_format=layout) for t in (x, grad))
+        out = native.dynamic_conv(source, *arguments)
+        grad_x, grad_filters = native.dynamic_conv_backward(above, source, *arguments)
+        for found, wanted in ((out, expected), (grad_x, expected_x), (grad_filters, expected_filters)):
+            torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-4)
+        assert out.stride() == grad_x.stride() == torch.empty_like(source).stride()
+        # In one order whatever the number of threads.
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        assert torch.equal(out, native.dynamic_conv(source, *arguments))
+
+
+def test_strided_inputs() -> None:
+    x, filters = inputs(2, 8, 12, 20, 3, 2, dtype=torch.float32)
+    cut, filters_cut = x[:, ::2, 1::3, ::2], filters[:, :, 1::3, ::2]
+    expected = kernels.dynamic_conv(cut.contiguous(), filters_cut.contiguous(), 3, 2)
+    torch.testing.assert_close(kernels.dynamic_conv(cut, filters_cut, 3, 2), expected)
+    turned = x.transpose(2, 3).requires_grad_()
+    out = kernels.dynamic_conv(turned, filters.transpose(2, 3), 3, 2)
+    (grad,) = torch.autograd.grad(out.sum(), turned)
+    straight = turned.detach().contiguous().requires_grad_()
+    out = kernels.dynamic_conv(straight, filters.transpose(2, 3).contiguous(), 3, 2)
+    torch.testing.assert_close(grad, torch.autograd.grad(out.sum(), straight)[0])
 
 
 def test_both_ways_are_taken_and_agree() -> None:
@@ -97,7 +166,8 @@ def test_interleaved_is_contiguous_up_to_a_permutation() -> None:
     torch.testing.assert_close(kernels.dynamic_conv(x, filters, 3, 4, interleaved=True)[:, order], contiguous)
 
 
-def test_empty_batch() -> None:
+@pytest.mark.parametrize("way", BACKENDS, indirect=True)
+def test_empty_batch(way: str) -> None:
     for side in (3, 40):
         x, filters = (
             torch.zeros(0, 4, side, side, requires_grad=True),
@@ -112,9 +182,13 @@ def test_empty_batch() -> None:
         assert filters.grad.shape == filters.shape
 
 
+@pytest.mark.parametrize("way", BACKENDS, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 8, 9, 9, 7, 2), (1, 8, 40, 24, 7, 2)])
-def test_half_precision_rounds_once(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_half_precision_rounds_once(
+    way: str, dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "WORKSPACE", 4 * 98 * 81)  # a picture at a time
     x, filters = (t.requires_grad_() for t in inputs(*shape, dtype=dtype))
     exact_x, exact_filters = (t.detach().double().requires_grad_() for t in (x, filters))
     out, exact = kernels.dynamic_conv(x, filters, *shape[4:]), kernels.dynamic_conv(exact_x, exact_filters, *shape[4:])
@@ -141,12 +215,16 @@ def test_only_the_inputs_are_kept_for_backward() -> None:
 
 def test_registered_as_pytorch_demands() -> None:
     x, filters = (t.float().requires_grad_() for t in inputs(2, 4, 5, 6, 3, 2))
-    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (x, filters, 3, 2, False))
+    forward, backward = torch.ops.laconv.dynamic_conv.default, torch.ops.laconv.dynamic_conv_backward.default
+    torch.library.opcheck(forward, (x, filters, 3, 2, False))
+    quick = ("test_schema", "test_autograd_registration", "test_faketensor")
     last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (last, filters, 3, 2, True))
+    torch.library.opcheck(forward, (last, filters, 3, 2, True), test_utils=quick)
     large = torch.randn(1, 2, 20, 20, requires_grad=True)
-    torch.library.opcheck(torch.ops.laconv.dynamic_conv.default, (large, torch.randn(1, 9, 20, 20), 3, 1, False))
-    torch.library.opcheck(torch.ops.laconv.seeded_dropout.default, (x, torch.tensor(3), 0.5))
+    torch.library.opcheck(forward, (large, torch.randn(1, 9, 20, 20), 3, 1, False), test_utils=quick)
+    grad = torch.randn(2, 4, 5, 6)
+    torch.library.opcheck(backward, (grad, x.detach(), filters.detach(), 3, 2, False), test_utils=quick)
+    torch.library.opcheck(backward, (grad, last.detach(), filters.detach(), 3, 2, True), test_utils=quick)
 
 
 def test_compiles_into_one_graph() -> None:
@@ -161,10 +239,21 @@ def test_compiles_into_one_graph() -> None:
         torch.testing.assert_close(got, wanted)
 
 
+def test_differentiable_once() -> None:
+    x, filters = (t.requires_grad_() for t in inputs(1, 4, 5, 6, 3, 2))
+    (grad,) = torch.autograd.grad(kernels.dynamic_conv(x, filters, 3, 2).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(grad.sum(), x)
+
+
 def test_autocast_takes_both_inputs_in_its_type() -> None:
     x, filters = (t.float() for t in inputs(2, 4, 5, 6, 3, 2))
     with torch.autocast("cpu", torch.bfloat16):
         out = kernels.dynamic_conv(x, filters.bfloat16(), 3, 2)
+    small = [t.requires_grad_() for t in inputs(1, 4, 3, 3, 5, 2, dtype=torch.float32)]
+    with torch.autocast("cpu", torch.bfloat16):  # float64 is left alone, the matrix products inside included
+        exact = kernels.dynamic_conv(*(t.double() for t in small), 5, 2)
+    torch.testing.assert_close(exact, kernels.dynamic_conv(*(t.double() for t in small), 5, 2), rtol=0, atol=0)
     torch.testing.assert_close(out, kernels.dynamic_conv(x.bfloat16(), filters.bfloat16(), 3, 2), rtol=0, atol=0)
 
 

@@ -1,7 +1,8 @@
-"""Filters from the condition, and their dropout."""
+"""Filters from the condition, their dropout, and that neither is ever kept."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,58 +12,264 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import kernels
+from kernels import chunks, cpu, dropout, plain
+from kernels.bench.ways import unfold_laconv
+
+K, G = 3, 2
+OPERATOR, BACKWARD = torch.ops.laconv.laconv.default, torch.ops.laconv.laconv_backward.default
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
-def inputs(side: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(
+    batch: int = 2, height: int = 6, width: int = 6, dtype: torch.dtype = torch.float32, shared: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    return torch.randn(2, 4, side, side), torch.randn(2, 3, side, side), torch.randn(18, 3), torch.randn(18)
+    x = torch.randn(batch, 4, height, width, dtype=dtype)
+    cond = torch.randn(batch, 5, *((1, 1) if shared else (height, width)), dtype=dtype)
+    return x, cond, torch.randn(K * K * G, 5, dtype=dtype), torch.randn(K * K * G, dtype=dtype)
 
 
-def test_projects_the_condition_and_convolves() -> None:
-    x, cond, weight, bias = inputs()
+def with_gradients(tensors: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, ...]:
+    """The output and the gradients of every input."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    out = kernels.laconv(*leaves, K, G, **options)
+    torch.manual_seed(1)
+    return out, *torch.autograd.grad(out, leaves, torch.randn_like(out))
+
+
+def in_pieces(monkeypatch: pytest.MonkeyPatch, images: int, pixels: int, itemsize: int = 4) -> None:
+    monkeypatch.setattr(chunks, "WORKSPACE", images * K * K * G * pixels * itemsize)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_projects_the_condition_and_convolves(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    x, cond, weight, bias = inputs(dtype=dtype)
+    x, cond = (t.contiguous(memory_format=layout) for t in (x, cond))
     filters = torch.einsum("bmhw,om->bohw", cond, weight) + bias[:, None, None]
-    torch.testing.assert_close(kernels.laconv(x, cond, weight, bias, 3, 2), kernels.dynamic_conv(x, filters, 3, 2))
-    without = kernels.laconv(x, cond, weight, None, 3, 2)
-    torch.testing.assert_close(without, kernels.dynamic_conv(x, filters - bias[:, None, None], 3, 2))
+    out = kernels.laconv(x, cond, weight, bias, K, G)
+    torch.testing.assert_close(out, kernels.dynamic_conv(x, filters, K, G))
+    assert out.stride() == torch.empty_like(x).stride()
+    without = kernels.laconv(x, cond, weight, None, K, G)
+    torch.testing.assert_close(without, kernels.dynamic_conv(x, filters - bias[:, None, None], K, G))
 
 
-def test_one_condition_for_all_pixels() -> None:
-    x, cond, weight, bias = inputs()
-    shared = cond[:, :, :1, :1]
-    expected = kernels.laconv(x, shared.expand_as(cond), weight, bias, 3, 2)
-    torch.testing.assert_close(kernels.laconv(x, shared, weight, bias, 3, 2), expected)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_are_those_of_the_textbook_way(interleaved: bool, layout: torch.memory_format) -> None:
+    tensors = inputs(3, 5, 9)
+    tensors = (*(t.contiguous(memory_format=layout) for t in tensors[:2]), *tensors[2:])
+    found = with_gradients(tensors, interleaved=interleaved)
+    # Channel j * g + group of the interleaved layout is channel group * n + j of the contiguous one.
+    order = torch.arange(4).view(2, G).T.flatten() if interleaved else torch.arange(4)
+    leaves = [t.detach().double().requires_grad_() for t in tensors]
+    out = unfold_laconv(leaves[0][:, order], *leaves[1:], K, G)[:, order.argsort()]
+    torch.manual_seed(1)
+    expected = torch.autograd.grad(out, leaves, torch.randn_like(found[0]).double())
+    for a, b in zip(found, (out, *expected), strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=1e-4, atol=1e-4)
+    for a, b in zip(found[1:], tensors, strict=True):
+        assert a.stride() == torch.empty_like(b).stride()
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_one_condition_for_all_pixels(interleaved: bool) -> None:
+    tensors = inputs(3, 4, 7, torch.float64, shared=True)
+    found = with_gradients(tensors, interleaved=interleaved)
+    x, cond, *rest = tensors
+    spread = with_gradients((x, cond.expand(-1, -1, 4, 7), *rest), interleaved=interleaved)
+    expected = list(spread)
+    expected[2] = spread[2].sum((2, 3), keepdim=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
     # The same filters everywhere make it an ordinary grouped convolution of each picture.
-    filters = F.conv2d(shared, weight[:, :, None, None], bias)[0].view(9, 2).T.view(2, 1, 3, 3)
-    ordinary = F.conv2d(x[:1], filters.repeat_interleave(2, 0), padding=1, groups=4)
-    torch.testing.assert_close(kernels.laconv(x, shared, weight, bias, 3, 2)[:1], ordinary)
+    weight, bias = rest
+    filters = F.conv2d(cond, weight[:, :, None, None], bias)[0].view(9, G).T.view(G, 1, 3, 3)
+    each = filters.repeat(2, 1, 1, 1) if interleaved else filters.repeat_interleave(2, 0)
+    torch.testing.assert_close(found[0][:1], F.conv2d(x[:1], each, padding=1, groups=4))
+
+
+def test_one_condition_for_all_pixels_makes_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "forward", None)
+    monkeypatch.setattr(chunks, "backward", None)
+    with_gradients(inputs(shared=True), dropout_p=0.2, seed=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_chunks_of_pictures_change_nothing(dtype: torch.dtype, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = inputs(5, 7, 3, dtype)
+    whole = with_gradients(tensors, dropout_p=p, seed=11)
+    in_pieces(monkeypatch, 2, 21, dtype.itemsize)
+    assert [(part.start, part.stop) for part in chunks.slices(5, 18 * 21 * dtype.itemsize)] == [(0, 2), (2, 4), (4, 5)]
+    pieces = with_gradients(tensors, dropout_p=p, seed=11)
+    for a, b in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(whole[0] == 0, pieces[0] == 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_filters_lie_as_the_device_wants_them(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes on a CPU, channels-last elsewhere: the backend sees them so, without a copy, and results are the same."""
+    tensors = inputs(3, 5, 4)
+    tensors = (*(t.contiguous(memory_format=layout) for t in tensors[:2]), *tensors[2:])
+    planes = with_gradients(tensors)
+    seen: list[Tensor] = []
+    convolve = plain.dynamic_conv
+    monkeypatch.setattr(cpu, "ready", lambda: None)
+    monkeypatch.setattr(plain, "dynamic_conv", lambda x, f, *rest: seen.append(f) or convolve(x, f, *rest))
+    kernels.laconv(*tensors, K, G)
+    assert seen[0].transpose(0, 1).is_contiguous()
+    made = chunks.Projection.__init__
+
+    def elsewhere(self: chunks.Projection, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.planes = False
+
+    monkeypatch.setattr(chunks.Projection, "__init__", elsewhere)
+    for a, b in zip(with_gradients(tensors), planes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert seen[1].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_filters_of_a_chunk_stay_below_the_workspace() -> None:
+    for images, size in ((64, 10_000), (3, 2**30), (7, 2**23), (0, 5), (5, 0)):
+        parts = list(chunks.slices(images, size))
+        assert [i for part in parts for i in range(images)[part]] == list(range(images))
+        assert all(part.stop - part.start == 1 or (part.stop - part.start) * size <= 24 * 2**20 for part in parts)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_gradcheck(shared: bool, interleaved: bool, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pieces(monkeypatch, 2, 15, 8)
+    leaves = tuple(t.requires_grad_() for t in inputs(3, 5, 3, torch.float64, shared))
+
+    def layer(*tensors: Tensor) -> Tensor:
+        return kernels.laconv(*tensors, K, G, p, 5, interleaved)
+
+    assert torch.autograd.gradcheck(layer, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *t: layer(*t[:3], None), leaves[:3], fast_mode=True)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_only_inputs_are_kept_for_backward(p: float) -> None:
+    kept: list[Tensor] = []
+    leaves = [t.requires_grad_() for t in inputs()]
+    seed = torch.tensor([3])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        kernels.laconv(*leaves, K, G, p, seed)
+    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*leaves, *((seed,) if p else ()))]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shared", [False, True])
+def test_half_precision_is_no_worse_than_pytorch(dtype: torch.dtype, shared: bool) -> None:
+    rounded = tuple(t.to(dtype) for t in inputs(2, 8, 9, shared=shared))
+    found = with_gradients(rounded)
+    assert all(t.dtype == dtype for t in found)
+
+    def textbook(*tensors: Tensor) -> tuple[Tensor, ...]:
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        x, cond, weight, bias = leaves
+        out = unfold_laconv(x, cond.expand(-1, -1, *x.shape[2:]), weight, bias, K, G)
+        torch.manual_seed(1)
+        grad = torch.randn_like(found[0])
+        return out, *torch.autograd.grad(out, leaves, grad.to(out.dtype))
+
+    exact, pytorchs = textbook(*(t.double() for t in rounded)), textbook(*rounded)
+    for factor, ours, theirs, wanted in zip((2, 3, 3, 3, 3), found, pytorchs, exact, strict=True):
+        assert (ours - wanted).norm() <= factor * (theirs - wanted).norm() + 1e-3 * wanted.norm()
+
+
+def test_sums_over_pixels_are_kept_in_float32() -> None:
+    """The gradient of the bias is a sum of a thousand ones in every picture: bfloat16 would stop counting at 256."""
+    x = torch.ones(2, 2, 32, 32, dtype=torch.bfloat16)
+    cond, weight = torch.zeros(2, 1, 32, 32, dtype=torch.bfloat16), torch.zeros(1, 1, dtype=torch.bfloat16)
+    bias = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
+    kernels.laconv(x, cond, weight, bias, 1, 1).sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.item() == 4096
+
+
+def test_empty_batch() -> None:
+    for shared in (False, True):
+        tensors = inputs(0, shared=shared)
+        out, *grads = with_gradients(tensors, dropout_p=0.1, seed=1)
+        assert out.shape == tensors[0].shape
+        assert [g.shape for g in grads] == [t.shape for t in tensors]
+        assert not grads[2].any()
+
+
+# Dropout
 
 
 def test_dropout_follows_the_seed_and_nothing_else() -> None:
-    x, cond, weight, bias = inputs()
-    first = kernels.laconv(x, cond, weight, bias, 3, 2, dropout_p=0.3, seed=5)
+    tensors = inputs()
+    first = kernels.laconv(*tensors, K, G, dropout_p=0.3, seed=5)
     state = torch.get_rng_state()
-    again = kernels.laconv(x, cond, weight, bias, 3, 2, dropout_p=0.3, seed=torch.tensor(5))
+    again = kernels.laconv(*tensors, K, G, dropout_p=0.3, seed=torch.tensor(5, dtype=torch.int32))
     assert torch.equal(first, again)
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(first, kernels.laconv(x, cond, weight, bias, 3, 2, dropout_p=0.3, seed=6))
+    assert not torch.equal(first, kernels.laconv(*tensors, K, G, dropout_p=0.3, seed=6))
+    assert not torch.equal(first, kernels.laconv(*tensors, K, G, dropout_p=0.3, seed=5 + 2**32))
+
+
+def test_the_mask_is_independent_of_layout_and_of_what_lies_before_in_the_batch() -> None:
+    whole = torch.ones(5, 18, 4, 3)
+    dropout.dropout_(whole, torch.tensor([8]), 10, 0.3)
+    last = torch.ones(2, 18, 4, 3).contiguous(memory_format=torch.channels_last)
+    dropout.dropout_(last, torch.tensor(8), 13, 0.3)
+    assert torch.equal(whole[3:], last)
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_the_compiled_kernel_drops_what_plain_pytorch_drops() -> None:
+    native = cpu.ready()
+    if native is None:
+        pytest.skip("no C++ compiler here")
+    torch.manual_seed(0)
+    for seed in (0, -1, 2**62 + 12345):
+        for filters in (torch.rand(3, 18, 7, 5) + 1, (torch.rand(18, 3, 7, 5) + 1).transpose(0, 1)):
+            expected, found = filters.clone(), filters.clone()
+            dropout.dropout_(expected, torch.tensor([seed]), 4, 0.3)
+            native.dropout_(found, torch.tensor([seed]), 4, 0.3)
+            assert torch.equal(found, expected)
 
 
 def test_dropout_keeps_and_scales() -> None:
-    ones = torch.ones(200, 500, requires_grad=True)
-    out = torch.ops.laconv.seeded_dropout(ones, torch.tensor(1), 0.1)
-    kept = out != 0
-    assert kept.float().mean().item() == pytest.approx(0.9, abs=0.005)
-    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / 0.9))
-    out.backward(torch.ones_like(out))
-    assert torch.equal(ones.grad, out)  # the same mask forward and backward
+    filters = torch.ones(4, 49, 40, 40)
+    dropout.dropout_(filters, torch.tensor(1), 0, 0.1)
+    kept = filters != 0
+    n = kept.numel()
+    assert kept.float().mean().item() == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / n))
+    torch.testing.assert_close(filters[kept], torch.full_like(filters[kept], 1 / 0.9))
+    # Independent between neighbours, planes and pictures: as often together as by chance.
+    dropped = (~kept).float()
+    for a, b in (
+        (dropped[..., 1:], dropped[..., :-1]),
+        (dropped[:, 1:], dropped[:, :-1]),
+        (dropped[1:], dropped[:-1]),
+    ):
+        assert (a * b).mean().item() == pytest.approx(0.01, abs=4 * math.sqrt(0.01 / a.numel()))
 
 
-def test_dropout_keeps_no_mask_for_backward() -> None:
-    kept: list[Tensor] = []
-    x = torch.ones(50, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        torch.ops.laconv.seeded_dropout(x, torch.tensor(1), 0.1)
-    assert [t.numel() for t in kept] == [1]
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_takes_filters_not_results(shared: bool) -> None:
+    """With the mask applied by hand, forward and all gradients are the same."""
+    tensors = inputs(3, 5, 4, torch.float64, shared)
+    found = with_gradients(tensors, dropout_p=0.3, seed=9)
+    mask = torch.ones(3, K * K * G, *tensors[1].shape[2:], dtype=torch.float64)
+    dropout.dropout_(mask, torch.tensor(9), 0, 0.3)
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    x, cond, weight, bias = leaves
+    filters = (F.conv2d(cond, weight[:, :, None, None], bias) * mask).expand(-1, -1, *x.shape[2:])
+    out = kernels.dynamic_conv(x, filters, K, G)
+    torch.manual_seed(1)
+    expected = torch.autograd.grad(out, leaves, torch.randn_like(out))
+    for a, b in zip(found, (out, *expected), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_a_recomputed_forward_sees_the_same_mask() -> None:
@@ -71,7 +278,7 @@ def test_a_recomputed_forward_sees_the_same_mask() -> None:
 
     def run() -> Tensor:
         seed = torch.randint(2**62, ())
-        return kernels.laconv(x, cond, weight, bias, 3, 2, dropout_p=0.5, seed=seed).square().sum()
+        return kernels.laconv(x, cond, weight, bias, K, G, dropout_p=0.5, seed=seed).square().sum()
 
     torch.manual_seed(3)
     (plain,) = torch.autograd.grad(run(), weight)
@@ -80,19 +287,115 @@ def test_a_recomputed_forward_sees_the_same_mask() -> None:
     assert torch.equal(plain, recomputed)
 
 
+# What PyTorch's other parts demand
+
+
+WITHOUT_COMPILING = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_registered_as_pytorch_demands(layout: torch.memory_format) -> None:
+    for shared in (False, True):
+        tensors = inputs(2, 5, 6, shared=shared)
+        x, cond, weight, bias = (tensors[0].contiguous(memory_format=layout), *tensors[1:])
+        leaves = [t.detach().requires_grad_() for t in (x, cond, weight, bias)]
+        dropped, plain = (K, G, 0.3, torch.tensor([5]), False), (None, K, G, 0.0, None, True)
+        torch.library.opcheck(OPERATOR, (*leaves, *dropped), test_utils=WITHOUT_COMPILING)
+        torch.library.opcheck(OPERATOR, (*leaves[:3], *plain), test_utils=WITHOUT_COMPILING)
+        grad = torch.randn_like(x)
+        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, bias, *dropped), test_utils=WITHOUT_COMPILING)
+        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, *plain), test_utils=WITHOUT_COMPILING)
+
+
+def test_traced_by_the_compiler_as_pytorch_demands() -> None:
+    leaves = [t.requires_grad_() for t in inputs(2, 5, 6)]
+    torch.library.opcheck(OPERATOR, (*leaves, K, G, 0.3, torch.tensor([5]), False))
+
+
+def test_compiles_into_one_graph_of_any_shape() -> None:
+    def step(*tensors: Tensor) -> Tensor:
+        return kernels.laconv(*tensors, K, G, 0.3, 7).relu().sum()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((2, 5, 6), (3, 9, 4)):
+        leaves = [t.requires_grad_() for t in inputs(*shape)]
+        torch.testing.assert_close(compiled(*leaves), step(*leaves))
+        expected = torch.autograd.grad(step(*leaves), leaves)
+        for got, wanted in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+def test_exports_as_one_operator() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return kernels.laconv(x, cond, weight, bias, K, G)
+
+    tensors = inputs()
+    exported = torch.export.export(Layer(), tensors)
+    called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == [OPERATOR]
+    torch.testing.assert_close(exported.module()(*tensors), Layer()(*tensors))
+
+
+def test_autocast_takes_all_inputs_in_its_type() -> None:
+    tensors = inputs()
+    leaves = [t.requires_grad_() for t in tensors]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = kernels.laconv(leaves[0], leaves[1].bfloat16(), *leaves[2:], K, G)
+        grads = torch.autograd.grad(out.sum(), leaves)  # within: nothing inside the operator may be cast again
+    halves = tuple(t.detach().bfloat16().requires_grad_() for t in tensors)
+    expected = kernels.laconv(*halves, K, G)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    for a, b in zip(grads, torch.autograd.grad(expected.sum(), halves), strict=True):
+        torch.testing.assert_close(a, b.float(), rtol=0, atol=0)
+    assert [g.dtype for g in grads] == [torch.float32] * 4
+
+
+def test_differentiable_once() -> None:
+    leaves = [t.requires_grad_() for t in inputs()]
+    (grad,) = torch.autograd.grad(kernels.laconv(*leaves, K, G).square().sum(), leaves[2], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(grad.sum(), leaves[0])
+
+
+META = {"device": "meta"}
+
+
 @pytest.mark.parametrize(
     ("argument", "change"),
     [
+        ("x", {"x": torch.zeros(4, 6, 6)}),
+        ("x", {"x": torch.zeros(2, 4, 6, 6, dtype=torch.int64)}),
+        ("cond", {"cond": torch.zeros(5, 6, 6)}),
+        ("cond", {"cond": torch.zeros(1, 5, 6, 6)}),
+        ("cond", {"cond": torch.zeros(2, 5, 6, 1)}),
+        ("cond", {"cond": torch.zeros(2, 5, 6, 6).double()}),
+        ("cond", {"cond": torch.zeros(2, 5, 6, 6, **META)}),
         ("weight", {"weight": torch.zeros(18, 4)}),
-        ("weight", {"weight": torch.zeros(18, 3, 1, 1)}),
+        ("weight", {"weight": torch.zeros(19, 5)}),
+        ("weight", {"weight": torch.zeros(18, 5, 1, 1)}),
+        ("weight", {"weight": torch.zeros(18, 5).half()}),
+        ("weight", {"weight": torch.zeros(18, 5, **META)}),
+        ("bias", {"bias": torch.zeros(17)}),
+        ("bias", {"bias": torch.zeros(18, 1)}),
+        ("bias", {"bias": torch.zeros(18).double()}),
+        ("bias", {"bias": torch.zeros(18, **META)}),
+        ("kernel_size", {"kernel_size": 4}),
+        ("kernel_size", {"kernel_size": -1}),
+        ("groups", {"groups": 3}),
+        ("groups", {"groups": 0}),
         ("dropout_p", {"dropout_p": 1.0}),
+        ("dropout_p", {"dropout_p": -0.1}),
+        ("dropout_p", {"dropout_p": math.nan}),
         ("seed", {"dropout_p": 0.1}),
         ("seed", {"dropout_p": 0.1, "seed": 0.5}),
-        ("filters", {"weight": torch.zeros(19, 3), "bias": None}),
+        ("seed", {"dropout_p": 0.1, "seed": torch.tensor([1, 2])}),
+        ("seed", {"dropout_p": 0.1, "seed": torch.tensor(True)}),
+        ("seed", {"dropout_p": 0.1, "seed": torch.zeros(1, dtype=torch.int64, **META)}),
     ],
 )
 def test_what_does_not_fit_is_named(argument: str, change: dict[str, Any]) -> None:
     x, cond, weight, bias = inputs()
-    arguments: dict[str, Any] = {"x": x, "cond": cond, "weight": weight, "bias": bias, "kernel_size": 3, "groups": 2}
+    arguments: dict[str, Any] = {"x": x, "cond": cond, "weight": weight, "bias": bias, "kernel_size": K, "groups": G}
     with pytest.raises(ValueError, match=f"^{argument}: "):
         kernels.laconv(**arguments | change)

@@ -151,3 +151,40 @@ def events(work: Path) -> Callable[[], list[str]]:
         return [line.rpartition(" ")[0] for line in file.read_text().splitlines()] if file.exists() else []
 
     return read
+
+
+FAKES = {
+    "sbatch": """
+        if [ "$1" = --test-only ]; then
+            cat > test-only
+            if [ -e refuse-test ]; then cat refuse-test >&2; exit 1; fi
+            exit
+        fi
+        count=$(($(cat count 2>/dev/null || echo 100) + 1)); echo $count > count
+        if [ -e refuse ] && [ "$(cat refuse)" = $count ]; then echo "sbatch: error: QOSMaxSubmit" >&2; exit 1; fi
+        echo "sbatch $count $(grep -o 'dependency=.*' "$1")" >> calls
+        echo "Submitted batch job $count"
+    """,
+    "squeue": "[ ! -e down ] || exit 1; cat queue 2>/dev/null || true",
+    "scancel": 'echo "scancel $*" >> calls',
+    "scontrol": 'echo "scontrol $*" >> calls',
+    "sinfo": "echo 'main*|2|8|infinite|gpu:4'; echo 'short|1|8|30:00|(null)'",
+    "sacct": "cat books 2>/dev/null || true",
+}
+
+
+@pytest.fixture
+def slurm(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SLURM's commands as far as a launch can tell: what they are asked stands in `calls` of the folder returned.
+
+    `queue` and `books` there are what squeue and sacct print; `refuse` is the job that sbatch refuses.
+    """
+    folder = work / "slurm"
+    folder.mkdir()
+    for name, body in FAKES.items():
+        program = folder / name
+        program.write_text(f"#!/bin/bash\ncd {folder}\n{textwrap.dedent(body)}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    (work / "site.yaml").write_text("cpus_per_task: 1\ngpus_per_node: 4\n")
+    return folder

@@ -24,6 +24,17 @@ COMMANDS = [
     ["report"],
     ["launch"],
     ["status"],
+    ["replay"],
+    ["export"],
+    ["import-released"],
+    ["bench"],
+    ["bench", "kernel"],
+    ["bench", "data"],
+    ["bench", "show"],
+    ["kernels"],
+    ["kernels", "build"],
+    ["logs"],
+    ["cancel"],
     ["model"],
     ["model", "info"],
     ["doctor"],
@@ -47,6 +58,8 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["shards", "verify", "nowhere", "--full"], "nowhere"),
         (["shards", "build", "imagenet", "--root", ".", "--out", "x"], "refcoco"),
         (["shards", "build", "refcoco", "--root", "nowhere", "--out", "x"], "nowhere"),
+        (["shards", "build", "refcoco", "--root", ".", "--out", "x", "--task", "0/4"], "'0/4', expected I/N"),
+        (["shards", "build", "refcoco", "--root", ".", "--out", "x", "--task", "x"], "'x', expected I/N"),
         (["shards", "pretrain-set", "--inputs", "a=much", "--out", "x"], "weight 'much'"),
         (["train", "--config", "nowhere.yaml", "--run", "x"], "nowhere.yaml"),
         (["train", "--run", "x", "--data.folder", "nowhere"], "nowhere"),
@@ -57,6 +70,8 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["report", "nowhere"], "nowhere"),
         (["launch", "nowhere.yaml"], "nowhere.yaml"),
         (["status", "nowhere"], "nowhere"),
+        (["logs", "nowhere", "train"], "nowhere: no graph.json"),
+        (["cancel", "nowhere"], "nowhere: no graph.json"),
         (["model", "info", "--preset", "z"], "'z': expected one of tiny, 10"),
         (["model", "info", "--preset", "s", "--size", "100"], "100"),
         (["status", "nowhere", "--fast"], "'--fast'"),
@@ -129,6 +144,28 @@ def test_the_keys_are_described(capsys: pytest.CaptureFixture[str]) -> None:
         "--engine.zero",
     ):
         assert key in told
+
+
+def test_shares_of_a_set_have_the_bytes_of_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw"
+    assert cli.main(["shards", "generate", "--out", str(raw), "--pictures", "8", "--json"]) == 0
+    build = ["shards", "build", "refcoco", "--root", str(raw / "refer"), "--shard-bytes", "10000", "--json", "--out"]
+    assert cli.main([*build, str(tmp_path / "whole")]) == 0
+    shared = tmp_path / "shared"
+    assert cli.main([*build, str(shared), "--task", "2/2"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"out": str(shared), "task": "2/2"}
+    written = {path.name for path in shared.glob("*.tar")}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main([*build, str(shared), "--task", "rank"]) == 0
+    assert written < {path.name for path in shared.glob("*.tar")}
+    assert not (shared / "manifest.parquet").exists()
+    assert cli.main([*build, str(shared)]) == 0
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "shared")]
+    assert files[0] == files[1]
+    assert len(files[0]) > 6
 
 
 def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

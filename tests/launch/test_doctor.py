@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,33 @@ def test_torch_is_asked_in_another_process() -> None:
     assert torch.__version__ in checks["torch"].detail
     assert "apex" in checks["optimizer"].detail
     assert checks["cuda"].state == ("ok" if torch.cuda.is_available() else "warn")
+
+
+def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from kernels import cpu, cuda
+
+    monkeypatch.setattr(cpu, "ready", lambda: warnings.warn("laconv: plain PyTorch serves the CPU", stacklevel=2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: None)
+    checks = run_probe("kernels")
+    assert checks[0] == Check("nvcc", "warn", "not found: CUDA kernels cannot be compiled here")
+    assert checks[1:] == [Check("laconv cpu", "warn", "laconv: plain PyTorch serves the CPU")]
+
+    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(cpu, "ready", lambda: cpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: cuda.toolchain.Nvcc(tmp_path, "13.0.88"))
+    nvcc, here, first, second = run_probe("kernels")
+    assert (nvcc.state, nvcc.detail) == ("ok", f"13.0.88 at {tmp_path}")
+    assert (here.name, here.state) == ("laconv cpu", "ok")
+    assert (first.name, first.state) == ("laconv cuda:0", "ok")
+    assert "CUDA kernels, compiled by nvcc 13.0.88 at first use" in first.detail
+    assert (second.name, second.state) == ("laconv cuda:1", "warn")
+    assert "plain PyTorch, several times slower: compute capability 7.5 is below 8.0" in second.detail
 
 
 def test_imports_that_die_or_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
         launch(file, only="nobody", entry=ENTRY)
     with pytest.raises(ConfigError, match="both given"):
         launch(file, only="last", from_="last", entry=ENTRY)
-    with pytest.raises(ConfigError, match="cluster: got 'moon'"):
+    with pytest.raises(ConfigError, match="cluster: moon: cannot be read"):
         launch(file, cluster="moon", entry=ENTRY)
     assert not (work / "runs").exists()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import local
+from launch.control import cancel
 from launch.executor import launch
 from launch.stages import plan
 from launch.status import status
@@ -59,6 +60,28 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
     (work / "gate").touch()
     assert launch(file, entry=ENTRY) == 0
     assert [row["state"] for row in status("runs")] == ["done", "done"]
+
+
+def test_cancel_one_stage_and_then_the_launch(launcher: Launcher, work: Path) -> None:
+    file, process = launcher
+    assert cancel(Path("runs"), "a") == 0
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "a: FAILED (rank 0): cancelled" in told
+    assert local.left_over(plan(file)[0].folder) == []
+    assert [(row["state"], row["reason"]) for row in status("runs")] == [
+        ("failed", "cancelled"),
+        ("not started", "a failed"),
+    ]
+    assert cancel(Path("runs"), "a") == 0  # nothing is left to end
+
+
+def test_cancel_ends_the_launch_as_ctrl_c_does(launcher: Launcher) -> None:
+    file, process = launcher
+    assert cancel(Path("runs")) == 0
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert local.left_over(plan(file)[0].folder) == []
 
 
 def test_a_killed_launcher_takes_its_jobs_with_it(launcher: Launcher, events: Events, until: Until) -> None:

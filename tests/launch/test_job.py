@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from launch.job import PORTS, Command, is_done, master_port, read_json, tail, wr
 from launch.stages import plan
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
+ROOT = Path(__file__).resolve().parents[2]
 Events = Callable[[], list[str]]
 Until = Callable[[Callable[[], object], str], None]
 Write = Callable[[str], Path]
@@ -131,6 +135,50 @@ def test_checkpoint_is_the_same_command(tmp_path: Path) -> None:
     assert isinstance(again, DelayedSubmission)
     assert again.function == command
     assert (again.args, again.kwargs) == ((), {})
+
+
+def test_a_signal_of_slurms_stops_once_and_leaves_its_mark(tmp_path: Path, until: Until) -> None:
+    program = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from pathlib import Path
+        from launch.job import _stop_when_told
+        _stop_when_told(Path(sys.argv[1]))
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGTERM)  # the second one must not break into the tidying up
+            time.sleep(0.2)
+            print("tidied", flush=True)
+        # A rank in a collective runs no handler: nothing of Python's main thread is needed for the mark.
+        """
+    )
+    marker = tmp_path / "mark"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(marker)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert not marker.exists()
+    process.send_signal(signal.SIGUSR2)
+    assert process.communicate(timeout=60)[0] == "tidied\n"
+    assert process.returncode == 0
+    assert marker.exists()
+
+
+def test_the_port_is_another_at_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Environment:
+        job_id, global_rank, num_tasks, local_rank, num_nodes, hostnames = "7", 3, 4, 1, 2, ["node6", "node7"]
+
+    command = Command("train", "0", tmp_path, ("train",), processes=4, threads=2)
+    first = command.variables(Environment())  # type: ignore[arg-type]
+    assert (first["RANK"], first["LOCAL_RANK"], first["LOCAL_WORLD_SIZE"]) == ("3", "1", "2")
+    assert first["MASTER_ADDR"] == "node6"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = command.variables(Environment())  # type: ignore[arg-type]
+    assert again["MASTER_PORT"] != first["MASTER_PORT"]
+    assert again | {"MASTER_PORT": ""} == first | {"MASTER_PORT": ""}
 
 
 def test_json_files_are_whole_or_not_there(tmp_path: Path) -> None:

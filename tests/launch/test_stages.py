@@ -20,12 +20,16 @@ right:
   processes: 2
   threads: 3
   minutes: 1.5
+  nodes: 2
+  gpus: 4
+  partition: long
   title: On the right
 raw:
   run: [generate, --pictures, 8000, --flag, no, --octal, 010, --out, "{here}/raw"]
 alone:
   run: [alone]
 """
+RIGHT_KEYS = ("run", "processes", "threads", "minutes", "nodes", "gpus", "partition", "title")
 
 
 def identities(file: Path) -> dict[str, str]:
@@ -58,6 +62,9 @@ def test_order_folders_and_arguments(chain: Path, work: Path) -> None:
     assert right.argv == ("train", "--lr", "1e-4", "--data", f"{raw.folder}/shards")
     assert (right.processes, right.threads, right.minutes, right.title) == (2, 3, 1.5, "On the right")
     assert (raw.processes, raw.threads, raw.minutes) == (1, cores(), 1440)
+    assert (right.nodes, right.gpus, right.partition) == (2, 4, "long")
+    assert (raw.nodes, raw.gpus, raw.partition) == (None, 0, None)
+    assert (right.given, raw.given) == ({*RIGHT_KEYS}, {"run"})
     assert last.needs == ("left", "right")
     assert last.argv == ("eval", str(found["left"].folder), f"{right.folder}/x", "--out", str(last.folder))
     assert [stage.name for stage in read(chain).after("left")] == ["left", "last"]
@@ -67,7 +74,8 @@ def test_identity_is_of_what_is_computed(chain: Path, work: Path, stages: Write)
     before = identities(chain)
     (work / "left.yaml").write_text("# the same in other words\nlr: 0.1\nmodel:\n  depth: 4\n  preset: tiny\n")
     assert identities(chain) == before
-    stages(CHAIN.replace("processes: 2", "processes: 4").replace("threads: 3", "").replace("1.5", "9"))
+    other = CHAIN.replace("processes: 2", "processes: 4").replace("threads: 3", "").replace("1.5", "9")
+    stages(other.replace("nodes: 2", "nodes: 1").replace("gpus: 4", "").replace("partition: long", ""))
     assert identities(chain) == before
     assert [stage.identity for stage in plan(chain, work / "elsewhere")] == list(before.values())
 
@@ -111,6 +119,8 @@ def test_everything_wrong_is_told_at_once(stages: Write) -> None:
         a:
           run: [x, "{nobody}"]
           processes: two
+          nodes: none
+          partition: [a, b]
           colour: red
         b:
           title: [no, text]
@@ -135,6 +145,8 @@ def test_everything_wrong_is_told_at_once(stages: Write) -> None:
     wanted = [
         ("'a'", "run", "'nobody'", "a, b, c"),
         ("'a'", "processes", "'two'", "at least 1"),
+        ("'a'", "nodes", "'none'", "at least 1"),
+        ("'a'", "partition", "a list", "a text"),
         ("'a'", "'colour'", "expected one of run"),
         ("'b'", "'run' is missing", "list"),
         ("'b'", "title", "a list", "a text"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 PICTURES, SIZE = 40, 64
 
@@ -32,3 +35,46 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     inputs = [(folders["refcoco"], 1.0), (folders["visual_genome"], 0.5)]
     pretrain_set(inputs, [folders["refcoco"]], folders["merged"])
     return folders
+
+
+@pytest.fixture(scope="session")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built set of gRefCOCO's layout: one, two and no objects, on pictures that are their own mirror image.
+
+    Every picture is black, 96 x 64 or 64 x 96 (w x h), with a white box in its left half and one in its right half.
+    Each split has four pictures, with these groups: left box, right box, both boxes (two sentences), a unicorn.
+    """
+    from shards.build import build
+    from shards.sources import get
+
+    place = tmp_path_factory.mktemp("groups")
+    (place / "raw" / "grefcoco").mkdir(parents=True)
+    images, annotations, refs = [], [], []
+    said = {(0,): ["left box"], (1,): ["right box"], (0, 1): ["both boxes", "two boxes"], (): ["a unicorn"]}
+    for number in range(8):
+        width, height = ((96, 64), (64, 96))[number % 2]
+        pixels = np.zeros((height, width, 3), np.uint8)
+        name = f"COCO_train2014_{number:012d}.png"
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        w, h, x, y = 12, 20 + number, 8, 10 + number
+        for side, left in enumerate((x, width - x - w)):
+            pixels[y : y + h, left : left + w] = 255
+            corners = [left, y, left + w, y, left + w, y + h, left, y + h]
+            shape = {"bbox": [left, y, w, h], "segmentation": [corners], "iscrowd": 0}
+            annotations.append({"id": 10 * number + side, "image_id": number, "category_id": 1, **shape})
+        Image.fromarray(pixels).save(place / "raw" / name)
+        for objects, texts in said.items():
+            ids = [10 * number + side for side in objects] or [-1]
+            sentences = [{"sent_id": len(refs) * 10 + at, "sent": text, "raw": text} for at, text in enumerate(texts)]
+            place_in = {"ref_id": len(refs), "image_id": number, "split": "train" if number < 4 else "val"}
+            refs.append(
+                {**place_in, "ann_id": ids, "category_id": [1], "sentences": sentences, "no_target": not objects}
+            )
+    instances = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
+    (place / "raw" / "grefcoco" / "instances.json").write_text(json.dumps(instances))
+    (place / "raw" / "grefcoco" / "grefs(unc).json").write_text(json.dumps(refs))
+    source = get("grefcoco")
+    samples = source.samples(place / "raw", images=place / "raw", splits=None, partition=None)
+    facts = {"source": "grefcoco", "licence": source.licence, "options": {}}
+    build(samples, place / "built", **facts, shard_bytes=4000, progress=False)
+    return place / "built"

@@ -82,9 +82,33 @@ def test_null_leaves_an_optional_key_out(file: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_projects_own_files_fit(path: Path) -> None:
     tree = yaml.safe_load(path.read_text())
-    if "stages" in tree:
-        pytest.skip("stages, not a training configuration")
+    if "stages" in tree or path.parent.name == "cluster":
+        pytest.skip("stages or a cluster, not a training configuration")
     assert isinstance(load(path, ["--data.folder", "x"]), TrainConfig)
+
+
+def test_a_file_lies_over_its_base(tmp_path: Path) -> None:
+    (tmp_path / "low").mkdir()
+    (tmp_path / "low" / "first.yaml").write_text(
+        "data: {folder: a, size: 64}\nmodel: {groups: [1, 1, 1, 1, 1]}\nseed: 3\n"
+    )
+    (tmp_path / "second.yaml").write_text("base: low/first.yaml\ndata: {size: 96}\n")
+    (tmp_path / "third.yaml").write_text("base: second.yaml\nmodel: {groups: [2, 2, 2, 2, 2]}\n")
+    config = load(tmp_path / "third.yaml", ["--data.words", "9"])
+    assert (config.data.folder, config.data.size, config.data.words, config.seed) == ("a", 96, 9, 3)
+    assert config.model.groups == (2, 2, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("base: nowhere.yaml\n", "nowhere.yaml: cannot be read"),
+        ("base: [a]\n", "base: ['a']: expected the path of another configuration file"),
+        ("base: it.yaml\n", "it.yaml: base: it.yaml: is this file again"),
+    ],
+)
+def test_a_base_that_cannot_be_one_is_told(tmp_path: Path, text: str, told: str) -> None:
+    assert told in refused(tmp_path / "it.yaml", text)
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
@@ -102,7 +126,7 @@ def test_the_projects_own_files_fit(path: Path) -> None:
         ("seed: 1.5", "seed: Expected a int. Got value: 1.5"),
         ("data: {batch: true, folder: x}", "data.batch: Expected a int. Got value: True"),
         ("data: {folder: 2024-01-01}", "data.folder: Expected a str. Got value: 2024-01-01"),
-        ("model: {task: reg}", "model.task: expected one of rec vqa entailment, got 'reg'"),
+        ("model: {task: reg}", "model.task: expected one of rec res grec vqa entailment, got 'reg'"),
         ("engine: {zero: 4}", "engine.zero: Expected one of [0, 1, 2, 3]. Got value: 4"),
         ("optimizer: {betas: [0.9]}", "optimizer.betas: Expected a tuple with 2 elements. Got value: [0.9]"),
         ("model: {groups: [1, 2]}", "model.groups: Expected tuple[int, int, int, int, int]"),
@@ -127,7 +151,7 @@ def test_a_fault_in_the_file_is_told_with_key_value_and_what_was_expected(file: 
         (("--optim", "1"), "optim: no such key"),
         (("--optimizer.lr", "fast"), "optimizer.lr: Expected a float. Got value: fast"),
         (("--optimizer.lr.x", "1"), "optimizer.lr: Expected a float. Got value: {'x': 1}"),
-        (("--model.task", "reg"), "model.task: expected one of rec vqa entailment, got 'reg'"),
+        (("--model.task", "reg"), "model.task: expected one of rec res grec vqa entailment, got 'reg'"),
         (("--seed", "[a"), "--seed: value '[a' is not YAML"),
         (("--optimizer", "adam"), "optimizer: 'adam': expected a group of keys"),
         (("--seed",), "--seed: a value is missing"),

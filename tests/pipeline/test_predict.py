@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.masks import encode
 from pipeline.errors import ConfigError
 from pipeline.predict import _open, draw
 
@@ -80,6 +81,39 @@ def test_a_small_picture_is_enlarged_with_its_box() -> None:
     assert sheet.size == (320, 354)
     assert sheet.getpixel((50, 100)) == (255, 64, 0)
     assert sheet.getpixel((100, 100)) == (10, 20, 30)
+
+
+def test_the_drawing_tints_and_outlines_the_mask() -> None:
+    picture = Image.new("RGB", (400, 200), (10, 20, 30))
+    mask = np.zeros((200, 400), np.uint8)
+    mask[50:150, 100:300] = 1
+    sheet = draw(picture, "the red one", {"mask": encode(mask), "score": 0.5})
+    assert sheet.size == (400, 234)
+    for edge in ((100, 100), (299, 100), (200, 50), (200, 149)):
+        assert sheet.getpixel(edge) == (255, 64, 0)
+    tinted = sheet.getpixel((200, 100))
+    assert tinted == (108, 38, 18), "two fifths of the colour: the picture stays visible"
+    for outside in ((99, 100), (300, 100), (200, 49), (200, 150), (50, 25)):
+        assert sheet.getpixel(outside) == (10, 20, 30)
+
+
+def test_a_small_picture_is_enlarged_with_its_mask() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 20:40] = 1
+    sheet = draw(Image.new("RGB", (64, 64), (10, 20, 30)), "q", {"mask": encode(mask), "score": 0.5})
+    assert sheet.size == (320, 354)
+    marked = (np.asarray(sheet)[:320] != (10, 20, 30)).any(2)
+    assert marked[50:150, 100:200].all()
+    assert marked.sum() == 100 * 100
+
+
+def test_an_empty_mask_is_told_in_words() -> None:
+    picture = Image.new("RGB", (400, 100), (10, 20, 30))
+    empty, full = (encode(np.full((100, 400), value)) for value in (0, 1))
+    sheet = np.asarray(draw(picture, "a unicorn", {"mask": empty, "score": 0.0}))
+    assert (sheet[:100] == (10, 20, 30)).all()
+    said = np.asarray(draw(picture, "a unicorn", {"mask": full, "score": 0.9}))
+    assert (sheet[100:] < 128).any(2).sum() > (said[100:] < 128).any(2).sum()
 
 
 def test_an_answer_in_words_is_written_below() -> None:

@@ -18,7 +18,15 @@ from shards.sources.masks import to_rle
 
 
 def test_the_registry_knows_its_sources() -> None:
-    assert list(sources.SOURCES) == ["refcoco", "refcoco+", "refcocog", "visual_genome", "flickr30k", "clevr"]
+    assert list(sources.SOURCES) == [
+        "refcoco",
+        "refcoco+",
+        "refcocog",
+        "grefcoco",
+        "visual_genome",
+        "flickr30k",
+        "clevr",
+    ]
     for name, source in sources.SOURCES.items():
         assert sources.get(name) is source
         assert source.name == name

@@ -43,7 +43,7 @@ class Affinity(nn.Module):
         weights = F.dropout(self.weights(image, words, mask), self.dropout, self.training)
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
-        attended = (value @ weights.to(value.dtype)).reshape(len(value), -1, *image.shape[2:])
+        attended = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
         return attended.contiguous(memory_format=torch.channels_last)
 
 

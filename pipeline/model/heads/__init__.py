@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.model.heads.anchors import AnchorHead
 from pipeline.model.heads.answers import AnswerHead
 from pipeline.model.heads.base import Features, Head
+from pipeline.model.heads.masks import MaskHead
+from pipeline.model.heads.points import PointHead
 
 HEADS: dict[str, type[Head]] = {
     "anchors": AnchorHead,
+    "points": PointHead,
+    "masks": MaskHead,
     "answers": AnswerHead,
 }
 

@@ -110,4 +110,4 @@ class AnchorHead(Head):
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
         raw = self.predict(self.fusion(*maps))
-        return raw.reshape(len(raw), self.anchors, 5, *raw.shape[2:])
+        return raw.reshape(raw.shape[0], self.anchors, 5, *raw.shape[2:])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.model.heads.base import Features, Head
-from pipeline.model.layers import masked_softmax
+from pipeline.model.layers import AttentivePool
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,6 @@ class AnswerHeadConfig:
     pooled: int | None = None
     stride: Literal[8, 16, 32] = 32
     dropout: float = 0.1
-
-
-class AttentivePool(nn.Module):
-    """A learned weighted mean: items (B, N, width), mask (B, N) -> (B, outputs); weights by a two-layer MLP."""
-
-    def __init__(self, width: int, hidden: int, outputs: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
-        self.merge = nn.Linear(width, outputs)
-
-    def weights(self, items: Tensor, mask: Tensor) -> Tensor:
-        """(B, N) float32, sums to 1 over the real items."""
-        return masked_softmax(self.score(items).squeeze(-1), mask, dim=1)
-
-    def forward(self, items: Tensor, mask: Tensor) -> Tensor:
-        weights = self.weights(items, mask)
-        return self.merge((weights.to(items.dtype)[:, None, :] @ items).squeeze(1))
 
 
 class AnswerHead(Head):

@@ -2,7 +2,8 @@
 
 from pipeline.tasks.boxes.anchors import AnchorBoxes
 from pipeline.tasks.boxes.base import BoxCoder
+from pipeline.tasks.boxes.points import PointBoxes
 
-CODERS: dict[str, type[BoxCoder]] = {"anchors": AnchorBoxes}
+CODERS: dict[str, type[BoxCoder]] = {"anchors": AnchorBoxes, "points": PointBoxes}
 
 __all__ = ["CODERS", "BoxCoder"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import threading
 from pathlib import Path
@@ -105,3 +106,27 @@ def test_an_error_closes_the_files_too(damaged: Manifest) -> None:
     with pytest.raises(ConfigError, match="sample"), Reader(damaged, 2) as reader:
         reader.read(np.arange(10))
     assert not any(str(damaged.folder) in name for name in descriptors())
+
+
+def test_no_more_files_stay_open_than_the_system_grants(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.open(sets["refcoco"])
+    shards = manifest.samples["shard"].to_numpy()
+    assert len(manifest.shard_paths) > 3
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
+    before = descriptors()
+    one_of_each = np.unique(shards, return_index=True)[1]
+    with Reader(manifest) as reader:
+        for row in one_of_each:
+            reader.read(np.array([row]))
+        names = [str(path) for path in manifest.shard_paths]
+        assert descriptors() - before == {*names[-2:]}, "those used last"
+        reader.read(one_of_each[-2:-1])
+        reader.read(one_of_each[:1])
+        assert descriptors() - before == {names[-2], names[0]}
+        everything = np.arange(len(shards))
+        assert [one.tobytes() for one in reader.read(everything)] == [manifest.read_image(row) for row in everything]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with Reader(manifest) as reader:
+        for row in one_of_each:
+            reader.read(np.array([row]))
+        assert len(descriptors() - before) == len(manifest.shard_paths)

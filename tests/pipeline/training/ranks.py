@@ -1,18 +1,81 @@
-"""Runs a function of this folder's worker, or the command line, as the ranks of one process group."""
+"""Runs the command line, a script of this folder or a text as the ranks of one process group.
+
+Ranks are forked from a server that has imported what they need, which takes longer than most of them run.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-DEADLINE_SECONDS = 180
+DEADLINE_SECONDS = 300
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["deepspeed", "accelerate", "tensorboard", "pipeline.training.loop"])
 
 
-def start(world: int, arguments: list[str], **environment: str) -> list[subprocess.Popen[str]]:
+class Rank:
+    """One process, and what it prints."""
+
+    def __init__(self, arguments: list[str], variables: dict[str, str]) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="rank-", suffix=".log")
+        os.close(descriptor)
+        self._log = Path(name)
+        self._process = _FORKED.Process(target=_run, args=(arguments, variables, name))
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"  # read by the server's torch, when the first rank starts it
+        try:
+            self._process.start()
+        finally:
+            os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def wait(self, seconds: float) -> None:
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"still running after {seconds:.0f} s:\n{self.told}"
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def told(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._log.unlink(missing_ok=True)
+
+
+def _run(arguments: list[str], variables: dict[str, str], log: str) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(ROOT)
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.path.insert(0, str(ROOT))
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    else:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def start(world: int, arguments: list[str], **environment: str) -> list[Rank]:
     """One process a rank: `python ARGUMENTS` from the project's root, joined through a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -30,25 +93,20 @@ def start(world: int, arguments: list[str], **environment: str) -> list[subproce
             "MASTER_PORT": str(port),
             **environment,
         }
-        command = [sys.executable, *arguments]
-        started.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
+        started.append(Rank(arguments, variables))
     return started
 
 
-def finish(started: list[subprocess.Popen[str]], expected: int = 0) -> list[str]:
+def finish(started: list[Rank], expected: int = 0) -> list[str]:
     """What each rank printed; fails, showing it, unless all end with the expected code."""
-    told = []
+    deadline = time.monotonic() + DEADLINE_SECONDS
     try:
         for process in started:
-            told.append(process.communicate(timeout=DEADLINE_SECONDS)[0])
+            process.wait(deadline - time.monotonic())
+        told, codes = [process.told for process in started], [process.returncode for process in started]
     finally:
         for process in started:
             process.kill()
-    codes = [process.returncode for process in started]
     assert codes == [expected] * len(started), f"exit codes {codes}:\n" + "\n---\n".join(told)
     return told
 

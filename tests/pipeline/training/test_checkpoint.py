@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from ranks import ROOT
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.training import checkpoint
 
 
@@ -22,8 +23,16 @@ def state(step: int) -> dict[str, Any]:
     return {"step": step, "task": "rec", "model": {"weight": torch.full((3,), float(step))}, "moments": {}, "ema": None}
 
 
-def save(run: Path, step: int, keep: int = 2) -> Path:
-    return checkpoint.save(run, step, state(step), '{"words": ["red"], "answers": []}', keep)
+WORDS = '{"words": ["red"], "answers": []}'
+
+
+def save(run: Path, step: int, keep: int = 2, **reported: float) -> Path:
+    run.mkdir(exist_ok=True)
+    best = next(iter(reported), None)
+    writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep, best=best))
+    writer.submit(step, state(step), WORDS, reported)
+    writer.finish()
+    return checkpoint.folder_of(run, step)
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
@@ -77,7 +86,7 @@ def test_a_failed_write_leaves_the_last_one_and_no_litter(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_sync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match="No space left"):
         save(tmp_path, 2)
     assert checkpoint.newest(tmp_path) == first
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
@@ -90,7 +99,8 @@ class _Evil:
 
 def test_a_hostile_state_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = checkpoint.save(tmp_path, 1, {"step": 1, "model": _Evil()}, "{}", 1)
+    folder = checkpoint.folder_of(tmp_path, 1)
+    checkpoint.save(folder, {"step": 1, "model": _Evil()}, "{}")
     with pytest.raises(pickle.UnpicklingError):
         checkpoint.read(folder)
     assert not (tmp_path / "was-run").exists()
@@ -101,10 +111,14 @@ import sys, torch
 from pathlib import Path
 from pipeline.training import checkpoint
 step = 0
+run = Path(sys.argv[1])
+run.mkdir()
+writer = checkpoint.Writer(run, checkpoint.CheckpointConfig())
 while True:
     step += 1
     big = {"weight": torch.full((200_000,), float(step))}
-    checkpoint.save(Path(sys.argv[1]), step, {"step": step, "model": big}, "{}", 2)
+    writer.submit(step, {"step": step, "model": big}, "{}", {})
+    writer.finish()
     print(step, flush=True)
 """
 
@@ -134,3 +148,56 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
         assert loaded["model"]["weight"].unique().tolist() == [float(loaded["step"])]
         last = max(last, loaded["step"])
     assert last > 1
+
+
+def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.2)):
+        save(tmp_path, step, keep=2, loss=loss)
+    assert [int(folder.name[5:]) for folder in checkpoint.published(tmp_path)] == [2, 4, 5]
+
+
+def test_what_is_written_is_the_state_at_the_call(tmp_path: Path) -> None:
+    writer = checkpoint.Writer(tmp_path, checkpoint.CheckpointConfig())
+    live = state(1)
+    live["model"] = {str(number): torch.ones(400_000) for number in range(8)}
+    writer.submit(1, live, WORDS, {})
+    for tensor in live["model"].values():
+        tensor.zero_()  # the next step, while the thread still writes
+    writer.finish()
+    found, _ = checkpoint.read(checkpoint.folder_of(tmp_path, 1))
+    assert all(torch.equal(tensor, torch.ones(400_000)) for tensor in found["model"].values())
+
+
+def test_a_disk_without_room_is_told_and_leaves_the_ones_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    writer = checkpoint.Writer(tmp_path, checkpoint.CheckpointConfig())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    writer.submit(2, state(2), WORDS, {})
+    assert writer.failed
+    with pytest.raises(TrainingError, match=r"could not be written \(it takes 0 MB, the disk has 0 MB left\)"):
+        writer.finish()
+    assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000001"]
+
+
+def test_a_full_disk_in_the_middle_of_writing_leaves_the_ones_before(tmp_path: Path) -> None:
+    """A real one: a file system of 4 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        save(place, 1)
+        big = {**state(2), "model": {"weight": torch.rand(2_000_000)}}
+        with pytest.raises((OSError, RuntimeError), match=r"No space left|unexpected pos|file write failed"):
+            checkpoint.save(checkpoint.folder_of(place, 2), big, WORDS)
+        assert checkpoint.newest(place) == checkpoint.folder_of(place, 1)
+        assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
+        save(place, 3)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

@@ -84,13 +84,13 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
     }
     own = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
-    checkpoint.save(tmp_path, 3, own, begun.vocabulary.to_json(), 1)
+    checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, begun.vocabulary.to_json())
     resumed = start(asked, tmp_path, examples)
     assert resumed.step == 3
     assert "resuming" in resumed.told
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
-    checkpoint.save(tmp_path, 4, {**own, "data": "another build"}, begun.vocabulary.to_json(), 1)
+    checkpoint.save(checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, begun.vocabulary.to_json())
     with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
         start(asked, tmp_path, examples)
 
@@ -117,15 +117,13 @@ def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, c
     words = Vocabulary.from_json(stored)
     dropped = words.answers[:3]
     fewer = Vocabulary(words.words, words.answers[3:])
-    weights = {
-        name: tensor[3:] if name.startswith("head.answer.3.") else tensor for name, tensor in state["ema"].items()
-    }
+    weights = {name: tensor[3:] if name.startswith("head.choose.") else tensor for name, tensor in state["ema"].items()}
     earlier = tmp_path / "earlier"
-    checkpoint.save(earlier, 1, {**state, "ema": weights}, fewer.to_json(), 1)
+    checkpoint.save(checkpoint.folder_of(earlier, 1), {**state, "ema": weights}, fewer.to_json())
     begun = start(config(clevr, earlier, task="vqa"), tmp_path / "new", Examples.open(clevr, "question", "train"))
     assert begun.vocabulary.answers[: len(fewer.answers)] == fewer.answers
     assert set(begun.vocabulary.answers[len(fewer.answers) :]) == set(dropped)
-    kept = begun.model.state_dict()["head.answer.3.weight"]
-    assert torch.equal(kept[: len(fewer.answers)], weights["head.answer.3.weight"])
+    kept = begun.model.state_dict()["head.choose.weight"]
+    assert torch.equal(kept[: len(fewer.answers)], weights["head.choose.weight"])
     assert len(kept) == len(words.answers)
     assert "new: 0 words, 3 answers" in begun.told

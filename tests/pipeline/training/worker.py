@@ -36,7 +36,7 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
         loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
         wrapped.backward(loss)
         gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-        norm = engine.step(wrapped, trained)
+        norm, _ = engine.step(wrapped, trained)
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         seen.append(
             {

@@ -1,0 +1,46 @@
+"""Who computes: the fastest backend that is there for a tensor's device and type.
+
+A backend is a module with three functions:
+
+    dynamic_conv(x, filters, kernel_size, groups, interleaved) -> out
+    dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved) -> (grad_x, grad_filters)
+    dropout_(filters, seed, first_image, p)        in place; the mask is a function of (seed, image, place) alone
+
+Results have the shape and memory format of x and of the filters.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from kernels import cpu, cuda, plain
+
+
+class Backend(Protocol):
+    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor: ...
+
+    def dynamic_conv_backward(
+        self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None: ...
+
+
+PLAIN = cast(Backend, plain)
+
+
+def backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend for tensors of this device and type: compiled kernels where they can be had, else plain PyTorch."""
+    if device.type == "cuda":
+        return cuda.ready(device) or PLAIN
+    if dtype == torch.float64:
+        return PLAIN
+    return cast(Backend, cpu.ready() or PLAIN)
+
+
+def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type that filters and pictures of a chunk are held in: half types have no fast arithmetic on a CPU."""
+    return torch.float32 if device.type == "cpu" and dtype != torch.float64 else dtype

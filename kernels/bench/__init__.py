@@ -1,0 +1,9 @@
+"""Measurements of the operator beside what it replaces; `compare` serves any other measurement."""
+
+from __future__ import annotations
+
+from kernels.bench.cases import Case
+from kernels.bench.run import rows
+from kernels.bench.timing import Row, Step, compare
+
+__all__ = ["Case", "Row", "Step", "compare", "rows"]

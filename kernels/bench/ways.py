@@ -1,0 +1,128 @@
+"""The ways to compute a layer that are timed against each other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kernels
+from kernels import chunks
+from kernels.backend import PLAIN, Backend
+from kernels.bench.cases import Case
+from kernels.bench.timing import Step
+from kernels.cuda import involution
+
+BASELINE = "unfold"
+Layer = Callable[..., Tensor]
+
+
+def unfold_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+    """The textbook way: every pixel's neighbourhood written out, then a product with its filters."""
+    batch, channels, height, width = x.shape
+    patches = F.unfold(x, kernel_size, padding=kernel_size // 2)
+    patches = patches.view(batch, groups, channels // groups, kernel_size**2, height, width)
+    by_tap = filters.reshape(batch, kernel_size**2, groups, height, width)
+    return torch.einsum("bgnthw,btghw->bgnhw", patches, by_tap).reshape(x.shape)
+
+
+def unfold_laconv(x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int) -> Tensor:
+    return unfold_conv(x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
+
+
+class _Convolution(torch.autograd.Function):
+    """A backend's convolution, the filters kept for backward: what an extension of the authors' time does."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, filters)
+        ctx.way, ctx.sizes = way, (kernel_size, groups, False)
+        return way.dynamic_conv(x, filters, *ctx.sizes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return None, *ctx.way.dynamic_conv_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None
+
+
+def involution_conv(way: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+    out: Tensor = _Convolution.apply(way, x, filters, kernel_size, groups)
+    return out
+
+
+def involution_laconv(
+    way: Backend, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int
+) -> Tensor:
+    return involution_conv(way, x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
+
+
+def ways(case: Case, operation: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
+    """Name -> steps for `compare`.
+
+    unfold              unfold + einsum in eager PyTorch (the baseline), in contiguous layout, which suits it best,
+                        and on as many pictures as it has room for
+    unfold_compiled     the same under torch.compile
+    taps                our loop over taps (or matrix products) in plain PyTorch
+    involution          one thread an output number, as the authors' kernel is written, in its own contiguous layout and
+                        with the filters of the whole batch in memory (GPU, where it is built)
+    laconv              what the operator chooses on this device
+    """
+    tensors = case.tensors(operation, device, dtype)
+    flat = _given(tensors, case.batch)
+    few = flat if case.unfold_batch == case.batch else _given(tensors, case.unfold_batch)
+    sizes = (case.kernel_size, case.groups)
+    given = operation == "dynamic_conv"
+    eager = unfold_conv if given else unfold_laconv
+    found = {BASELINE: _differentiated(eager, few, sizes)}
+    if compiled:
+        torch.compiler.reset()  # after eight layers PyTorch would compile no more, without a word
+        found["unfold_compiled"] = _differentiated(torch.compile(eager, dynamic=False), few, sizes)
+    found["taps"] = _direct(PLAIN, operation, tensors, sizes)
+    if (other := involution.ready(device)) is not None:
+        theirs = functools.partial(involution_conv if given else involution_laconv, other)
+        found["involution"] = _differentiated(theirs, flat, sizes)
+    found["laconv"] = _differentiated(kernels.dynamic_conv if given else kernels.laconv, tensors, sizes)
+    return found
+
+
+def pictures(name: str, case: Case) -> int:
+    """How many a way takes at once."""
+    return case.unfold_batch if name.startswith("unfold") else case.batch
+
+
+def _given(tensors: tuple[Tensor, ...], images: int) -> tuple[Tensor, ...]:
+    """Contiguous, the first pictures of them; weight and bias whole."""
+    parts = (t.detach()[:images] if t.dim() == 4 else t.detach() for t in tensors)
+    return tuple(part.contiguous().requires_grad_() for part in parts)
+
+
+def _differentiated(layer: Layer, tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, Step]:
+    grad = torch.ones_like(tensors[0])
+
+    def forward(_: Any) -> Tensor:
+        return layer(*tensors, *sizes)
+
+    def backward(out: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(out, tensors, grad)
+
+    return {"forward": forward, "backward": backward}
+
+
+def _direct(way: Backend, operation: str, tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, Step]:
+    """A backend without autograd around it."""
+    inputs: Any = tuple(t.detach() for t in tensors)
+    grad = torch.ones_like(inputs[0])
+    if operation == "dynamic_conv":
+        arguments: Any = (*inputs, *sizes, False)
+        return {
+            "forward": lambda _: way.dynamic_conv(*arguments),
+            "backward": lambda _: way.dynamic_conv_backward(grad, *arguments),
+        }
+    arguments = (*inputs, *sizes, 0.0, None, False)
+    return {
+        "forward": lambda _: chunks.forward(way, *arguments),
+        "backward": lambda _: chunks.backward(way, grad, *arguments),
+    }

@@ -1,0 +1,139 @@
+"""LaConv a few pictures at a time: filters are made, used and forgotten, in forward and again in backward (v2 Eq. 1-3).
+
+    filters[p, t, gr] = M[p, t, gr] * (sum_m cond[p, m] weight[(t, gr), m] + bias[(t, gr)]),  M the dropout mask
+
+and the convolution is the backend's. The filters of a chunk take at most `WORKSPACE` bytes (those of one picture where
+they alone take more), so memory does not grow with the batch. Shape legend: `kernels.reference`; M condition width, b
+pictures of a chunk, P = H*W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.backend import Backend, computing_dtype
+from kernels.reference import accumulation_dtype
+
+WORKSPACE = 24 * 2**20  # bytes of filters at once: they stay in the last cache of a GPU or CPU between the steps
+
+
+def slices(images: int, bytes_per_image: int) -> Iterator[slice]:
+    """The pictures of a batch, as many at a time as fit the workspace."""
+    step = max(1, WORKSPACE // max(1, bytes_per_image))
+    for start in range(0, images, step):
+        yield slice(start, min(start + step, images))
+
+
+class Projection:
+    """filters = cond W + b of a chunk, and the way back.
+
+    Filters are (b, k*k*g, H, W) by shape; in memory (k*k*g, b, H, W) on a CPU, whose kernels work along rows of pixels,
+    and (b, H, W, k*k*g) elsewhere. Both are one matrix product over all pixels of the chunk.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.planes = weight.device.type == "cpu"
+        self.dtype = computing_dtype(weight.device, weight.dtype)
+        self.weight = weight.to(self.dtype)
+        self.bias = None if bias is None else bias.to(self.dtype)
+
+    def filters(self, cond: Tensor) -> Tensor:
+        images, _, height, width = cond.shape
+        rows = self._rows(cond)
+        if not self.planes:
+            return F.linear(rows, self.weight, self.bias).view(images, height, width, -1).permute(0, 3, 1, 2)
+        bias = None if self.bias is None else self.bias[:, None]
+        flat = self.weight @ rows.t() if bias is None else torch.addmm(bias, self.weight, rows.t())
+        return flat.view(-1, images, height, width).transpose(0, 1)
+
+    def back(self, grad_filters: Tensor, cond: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> Tensor:
+        """The gradient of cond (b, M, H, W); those of weight and bias are added to what was found before."""
+        images, _, height, width = cond.shape
+        rows = self._rows(cond)
+        upper = grad_filters.transpose(0, 1).reshape(-1, len(rows))  # (k*k*g, b*P)
+        grad_bias += upper.sum(1, dtype=grad_bias.dtype)
+        if upper.dtype == grad_weight.dtype:
+            grad_weight.addmm_(upper, rows)
+        else:
+            grad_weight += torch.mm(upper, rows, out_dtype=grad_weight.dtype)
+        return (upper.t() @ self.weight).view(images, height, width, -1).permute(0, 3, 1, 2)
+
+    def _rows(self, cond: Tensor) -> Tensor:
+        """(b, M, H, W) -> (b*P, M), without a copy where it lies channels-last."""
+        return cond.permute(0, 2, 3, 1).reshape(-1, cond.shape[1]).to(self.dtype)
+
+
+def forward(
+    way: Backend,
+    x: Tensor,
+    cond: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    groups: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    interleaved: bool,
+) -> Tensor:
+    out = torch.empty_like(x)
+    projection = Projection(weight, bias)
+    for part in _parts(x, projection):
+        filters = projection.filters(cond[part])
+        _drop(way, filters, seed, part.start, dropout_p)
+        found = way.dynamic_conv(x[part].to(projection.dtype), filters, kernel_size, groups, interleaved)
+        out = _gathered(out, part, found)
+    return out
+
+
+def backward(
+    way: Backend,
+    grad: Tensor,
+    x: Tensor,
+    cond: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    groups: int,
+    dropout_p: float,
+    seed: Tensor | None,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, cond, weight and bias; those of weight and bias in at least float32."""
+    grad_x, grad_cond = torch.empty_like(x), torch.empty_like(cond)
+    grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight.dtype))
+    grad_bias = grad_weight.new_zeros(weight.shape[0])
+    projection = Projection(weight, bias)
+    for part in _parts(x, projection):
+        filters = projection.filters(cond[part])
+        _drop(way, filters, seed, part.start, dropout_p)
+        upper, source = grad[part].to(projection.dtype), x[part].to(projection.dtype)
+        found, grad_filters = way.dynamic_conv_backward(upper, source, filters, kernel_size, groups, interleaved)
+        grad_x = _gathered(grad_x, part, found)
+        # Dropout with a fixed mask is linear and its own transpose.
+        _drop(way, grad_filters, seed, part.start, dropout_p)
+        found = projection.back(grad_filters, cond[part], grad_weight, grad_bias)
+        grad_cond = _gathered(grad_cond, part, found)
+    return grad_x, grad_cond, grad_weight, grad_bias
+
+
+def _parts(x: Tensor, projection: Projection) -> Iterator[slice]:
+    pixels = x.shape[2] * x.shape[3]
+    return slices(x.shape[0], projection.weight.shape[0] * pixels * projection.weight.element_size())
+
+
+def _drop(way: Backend, filters: Tensor, seed: Tensor | None, first_image: int, p: float) -> None:
+    if p > 0.0:
+        assert seed is not None
+        way.dropout_(filters, seed, first_image, p)
+
+
+def _gathered(whole: Tensor, part: slice, found: Tensor) -> Tensor:
+    """`whole` with `found` at its place; `found` itself where that would be a copy of everything."""
+    if found.dtype == whole.dtype and found.shape == whole.shape and found.stride() == whole.stride():
+        return found
+    whole[part] = found
+    return whole

@@ -1,0 +1,84 @@
+"""Compiles the C++ kernel on first use and keeps it, once per source, compiler and kind of processor."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kernels.cuda.cache import cache_folder
+
+SOURCE = Path(__file__).with_name("dynamic_conv.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
+SECONDS = 300
+
+
+class BuildError(Exception):
+    """The kernel cannot be had on this machine; the message says why."""
+
+
+def compiler() -> str:
+    """The C++ compiler: the environment variable CXX, else the first of `COMPILERS` that is installed."""
+    named = os.environ.get("CXX")
+    for name in (named,) if named else COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise BuildError(f"CXX: {named}: no such program" if named else f"no C++ compiler ({', '.join(COMPILERS)}; or CXX)")
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernel, from the cache where it is there. Raises BuildError."""
+    program = compiler()
+    folder = cache_folder() / "cpu"
+    path = folder / f"dynamic_conv-{_identity(program)}.so"
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Several processes may come here at once: each writes its own file, the last to rename wins.
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                os.replace(compiled(program, Path(own)), path)
+        return ctypes.CDLL(str(path))
+    except PermissionError:
+        with tempfile.TemporaryDirectory() as own:
+            return ctypes.CDLL(str(compiled(program, Path(own))))
+    except OSError as error:
+        raise BuildError(f"{path}: {error}") from error
+
+
+def compiled(program: str, folder: Path) -> Path:
+    target = folder / "dynamic_conv.so"
+    command = [program, *FLAGS, _tuned(), str(SOURCE), "-o", str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{program}: not done after {SECONDS} s") from error
+    if done.returncode:
+        said = (done.stderr.strip() or "said nothing").splitlines()
+        raise BuildError(f"{' '.join(command)}: exit code {done.returncode}: {said[0]}")
+    return target
+
+
+def _tuned() -> str:
+    return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
+
+
+def _identity(program: str) -> str:
+    """A name that differs wherever the same file would not do: a home folder may be shared by unlike machines."""
+    real = Path(program).resolve()
+    parts = [SOURCE.read_text(), *FLAGS, platform.machine(), str(real), str(real.stat().st_mtime_ns), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kept = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))

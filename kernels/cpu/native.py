@@ -1,0 +1,91 @@
+"""The C++ kernel as a backend: float32 on the CPU, pictures in any layout (shape legend in `kernels.reference`)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from kernels import dropout
+from kernels.cpu import build
+
+_NUMBERS = ctypes.POINTER(ctypes.c_int64)
+_BUFFER, _STRIDES = ctypes.c_void_p, _NUMBERS
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled kernel. Raises BuildError."""
+    found = build.library()
+    picture = (_BUFFER, _STRIDES)
+    found.laconv_cpu_forward.argtypes = (_NUMBERS, *picture * 3, ctypes.c_int64)
+    found.laconv_cpu_backward.argtypes = (_NUMBERS, *picture * 5, ctypes.c_int64)
+    found.laconv_cpu_dropout.argtypes = (
+        *picture,
+        *(ctypes.c_int64,) * 3,
+        _BUFFER,
+        ctypes.c_uint32,
+        ctypes.c_float,
+        ctypes.c_int64,
+    )
+    return found
+
+
+def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    filters = _planes(filters)
+    out = torch.empty_like(x)
+    if out.numel():
+        shape = _numbers(*x.shape, kernel_size, groups, int(interleaved))
+        _done(library().laconv_cpu_forward(shape, *_map(x), *_map(filters), *_map(out), torch.get_num_threads()))
+    return out
+
+
+def dynamic_conv_backward(
+    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    planes = _planes(filters)
+    grad_x, grad_filters = torch.empty_like(x), torch.empty_like(planes)
+    if x.numel():
+        shape = _numbers(*x.shape, kernel_size, groups, int(interleaved))
+        maps = (part for tensor in (grad, x, planes, grad_x, grad_filters) for part in _map(tensor))
+        _done(library().laconv_cpu_backward(shape, *maps, torch.get_num_threads()))
+    return grad_x, grad_filters if planes is filters else torch.empty_like(filters).copy_(grad_filters)
+
+
+def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
+    if not filters.numel():
+        return
+    images, planes, height, width = filters.shape
+    if not _in_planes(filters):
+        dropout.dropout_(filters, seed, first_image, p)
+        return
+    keys = dropout.keys(seed, first_image, images)
+    sizes = (images, planes, height * width)
+    threshold, scale = dropout.threshold(p), 1.0 / (1.0 - p)
+    threads = torch.get_num_threads()
+    _done(library().laconv_cpu_dropout(*_map(filters), *sizes, keys.data_ptr(), threshold, scale, threads))
+
+
+def _in_planes(filters: Tensor) -> bool:
+    height, width = filters.shape[2:]
+    return (width == 1 or filters.stride(3) == 1) and (height == 1 or filters.stride(2) == width)
+
+
+def _planes(filters: Tensor) -> Tensor:
+    return filters if _in_planes(filters) else filters.contiguous()
+
+
+def _numbers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def _map(tensor: Tensor) -> tuple[int, ctypes.Array[ctypes.c_int64]]:
+    assert tensor.dtype == torch.float32
+    return tensor.data_ptr(), _numbers(*tensor.stride())
+
+
+def _done(code: int) -> None:
+    if code:
+        raise MemoryError("laconv: out of memory on the CPU")

@@ -1,0 +1,24 @@
+// Dropout in every number type, and the words of error codes.
+#include "dropout.cuh"
+
+#define LACONV_EXPORT extern "C" __attribute__((visibility("default")))
+#define LACONV_DROPOUT(name, type)                                                          \
+  LACONV_EXPORT int laconv_dropout_##name(const laconv_dropout_args* args, void* stream) { \
+    return laconv::dropout_any<type>(*args, stream);                                        \
+  }
+
+LACONV_DROPOUT(f32, float)
+LACONV_DROPOUT(f16, laconv::half)
+LACONV_DROPOUT(bf16, laconv::bfloat16)
+LACONV_DROPOUT(f64, double)
+
+LACONV_EXPORT const char* laconv_words(int code) {
+  switch (code) {
+    case LACONV_BAD_SIZE:
+      return "a size is negative or above 2^31 - 1 (channels: 2^27), or the groups do not divide the channels";
+    case LACONV_BAD_KERNEL_SIZE:
+      return "the kernel size is not odd, or above 32767";
+    default:
+      return cudaGetErrorString(cudaError_t(code));
+  }
+}

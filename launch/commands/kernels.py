@@ -1,0 +1,77 @@
+"""`laconvnet kernels`: the CUDA kernels of LaConv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from launch.commands.output import rows, show
+
+
+def add(commands: Any) -> None:
+    group = commands.add_parser(
+        "kernels", help="the CUDA kernels of LaConv", description="The CUDA kernels of LaConv."
+    ).add_subparsers(required=True, metavar="COMMAND")
+    command = group.add_parser(
+        "build",
+        help="compile the kernels now",
+        description="Compile the CUDA kernels into the cache (LACONVNET_KERNEL_CACHE, else the user's cache folder), "
+        "where every run finds them. The first run on a GPU does the same for its own kind of GPU; a machine without a "
+        "GPU can do it for others.",
+    )
+    command.add_argument(
+        "--arch",
+        action="append",
+        choices=("80", "90a", "100"),
+        help="GPUs to compile for: 80 (A100), 90a (H100, H200), 100 (B200); several times for several (default: the "
+        "GPUs of this machine, or all three where there is none)",
+    )
+    command.add_argument("--verbose", action="store_true", help="print registers, spills and memory of each kernel")
+    command.add_argument("--json", action="store_true", help="print one JSON object; --verbose: one more a kernel")
+    command.set_defaults(command=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from kernels.cuda import BuildError, build, resources
+    from kernels.cuda.cache import LOG
+
+    try:
+        built = build(arguments.arch or _here(), retry=True)
+    except BuildError as error:
+        print(f"laconvnet: {error}", file=sys.stderr)
+        return 1
+    size = built.library.stat().st_size
+    found = {"library": str(built.library), "architectures": list(built.architectures), "nvcc": built.nvcc}
+    show({**found, "bytes": size}, arguments.json)
+    if arguments.verbose:
+        kernels = resources.parse((built.folder / LOG).read_text())
+        names = resources.readable([one.kernel for one in kernels])
+        if not arguments.json:
+            print()
+        rows(
+            [
+                {
+                    "kernel": name,
+                    "sm": one.architecture,
+                    "registers": one.registers,
+                    "stack": one.stack,
+                    "spills": one.spills,
+                    "shared": one.shared,
+                }
+                for name, one in zip(names, kernels, strict=True)
+            ],
+            arguments.json,
+        )
+    return 0
+
+
+def _here() -> list[str]:
+    """The architectures of this machine's GPUs; all where it has none that the kernels run on."""
+    import torch
+
+    from kernels.cuda.toolchain import ARCHITECTURES, architecture
+
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    found = {architecture(torch.cuda.get_device_capability(index)) for index in devices}
+    return sorted(name for name in found if name) or list(ARCHITECTURES)

@@ -1,0 +1,131 @@
+"""`laconvnet logs` and `laconvnet cancel`: what a stage says, and how to end it, here and on SLURM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launch import queue
+from launch.job import is_done, read_json, write_json
+from launch.status import GRAPH, JOB, holder, on_slurm
+from pipeline.errors import ConfigError
+
+FOLLOW_SECONDS = 1.0
+
+
+def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False) -> int:
+    """Print what a stage's newest job has written: every rank's standard error and output, or that of one rank.
+
+    With `follow`, what is written from then on too, until the stage has ended. Raises ConfigError where there is none.
+    """
+    folder, _ = _stage(root, stage)
+    job = read_json(folder / JOB)
+    if job is None:
+        raise ConfigError(
+            f"{root}: stage {stage!r} was not started yet; `laconvnet status {root}` tells what it waits for"
+        )
+    shown: dict[Path, int] = {}
+    while True:
+        ended = not follow or any((folder / name).exists() for name in ("DONE.json", "FAILED.json"))
+        files = _files(folder, job, rank)
+        if not files and ended:
+            what = "its job" if rank is None else f"rank {rank} (of {job['processes']})"
+            raise ConfigError(f"{root}: stage {stage!r}: {what} has written nothing yet; --follow waits for it")
+        for file in files:
+            _copy_new(file, shown, named=len(files) > 1)
+        if ended:
+            return 0
+        time.sleep(FOLLOW_SECONDS)
+
+
+def cancel(root: Path, stage: str | None = None) -> int:
+    """End the jobs of a launched graph, or of one stage. What they have saved stays: the same launch goes on."""
+    graph = _graph(root)
+    chosen = graph["stages"] if stage is None else [one for one in graph["stages"] if one["name"] == stage]
+    if not chosen:
+        _stage(root, stage or "")
+    launcher = holder(root)
+    if stage is None and launcher is not None:
+        _end_process(launcher.get("pid"), launcher.get("host"), f"the launch of {root}")
+        print(f"{graph['name']}: told the launch to stop", file=sys.stderr)
+        return 0
+    ended = []
+    on_cluster = []
+    for one in chosen:
+        folder = root / one["folder"]
+        job = read_json(folder / JOB)
+        if job is None or is_done(folder, one["identity"]) or (folder / "FAILED.json").exists():
+            continue
+        if on_slurm(job):
+            on_cluster.append((one["name"], job["id"]))
+        elif launcher is not None:
+            record = {"stage": one["name"], "identity": one["identity"], "job": job["id"], "host": job["host"]}
+            record |= {"ended": time.time(), "rank": 0, "reason": "cancelled", "tail": []}
+            log = folder / "jobs" / f"{job['id']}_0_log.err"
+            write_json(folder / "FAILED.json", record | {"log": str(log)}, first=True)
+            _end_process(job["pid"], job["host"], f"the job of stage {one['name']!r}")
+            ended.append(f"{one['name']} (process {job['pid']})")
+    if on_cluster:
+        waiting = {job.id for job in queue.queued()}
+        found = [(name, job) for name, job in on_cluster if job in waiting]
+        if found:
+            # The last stages first: SLURM would else note them as impossible one by one.
+            queue.run(["scancel", *(job for _, job in reversed(found))])
+        ended += [f"{name} (job {job})" for name, job in found]
+    print(f"{graph['name']}: cancelled {', '.join(ended) or 'nothing: nothing was running'}", file=sys.stderr)
+    return 0
+
+
+def _graph(root: Path) -> dict[str, Any]:
+    graph = read_json(root / GRAPH)
+    if graph is None:
+        raise ConfigError(f"{root}: no {GRAPH} is there; expected the folder of a launched stage graph")
+    return graph
+
+
+def _stage(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    stages = _graph(root)["stages"]
+    for one in stages:
+        if one["name"] == name:
+            return root / one["folder"], one
+    names = ", ".join(one["name"] for one in stages)
+    raise ConfigError(f"{root}: stage {name!r} is unknown; expected one of {names}")
+
+
+def _files(folder: Path, job: dict[str, Any], rank: int | None) -> list[Path]:
+    """The job's logs that hold something: its batch script's first, then rank by rank."""
+    ranks = range(job["processes"]) if rank is None else [rank]
+    names = [f"{job['id']}_batch.log"] if rank is None else []
+    names += [f"{job['id']}_{one}_log.{kind}" for one in ranks for kind in ("err", "out")]
+    return [file for file in (folder / "jobs" / name for name in names) if file.exists() and file.stat().st_size]
+
+
+def _copy_new(file: Path, shown: dict[Path, int], named: bool) -> None:
+    with file.open("rb") as stream:
+        stream.seek(shown.get(file, 0))
+        text = stream.read()
+    shown[file] = shown.get(file, 0) + len(text)
+    if text:
+        heading = f"==> {file.name} <==\n" if named else ""
+        print(heading + "\n".join(_lines(text.decode("utf-8", "replace"))), flush=True)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """A redrawn bar counts as one line, as it stood last."""
+    for line in text.rstrip("\n").split("\n"):
+        yield line.rstrip("\r").rpartition("\r")[2]
+
+
+def _end_process(pid: Any, host: Any, what: str) -> None:
+    if host != socket.gethostname():
+        raise ConfigError(f"{what} runs on {host}, not here; cancel it there")
+    try:
+        os.kill(int(pid), signal.SIGINT)
+    except ProcessLookupError:
+        raise ConfigError(f"{what} (process {pid}) has just ended") from None

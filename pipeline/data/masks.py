@@ -1,0 +1,45 @@
+"""Masks: out of the records' run lengths, and back into them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline.errors import ConfigError
+from shards.record import Record, Rle
+
+Mask = NDArray[np.uint8]
+
+# A run is written in characters "0" to "o", and one from "P" on announces another of the same run: pycocotools reads
+# on behind a text that ends in such a one.
+_COUNTS = re.compile(r"(?:[0-o]*[0-O])?")
+
+
+def of_region(record: Record, region: int) -> Mask:
+    """The mask (height, width) of a region; raises ConfigError where the record has none that fits its picture."""
+    found = record.regions[region].mask if 0 <= region < len(record.regions) else None
+    try:
+        return decode(found, record.height, record.width)
+    except ConfigError as error:
+        raise ConfigError(f"{record.key}: region {region}: {error}; verify the set and build it again") from error
+
+
+def decode(rle: Any, height: int, width: int) -> Mask:
+    """The mask (height, width), 0 or 1; raises ConfigError for what is no mask of a picture of these sides."""
+    counts = rle.get("counts") if isinstance(rle, dict) and rle.get("size") == [height, width] else None
+    if not isinstance(counts, str) or not _COUNTS.fullmatch(counts):
+        raise ConfigError(f"holds no mask of a {width}x{height} picture")
+    try:
+        return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), np.uint8)
+    except ValueError as error:
+        raise ConfigError(f"a mask of {width}x{height} pixels whose runs do not fit it ({error})") from error
+
+
+def encode(mask: NDArray[Any]) -> Rle:
+    """COCO's compressed run lengths of a mask (height, width) of truth values, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

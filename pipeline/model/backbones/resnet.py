@@ -1,0 +1,97 @@
+"""ResNet (He et al. 2016) with the state dict names of torchvision and timm."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.backbones.base import Backbone, initialise
+from pipeline.model.norm import BatchNorm
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; (B, inputs, H, W) -> (B, width, H / stride, W / stride)."""
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = BatchNorm(width)
+        self.downsample = _shortcut(inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which takes the stride), 1x1; (B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = BatchNorm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = BatchNorm(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = BatchNorm(4 * width)
+        self.downsample = _shortcut(inputs, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+
+
+class ResNet(Backbone):
+    """Stem, then four layers of `depths` blocks; `width` is that of the first layer inside its blocks."""
+
+    classifier: ClassVar[str] = "fc."
+
+    def __init__(
+        self, block: Literal["basic", "bottleneck"], depths: tuple[int, int, int, int], width: int = 64
+    ) -> None:
+        super().__init__()
+        kind = BasicBlock if block == "basic" else Bottleneck
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = BatchNorm(width)
+        inputs, outputs = width, []
+        for number, depth in enumerate(depths):
+            inside = width * 2**number
+            blocks: list[nn.Module] = []
+            for place in range(depth):
+                blocks.append(kind(inputs, inside, 2 if number and not place else 1))
+                inputs = inside * kind.expansion
+            self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
+            outputs.append(inputs)
+        self.widths = (outputs[1], outputs[2], outputs[3])
+        initialise(self)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        found = []
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
+            found.append(x)
+        return found[1:]
+
+
+def resnet34() -> ResNet:
+    return ResNet("basic", (3, 4, 6, 3))
+
+
+def resnet101() -> ResNet:
+    return ResNet("bottleneck", (3, 4, 23, 3))

@@ -1,0 +1,98 @@
+"""The released code's head for referring expression segmentation: two necks, then atrous spatial pyramid pooling.
+
+Shape legend: B batch, c channels, h x w cells of the stride-8 map, S side of the picture in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.model.heads.base import Features, Head
+from pipeline.model.heads.pafpn import PAFPN, TopDown
+from pipeline.model.layers import ConvNormAct, activate
+from pipeline.model.norm import BatchNorm, joint_processes
+
+_STRIDE = 8
+_DILATIONS = (6, 12, 18)
+
+
+@dataclass(frozen=True)
+class MaskHeadConfig:
+    """A mask of the referent (the released head for segmentation).
+
+    Args:
+        align_corners: Enlarge corner on corner, as the released weights were trained; without it pixels lie in place.
+    """
+
+    align_corners: bool = False
+
+
+class PictureNorm(BatchNorm):
+    """BatchNorm of one value per channel and picture, which also trains on a single picture.
+
+    The statistics of one value are no statistics: its variance is zero, so normalising by them would leave nothing of
+    the picture. There the running ones stand in and stay as they are, as in evaluation. With several pictures, over all
+    processes, it is BatchNorm, so that the released weights keep their meaning.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and joint_processes() == 1 and x.numel() == self.channels:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class PictureBranch(nn.Module):
+    """The mean over the whole picture, convolved and laid back over every cell: (B, c, h, w) -> (B, c, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = PictureNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activate(self.norm(self.conv(x.mean((2, 3), keepdim=True))), "leaky_relu").expand_as(x)
+
+
+class ASPP(nn.Module):
+    """One 1x1, three dilated 3x3 convolutions and the whole picture, side by side: (B, c, h, w) -> (B, 1, h, w).
+
+    477,057 parameters at 128 channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                ConvNormAct(channels, channels, 1, "leaky_relu"),
+                *(ConvNormAct(channels, channels, 3, "leaky_relu", dilation=dilation) for dilation in _DILATIONS),
+                PictureBranch(channels),
+            ]
+        )
+        self.project = nn.Conv2d(len(self.branches) * channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.cat([branch(x) for branch in self.branches], 1))
+
+
+class MaskHead(Head):
+    """The last three maps -> logits (B, S, S), one for every pixel of the picture."""
+
+    Config = MaskHeadConfig
+    tasks: ClassVar[tuple[str, ...]] = ("res", "grec")
+
+    def __init__(self, config: MaskHeadConfig, features: Features) -> None:
+        super().__init__()
+        self.align_corners = config.align_corners
+        self.neck = PAFPN(features.widths)
+        self.second_neck = TopDown(features.widths)
+        self.pyramid = ASPP(features.widths[0])
+
+    def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
+        logits = self.pyramid(self.second_neck(*self.neck(*maps))[0])
+        enlarged = F.interpolate(logits, scale_factor=_STRIDE, mode="bilinear", align_corners=self.align_corners)
+        return enlarged.squeeze(1)

@@ -1,0 +1,202 @@
+"""The papers' tables of configurations and costs, beside what this implementation counts.
+
+The network is built from the papers' text, not tuned until a number fits: a row that is not met says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.model.cost import cost
+from pipeline.model.model import ModelConfig, build_model
+from pipeline.model.net import STRIDES
+
+WORD_DIM = 300  # of a word vector
+NEAR = 0.03  # relative difference that still counts as met: most figures are rounded to two digits
+MEGA, GIGA = 10**6, 10**9
+WHOLE = ("language", "visual", "head")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table, and what is counted for it.
+
+    Args:
+        table: Number of the table in v2; `v1-4b` is Tab. 4b of v1.
+        name: The row.
+        config: The model that is counted.
+        size: Side of the picture, in pixels.
+        params: Millions of parameters as printed; None where the table has none.
+        macs: Thousand millions of multiply-adds as printed; None where the table has none.
+        counts: What of the model is counted: beginnings of the names of its layers. Word vectors never are.
+        against: A model whose cost is subtracted.
+        layers: The cost is divided by this many layers.
+        answers: Answers of a head that chooses one.
+        words: The printed parameters hold word vectors, of a vocabulary whose size the papers do not give.
+        printed: The configuration as printed, for a table of configurations.
+        why: The reason, where the row is not met.
+    """
+
+    table: str
+    name: str
+    config: ModelConfig
+    size: int
+    params: str | None = None
+    macs: str | None = None
+    counts: tuple[str, ...] = WHOLE
+    against: ModelConfig | None = None
+    layers: int = 1
+    answers: int = 28
+    words: bool = False
+    printed: str = ""
+    why: str = ""
+
+
+S, B = ModelConfig(preset="s"), ModelConfig(preset="b")
+S_POINTS, B_POINTS = (ModelConfig(preset=f"{size}_released", head="points") for size in "sb")
+S_MASKS, B_MASKS = (ModelConfig(preset=f"{size}_released", task="res", head="masks") for size in "sb")
+S_VQA, B_VQA = (ModelConfig(preset=f"{size}_released", task="vqa") for size in "sb")
+_FILM, _QGHC = ModelConfig(preset="s", block="film"), ModelConfig(preset="s", block="qghc")
+_ONE_NECK = ("language", "visual", "head.neck", "head.pyramid")
+_NECKS = "MACs: those of the model with one of its two necks are met"
+_FILTERS = "params: only filter projections change, and all of them have 0.94 M"
+_GENERATORS = "params: the generators that go have 4.48 M, the projections from 512-d words add 0.81 M"
+_OURS = "params: v2 does not describe its QGHC block; this one follows the QGHC paper"
+_V1 = "MACs: 11 % above those of the network by v2's rule; what else v1 counts is not said"
+
+
+def _configurations() -> Iterator[Row]:
+    for name, config, depths in (("S", S, (2, 1, 2, 4, 1)), ("B", B, (3, 3, 4, 6, 3))):
+        for stage, (side, packing, kernel, dim) in enumerate(
+            ((112, 8, 3, 16), (56, 4, 7, 64), (28, 2, 7, 128), (14, 1, 7, 256), (7, 1, 7, 512))
+        ):
+            way = "16-d linear, pool" if stage == 0 else "pool"
+            printed = f"{way}; {side}x{side}, s {packing}, {kernel}x{kernel}, {dim}-d x {depths[stage]}"
+            part = (f"visual.stages.{stage}.",)
+            yield Row("1", f"{name} stage {stage + 1}", config, 224, counts=part, printed=printed)
+
+
+ROWS: tuple[Row, ...] = (
+    *_configurations(),
+    Row("2", "S", S, 416, "24", "8.9", words=True),
+    Row("2", "B", B, 416, "35", "14.5", words=True),
+    Row(
+        "2", "S, released stack", S_POINTS, 416, "24", "8.9", words=True, why="MACs: those of the paper preset are met"
+    ),
+    Row("2", "B, released stack", B_POINTS, 416, "35", "14.5", words=True),
+    Row("4", "S", S_MASKS, 416, "24", "9.6", words=True, why=_NECKS),
+    Row("4", "B", B_MASKS, 416, "35", "15.7", words=True, why=_NECKS),
+    Row("4", "S, one neck", S_MASKS, 416, None, "9.6", _ONE_NECK),
+    Row("4", "B, one neck", B_MASKS, 416, None, "15.7", _ONE_NECK),
+    Row("5", "S", S, 320, "23", "5.3", words=True),
+    Row("5", "B", B, 320, "35", "8.6", words=True),
+    Row("7", "S", S_VQA, 224, "19", "1.9"),
+    Row("7", "B", B_VQA, 224, "31", "3.7"),
+    Row("7", "S, no head", S_VQA, 224, None, "1.9", ("language", "visual")),
+    Row("7", "B, no head", B_VQA, 224, None, "3.7", ("language", "visual")),
+    Row("10", "full", S, 416, "24", "8.9", words=True),
+    Row("10", "group = 1, less full", replace(S, groups=(1, 1, 1, 1, 1)), 416, "-2", "-0.9", against=S, why=_FILTERS),
+    Row("10", "kernel = 3, less full", replace(S, kernel_size=3), 416, "-2", "-0.8", against=S, why=_FILTERS),
+    Row("10", "no packing, less full", replace(S, packing=(1, 1, 1, 1, 1)), 416, "-2", "0.2", against=S),
+    Row("10", "language only, less full", replace(S, generator="words"), 416, "-5", "-2.5", against=S, why=_GENERATORS),
+    Row("11", "LaConv", S, 416, "23.1", "8.9", words=True),
+    Row("11", "FiLM", _FILM, 416, None, "9.8"),
+    Row("11", "FiLM, less LaConv", _FILM, 416, "7.3", "0.9", against=S),
+    Row("11", "QGHC", _QGHC, 416, None, "6.8"),
+    Row("11", "QGHC, less LaConv", _QGHC, 416, "32.6", "-2.1", against=S, why=_OURS),
+    Row("12", "one layer", B_POINTS, 320, "1.4", "0.45", ("visual", "head.neck"), layers=19),
+    Row("v1-4b", "ResNet34", ModelConfig(backbone="resnet34"), 224, "21.3", "3.68", ("visual.backbone",)),
+    Row("v1-4b", "ResNet101", ModelConfig(backbone="resnet101"), 224, "42.5", "7.85", ("visual.backbone",)),
+    Row("v1-4b", "LaConvNet-10", ModelConfig(preset="10"), 224, "10.0", "1.86", ("visual",), why=_V1),
+    Row("v1-4b", "LaConvNet-15", ModelConfig(preset="15"), 224, "15.9", "2.82", ("visual",), why=_V1),
+    Row("v1-4b", "LaConvNet-19", ModelConfig(preset="19"), 224, "21.8", "3.70", ("visual",), why=_V1),
+)
+TABLES = tuple(dict.fromkeys(row.table for row in ROWS))
+
+
+def select(tables: Iterable[str]) -> list[Row]:
+    """The rows of these tables, in the papers' order; of all tables if none is named. Raises ConfigError."""
+    wanted = set(tables) or set(TABLES)
+    if unknown := wanted - set(TABLES):
+        raise ConfigError(f"table {sorted(unknown)[0]!r}: expected one of {' '.join(TABLES)}")
+    return [row for row in ROWS if row.table in wanted]
+
+
+def compare(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """Each row counted: `table, row, configuration, counted`, then `params` and `macs` as numbers, each beside
+    `paper_...` (as printed), `..._off` (per cent of that) and `..._met`, None where nothing is printed, and a `note`.
+    """
+    known: dict[Any, dict[str, Any]] = {}
+
+    def count(config: ModelConfig, row: Row) -> dict[str, int]:
+        model = (config, row.size, row.answers)
+        if model not in known:
+            with torch.device("meta"):
+                known[model] = cost(build_model(config, 1, row.answers), row.size)
+        layers = [layer for layer in known[model]["layers"] if layer["layer"].startswith(row.counts)]
+        layers = [layer for layer in layers if layer["layer"] != "language.embedding"]
+        return {what: sum(layer[what] for layer in layers) for what in ("params", "macs")}
+
+    for row in rows:
+        ours = count(row.config, row)
+        if row.against:
+            base = count(row.against, row)
+            ours = {what: ours[what] - base[what] for what in ours}
+        ours = {what: round(value / row.layers) for what, value in ours.items()}
+        yield {
+            "table": row.table,
+            "row": row.name,
+            "configuration": _configuration(row),
+            "counted": "whole" if row.counts == WHOLE else " + ".join(name.rstrip(".") for name in row.counts),
+            **_beside("params", ours["params"], row.params, MEGA, row),
+            **_beside("macs", ours["macs"], row.macs, GIGA, row),
+            "note": _note(row, ours["params"]),
+        }
+
+
+def _beside(what: str, ours: int, printed: str | None, unit: int, row: Row) -> dict[str, Any]:
+    if printed is None:
+        return {what: ours, f"paper_{what}": None, f"{what}_off": None, f"{what}_met": None}
+    paper = float(printed) * unit
+    step = 10 ** -len(printed.partition(".")[2]) * unit
+    # A difference of two rounded figures may be off by a whole step, a figure by half of one.
+    near = max(NEAR * abs(paper), step if row.against else step / 2)
+    met = ours < paper if what == "params" and row.words else abs(ours - paper) <= near
+    off = 100 * (ours - paper) / abs(paper)
+    return {what: ours, f"paper_{what}": round(paper), f"{what}_off": round(off, 2), f"{what}_met": met}
+
+
+def _configuration(row: Row) -> str:
+    config, plain = row.config, ModelConfig()
+    changed = (
+        f"{field.name} {value}"
+        for field in fields(config)
+        if field.name not in ("preset", "task", "head")
+        and (value := getattr(config, field.name)) != getattr(plain, field.name)
+    )
+    return ", ".join([f"preset {config.preset}", f"head {config.head_name()}", *changed, f"{row.size} px"])
+
+
+def built(row: Row) -> str:
+    """The configuration that is built for a row of Tab. 1, in the words of `Row.printed`."""
+    net, stage = row.config.net(), int(row.counts[0].split(".")[2])
+    ways = {"pool": "pool", "space_to_depth": "space to depth"}
+    way = f"{net.dims[0]}-d linear, " * (stage == 0) + ways[net.downsample]
+    (kernel,) = set(net.kernels[stage])
+    side = row.size // STRIDES[stage]
+    return f"{way}; {side}x{side}, s {net.packing[stage]}, {kernel}x{kernel}, {net.dims[stage]}-d x {net.depths[stage]}"
+
+
+def _note(row: Row, params: int) -> str:
+    said = [row.why] if row.why else []
+    if row.printed:
+        said.append(f"as printed: {row.printed}" if built(row) == row.printed else f"printed: {row.printed}")
+    if row.words and row.params:
+        missing = (float(row.params) * MEGA - params) / WORD_DIM
+        said.append(f"{missing:,.0f} word vectors make up the difference in params")
+    return "; ".join(said)

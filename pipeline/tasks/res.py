@@ -1,0 +1,83 @@
+"""Referring expression segmentation: the pixels of the referent (v2 Sec. 5.2, Tab. 4)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.examples import Examples, Kind
+from pipeline.data.geometry import Letterbox
+from pipeline.data.loader import Batch
+from pipeline.data.masks import decode, encode
+from pipeline.tasks.base import Sums, Task
+
+Pixels = NDArray[np.float64]
+
+_PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class Res(Task):
+    """A mask; output (B, S, S) logits on the square."""
+
+    kind: ClassVar[Kind] = "expression"
+    wants_masks: ClassVar[bool] = True
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Binary cross entropy, the mean over the pixels of the square (released code: padding included)."""
+        assert batch.masks is not None, "the loader gives masks to the tasks that want them"
+        return {"mask": F.binary_cross_entropy_with_logits(output, batch.masks.to(output))}
+
+    def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """Masks in pixels of the original picture, as COCO run lengths; the score is their pixels' mean probability."""
+        given = []
+        for index, logits in enumerate(output):
+            found = on_picture(logits, batch.letterbox, index)
+            mask = self.decide(found > 0)
+            sure = float(torch.from_numpy(found[mask]).sigmoid().mean()) if mask.any() else 0.0
+            given.append({"mask": encode(mask), "score": round(sure, 4)})
+        return given
+
+    def decide(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The answer for the pixels of probability above 0.5: those pixels."""
+        return mask
+
+    def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
+        """miou (mean IoU of the samples), oiou (all intersections over all unions) and the shares of IoUs, pr@0.5 on.
+
+        On masks of the original picture. LAVT-type papers print oiou, the authors' code miou.
+        """
+        shared, covered, _ = self.overlap(answers, examples, rows)
+        overlap = shared / np.maximum(covered, 1)
+        count = len(rows)
+        sums = {"miou": np.array([overlap.sum(), count])} | cumulative("oiou", shared, covered)
+        return sums | {f"pr@{least}": np.array([(overlap >= least).sum(), count]) for least in _PRECISIONS}
+
+    def overlap(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Pixels:
+        """Pixels of intersection, union and answer (3, N); writes truth and IoU, 0 where both are empty, to answers."""
+        pixels = np.zeros((3, len(rows)))
+        for number, (answer, truth) in enumerate(zip(answers, examples.masks(rows), strict=True)):
+            given, true = decode(answer["mask"], *truth.shape) > 0, truth > 0
+            shared, covered = (given & true).sum(), (given | true).sum()
+            pixels[:, number] = shared, covered, given.sum()
+            answer.update(truth=encode(true), iou=round(float(shared / max(covered, 1)), 4))
+        return pixels
+
+
+def cumulative(name: str, shared: Pixels, covered: Pixels) -> Sums:
+    """Sum of intersections and sum of unions; nothing where there is no pixel to count."""
+    return {name: np.array([shared.sum(), covered.sum()])} if covered.any() else {}
+
+
+def on_picture(logits: Tensor, letterbox: Letterbox, index: int) -> NDArray[np.float32]:
+    """The logits (S, S) of picture ``index`` at its own size (height, width): its part of the square, no padding.
+
+    Bilinear, and on logits: the outline is where they cross zero, probability 0.5, and not bound to the square's grid.
+    """
+    sides = (int(letterbox.height[index]), int(letterbox.width[index]))
+    part = logits[letterbox.inside(index)].float()[None, None]
+    return F.interpolate(part, size=sides, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()

@@ -1,0 +1,105 @@
+"""One step of a run again, from the state before it, in fp32 and under autograd's anomaly detection."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import config as configuration
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.text import Vocabulary
+from pipeline.errors import ConfigError
+from pipeline.training import checkpoint, folder, guard
+from pipeline.training.engine import Engine
+from pipeline.training.session import Session, Source, in_full_precision
+from pipeline.training.start import Start, rebuild
+
+
+def replay(run: Path, step: int) -> dict[str, Any]:
+    """Run step `step` (counted from 0, as the guard tells it) of this run again; nothing in its folder changes.
+
+    It begins with what the guard kept of that step, else with the newest checkpoint before it, from which the steps
+    between are taken as the run took them. The samples and the order are those of the run on any number of processes;
+    dropout is drawn per process, so it is the same only on as many as the run had.
+
+    Returns {"step", "from", "terms", "gradient_norm", "finite", "first_not_finite", "anomaly", "largest_gradients"}:
+    the first module whose output was not finite, what anomaly detection said of the backward pass, and the weights
+    with the largest gradients. Raises ConfigError where there is nothing to begin with.
+    """
+    config = in_full_precision(configuration.load(run / folder.CONFIG))
+    source = Source.open(config)
+    if not 0 <= step < source.total:
+        raise ConfigError(f"{run}: step {step}: this run has the steps 0 to {source.total - 1}")
+    place = _before(run, step)
+    state, words = checkpoint.read(place)
+    vocabulary = Vocabulary.from_json(words)
+    begun = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
+    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / guard.INCIDENTS)
+    session = Session(config, source, engine, begun)
+    largest = config.data.batch // engine.world // config.engine.accumulate
+    with (
+        closing(
+            Loader(source.examples, vocabulary, config.data, largest, engine.device, session.task.wants_masks)
+        ) as loader,
+        closing(session.stream(loader, begun.step)) as stream,
+    ):
+        for earlier in range(begun.step, step):
+            session.step(earlier, list(islice(stream, config.engine.accumulate)))
+            print(f"step {earlier} taken, {step - earlier} to go", file=sys.stderr)
+        found = _examined(session, step, list(islice(stream, config.engine.accumulate)))
+    engine.close()
+    return {"step": step, "from": str(place), **found}
+
+
+def _before(run: Path, step: int) -> Path:
+    kept = guard.folder_of(run, step) / "state"
+    if kept.is_dir():
+        return checkpoint.resolve(kept)
+    earlier = [place for place in checkpoint.published(run) if int(place.name.removeprefix("step-")) <= step]
+    if not earlier:
+        raise ConfigError(f"{run}: no checkpoint at or before step {step} is left; checkpoint.keep says how many stay")
+    return checkpoint.resolve(earlier[-1])
+
+
+def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, Any]:
+    """The forward and backward pass of a step with eyes open; the weights stay."""
+    torch.manual_seed(session.seed(step))
+    anomaly = None
+    terms: dict[str, torch.Tensor] = {}
+    with warnings.catch_warnings(record=True) as told, guard.first_not_finite(session.model) as modules:
+        warnings.simplefilter("always")
+        try:
+            with torch.autograd.set_detect_anomaly(True):
+                for batch in batches:
+                    # Without the engine around it: anomaly detection must see the model's own graph.
+                    new = session.task.loss(session.model(batch.images, batch.tokens).float(), batch)
+                    torch.stack(list(new.values())).sum().backward()
+                    for name, value in new.items():
+                        terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+        except RuntimeError as error:
+            if "returned nan values" not in str(error):
+                raise
+            traces = [str(warning.message) for warning in told if "Traceback of forward call" in str(warning.message)]
+            anomaly = "\n".join([str(error), *traces])
+    gradients = {
+        name: parameter.grad.norm()
+        for name, parameter in session.model.named_parameters()
+        if parameter.grad is not None
+    }
+    total = torch.linalg.vector_norm(torch.stack(list(gradients.values()))) if gradients else torch.tensor(0.0)
+    largest = sorted(gradients, key=lambda name: -torch.nan_to_num(gradients[name], torch.inf).item())[:5]
+    finite = anomaly is None and all(bool(value.isfinite()) for value in (*terms.values(), total))
+    return {
+        "terms": {name: float(value) for name, value in terms.items()},
+        "gradient_norm": float(total),
+        "finite": finite,
+        "first_not_finite": modules[0] if modules else None,
+        "anomaly": anomaly,
+        "largest_gradients": {name: float(gradients[name]) for name in largest},
+    }

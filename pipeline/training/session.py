@@ -1,0 +1,199 @@
+"""A run in memory: its data, model and optimizer, and one step of training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pipeline.config import TrainConfig
+from pipeline.data.examples import Examples, Items
+from pipeline.data.loader import Batch, Loader, Request, requests_of
+from pipeline.data.plan import mix, steps
+from pipeline.model import build_model
+from pipeline.model.cost import cost
+from pipeline.model.net import Stage
+from pipeline.model.norm import BatchNorm
+from pipeline.tasks import TASKS
+from pipeline.training.ema import Ema
+from pipeline.training.engine import Engine
+from pipeline.training.guard import Statistics, describe, first_not_finite, poisoned
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import learning_rate
+from pipeline.training.start import Start
+from pipeline.training.state import gather_moments, scatter_moments, whole
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run reads, in which order, for how many steps."""
+
+    examples: Examples
+    items: Items
+    total: int
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> Source:
+        task = TASKS[config.model.task]
+        examples = Examples.open(Path(config.data.folder), task.kind, config.data.split)
+        task.check(examples)
+        if task.kind == "question":
+            examples = examples.answered()
+        items = Items.of(examples, config.seed, config.data.window)
+        return cls(examples, items, steps(items.plan, config.data.batch, config.schedule.epochs))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step: terms of the loss and gradient norm (scalars on the device), and whether it was left out.
+
+    An overflow is a step that fp16's loss scale was too high for; any other step that is left out is `bad`.
+    """
+
+    terms: dict[str, Tensor]
+    norm: Tensor
+    rate: float
+    skipped: bool = False
+    bad: bool = False
+
+
+class Session:
+    """Everything of a run on one process, put together; `step` is the recipe."""
+
+    def __init__(self, config: TrainConfig, source: Source, engine: Engine, begun: Start) -> None:
+        self.config, self.source, self.engine, self.begun = config, source, engine, begun
+        zero = config.engine.zero
+        self.model = begun.model.to(engine.device)
+        stages = self.model.visual.stages
+        for number, stage in enumerate(stages, 6 - len(stages)):  # networks over a backbone have the last three
+            cast(Stage, stage).recompute = number in config.engine.recompute
+        if config.optimizer.freeze_norms:
+            for module in self.model.modules():
+                if isinstance(module, BatchNorm):
+                    module.freeze()
+        self.ema = Ema(self.model, config.optimizer.ema) if config.optimizer.ema else None
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.statistics = Statistics(self.model)
+        self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.device))
+        self.statistics = Statistics(self.model)
+        self.task = TASKS[config.model.task](config.model, config.data.size, begun.vocabulary)
+        self.updates = begun.state["updates"] if begun.state else 0
+        if begun.state:
+            if self.updates:  # else Adam has no moments yet
+                scatter_moments(self.model, self.wrapped, zero, begun.state["moments"], self.updates)
+            if self.ema:
+                self.ema.load(begun.state["ema"])
+            if config.engine.precision == "fp16" and begun.state["loss_scale"]:
+                self.wrapped.optimizer.loss_scaler.__dict__.update(begun.state["loss_scale"])
+
+    def stream(self, loader: Loader, first: int) -> Generator[Batch]:
+        """The micro-batches of every step from `first` on."""
+        config, engine, items = self.config, self.engine, self.source.items
+
+        def requests() -> Iterator[Request]:
+            for step in range(first, self.source.total):
+                yield from requests_of(items, config.data, step, engine.rank, engine.world, config.engine.accumulate)
+
+        return loader.stream(requests())
+
+    def seed(self, step: int) -> int:
+        """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
+        return mix(self.config.seed, 4, step, self.engine.rank)
+
+    def step(self, step: int, batches: list[Batch]) -> Outcome:
+        """Train on the micro-batches of one step."""
+        self.statistics.keep()
+        torch.manual_seed(self.seed(step))
+        rate = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.source.total)
+        for group in self.wrapped.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, 1):
+            terms = self.task.loss(self.wrapped(batch.images, batch.tokens).float(), batch)
+            loss = torch.stack(list(terms.values())).sum()
+            self.wrapped.backward(poisoned(loss))
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+            if number < len(batches):
+                self.wrapped.step()  # counts the micro-batch; the weights move at the last one
+        norm, skipped = self.engine.step(self.wrapped, self.trained)
+        if skipped:
+            return Outcome(sums, norm, rate, skipped, self._is_bad(sums["loss"]))
+        self.updates += 1
+        if self.ema:
+            with whole(self.model, self.config.engine.zero):
+                self.ema.update(self.model, self.updates - 1)
+        return Outcome(sums, norm, rate)
+
+    def _is_bad(self, loss: Tensor) -> bool:
+        """Whether a step that was left out was more than an overflow of fp16; a spoiled forward pass is undone."""
+        finite = bool(loss.isfinite())
+        bad = self.config.engine.precision != "fp16" or bool(self.engine.agree(int(not finite)))
+        if bad:
+            self.statistics.restore()
+        return bad
+
+    def examine(self, step: int, batches: list[Batch], outcome: Outcome) -> dict[str, Any]:
+        """What this process can tell of a bad step; every process must ask, for the batch norms are joint."""
+        self.statistics.keep()
+        torch.manual_seed(self.seed(step))
+        with torch.no_grad(), self.engine.autocast(), first_not_finite(self.model) as found:
+            for batch in batches:
+                self.wrapped(batch.images, batch.tokens)
+        self.statistics.restore()
+        record = describe(step, self.seed(step), batches, self.source.examples, outcome.terms)
+        return {
+            "rank": self.engine.rank,
+            "world": self.engine.world,
+            "first_not_finite": found[0] if found else None,
+            "gradient_norm": float(outcome.norm),
+            **record,
+        }
+
+    @contextmanager
+    def state(self, done: int) -> Iterator[dict[str, Any]]:
+        """What a checkpoint holds after `done` steps, as views that the next step writes; all processes must enter."""
+        zero = self.config.engine.zero
+        moments = gather_moments(self.model, self.wrapped, zero) if self.updates else {}
+        scaler = getattr(self.wrapped.optimizer, "loss_scaler", None)
+        kept = ("cur_scale", "cur_iter", "last_overflow_iter")
+        with whole(self.model, zero):
+            yield {
+                "step": done,
+                "updates": self.updates,
+                "task": self.config.model.task,
+                "data": self.source.examples.identity,
+                "model": self.model.state_dict(),
+                "moments": moments,
+                "ema": self.ema.tensors if self.ema else None,
+                "loss_scale": {name: getattr(scaler, name) for name in kept} if scaler and scaler.dynamic else None,
+            }
+
+    def operations(self) -> int:
+        """Floating-point operations that one example costs a step: two a multiply-add, forward once, backward twice."""
+        config = self.config
+        model = build_model(config.model, len(self.begun.vocabulary), len(self.begun.vocabulary.answers))
+        return 6 * int(cost(model, config.data.size, config.data.words)["macs"])
+
+    @property
+    def loss_scale(self) -> float | None:
+        return float(self.wrapped.optimizer.loss_scale) if self.config.engine.precision == "fp16" else None
+
+
+def report_start(source: Source, engine: Engine, config: TrainConfig, begun: Start) -> None:
+    examples = source.examples
+    left_out = f"; {examples.wordless} {examples.kind}s without a word left out" if examples.wordless else ""
+    print(f"{begun.told}{left_out}", file=sys.stderr)
+    work = f"{source.total} steps of {config.data.batch} examples on {engine.world} process(es)"
+    print(f"{work}, beginning at step {begun.step}", file=sys.stderr)
+
+
+def in_full_precision(config: TrainConfig) -> TrainConfig:
+    """The same run in fp32, as a replay wants it."""
+    return replace(config, engine=replace(config.engine, precision="fp32", tf32=False, compile=False))

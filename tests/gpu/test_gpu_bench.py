@@ -1,0 +1,69 @@
+"""The bench on a GPU, and the authors' way of computing that it measures."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from kernels import cuda, reference
+from kernels.cuda import involution
+from launch import cli
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is False"),
+]
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture(scope="module")
+def way() -> involution.Involution:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = involution.ready(GPU)
+    assert found is not None, cuda.why_not(GPU)
+    return found
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(2, 16, 208, 208, 3, 4), (2, 128, 52, 52, 7, 8), (4, 512, 13, 13, 7, 16), (1, 16, 20, 31, 9, 4)]
+)
+def test_the_authors_way_is_right(
+    way: involution.Involution, shape: tuple[int, ...], dtype: torch.dtype, interleaved: bool
+) -> None:
+    b, c, h, w, k, g = shape
+    sizes = (k, g, interleaved)
+    grad, x = (torch.randn(b, c, h, w, device=GPU).to(dtype) for _ in range(2))
+    filters = torch.randn(b, k * k * g, h, w, device=GPU).to(dtype)
+    exact = [t.double() for t in (grad, x, filters)]
+    wanted = reference.forward(*exact[1:], *sizes), *reference.backward(*exact, *sizes)
+    found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
+    for ours, theirs in zip(found, wanted, strict=True):
+        # Summed in float32 and rounded once.
+        allowed = theirs.abs() * torch.finfo(dtype).eps / 2 + 1e-4
+        assert ((ours.double() - theirs).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_rows(dtype: str, way: involution.Involution, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "kernel", "--device", "cuda", "--preset", "s", "--size", "416", "--batch", "4", "--quick"]
+    assert cli.main([*arguments, "--rounds", "1", "--dtype", dtype, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["name"] for row in rows} == {"unfold", "taps", "involution", "laconv"}
+    assert {row["cache"] for row in rows} == {"warm", "cold"}
+    assert len(rows) == 4 * 2 * 2 * 5 * 3  # ways, operations, caches, layers, directions
+    for row in rows:
+        assert row["device"] == torch.cuda.get_device_name(0)
+        assert row["note"] is None
+        assert row["median"] > 0
+        assert row["peak_mb"] > 0
+        # Rates above what a chip can do tell of a clock that stops too early.
+        assert row["of_copy"] < 20
+    peaks = {(row["name"], row["stage"]): row["peak_mb"] for row in rows if row["operation"] == "laconv"}
+    for stage in range(1, 6):
+        assert peaks["laconv", stage] < peaks["unfold", stage]

@@ -1,0 +1,44 @@
+"""The kernel library compiled for the CPU (emulation.h), behind the same Python: what the tests of the kernels run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from kernels.cuda import Library, cache
+from kernels.cuda.compiler import units
+
+HERE = Path(__file__).parent
+FLAGS = ("-O1", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
+
+
+class OnCpu(Library):
+    """The library without CUDA's devices and streams around it."""
+
+    def _code(self, name: str, arguments: ctypes.Structure, device: torch.device) -> int:
+        return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(None)))
+
+
+def build_emulated(folder: Path) -> Path:
+    """Compiles every unit of the kernel library by the C++ compiler."""
+    compiler = shutil.which("g++")
+    assert compiler is not None
+
+    def compiled(unit: int) -> Path:
+        one = units()[unit]
+        path = folder / f"{one.name}.o"
+        source = cache.SOURCES / one.source
+        subprocess.run([compiler, *FLAGS, f"-I{HERE}", *one.macros, "-xc++", "-c", source, "-o", path], check=True)
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, range(len(units()))))
+    path = folder / "liblaconv_emulated.so"
+    subprocess.run([compiler, "-shared", "-o", path, *objects], check=True)
+    return path

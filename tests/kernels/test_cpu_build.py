@@ -1,0 +1,120 @@
+"""The C++ kernel is compiled once, and where it cannot be, one warning says why and plain PyTorch serves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+from kernels import cpu, plain
+from kernels.backend import backend
+from kernels.cpu import build, native
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache, and nothing remembered of an earlier build."""
+    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
+    for function in (cpu.ready, native.library):
+        function.cache_clear()
+    yield tmp_path / "cache" / "cpu"
+    for function in (cpu.ready, native.library):
+        function.cache_clear()
+
+
+def compiler(folder: Path, lines: str) -> Path:
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_compiled_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        real = build.compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    wrapper = compiler(tmp_path, f'echo run >> {tmp_path}/runs\nexec {real} -O0 "$@" -O0')
+    monkeypatch.setenv("CXX", str(wrapper))
+    assert cpu.ready() is native
+    assert backend(CPU, torch.float32) is native
+    assert backend(CPU, torch.bfloat16) is native
+    assert backend(CPU, torch.float64) is plain
+    cpu.ready.cache_clear()
+    native.library.cache_clear()
+    assert cpu.ready() is native
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert [path.suffix for path in fresh.iterdir()] == [".so"]  # no litter
+
+
+def test_other_flags_or_another_source_give_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = str(compiler(tmp_path, "exit 0"))
+    names = {build._identity(program)}
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    names.add(build._identity(program))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    names.add(build._identity(program))
+    changed = tmp_path / "changed.cpp"
+    changed.write_text("// changed")
+    monkeypatch.setattr(build, "SOURCE", changed)
+    names.add(build._identity(program))
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("echo 'error: no such flag' >&2; exit 3", "exit code 3: error: no such flag"),
+        ("exit 1", "exit code 1: said nothing"),
+        ('while [ "$1" != -o ]; do shift; done; echo no library > "$2"', "dynamic_conv-"),
+        (None, "CXX: nowhere: no such program"),
+    ],
+)
+def test_one_warning_and_plain_pytorch(
+    lines: str | None, said: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, lines)) if lines else "nowhere")
+    with pytest.warns(UserWarning, match="plain PyTorch serves the CPU, several times slower: ") as warned:
+        assert backend(CPU, torch.float32) is plain
+    assert len(warned) == 1
+    assert said in str(warned[0].message)
+    x, filters = torch.randn(1, 4, 5, 6), torch.randn(1, 18, 5, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it was said
+        out = kernels.dynamic_conv(x, filters, 3, 2)
+    torch.testing.assert_close(out, plain.dynamic_conv(x, filters, 3, 2, False))
+
+
+def test_running_out_of_memory_is_an_error() -> None:
+    with pytest.raises(MemoryError, match="laconv: out of memory on the CPU"):
+        native._done(1)
+
+
+def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler \(c\+\+, g\+\+, clang\+\+; or CXX\)"):
+        build.compiler()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        real = build.compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert build.library().laconv_cpu_forward
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -1,0 +1,295 @@
+"""The kernel library's compiler, cache and fallback; what needs a compiler of CUDA's is skipped where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_emulated import OnCpu
+
+from kernels import cuda
+from kernels.cuda import cache, resources, toolchain
+from kernels.cuda import compiler as building
+from kernels.cuda.cache import BuildError, Built
+from kernels.cuda.toolchain import Nvcc
+
+FAKE = """#!/bin/sh
+case "$*" in *--version*) echo "Cuda compilation tools, release 13.0, V{version}"; exit;; esac
+while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done
+echo call >> {folder}/calls
+sleep 0.02
+echo made > "$out"
+"""
+
+
+def fake_nvcc(folder: Path, version: str = "13.0.88") -> Nvcc:
+    """A compiler that makes empty files and counts its calls."""
+    path = folder / "bin" / "nvcc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(FAKE.format(version=version, folder=folder))
+    path.chmod(0o755)
+    return Nvcc(path, version)
+
+
+def calls(folder: Path) -> int:
+    return len((folder / "calls").read_text().splitlines()) if (folder / "calls").exists() else 0
+
+
+ONE_BUILD = len(building.units()) + 1  # and the link
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cuda, "_ways", {})
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    shutil.copytree(cache.SOURCES, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The real library for every architecture: the one long build of these tests."""
+    if toolchain.find_nvcc() is None:
+        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        yield cuda.build(toolchain.ARCHITECTURES)
+
+
+def test_every_kernel_keeps_its_numbers_in_registers(built: Built) -> None:
+    words = (built.folder / cache.LOG).read_text()
+    found = resources.parse(words)
+    assert {one.architecture for one in found} == set(toolchain.ARCHITECTURES)
+    names = {one.kernel for one in found}
+    assert len(found) == 3 * len(names)
+    assert {len([name for name in names if kernel in name]) for kernel in ("6gather", "12grad_filters")} != {0}
+    spilled = [f"{one}" for one in found if one.spills or one.stack]
+    assert not spilled, "\n".join(spilled)
+    assert "warning" not in words
+    assert any("gather<half, 7, 8" in name for name in resources.readable(sorted(names)) if shutil.which("c++filt"))
+
+
+def test_the_library_is_small_and_whole(built: Built) -> None:
+    assert built.library.stat().st_size <= 4 * 2**20  # about 1.5 MiB each
+    assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
+    library = ctypes.CDLL(str(built.library))
+    for dtype in ("f32", "f16", "bf16", "f64"):
+        assert getattr(library, f"laconv_dropout_{dtype}")
+        for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):
+            for what in ("forward", "grad_x", "grad_filters"):
+                assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_launch_without_a_gpu_is_told(built: Built) -> None:
+    library = OnCpu(built.library)
+    x, filters = torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3)
+    with pytest.raises(RuntimeError, match=r"forward_f32_k3 on cpu \(batch 1, height 3.*\): (CUDA driver|no CUDA)"):
+        library.dynamic_conv(x, filters, 3, 2, False)
+    with pytest.raises(RuntimeError, match=r"laconv_dropout_f32 on cpu \(images 1, .*p 0.5\): (CUDA driver|no CUDA)"):
+        library.dropout_(filters, torch.tensor(1), 0, 0.5)
+
+
+def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:
+    nvcc = toolchain.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package")
+    (sources / "device.cuh").write_text("this is no source;\n")
+    with pytest.raises(BuildError, match=r"device\.cuh\(1\): error: .*; all its words: .*failed\.txt") as caught:
+        cuda.build(["90a"], nvcc, sources)
+    words = Path(str(caught.value).rpartition("all its words: ")[2]).read_text()
+    assert "nvcc" in words
+    assert words.count("error") > 1
+    assert [path.name for path in cache.cache_folder().iterdir() if path.is_dir()] == []
+    with pytest.raises(BuildError, match=r"an earlier build failed: .*failed\.txt"):
+        cuda.build(["90a"], nvcc, sources)
+
+
+def test_ptx_is_always_carried() -> None:
+    assert building.targets(["80"]) == ["-gencode=arch=compute_80,code=[sm_80,compute_80]"]
+    assert building.targets(["90a"]) == [
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_80,code=compute_80",
+    ]
+
+
+def test_built_once_and_found_again(tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    first = cuda.build(["90a"], nvcc)
+    assert first == cuda.build(["90a"], nvcc) == cache.find("90a", cache.source_hash(), nvcc.version)
+    assert calls(tmp_path) == ONE_BUILD
+    assert cache.find("80", cache.source_hash(), nvcc.version) is None
+    several = cuda.build(["100", "80", "100"], nvcc)
+    assert several.architectures == ("100", "80")
+    assert cache.find("80", cache.source_hash(), nvcc.version) == several
+    assert calls(tmp_path) == 2 * ONE_BUILD
+
+
+def test_another_source_or_compiler_is_another_library(tmp_path: Path, sources: Path) -> None:
+    nvcc, newer = fake_nvcc(tmp_path), fake_nvcc(tmp_path / "newer", "13.1.5")
+    first = cuda.build(["90a"], nvcc, sources)
+    assert cuda.build(["90a"], newer, sources).folder != first.folder
+    with (sources / "gather.cuh").open("a") as file:
+        file.write("// another\n")
+    assert cuda.build(["90a"], nvcc, sources).folder != first.folder
+    assert (calls(tmp_path), calls(tmp_path / "newer")) == (2 * ONE_BUILD, ONE_BUILD)
+    assert cache.find("90a", first.source, newer.version) != first
+    assert cache.find("90a", first.source, None) is not None
+
+
+def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    first = cuda.build(["90a"], nvcc)
+    first.library.unlink()
+    assert cuda.build(["90a"], nvcc).library.exists()
+    (first.folder / cache.MANIFEST).write_text("[]")
+    assert json.loads((cuda.build(["90a"], nvcc).folder / cache.MANIFEST).read_text())["nvcc"] == nvcc.version
+    assert calls(tmp_path) == 3 * ONE_BUILD
+
+
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=cuda.build, args=(["90a"], nvcc)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert calls(tmp_path) == ONE_BUILD
+    assert cache.find("90a", cache.source_hash(), nvcc.version) is not None
+
+
+def test_waiting_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.2)
+    lock = cache.cache_folder() / f".{cache.key(['90a'], cache.source_hash(), nvcc.version)}.lock"
+    lock.parent.mkdir()
+    with lock.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BuildError, match=r"\.lock: another process has held this lock for"):
+            cuda.build(["90a"], nvcc)
+    assert calls(tmp_path) == 0
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    left = cache.cache_folder() / f".{cache.key(['90a'], cache.source_hash(), nvcc.version)}-killed"
+    left.mkdir(parents=True)
+    cuda.build(["90a"], nvcc)
+    assert not left.exists()
+
+
+def test_a_failure_is_remembered_until_asked_again(tmp_path: Path) -> None:
+    nvcc = fake_nvcc(tmp_path)
+    working = nvcc.path.read_text()
+    nvcc.path.write_text("#!/bin/sh\necho 'ptxas fatal   : out of memory'\nexit 2\n")
+    with pytest.raises(BuildError, match="ptxas fatal   : out of memory; all its words"):
+        cuda.build(["90a"], nvcc)
+    nvcc.path.write_text(working)
+    with pytest.raises(BuildError, match="an earlier build failed"):
+        cuda.build(["90a"], nvcc)
+    assert cuda.build(["90a"], nvcc, retry=True).library.exists()
+    assert not list(cache.cache_folder().glob("*.failed.txt"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(BuildError, match="Not a directory"):
+        cuda.build(["90a"], fake_nvcc(tmp_path))
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LACONVNET_KERNEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache.cache_folder() == Path("/somewhere/laconvnet/kernels")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/one")
+    assert cache.cache_folder() == Path("/home/one/.cache/laconvnet/kernels")
+
+
+def test_where_the_compiler_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("home", "path", "package")
+    home, path, package = (fake_nvcc(tmp_path / name, f"13.0.{i}") for i, name in enumerate(names))
+
+    class File(type(package.path)):  # type: ignore[misc]
+        def locate(self) -> Path:
+            return self
+
+    monkeypatch.setattr(toolchain.importlib.metadata, "files", lambda name: [File(package.path)])
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path' / 'bin'}:/usr/bin:/bin")
+    assert toolchain.find_nvcc() == home
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    assert toolchain.find_nvcc() == path
+    path.path.write_text("#!/bin/sh\nexit 1\n")
+    assert toolchain.find_nvcc() == Nvcc(File(package.path), "13.0.2")
+
+
+@pytest.mark.parametrize(
+    ("capability", "wanted"),
+    [((7, 5), None), ((8, 0), "80"), ((8, 9), "80"), ((9, 0), "90a"), ((10, 3), "100"), ((12, 0), "80")],
+)
+def test_what_a_device_wants(capability: tuple[int, int], wanted: str | None) -> None:
+    assert toolchain.architecture(capability) == wanted
+
+
+def test_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.plan((7, 5)).words() == "plain PyTorch, several times slower: compute capability 7.5 is below 8.0"
+    nvcc = fake_nvcc(tmp_path)
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: nvcc)
+    plan = cuda.plan((9, 0))
+    assert plan.fast
+    assert "compiled by nvcc 13.0.88 at first use" in plan.words()
+    failed = cache.failure_file(cache.key(["90a"], cache.source_hash(), nvcc.version))
+    failed.parent.mkdir()
+    failed.write_text("words")
+    plan = cuda.plan((9, 0))
+    assert not plan.fast
+    assert f"an earlier build failed: {failed}" in plan.words()
+    built = cuda.build(["90a"], nvcc, retry=True)
+    assert cuda.plan((9, 0)).words() == f"CUDA kernels, built: {built.library}"
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: None)
+    assert cuda.plan((9, 0)).built == built  # where it runs, no compiler is needed
+    assert "no nvcc to compile the kernels" in cuda.plan((8, 0)).words()
+
+
+def test_a_device_without_kernels_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.ready(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    with pytest.warns(RuntimeWarning, match=r"cuda:1 runs in plain PyTorch, .*: compute capability 7\.5") as warned:
+        found = [cuda.ready(torch.device("cuda", index)) for index in (1, 0, 1)]
+    assert found == [None, None, None]
+    assert len(warned) == 1
+    assert cuda.why_not(torch.device("cuda", 0)) == "compute capability 7.5 is below 8.0"
+
+
+def test_a_library_that_does_not_load_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: fake_nvcc(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    with pytest.warns(RuntimeWarning, match=r"liblaconv\.so: .*"):
+        assert cuda.ready(torch.device("cuda", 0)) is None
+    assert calls(tmp_path) == ONE_BUILD
+
+
+def test_resources_as_the_compiler_says_them() -> None:
+    words = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z1aPf' for 'sm_90a'
+ptxas info    : Function properties for _Z1aPf
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 512 bytes smem, 368 bytes cmem[0]
+"""
+    assert resources.parse(words + words) == [resources.Resources("_Z1aPf", "90a", 40, 8, 16, 512)]

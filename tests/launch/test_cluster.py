@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.cluster import Cluster, read
+from pipeline.errors import ConfigError
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "cluster" / "example.yaml"
+
+
+def test_the_example_has_every_key_and_reads() -> None:
+    assert set(yaml.safe_load(EXAMPLE.read_text())) == {field.name for field in fields(Cluster)}
+    site = read(EXAMPLE)
+    assert (site.partition, site.gpus_per_node, site.mem, site.minutes) == ("gpu", 8, "400G", 1440)
+    assert site.setup[0] == "module purge"
+    assert dict(site.sbatch) == {"reservation": "laconvnet", "exclusive": True}
+
+
+def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text("account: 2024\nmem: 0\nminutes: 1.5\npartition:\n")
+    assert read(file) == Cluster(account="2024", mem="0", minutes=1.5)
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        """
+        partiton: gpu
+        gpus_per_node: eight
+        cpus_per_task: 0
+        minutes: -5
+        exclude: perhaps
+        mem: lots
+        account: [a, b]
+        setup: module load cuda
+        srun: [1, 2]
+        sbatch: {output: x, Nice: 1, mail-user: me}
+        """
+    )
+    with pytest.raises(ConfigError) as caught:
+        read(file)
+    wanted = [
+        ("'partiton' is unknown", "partition"),
+        ("gpus_per_node", "'eight'", "whole number"),
+        ("cpus_per_task", "0", "more than 0"),
+        ("minutes", "-5", "at least 0"),
+        ("exclude", "'perhaps'", "true or false"),
+        ("mem", "'lots'", "64G"),
+        ("account", "['a', 'b']", "one line"),
+        ("setup", "'module load cuda'", "list of lines"),
+        ("srun", "[1, 2]", "list of lines"),
+        ("sbatch", "'output'", "laconvnet itself"),
+        ("sbatch", "'Nice'", "long name"),
+        ("sbatch", "'mail-user'", "mail_user beside"),
+    ]
+    lines = str(caught.value).splitlines()
+    for parts in wanted:
+        assert any(all(part in line for part in (str(file), *parts)) for line in lines), parts
+    assert len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("- a\n", "expected a mapping"), ("a: [", "not valid YAML"), ("!!python/object:os.system {}", "not valid YAML")],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        read(file)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"cluster: moon: cannot be read .* local, or a file"):
+        read("moon")

@@ -1,0 +1,80 @@
+"""Exported files hold the model that was trained, and all that is needed to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pipeline import config as configuration
+from pipeline.data.text import Vocabulary
+from pipeline.errors import ConfigError
+from pipeline.export import export
+from pipeline.model import build_model
+from pipeline.training import checkpoint, folder
+
+TINY = Path(__file__).parent / "training" / "tiny.yaml"
+WORDS = Vocabulary(("red", "ball", "left"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with one checkpoint, whose averages differ from its weights."""
+    config = configuration.load(TINY, ["--data.folder", "x", "--data.size", "64"])
+    torch.manual_seed(0)
+    model = build_model(config.model, len(WORDS))
+    averages = {
+        name: tensor + 0.01 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / folder.CONFIG).write_text(configuration.dump(config))
+    state = {"step": 7, "task": "rec", "data": "", "model": model.state_dict(), "moments": {}, "ema": averages}
+    checkpoint.save(checkpoint.folder_of(place, 7), state, WORDS.to_json())
+    return place
+
+
+def test_safetensors_hold_the_averages_and_how_to_use_them(run: Path, tmp_path: Path) -> None:
+    told = export(run, "safetensors", tmp_path / "out" / "model.safetensors")
+    assert (told["step"], told["bytes"]) == (7, (tmp_path / "out" / "model.safetensors").stat().st_size)
+    state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        facts = file.metadata()
+        assert set(file.keys()) == set(state["ema"])
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in state["ema"].items())
+    assert (facts["step"], facts["task"]) == ("7", "rec")
+    assert json.loads(facts["vocabulary"])["words"] == ["red", "ball", "left"]
+    (tmp_path / "config.yaml").write_text(facts["config"])
+    assert configuration.load(tmp_path / "config.yaml") == configuration.load(run / folder.CONFIG)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+
+
+def test_pt2_answers_as_the_model_does_for_any_number_of_examples(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt2"
+    export(run, "pt2", out)
+    extra = {"vocabulary.txt": "", "step.txt": ""}
+    program = torch.export.load(out, extra_files=extra).module()
+    assert Vocabulary.from_json(extra["vocabulary.txt"]).words == WORDS.words
+    config = configuration.load(run / folder.CONFIG)
+    model = build_model(config.model, len(WORDS)).eval()
+    state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
+    model.load_state_dict(state["ema"])
+    for count in (1, 3):
+        images = torch.rand(count, 3, 64, 64)
+        tokens = torch.tensor([[2, 3, *[0] * 10]] * count)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images, tokens), model(images, tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--format: 'onnx': expected one of safetensors, pt2"):
+        export(run, "onnx", tmp_path / "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--out: .*cannot be written"):
+        export(run, "safetensors", tmp_path / "file" / "x")
+    with pytest.raises(ConfigError, match=r"nowhere: no config.yaml in it"):
+        export(tmp_path / "nowhere", "safetensors", tmp_path / "x")
+    assert not (tmp_path / "x").exists()

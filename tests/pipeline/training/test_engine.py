@@ -1,0 +1,104 @@
+"""What the engine's switches may change: memory and speed, and nothing else than rounding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run
+
+from pipeline.errors import ConfigError
+from pipeline.training import checkpoint
+from pipeline.training.engine import EngineConfig
+
+HERE = Path(__file__).parent
+TINY = ["--config", str(HERE / "tiny.yaml"), "--schedule.epochs", "0.5"]
+
+
+def losses(folder: Path, refcoco: Path, *keys: str, script: tuple[str, ...] = ("-m", "launch.cli")) -> list[float]:
+    run(1, [*script, "train", "--run", str(folder), *TINY, "--data.folder", str(refcoco), *keys])
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]  # a step that was left out has none
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> list[float]:
+    return losses(tmp_path_factory.mktemp("runs") / "plain", refcoco, "--engine.zero", "1")
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path, refcoco: Path, plain: list[float]) -> None:
+    keys = ["--engine.zero", "1", "--engine.recompute", "[1, 3, 5]", "--model.filter_dropout", "0.0"]
+    assert losses(tmp_path / "run", refcoco, *keys)[:3] == plain[:3]
+    state, _ = checkpoint.read(checkpoint.newest(tmp_path / "run"))  # type: ignore[arg-type]
+    counted = {int(value) for name, value in state["model"].items() if name.endswith("num_batches_tracked")}
+    assert counted == {state["step"]}
+
+
+@pytest.mark.parametrize(("zero", "offload"), [("2", "optimizer"), ("3", "all")])
+def test_offloaded_state_changes_nothing_but_rounding(
+    tmp_path: Path, refcoco: Path, plain: list[float], zero: str, offload: str
+) -> None:
+    found = losses(tmp_path / "run", refcoco, "--engine.zero", zero, "--engine.offload", offload)
+    assert found[:3] == pytest.approx(plain[:3], rel=1e-4)
+
+
+def test_micro_batches_add_up_to_the_step(tmp_path: Path, refcoco: Path) -> None:
+    # Batch norm sees one micro-batch at a time: frozen, the two ways compute the same.
+    keys = ["--engine.zero", "1", "--optimizer.freeze_norms", "true"]
+    whole = losses(tmp_path / "whole", refcoco, *keys)
+    cut = losses(tmp_path / "cut", refcoco, *keys, "--engine.accumulate", "4")
+    assert cut[:3] == pytest.approx(whole[:3], rel=1e-4)
+    state, _ = checkpoint.read(checkpoint.newest(tmp_path / "whole"))  # type: ignore[arg-type]
+    assert all(
+        torch.equal(value, torch.zeros_like(value))
+        for name, value in state["model"].items()
+        if name.endswith("running_mean")
+    )
+
+
+def test_fp16_overflows_are_counted_and_the_scale_falls(tmp_path: Path, refcoco: Path) -> None:
+    folder = tmp_path / "run"
+    keys = ["--engine.zero", "1", "--engine.precision", "fp16", "--engine.loss_scale", "2.0e+5"]
+    script = (str(HERE / "half.py"),)
+    losses(folder, refcoco, *keys, "--schedule.epochs", "2", script=script)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert 1 <= log[-1]["skipped"] < len(log) - 2
+    assert log[-1]["loss_scale"] == 2e5 / 2 ** log[-1]["skipped"]
+    assert not (folder / "incidents").exists()
+    state, _ = checkpoint.read(checkpoint.newest(folder))  # type: ignore[arg-type]
+    assert state["updates"] == len(log) - log[-1]["skipped"]
+    assert state["loss_scale"]["cur_scale"] == log[-1]["loss_scale"]
+
+
+def test_fp16_without_overflow_is_near_fp32(tmp_path: Path, refcoco: Path, plain: list[float]) -> None:
+    keys = ["--engine.zero", "1", "--engine.precision", "fp16", "--engine.loss_scale", "64.0"]
+    near = losses(tmp_path / "run", refcoco, *keys, script=(str(HERE / "half.py"),))
+    assert near != plain
+    assert near[:4] == pytest.approx(plain[:4], rel=0.02)
+
+
+def test_an_overflow_at_the_floor_ends_the_run_in_one_line(tmp_path: Path, refcoco: Path) -> None:
+    command = ["train", "--run", str(tmp_path / "run"), *TINY, "--data.folder", str(refcoco)]
+    keys = ["--engine.precision", "fp16", "--engine.zero", "1"]
+    floor = ["--engine.loss_scale", "1.0e+12", "--engine.loss_scale_floor", "1.0e+12"]
+    (told,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
+    assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("told", "keys"),
+    [
+        ("engine.zero: 0: fp16 needs", {"precision": "fp16", "zero": 0}),
+        ("engine.offload: 'optimizer': needs engine.zero of at least 1", {"offload": "optimizer", "zero": 0}),
+        ("engine.offload: 'all': needs engine.zero of at least 3", {"offload": "all", "zero": 2}),
+        ("engine.accumulate: 0", {"accumulate": 0}),
+        (r"engine.recompute: \[6\]", {"recompute": (6,)}),
+        ("engine.loss_scale: 1.0: expected at least loss_scale_floor", {"loss_scale": 1.0, "loss_scale_floor": 2.0}),
+    ],
+)
+def test_what_does_not_go_together_is_told(told: str, keys: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=told):
+        EngineConfig(**keys)  # type: ignore[arg-type]

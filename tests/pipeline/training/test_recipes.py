@@ -1,0 +1,58 @@
+"""The papers' recipes under `configs/`: each builds its model and takes two steps on small pictures."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import config as configuration
+from pipeline.data.examples import Examples
+from pipeline.data.loader import Loader
+from pipeline.data.text import Vocabulary
+from pipeline.model import build_model
+from pipeline.tasks import TASKS
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import learning_rate
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+RECIPES = sorted((*(CONFIGS / "pretrain").glob("*.yaml"), *(CONFIGS / "finetune").glob("*.yaml")))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_recipe_takes_two_steps(file: Path, sets: dict[str, Path], groups: Path) -> None:
+    task_name = configuration.load(file, ["--data.folder", "x"]).model.task
+    folder = groups if task_name == "grec" else sets["clevr" if task_name == "vqa" else "refcoco"]
+    config = configuration.load(file, ["--data.folder", str(folder), "--data.size", "64"])
+    task_class = TASKS[task_name]
+    examples = Examples.open(folder, task_class.kind, "train")
+    task_class.check(examples)
+    if task_class.kind == "question":
+        examples = examples.answered()
+        answers = [answer for answer in examples.answers(examples.rows) if answer is not None]
+    else:
+        answers = []
+    vocabulary = Vocabulary.build(examples.texts(examples.rows), answers)
+    torch.manual_seed(0)
+    model = build_model(config.model, len(vocabulary), len(vocabulary.answers)).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(config.optimizer, trained, torch.device("cpu"))
+    task = task_class(config.model, config.data.size, vocabulary)
+    device = torch.device("cpu")
+    with closing(Loader(examples, vocabulary, config.data, 2, device, masks=task.wants_masks)) as loader:
+        for step in range(2):
+            batch = loader.batch(examples.rows[2 * step : 2 * step + 2])
+            before = [parameter.detach().clone() for parameter in trained]
+            loss = torch.stack(list(task.loss(model(batch.images, batch.tokens).float(), batch).values())).sum()
+            assert loss.isfinite()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config.schedule, config.optimizer.lr, step, 100)
+            optimizer.step()
+            moved = [bool((a != b).any()) for a, b in zip(before, trained, strict=True)]
+            assert sum(moved) > 0.9 * len(moved)
+            assert all(bool(parameter.isfinite().all()) for parameter in trained)

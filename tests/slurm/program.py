@@ -1,0 +1,63 @@
+"""The command line that the suite's cheap stages call: what matters here is how they end, not what they compute."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def note(folder, text):
+    with open(Path(folder) / "notes", "a") as stream:
+        stream.write(text + "\n")
+
+
+def count(folder, steps, seconds):
+    """A run of so many steps that saves each, and stops when it is told to; rank 0 writes what a training writes."""
+    told = []
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.append(True))
+    rank, start = os.environ.get("RANK", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    state = Path(folder, f"state-{rank}")
+    for step in range(int(state.read_text()) if state.exists() else 0, steps):
+        time.sleep(seconds)
+        note(folder, f"rank {rank} start {start} step {step}")
+        state.write_text(str(step + 1))
+        if told:
+            return 130
+    return 0
+
+
+def main(argv):
+    command, *rest = argv
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if command == "write":  # write FILE TEXT
+        Path(rest[0]).write_text(rest[1])
+    elif command == "say":  # say CODE TEXT
+        print(rest[1], file=sys.stderr)
+        return int(rest[0])
+    elif command == "count":  # count FOLDER STEPS SECONDS
+        return count(rest[0], int(rest[1]), float(rest[2]))
+    elif command == "flaky":  # flaky FOLDER TIMES TEXT: fails so many times
+        note(rest[0], f"{start} {os.environ['SLURMD_NODENAME']} {os.environ.get('MASTER_PORT')}")
+        if start < int(rest[1]):
+            raise OSError(rest[2])
+    elif command == "hang":  # hang FOLDER: heeds nothing
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+        note(rest[0], "hanging")
+        time.sleep(3600)
+    elif command == "lose":  # lose FOLDER: rank 1 is killed while rank 0 waits for it
+        note(rest[0], f"rank {os.environ['RANK']}")
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
+    elif command == "environment":  # environment FOLDER
+        keys = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"]
+        keys += ["CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_CPUS_PER_TASK"]
+        values = {key: os.environ.get(key) for key in keys}
+        import launch
+
+        values["code"] = str(Path(launch.__file__).parent.parent)
+        Path(rest[0], f"{os.environ['RANK']}.json").write_text(json.dumps(values))
+    return 0

@@ -1,0 +1,200 @@
+"""Two nodes train one model on a real SLURM: as two local processes do, undisturbed and through every interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from suite import SITE, Work
+
+from launch.control import cancel
+from launch.job import read_json
+from launch.stages import Stage, plan
+from launch.status import last_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
+KEYS = ["--schedule.epochs", "5", "--checkpoint.every", "5"]
+SAME = ("loss", "grad_norm", "lr")  # of each step, to the last bit
+TRAIN = """
+train:
+  run: [train, --config, {config}, --run, "{{here}}", --data.folder, {data}, {keys}]
+  processes: 2
+  nodes: 2
+  gpus: 1
+after:
+  run: [shards, info, {data}, --json]
+  needs: [train]
+"""
+
+
+def losses(run: Path) -> dict[int, tuple[float, ...]]:
+    """What the log says of each step; a step that was taken twice must have said the same both times."""
+    found: dict[int, tuple[float, ...]] = {}
+    for line in (run / "log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        values = tuple(entry[key] for key in SAME)
+        assert found.setdefault(entry["step"], values) == values, f"step {entry['step']} differs from its first time"
+    return found
+
+
+def weights(run: Path) -> str:
+    """A digest of everything that the newest checkpoint holds."""
+    import torch
+
+    state = torch.load(run / "checkpoints" / str(last_checkpoint(run)) / "state.pt", weights_only=True)
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value, key=str):
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                add(item)
+        elif isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else str(value).encode())
+        else:
+            digest.update(str(value).encode())
+
+    add({key: value for key, value in state.items() if key not in ("data",)})
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes on this machine, without SLURM."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "launch.cli", "train", "--config", str(CONFIG), "--run", str(run)]
+    command += ["--data.folder", str(refcoco), *KEYS]
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    return run
+
+
+@pytest.fixture
+def graph(work: Work, refcoco: Path) -> dict[str, Stage]:
+    work.entry = "launch.cli:main"
+    keys = ", ".join(f'"{key}"' for key in KEYS)
+    return work.stages(TRAIN.format(config=CONFIG, data=refcoco, keys=keys))
+
+
+def logged(run: Path) -> int:
+    """The newest step in the log."""
+    log = run / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def test_two_nodes_train_one_model(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:
+    assert work.submit() == 0
+    assert work.ended(*graph.values()) == {"train": ("done", None), "after": ("done", None)}
+    run = graph["train"].folder
+    assert losses(run) == losses(undisturbed)
+    assert weights(run) == weights(undisturbed)
+
+
+def test_every_interruption_ends_in_the_same_weights(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:
+    """USR2, a preemption by the higher partition, a requeue by hand, a node set down: one run suffers them all."""
+    assert work.submit() == 0
+    train, after = graph.values()
+    job = work.job(train)
+
+    def reach(step: int) -> None:
+        work.wait(lambda: logged(train.folder) >= step, f"step {step} was not reached")
+        assert not (train.folder / "DONE.json").exists(), "the run is too short for this test"
+
+    def started(times: int) -> None:
+        work.wait(lambda: (work.rows()["train"]["starts"] or 0) > times, f"it was not started {times + 1} times")
+
+    reach(2)
+    work.cluster.call("scancel", "--signal=USR2", job)
+    started(1)
+    reach(logged(train.folder) + 2)
+    work.cluster.call("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", "--output=/dev/null")
+    started(2)
+    reach(logged(train.folder) + 2)
+    work.cluster.call("scontrol", "requeue", job)
+    started(3)
+    reach(logged(train.folder) + 2)
+    work.cluster.call("scontrol", "update", "NodeName=127.0.0.2", "State=DOWN", "Reason=test")
+    work.wait(lambda: work.rows()["train"]["state"] != "running", "the job ran on without its node")
+    work.cluster.resume("127.0.0.2")
+    assert work.ended(train, after) == {"train": ("done", None), "after": ("done", None)}
+    assert work.rows()["train"]["starts"] == 5
+    assert losses(train.folder) == losses(undisturbed)
+    assert weights(train.folder) == weights(undisturbed)
+
+
+def test_after_a_killed_rank_the_same_command_goes_on(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:
+    assert work.submit(SITE.replace("minutes: 30", "minutes: 20")) == 0
+    train, after = graph.values()
+    found: list[psutil.Process] = []
+
+    def came() -> bool:
+        found[:] = [process for process in work.cluster.processes() if _is_rank(process, work.job(train), "1")]
+        return bool(found)
+
+    work.wait(came, "rank 1 did not start")
+    (rank,) = found
+    node = rank.environ()["SLURMD_NODENAME"]
+    work.wait(lambda: last_checkpoint(train.folder), "no checkpoint was saved")
+    assert not (train.folder / "DONE.json").exists(), "the run is too short for this test"
+    rank.kill()
+    reason = f"rank 1 on {node} was killed by SIGKILL (out of memory?)"
+    assert work.ended(train, after) == {"train": ("failed", reason), "after": ("not started", "train failed")}
+    assert read_json(train.folder / "FAILED.json")["rank"] == 1
+    assert work.submit() == 0
+    assert work.ended(train, after) == {"train": ("done", None), "after": ("done", None)}
+    assert losses(train.folder) == losses(undisturbed)
+    assert weights(train.folder) == weights(undisturbed)
+
+
+def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(
+    work: Work, graph: dict[str, Stage], undisturbed: Path
+) -> None:
+    assert work.submit() == 0
+    train = graph["train"]
+    work.wait(lambda: last_checkpoint(train.folder), "no checkpoint was saved")
+    assert cancel(work.out) == 0
+    work.empty()
+    assert not (train.folder / "DONE.json").exists(), "the run is too short for this test"
+    done = int(str(last_checkpoint(train.folder)).removeprefix("step-"))
+    work.file.write_text(work.file.read_text().replace("processes: 2", "processes: 1").replace("nodes: 2", "nodes: 1"))
+    assert plan(work.file)[0].folder == train.folder
+    assert work.submit() == 0
+    assert work.ended(*graph.values()) == {"train": ("done", None), "after": ("done", None)}
+    entries = [json.loads(line) for line in (train.folder / "log.jsonl").read_text().splitlines()]
+    alone = entries[[entry["step"] for entry in entries].index(done) + 1 :]
+    wanted = losses(undisturbed)
+    # One process adds up the same examples in another order: the first steps show that no others were read.
+    first = next(entry for entry in alone if entry["step"] > done)
+    assert first["loss"] == pytest.approx(wanted[first["step"]][0], rel=1e-3)
+    assert first["step"] == done + 1
+    assert entries[-1]["step"] == max(wanted)
+    assert entries[-1]["loss"] == pytest.approx(wanted[max(wanted)][0], rel=0.2)
+
+
+def _is_rank(process: psutil.Process, job: str, rank: str) -> bool:
+    try:
+        command, variables = process.cmdline(), process.environ()
+    except psutil.Error:
+        return False
+    # The script's own line names the module too, and srun; a rank is an interpreter.
+    return command[1:4] == ["-u", "-m", "submitit.core._submit"] and (
+        (variables.get("SLURM_JOB_ID"), variables.get("SLURM_PROCID")) == (job, rank)
+    )
