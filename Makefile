@@ -24,8 +24,10 @@ demo: $(READY)
 	echo "  $(BIN)/laconvnet status runs/demo"; \
 	echo "  make demo        # again: every stage is found done"
 
+# The tests of SLURM start one of their own and want the machine for themselves.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/slurm
+	$(BIN)/python -m pytest tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -50,7 +50,14 @@ def name() -> str:
 
 
 def arguments(stage: Stage) -> tuple[str, ...]:
-    """The stage's arguments with every configuration file that exists now replaced by a copy in the stage's folder."""
+    """The stage's arguments with every configuration file that exists now replaced by a copy in the stage's folder.
+
+    The copy holds what the file's bases say as well.
+    """
+    import yaml
+
+    from pipeline import yaml_tree
+
     argv = list(stage.argv)
     for position, name in config_files(argv).items():
         source = Path(name)
@@ -58,7 +65,7 @@ def arguments(stage: Stage) -> tuple[str, ...]:
             copy = stage.folder / "jobs" / f"config-{position}-{source.name}"
             copy.parent.mkdir(parents=True, exist_ok=True)
             partial = copy.with_name(f".{copy.name}.{os.getpid()}")
-            shutil.copyfile(source, partial)
+            partial.write_text(yaml.safe_dump(yaml_tree.read(source), sort_keys=False), encoding="utf-8")
             partial.replace(copy)
             argv[position] = f"--config={copy}" if argv[position].startswith("--config=") else str(copy)
     return tuple(argv)

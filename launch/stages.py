@@ -266,8 +266,8 @@ def config_files(run: Sequence[str]) -> dict[int, str]:
 
 
 def _configs(where: str, run: Sequence[str], problems: list[str]) -> dict[int, str]:
-    """Position in `run` of each configuration file's argument -> its content, canonical."""
-    import yaml
+    """Position in `run` of each configuration file's argument -> its content over that of its bases, canonical."""
+    from pipeline import yaml_tree
 
     contents = {}
     for position, name in config_files(run).items():
@@ -277,7 +277,7 @@ def _configs(where: str, run: Sequence[str], problems: list[str]) -> dict[int, s
             problems.append(f"{where}: run: --config {name}: no such file in {Path.cwd()}; expected a YAML file")
             continue
         try:
-            value = _parse(Path(name), yaml.safe_load)
+            value = yaml_tree.read(Path(name))
         except ConfigError as error:
             problems.append(f"{where}: run: --config {error}")
             continue

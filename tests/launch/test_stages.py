@@ -186,3 +186,15 @@ def test_a_wrong_file_is_named(work: Path, text: str, parts: list[str]) -> None:
 def test_a_missing_file_is_named(work: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
         plan("nowhere.yaml")
+
+
+def test_a_base_is_part_of_what_a_stage_computes(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 1\n")
+    (tmp_path / "top.yaml").write_text("base: base.yaml\ndata: {size: 64}\n")
+    file = tmp_path / "stages.yaml"
+    run = f'[train, --config, "{tmp_path / "top.yaml"}", --run, "{{here}}"]'
+    file.write_text(f"folder: {tmp_path}/out\nstages:\n  a:\n    run: {run}\n")
+    first = plan(file)[0].identity
+    assert plan(file)[0].identity == first
+    (tmp_path / "base.yaml").write_text("seed: 2\n")
+    assert plan(file)[0].identity != first
