@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, TrainingError
 from pipeline.files import publish_text
 
 INCIDENTS = "incidents"
+STATES = 3  # bad steps of one start whose state is kept: a run that skips many must not fill the disk
 
 
 @dataclass(frozen=True)

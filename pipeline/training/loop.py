@@ -110,10 +110,11 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
     place = guard.folder_of(run, step)
     record = session.examine(step, batches, outcome)
     guard.write(place, session.engine.rank, record)
-    with session.state(step) as state:
-        if session.engine.leads:
-            checkpoint.save(place / "state", state, session.begun.vocabulary.to_json())
-    session.engine.agree(0)  # the state is there before any process ends the run
+    if watch.skipped < guard.STATES:
+        with session.state(step) as state:
+            if session.engine.leads:
+                checkpoint.save(place / "state", state, session.begun.vocabulary.to_json())
+        session.engine.agree(_GO_ON)  # the state is there before any process ends the run
     first = record["first_not_finite"]
     where = f"first in the output of {first}" if first else "in the backward pass"
     watch.bad(run, step, f"loss or gradient is not finite, {where} (process {session.engine.rank})")
