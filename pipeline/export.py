@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 
 from pipeline import config as configuration
 from pipeline.errors import ConfigError
+from pipeline.files import publishing
 from pipeline.restore import Restored, restore
 
 
@@ -32,16 +31,8 @@ def export(run: Path, kind: str, out: Path) -> dict[str, object]:
         "vocabulary": ready.vocabulary.to_json(),
     }
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=out.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
-            FORMATS[kind](ready, facts, temporary)
-            temporary.chmod(0o644)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with publishing(out) as partial:
+            FORMATS[kind](ready, facts, partial)
     except OSError as error:
         raise ConfigError(f"--out: {out}: cannot be written ({error.strerror}); choose another place") from error
     return {"out": str(out), "format": kind, "bytes": out.stat().st_size, "step": ready.step}

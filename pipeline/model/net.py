@@ -156,20 +156,31 @@ class Downsample(nn.Module):
         return F.max_pool2d(self.project(x), 2) if self.stem else self.project(F.max_pool2d(x, 2))
 
 
-class Stage(nn.Module):
+class BlockStage(nn.Module):
+    """A stage that ends in blocks, whose activations may be computed again in the backward pass."""
+
+    blocks: nn.ModuleList
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recompute = False
+
+    def through(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """x (B, d, H, W) after the blocks."""
+        for block in self.blocks:
+            x = recomputed(block, x, words, mask) if self.recompute and self.training else block(x, words, mask)
+        return x
+
+
+class Stage(BlockStage):
     def __init__(self, config: NetConfig, index: int) -> None:
         super().__init__()
         inputs = config.dims[index - 1] if index else 3
         self.downsample = Downsample(config, inputs, config.dims[index], stem=index == 0)
         self.blocks = nn.ModuleList(config.make_block(index, kernel_size) for kernel_size in config.kernels[index])
 
-        self.recompute = False  # the blocks' activations in the backward pass
-
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        x = self.downsample(x)
-        for block in self.blocks:
-            x = recomputed(block, x, words, mask) if self.recompute and self.training else block(x, words, mask)
-        return x
+        return self.through(self.downsample(x), words, mask)
 
 
 class LaConvNet(nn.Module):

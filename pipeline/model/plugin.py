@@ -7,14 +7,13 @@ from torch import Tensor, nn
 
 from pipeline.model.backbones import Backbone
 from pipeline.model.layers import ConvNormAct
-from pipeline.model.net import Downsample, NetConfig, check_sides
-from pipeline.model.recompute import recomputed
+from pipeline.model.net import BlockStage, Downsample, NetConfig, check_sides
 
 LAYERS = (2, 2, 2)  # blocks at strides 8, 16, 32: six, as in the papers
 _FIRST = 2  # stage of a preset that has stride 8, counted from 0
 
 
-class PlugInStage(nn.Module):
+class PlugInStage(BlockStage):
     """A map of the backbone at the preset's width, what the finer stage found added to it, then blocks.
 
     x (B, inputs, h, w), finer (B, dims[stage - 1], 2h, 2w) or None -> (B, dims[stage], h, w).
@@ -26,15 +25,12 @@ class PlugInStage(nn.Module):
         self.project = ConvNormAct(inputs, dims[stage], 1, config.activation)
         self.downsample = Downsample(config, dims[stage - 1], dims[stage], stem=False) if stage > _FIRST else None
         self.blocks = nn.ModuleList(config.make_block(stage, config.kernels[stage][0]) for _ in range(depth))
-        self.recompute = False  # the blocks' activations in the backward pass
 
     def forward(self, x: Tensor, finer: Tensor | None, words: Tensor, mask: Tensor) -> Tensor:
         x = self.project(x)
         if self.downsample is not None:
             x = x + self.downsample(finer)
-        for block in self.blocks:
-            x = recomputed(block, x, words, mask) if self.recompute and self.training else block(x, words, mask)
-        return x
+        return self.through(x, words, mask)
 
 
 class PlugIn(nn.Module):

@@ -18,7 +18,7 @@ from pipeline.data.loader import Batch, Loader, Request, requests_of
 from pipeline.data.plan import mix, steps
 from pipeline.model import build_model
 from pipeline.model.cost import cost
-from pipeline.model.net import Stage
+from pipeline.model.net import BlockStage
 from pipeline.model.norm import BatchNorm
 from pipeline.tasks import TASKS
 from pipeline.training.ema import Ema
@@ -72,7 +72,7 @@ class Session:
         self.model = begun.model.to(engine.device)
         stages = self.model.visual.stages
         for number, stage in enumerate(stages, 6 - len(stages)):  # networks over a backbone have the last three
-            cast(Stage, stage).recompute = number in config.engine.recompute
+            cast(BlockStage, stage).recompute = number in config.engine.recompute
         if config.optimizer.freeze_norms:
             for module in self.model.modules():
                 if isinstance(module, BatchNorm):
@@ -178,7 +178,8 @@ class Session:
     def operations(self) -> int:
         """Floating-point operations that one example costs a step: two a multiply-add, forward once, backward twice."""
         config = self.config
-        model = build_model(config.model, len(self.begun.vocabulary), len(self.begun.vocabulary.answers))
+        with torch.device("meta"):  # neither weights nor random numbers are drawn for it
+            model = build_model(config.model, len(self.begun.vocabulary), len(self.begun.vocabulary.answers))
         return 6 * int(cost(model, config.data.size, config.data.words)["macs"])
 
     @property

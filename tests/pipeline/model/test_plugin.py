@@ -100,7 +100,7 @@ def test_recomputed_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPat
         begun.append(block)
         return recomputed(block, *inputs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pipeline.model.plugin.recomputed", noted)
+    monkeypatch.setattr("pipeline.model.net.recomputed", noted)
     gradients = []
     for again in (False, True):
         model = make()
