@@ -2,7 +2,7 @@
 
 A value's fate is a hash of (seed, picture, place): chunks of a batch see the mask of the whole, whatever their size,
 and backward, activation checkpointing and a resumed run see the mask of forward. The place is the index in the
-picture's filters (k*k*g, H, W) in that order, whatever the memory format. `kernels/cpu/dynamic_conv.cpp` computes the
+picture's filters (k*k*g, H, W) in that order, whatever the memory format. `kernels/cpu/dropout.h` computes the
 same mask.
 """
 

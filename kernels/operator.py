@@ -102,6 +102,8 @@ def _in_the_given_types(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(first: Tensor, *rest: Any) -> Any:
+        if not torch.is_autocast_enabled(first.device.type):
+            return function(first, *rest)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *rest)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kernels.cuda.cache import cache_folder
 
-SOURCE = Path(__file__).with_name("dynamic_conv.cpp")
+SOURCES = Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
 SECONDS = 300
@@ -53,7 +53,7 @@ def library() -> ctypes.CDLL:
 
 def compiled(program: str, folder: Path) -> Path:
     target = folder / "dynamic_conv.so"
-    command = [program, *FLAGS, _tuned(), str(SOURCE), "-o", str(target)]
+    command = [program, *FLAGS, _tuned(), str(SOURCES / "dynamic_conv.cpp"), "-o", str(target)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -71,7 +71,9 @@ def _tuned() -> str:
 def _identity(program: str) -> str:
     """A name that differs wherever the same file would not do: a home folder may be shared by unlike machines."""
     real = Path(program).resolve()
-    parts = [SOURCE.read_text(), *FLAGS, platform.machine(), str(real), str(real.stat().st_mtime_ns), _processor()]
+    sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
+    machine = [platform.machine(), str(real), str(real.stat().st_mtime_ns), _processor()]
+    parts = [*(path.read_text() for path in sources), *FLAGS, *machine]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ def library() -> ctypes.CDLL:
     picture = (_BUFFER, _STRIDES)
     found.laconv_cpu_forward.argtypes = (_NUMBERS, *picture * 3, ctypes.c_int64)
     found.laconv_cpu_backward.argtypes = (_NUMBERS, *picture * 5, ctypes.c_int64)
+    found.laconv_cpu_use.argtypes, found.laconv_cpu_use.restype = (_BUFFER,), None
     found.laconv_cpu_dropout.argtypes = (
         *picture,
         *(ctypes.c_int64,) * 3,
@@ -30,7 +31,14 @@ def library() -> ctypes.CDLL:
         ctypes.c_float,
         ctypes.c_int64,
     )
+    found.laconv_cpu_use(openmp())
     return found
+
+
+def openmp() -> ctypes.c_void_p | None:
+    """The entry of the OpenMP runtime that PyTorch has loaded (all makes know GNU's); None: own threads serve."""
+    entry = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return ctypes.cast(entry, ctypes.c_void_p) if entry else None
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:

@@ -39,10 +39,13 @@ class DropoutArguments(ctypes.Structure):
 class Library:
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
-    Shapes are those of `kernels.reference`. Results take the memory format of what they are like; channels-last is what
-    the kernels work on, any other is copied there and back. Each function raises RuntimeError naming kernel, shapes and
+    Shapes are those of `kernels.reference`. Results take the memory format of what they are like; `layout` is what the
+    kernels work on, any other is copied there and back. Each function raises RuntimeError naming kernel, shapes and
     the reason where it cannot do its work; then nothing is returned. Raises OSError if the file is no such library.
     """
+
+    family = "dynamic_conv"
+    layout = torch.channels_last
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,30 +58,31 @@ class Library:
 
     def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
         """v2 Eq. 2."""
-        _check("dynamic_conv_forward", x, filters, kernel_size, groups)
-        source, weights = _channels_last(x), _channels_last(filters)
-        result = _result(x)
+        _check(f"{self.family}_forward", x, filters, kernel_size, groups)
+        source, weights = self._laid_out(x), self._laid_out(filters)
+        result = self._result(x)
         arguments = _arguments(x, kernel_size, groups, interleaved)
         arguments.x, arguments.filters, arguments.result = (t.data_ptr() for t in (source, weights, result))
         self._convolve("forward", arguments, result)
-        return _shaped_like(result, x)
+        return self._shaped_like(result, x)
 
     def dynamic_conv_backward(
         self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
     ) -> tuple[Tensor, Tensor]:
         """The gradients of `x` and of `filters`."""
-        _check("dynamic_conv_backward", x, filters, kernel_size, groups)
+        name = f"{self.family}_backward"
+        _check(name, x, filters, kernel_size, groups)
         if grad.shape != x.shape or grad.dtype != x.dtype or grad.device != x.device:
-            raise RuntimeError(f"dynamic_conv_backward: grad: expected the like of x, {_about(x)}, got {_about(grad)}")
-        above, source, weights = _channels_last(grad), _channels_last(x), _channels_last(filters)
-        grad_x, grad_filters = _result(x), _result(filters)
+            raise RuntimeError(f"{name}: grad: expected the like of x, {_about(x)}, got {_about(grad)}")
+        above, source, weights = self._laid_out(grad), self._laid_out(x), self._laid_out(filters)
+        grad_x, grad_filters = self._result(x), self._result(filters)
         arguments = _arguments(x, kernel_size, groups, interleaved)
         arguments.x, arguments.filters, arguments.grad = (t.data_ptr() for t in (source, weights, above))
         arguments.result = grad_x.data_ptr()
         self._convolve("grad_x", arguments, grad_x)
         arguments.result = grad_filters.data_ptr()
         self._convolve("grad_filters", arguments, grad_filters)
-        return _shaped_like(grad_x, x), _shaped_like(grad_filters, filters)
+        return self._shaped_like(grad_x, x), self._shaped_like(grad_filters, filters)
 
     def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
         """In place: zeroes filter values (B, k*k*g, H, W) with probability `p` and scales the rest by 1 / (1 - p).
@@ -97,7 +101,7 @@ class Library:
             raise RuntimeError(f"{name}: seed: expected the CPU or {filters.device}, got {seed.device}")
         if p == 0.0 or filters.numel() == 0:
             return
-        values = _channels_last(filters)
+        values = filters.contiguous(memory_format=torch.channels_last)
         seed = seed.detach().to(torch.int64)
         there = seed.device.type != "cpu"
         arguments = DropoutArguments(
@@ -113,10 +117,27 @@ class Library:
         if values.data_ptr() != filters.data_ptr():
             filters.copy_(values)
 
+    def _kernel(self, what: str, dtype: torch.dtype, kernel_size: int) -> str:
+        size = "any" if dtype == torch.float64 else _SIZE_NAMES.get(kernel_size, "any")
+        return f"laconv_dynamic_conv_{what}_{TYPES[dtype]}_{size}"
+
     def _convolve(self, what: str, arguments: ConvArguments, result: Tensor) -> None:
         if result.numel():
-            size = "any" if result.dtype == torch.float64 else _SIZE_NAMES.get(arguments.kernel_size, "any")
-            self._launch(f"laconv_dynamic_conv_{what}_{TYPES[result.dtype]}_{size}", arguments, result)
+            self._launch(self._kernel(what, result.dtype, arguments.kernel_size), arguments, result)
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self.layout)
+
+    def _result(self, like: Tensor) -> Tensor:
+        """Dense memory for a result; strides of sides of length 1 are those of `like` where it can serve."""
+        if like.is_contiguous(memory_format=self.layout):
+            return torch.empty_like(like)
+        return torch.empty_like(like, memory_format=self.layout)
+
+    def _shaped_like(self, result: Tensor, like: Tensor) -> Tensor:
+        if like.is_contiguous(memory_format=self.layout):
+            return result
+        return torch.empty_like(like).copy_(result)
 
     def _launch(self, name: str, arguments: ctypes.Structure, result: Tensor) -> None:
         try:
@@ -149,23 +170,6 @@ def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> C
         kernel_size=kernel_size,
         interleaved=int(interleaved),
     )
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _result(like: Tensor) -> Tensor:
-    """Dense channels-last memory for a result; strides of sides of length 1 are those of `like` where it can serve."""
-    if like.is_contiguous(memory_format=torch.channels_last):
-        return torch.empty_like(like)
-    return torch.empty_like(like, memory_format=torch.channels_last)
-
-
-def _shaped_like(result: Tensor, like: Tensor) -> Tensor:
-    if like.is_contiguous(memory_format=torch.channels_last):
-        return result
-    return torch.empty_like(like).copy_(result)
 
 
 def _about(tensor: Tensor) -> str:

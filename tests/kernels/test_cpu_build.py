@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,9 +61,10 @@ def test_other_flags_or_another_source_give_another_file(tmp_path: Path, monkeyp
     names.add(build._identity(program))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
     names.add(build._identity(program))
-    changed = tmp_path / "changed.cpp"
-    changed.write_text("// changed")
-    monkeypatch.setattr(build, "SOURCE", changed)
+    changed = tmp_path / "changed"
+    shutil.copytree(build.SOURCES, changed)
+    (changed / "rows.h").write_text("// changed")
+    monkeypatch.setattr(build, "SOURCES", changed)
     names.add(build._identity(program))
     assert len(names) == 4
 

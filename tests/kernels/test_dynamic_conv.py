@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 import kernels
 from kernels import chunks, cpu, plain, reference, small_maps
+from kernels.cpu import native
 
 SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
     (2, 8, 5, 3, 3, 2),
@@ -72,7 +76,7 @@ def test_equals_the_literal_sum(shape: tuple[int, ...], channels_last: bool) -> 
 
 
 # Vectors of 8, 4 and 1 pixels; blocks of 8, 4, 2 and 1 channels; groups narrower than a cache line together, the last
-# set smaller; a map cut into several blocks of rows.
+# set smaller; a map cut into several blocks of rows; maps that every kernel covers whole.
 COMPILED = [
     (2, 15, 9, 13, 5, 1),
     (1, 24, 6, 5, 7, 2),
@@ -81,6 +85,9 @@ COMPILED = [
     (1, 64, 61, 60, 7, 1),
     (1, 1, 1, 40, 9, 1),
     (1, 1, 40, 1, 9, 1),
+    (3, 21, 4, 3, 7, 3),
+    (64, 64, 4, 4, 7, 8),
+    (2, 34, 2, 2, 7, 2),
 ]
 
 
@@ -90,8 +97,7 @@ COMPILED = [
 def test_the_compiled_kernel_agrees_with_plain_pytorch(
     shape: tuple[int, ...], interleaved: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    native = cpu.ready()
-    if native is None:
+    if cpu.ready() is None:
         pytest.skip("no C++ compiler here")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x, filters = inputs(*shape, dtype=torch.float32)
@@ -110,6 +116,34 @@ def test_the_compiled_kernel_agrees_with_plain_pytorch(
         # In one order whatever the number of threads.
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
         assert torch.equal(out, native.dynamic_conv(source, *arguments))
+
+
+def test_the_threads_are_those_of_the_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    if cpu.ready() is None:
+        pytest.skip("no C++ compiler here")
+    library = native.library()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    x, filters = inputs(1, 64, 61, 60, 7, 1, dtype=torch.float32)
+    arguments = (x, filters, 7, 1, False)
+    taken = []
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+    @ctypes.CFUNCTYPE(None, work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def parallel(share: Callable[[int], None], data: int, threads: int, flags: int) -> None:
+        taken.append((threads, flags))
+        share(data)  # a team may be smaller than was asked for
+
+    found = native.openmp()
+    assert found is not None, "PyTorch has loaded one"
+    try:
+        expected = native.dynamic_conv(*arguments)
+        library.laconv_cpu_use(ctypes.cast(parallel, ctypes.c_void_p))
+        assert torch.equal(native.dynamic_conv(*arguments), expected)
+        library.laconv_cpu_use(None)
+        assert torch.equal(native.dynamic_conv(*arguments), expected)
+    finally:
+        library.laconv_cpu_use(found)
+    assert taken == [(3, 0)]
 
 
 def test_strided_inputs() -> None:
