@@ -11,7 +11,7 @@ help:
 	@echo "make demo    walk the whole road on this machine: data, shards, training, finetuning, report (ten minutes)"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make gpu     every test that needs an NVIDIA GPU, and the bench: runs/gpu.txt, runs/gpu-bench.jsonl"
+	@echo "make gpu     every test that needs an NVIDIA GPU, and the benches: runs/gpu.txt, runs/gpu-bench.jsonl, runs/gpu-train.jsonl"
 	@echo "make clean   remove the environment, caches and demo runs"
 
 demo: $(READY)
@@ -33,6 +33,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# SIGKILL at so many points of training and publishing; SEED repeats what a failure names. A line a point.
+.PHONY: fuzz
+fuzz: $(READY)
+	POINTS=$(or $(POINTS),200) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -s tests/pipeline/training/test_killed.py
 
 # On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
 gpu:

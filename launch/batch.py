@@ -87,7 +87,7 @@ def begin(folder: Path, job: str, start: int, nodes: str) -> int:
     (folder / "FAILED.json").unlink(missing_ok=True)
     checkpoint = last_checkpoint(folder)
     idle = _idle_starts(history(folder, job), checkpoint)
-    _note(folder, {"job": job, "start": start, "event": "start", "nodes": nodes, "checkpoint": checkpoint})
+    note(folder, {"job": job, "start": start, "event": "start", "nodes": nodes, "checkpoint": checkpoint})
     if idle < LOST_STARTS:
         return DONE
     reason = f"{idle} starts in a row ended without a word and without a new checkpoint"
@@ -198,7 +198,7 @@ def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
     else:
         (folder / "FAILED.json").unlink(missing_ok=True)
     noted = {"outcome": verdict.outcome, "reason": verdict.reason, "rank": verdict.rank, "node": verdict.node}
-    _note(folder, {"job": job, "start": start, "event": "end", "checkpoint": last_checkpoint(folder)} | noted)
+    note(folder, {"job": job, "start": start, "event": "end", "checkpoint": last_checkpoint(folder)} | noted)
     print(f"laconvnet: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''}", flush=True)
     return verdict.code
 
@@ -226,14 +226,21 @@ def _messages(folder: Path, job: str) -> list[str]:
     return lines[marks[-1] :] if marks else lines
 
 
-def _note(folder: Path, entry: dict[str, Any]) -> None:
+def note(folder: Path, entry: dict[str, Any]) -> None:
+    """Add a line to the history of the stage's starts."""
     with (folder / STARTS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
 
 
+def job_id() -> str:
+    """The job of this batch script, as submitit names it too: that of an array's task says which one it is."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
 def main(argv: list[str]) -> int:
     command, folder, *rest = argv
-    job, start = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job, start = job_id(), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if command == "begin":
         return begin(Path(folder), job, start, os.environ["SLURM_JOB_NODELIST"])
     if command == "refused":

@@ -41,6 +41,7 @@ class Cluster:
         minutes: Time limit of stages that name none.
         signal_seconds: So long before the time limit the ranks are told to save and leave.
         hang_minutes: A job whose log, output and checkpoints have stood still for so long is ended; 0: never.
+        at_once: So many tasks of an array run at the same time where the stage says nothing; 0: no limit.
         max_timeouts: So often a stage may reach its time limit and go on; being preempted is not counted.
         retries: So often a stage may be started again after a failure that is not its own fault.
         exclude: Whether a retry keeps off the node that was at fault, where one is known and enough are left.
@@ -64,6 +65,7 @@ class Cluster:
     minutes: float = 24 * 60.0
     signal_seconds: int = 120
     hang_minutes: float = 60.0
+    at_once: int = 0
     max_timeouts: int = 100
     retries: int = 3
     exclude: bool = True

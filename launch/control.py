@@ -12,30 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from launch import queue
-from launch.job import is_done, read_json, write_json
-from launch.status import GRAPH, JOB, holder, on_slurm
+from launch.job import CANCELLED, is_done, read_json, task_folder, write_json
+from launch.status import GRAPH, JOB, holder, on_slurm, places
 from pipeline.errors import ConfigError
 
 FOLLOW_SECONDS = 1.0
+ENDS = ("DONE.json", "FAILED.json")
 
 
-def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False) -> int:
+def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False, task: int | None = None) -> int:
     """Print what a stage's newest job has written: every rank's standard error and output, or that of one rank.
 
-    With `follow`, what is written from then on too, until the stage has ended. Raises ConfigError where there is none.
+    Of an array that of all tasks, or of one. With `follow`, what is written from then on too, until the stage has
+    ended. Raises ConfigError where there is none.
     """
-    folder, _ = _stage(root, stage)
-    job = read_json(folder / JOB)
-    if job is None:
+    jobs = {place: job for place in _places(root, stage, task) if (job := read_json(place / JOB)) is not None}
+    if not jobs:
         raise ConfigError(
             f"{root}: stage {stage!r} was not started yet; `laconvnet status {root}` tells what it waits for"
         )
     shown: dict[Path, int] = {}
     while True:
-        ended = not follow or any((folder / name).exists() for name in ("DONE.json", "FAILED.json"))
-        files = _files(folder, job, rank)
+        ended = not follow or all(any((place / name).exists() for name in ENDS) for place in jobs)
+        files = [file for place, job in jobs.items() for file in _files(place, job, rank)]
         if not files and ended:
-            what = "its job" if rank is None else f"rank {rank} (of {job['processes']})"
+            processes = next(iter(jobs.values()))["processes"]
+            what = "its job" if rank is None else f"rank {rank} (of {processes})"
             raise ConfigError(f"{root}: stage {stage!r}: {what} has written nothing yet; --follow waits for it")
         for file in files:
             _copy_new(file, shown, named=len(files) > 1)
@@ -44,21 +46,18 @@ def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False) 
         time.sleep(FOLLOW_SECONDS)
 
 
-def cancel(root: Path, stage: str | None = None) -> int:
+def cancel(root: Path, name: str | None = None) -> int:
     """End the jobs of a launched graph, or of one stage. What they have saved stays: the same launch goes on."""
     graph = _graph(root)
-    chosen = graph["stages"] if stage is None else [one for one in graph["stages"] if one["name"] == stage]
-    if not chosen:
-        _stage(root, stage or "")
+    chosen = graph["stages"] if name is None else [_stage(root, name)[1]]
     launcher = holder(root)
-    if stage is None and launcher is not None:
+    if name is None and launcher is not None:
         _end_process(launcher.get("pid"), launcher.get("host"), f"the launch of {root}")
         print(f"{graph['name']}: told the launch to stop", file=sys.stderr)
         return 0
     ended = []
     on_cluster = []
-    for one in chosen:
-        folder = root / one["folder"]
+    for one, folder in ((stage, place) for stage in chosen for place in places(root, stage)):
         job = read_json(folder / JOB)
         if job is None or is_done(folder, one["identity"]) or (folder / "FAILED.json").exists():
             continue
@@ -66,14 +65,14 @@ def cancel(root: Path, stage: str | None = None) -> int:
             on_cluster.append((one["name"], job["id"]))
         elif launcher is not None:
             record = {"stage": one["name"], "identity": one["identity"], "job": job["id"], "host": job["host"]}
-            record |= {"ended": time.time(), "rank": 0, "reason": "cancelled", "tail": []}
+            record |= {"ended": time.time(), "rank": 0, "reason": CANCELLED, "tail": []}
             log = folder / "jobs" / f"{job['id']}_0_log.err"
             write_json(folder / "FAILED.json", record | {"log": str(log)}, first=True)
             _end_process(job["pid"], job["host"], f"the job of stage {one['name']!r}")
             ended.append(f"{one['name']} (process {job['pid']})")
     if on_cluster:
-        waiting = {job.id for job in queue.queued()}
-        found = [(name, job) for name, job in on_cluster if job in waiting]
+        waiting = {job.id: job.array for job in queue.queued()}
+        found = dict.fromkeys((name, waiting[job]) for name, job in on_cluster if job in waiting)
         if found:
             # The last stages first: SLURM would else note them as impossible one by one.
             queue.run(["scancel", *(job for _, job in reversed(found))])
@@ -96,6 +95,18 @@ def _stage(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
             return root / one["folder"], one
     names = ", ".join(one["name"] for one in stages)
     raise ConfigError(f"{root}: stage {name!r} is unknown; expected one of {names}")
+
+
+def _places(root: Path, name: str, task: int | None) -> list[Path]:
+    """Where the stage's job works, or the tasks of its array, or that one of them."""
+    folder, stage = _stage(root, name)
+    tasks = stage.get("array")
+    if task is None:
+        return places(root, stage)
+    if not tasks or not 0 <= task < tasks:
+        told = f"expected 0 to {tasks - 1}" if tasks else "the stage is not an array; leave it out"
+        raise ConfigError(f"{root}: stage {name!r}: --task: got {task}, {told}")
+    return [task_folder(folder, tasks, task)]
 
 
 def _files(folder: Path, job: dict[str, Any], rank: int | None) -> list[Path]:

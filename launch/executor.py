@@ -4,11 +4,13 @@ SLURM, all of them submitted at once behind those they need.
 Which stages a launch takes, and how:
 
     (nothing)   every stage that is not done
-    only S      just S; its inputs must be done
-    from_ S     S and everything that needs it, done or not; inputs from outside must be done. They run again in their
+    only S      just S; its inputs must be done, or on SLURM in the queue
+    from_ S     S and everything that needs it, done or not; inputs from outside as above. They run again in their
                 folders: what finds its work there goes on from it
     force       the stages taken (all of them, or those of only / from_) start from nothing, done or not: their folders
                 are set aside as <out>/replaced/<stage>-<hash>.<n>, nothing is deleted
+
+Of an array the tasks that are not done are run, with from_ and force all of them.
 
 A stage that fails keeps those that need it from starting; everything else goes on, and the exit code is 1. The same
 command again runs what is not done. Exit codes: 0 all is done, 1 a stage failed, 130 interrupted; what the user has to
@@ -24,12 +26,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch import stages as graphs
-from launch.job import ENTRY, command_line, is_done, read_json, write_json
+from launch.job import ENTRY, command_line, is_done, read_json, settle, write_json
 from launch.screen import Screen
 from launch.stages import Graph, Stage
 from launch.status import GRAPH, LOCK
@@ -48,38 +50,52 @@ def launch(
     from_: str | None = None,
     force: bool = False,
     entry: str = ENTRY,
+    given: Mapping[str, str] | None = None,
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
     `cluster` is local, for this machine, or a site's file (`launch.cluster`): then all stages are submitted to SLURM
-    and this returns. `entry` is the "module:function" that the jobs call with a stage's arguments. What is going on is
-    told on standard error; `dry_run` prints to standard output what would run (on SLURM, the batch scripts) and touches
-    nothing.
+    and this returns. `given` are texts to put in place of the file's `values` of these names. `entry` is the
+    "module:function" that the jobs call with a stage's arguments. What is going on is told on standard error; `dry_run`
+    prints to standard output what would run (on SLURM, the batch scripts) and touches nothing.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
     """
     if cluster != "local":
-        graph, site = _read_both(file, out, cluster)
-        return _launch_on_slurm(graph, site, cluster, select(graph, only, from_, force), dry_run, force, entry)
-    graph = graphs.read(file, out)
+        graph, site = _read_both(file, out, given, cluster)
+    else:
+        graph, site = graphs.read(file, out, given), None
+    if not dry_run:
+        for stage in graph.stages:
+            if stage.array is not None:
+                settle(stage.folder, stage.array, stage.identity)
+    again = force or from_ is not None
+    if site is not None:
+        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, entry)
     taken = select(graph, only, from_, force)
     if dry_run:
         print(describe(graph, taken))
         return 0
+    from launch import precheck  # brings submitit, which nothing above needs
+    from launch.schedule import run
+
+    problems = precheck.commands(graph, taken, entry)
+    if problems:
+        raise ConfigError("\n".join(problems))
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         _write_graph(graph, taken, cluster)
-        from launch.schedule import run  # brings submitit, which nothing above needs
-
-        return run(graph, taken, Screen(sys.stderr), force, entry)
+        return run(graph, taken, Screen(sys.stderr), force, again, entry)
 
 
-def _read_both(file: str | Path, out: str | Path | None, cluster: str) -> tuple[Graph, Cluster]:
+def _read_both(
+    file: str | Path, out: str | Path | None, given: Mapping[str, str] | None, cluster: str
+) -> tuple[Graph, Cluster]:
     """The stages and the site. Raises ConfigError with what is wrong with either."""
     from launch.cluster import read
 
     problems = []
     try:
-        graph = graphs.read(file, out)
+        graph = graphs.read(file, out, given)
     except ConfigError as error:
         problems.append(str(error))
     try:
@@ -92,23 +108,49 @@ def _read_both(file: str | Path, out: str | Path | None, cluster: str) -> tuple[
 
 
 def _launch_on_slurm(
-    graph: Graph, site: Cluster, name: str, taken: list[Stage], dry_run: bool, force: bool, entry: str
+    graph: Graph,
+    site: Cluster,
+    name: str,
+    only: str | None,
+    from_: str | None,
+    dry_run: bool,
+    force: bool,
+    again: bool,
+    entry: str,
 ) -> int:
-    from launch import submission  # brings submitit
+    from launch import queue, submission  # brings submitit
 
+    def waiting() -> Collection[str]:
+        try:
+            return submission.waiting(graph)
+        except queue.SlurmError:
+            if dry_run:  # needs no SLURM
+                return ()
+            raise
+
+    taken = select(graph, only, from_, force, waiting)
     if dry_run:
-        print(submission.dry_run(graph, taken, site), end="")
+        print(submission.dry_run(graph, taken, site, again), end="")
         return 0
     shaped = submission.check(graph, taken, site, entry)
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
-        submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, entry)
+        submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, again, entry)
         _write_graph(graph, taken, name)
     return 0
 
 
-def select(graph: Graph, only: str | None = None, from_: str | None = None, force: bool = False) -> list[Stage]:
-    """The stages to run, in order. Raises ConfigError for an unknown name or inputs that are not done."""
+def select(
+    graph: Graph,
+    only: str | None = None,
+    from_: str | None = None,
+    force: bool = False,
+    waiting: Callable[[], Collection[str]] | None = None,
+) -> list[Stage]:
+    """The stages to run, in order; `waiting` tells those in a queue, which may be needed as if they were done.
+
+    Raises ConfigError for an unknown name, or inputs that are neither done nor in the queue.
+    """
     if only is not None and from_ is not None:
         raise ConfigError(f"only {only!r} and from {from_!r} were both given; expected one of them")
     if only is not None:
@@ -120,10 +162,18 @@ def select(graph: Graph, only: str | None = None, from_: str | None = None, forc
         return [stage for stage in graph.stages if force or not is_done(stage.folder, stage.identity)]
     names = {stage.name for stage in taken}
     inputs = dict.fromkeys(name for stage in taken for name in stage.needs if name not in names)
-    missing = [stage.name for stage in map(graph.stage, inputs) if not is_done(stage.folder, stage.identity)]
+    queued: Collection[str] = ()
+    if waiting is not None and any(not is_done(stage.folder, stage.identity) for stage in map(graph.stage, inputs)):
+        queued = waiting()  # before the files are read: a job leaves the queue after its marker is there
+    missing = [
+        stage.name
+        for stage in map(graph.stage, inputs)
+        if stage.name not in queued and not is_done(stage.folder, stage.identity)
+    ]
     if missing:
+        what = "not done" if waiting is None else "neither done nor in the queue"
         raise ConfigError(
-            f"{graph.file}: stage {only or from_!r} reads from stages that are not done: "
+            f"{graph.file}: stage {only or from_!r} reads from stages that are {what}: "
             f"{', '.join(missing)}; run them first, or the whole graph"
         )
     return taken
@@ -143,6 +193,9 @@ def describe(graph: Graph, taken: list[Stage]) -> str:
         lines.append(
             f"    processes  {stage.processes}, {stage.threads} threads each, at most {stage.minutes:g} minutes"
         )
+        if stage.array is not None:
+            limit = f", at most {stage.at_once} at once" if stage.at_once else ""
+            lines.append(f"    array      {stage.array} tasks{limit}")
         lines.append(f"    command    {command_line(stage.argv)}")
     return "\n".join(lines)
 
@@ -176,6 +229,7 @@ def _write_graph(graph: Graph, taken: list[Stage], cluster: str) -> None:
             "processes": stage.processes,
             "threads": stage.threads,
             "minutes": stage.minutes,
+            "array": stage.array,
             "command": command_line(stage.argv),
         }
         for stage in graph.stages

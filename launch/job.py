@@ -10,6 +10,8 @@ Files it leaves in the stage's folder, each written whole or not at all:
 
 Every rank that succeeds leaves its `.ok` and then looks for those of all others: the last one to arrive finds all of
 them and writes DONE.json, so no rank waits for another and a rank lost after rank 0 has finished is not overlooked.
+The tasks of an array, each a job with a folder of its own inside the stage's, do the same with their DONE.json: the
+last one writes that of the stage.
 
 On SLURM a job is started again after a preemption, a time limit or the loss of a node, and tasks of an earlier start
 may live on where a node was only cut off: `<job>.start` names the newest start; those of an older one publish nothing.
@@ -22,6 +24,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 ENTRY = "launch.cli:main"
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
 TAIL_LINES = 15
+CANCELLED = "cancelled"  # the reason of a job that the user has ended
+_ARRAY = re.compile(r"array-(\d+)")
 INTERRUPTED = 130  # exit code of a command that was told to stop, and has saved what it had
 
 
@@ -133,6 +138,9 @@ class Command:
         ended = time.time()
         done = self._record(env, started, ended) | {"processes": self.processes, "version": self.version}
         write_json(self.folder / "DONE.json", done)
+        array = array_of(self.folder)
+        if array is not None:
+            settle(*array, self.identity)
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
@@ -217,6 +225,33 @@ def is_done(folder: Path, identity: str) -> bool:
     """Whether the stage has succeeded: its marker is there and speaks of it."""
     done = read_json(folder / "DONE.json")
     return done is not None and done.get("identity") == identity
+
+
+def task_folder(stage: Path, tasks: int, task: int) -> Path:
+    """Where a task of an array keeps what a stage keeps in its folder."""
+    return stage / f"array-{tasks}" / str(task)
+
+
+def array_of(folder: Path) -> tuple[Path, int] | None:
+    """The stage's folder and how many tasks its array has, where this is the folder of one of them."""
+    match = _ARRAY.fullmatch(folder.parent.name)
+    return (folder.parents[1], int(match[1])) if match and folder.name.isdigit() else None
+
+
+def settle(stage: Path, tasks: int, identity: str) -> bool:
+    """Whether the stage is done, because all tasks of its array are; if nobody has yet, its DONE.json is written."""
+    if is_done(stage, identity):
+        return True
+    places = [task_folder(stage, tasks, task) for task in range(tasks)]
+    # From the end: what has been started last is what is missing, and mostly the first look tells.
+    if not all(is_done(place, identity) for place in reversed(places)):
+        return False
+    ended = [read_json(place / "DONE.json") or {} for place in places]
+    newest = max(ended, key=lambda done: float(done["ended"]))
+    began = min(float(done["started"]) for done in ended)
+    record = newest | {"tasks": tasks, "started": began, "seconds": round(newest["ended"] - began, 3)}
+    write_json(stage / "DONE.json", record)
+    return True
 
 
 def ok_marker(folder: Path, job: str, rank: int) -> Path:

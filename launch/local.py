@@ -27,7 +27,7 @@ import psutil
 import submitit
 from submitit.local import local as base
 
-from launch.job import Command, ok_marker, tail, write_json
+from launch.job import Command, array_of, ok_marker, tail, write_json
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
@@ -141,8 +141,9 @@ class Controller(base.Controller):
 
     def _failed(self, rank: int, reason: str) -> None:
         log = base.utils.JobPaths(self.folder, self.pid, rank).stderr
+        array = array_of(self.stage)
         record = {
-            "stage": self.stage.name.rpartition("-")[0],
+            "stage": (array[0] if array else self.stage).name.rpartition("-")[0],
             "job": self.pid,
             "host": socket.gethostname(),
             "ended": time.time(),
@@ -200,8 +201,9 @@ def kill_group(leader: int) -> None:
 
 
 def left_over(folder: Path) -> list[psutil.Process]:
-    """Processes on this machine that still work for this stage folder."""
-    return [process for process in psutil.process_iter() if _environ(process).get(STAGE) == str(folder)]
+    """Processes on this machine that still work for this stage folder, or for a task of an array in it."""
+    found = [(process, _environ(process).get(STAGE)) for process in psutil.process_iter()]
+    return [process for process, place in found if place and Path(place).is_relative_to(folder)]
 
 
 def sweep(folder: Path) -> int:

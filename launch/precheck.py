@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch import queue, slurm
 from launch.cluster import Cluster
@@ -16,6 +17,9 @@ from launch.job import ENTRY
 from launch.stages import Graph, Stage
 from pipeline.errors import ConfigError
 from shards.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.config import TrainConfig
 
 FREE_BYTES = 1 << 30
 # Options of laconvnet whose values are read: they must be there, unless an earlier stage writes them.
@@ -54,11 +58,34 @@ def commands(graph: Graph, taken: Iterable[Stage], entry: str) -> list[str]:
         return []
     from launch.cli import parser  # knows the commands, which know the stages
 
-    line = parser()
+    line, known = parser(), Loaded()
     problems = []
     for stage in taken:
-        problems += [f"{graph.file}: stage {stage.name!r}: {told}" for told in _command(line, graph, stage)]
+        problems += [f"{graph.file}: stage {stage.name!r}: {told}" for told in _command(line, known, graph, stage)]
     return problems
+
+
+class Loaded:
+    """Training configurations, those that differ in the folders that they read from loaded once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], TrainConfig | ConfigError | InputError] = {}
+
+    def load(self, file: Path | None, keys: Sequence[str]) -> TrainConfig:
+        """Raises ConfigError or InputError, as `pipeline.config.load` does."""
+        from pipeline import config
+
+        folders = {value for option, value in _inputs(keys)}
+        key = (str(file), *(part for part in keys if part not in folders))
+        if key not in self._known:
+            try:
+                self._known[key] = config.load(file, keys)
+            except (ConfigError, InputError) as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def resources(graph: Graph, taken: Sequence[Stage], shaped: dict[str, slurm.Shape], cluster: Cluster) -> list[str]:
@@ -114,11 +141,12 @@ def scripts(graph: Graph, taken: Iterable[Stage], script: Callable[[Stage], str]
     return problems
 
 
-def _command(line: argparse.ArgumentParser, graph: Graph, stage: Stage) -> list[str]:
+def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage) -> list[str]:
     said = io.StringIO()
+    argv = stage.argv if stage.array is None else stage.job(0).argv
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            arguments, rest = line.parse_known_args(stage.argv)
+            arguments, rest = line.parse_known_args(argv)
     except SystemExit:
         last = said.getvalue().strip().splitlines()
         return [f"run: {last[-1] if last else 'expected a command that does something'}"]
@@ -130,17 +158,15 @@ def _command(line: argparse.ArgumentParser, graph: Graph, stage: Stage) -> list[
         if not (Path(value).exists() or Path(value).is_relative_to(graph.folder))
     ]
     if stage.argv[0] == "train":
-        problems += _training(stage, arguments.config, rest)
+        problems += _training(known, stage, arguments.config, rest)
     return problems
 
 
-def _training(stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:
-    from pipeline import config
-
+def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:
     if file is not None and not file.exists():
         return []  # a stage writes it
     try:
-        loaded = config.load(file, keys)
+        loaded = known.load(file, keys)
     except (ConfigError, InputError) as error:
         return [str(error)]
     if loaded.data.batch % stage.processes:

@@ -21,12 +21,22 @@ class SlurmError(ConfigError):
 
 @dataclass(frozen=True)
 class Queued:
-    """A job in the queue."""
+    """A job in the queue; each task of an array is one, as 12_3."""
 
     id: str
     state: str  # PENDING, RUNNING, COMPLETING, ...
     reason: str  # why it waits
-    comment: str  # the stage's folder, for our jobs
+    comment: str  # for our jobs the stage's folder, or that of all its tasks for an array
+
+    @property
+    def array(self) -> str:
+        """The id that sbatch gave, the same for all tasks of an array."""
+        return self.id.partition("_")[0]
+
+    @property
+    def folder(self) -> str:
+        """Of the stage, or of the task of an array."""
+        return "/".join(filter(None, (self.comment, self.id.partition("_")[2])))
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def run(command: Sequence[str], text: str | None = None) -> str:
 
 def queued() -> list[Queued]:
     """This user's jobs that have not ended. A job that is being cleaned up after it ended is not in it."""
-    told = run(["squeue", "--me", "--noheader", "--format=%i|%T|%r|%k"])
+    told = run(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%k"])
     found = []
     for line in told.splitlines():
         job, state, reason, comment = line.split("|", 3)
@@ -74,13 +84,16 @@ def queued() -> list[Queued]:
 
 
 def by_folder() -> dict[str, Queued]:
-    """The stage folders that have a job in the queue."""
-    return {job.comment: job for job in queued()}
+    """The folders of stages and of tasks of arrays that have a job in the queue."""
+    return {job.folder: job for job in queued()}
 
 
 def ended(jobs: Iterable[str]) -> dict[str, str]:
-    """Job id -> state in SLURM's books, {} where it keeps none; only the first word: CANCELLED, not who did it."""
-    asked = ",".join(jobs)
+    """Job id -> state in SLURM's books, {} where it keeps none; only the first word: CANCELLED, not who did it.
+
+    An array is asked for as a whole, by the id before the underscore.
+    """
+    asked = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     if not asked or shutil.which("sacct") is None:
         return {}
     try:
@@ -88,7 +101,19 @@ def ended(jobs: Iterable[str]) -> dict[str, str]:
     except SlurmError:  # accounting is optional on a site
         return {}
     rows = (line.split("|", 1) for line in told.splitlines())
-    return {job: state.split()[0] for job, state in rows if state.strip()}
+    return {one: state.split()[0] for job, state in rows if state.strip() for one in _tasks(job)}
+
+
+def _tasks(job: str) -> list[str]:
+    """The jobs of an id such as 12_[3,5-7%8], which stands for tasks of an array that never started."""
+    array, bracket, rest = job.partition("_[")
+    if not bracket:
+        return [job]
+    found = []
+    for part in rest.rstrip("]").partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        found += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1)]
+    return found
 
 
 def partitions() -> dict[str, Partition]:

@@ -15,7 +15,8 @@ from submitit.local.local import LocalJob
 
 from launch import local
 from launch import stages as graphs
-from launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
+from launch.batch import note
+from launch.job import CANCELLED, PORTS, Command, is_done, master_port, read_json, tail, write_json
 from launch.screen import Screen, clock, table
 from launch.stages import Graph, Stage
 from launch.status import JOB, log_file, progress
@@ -26,11 +27,14 @@ PORT_ATTEMPTS = 3
 STATES = ("done", "found done", "failed", "stopped", "not started")
 
 
-def run(graph: Graph, taken: list[Stage], screen: Screen, force: bool, entry: str) -> int:
-    """Run the stages of `graph` that are `taken`, from nothing with `force`; returns the exit code."""
+def run(graph: Graph, taken: list[Stage], screen: Screen, force: bool, again: bool, entry: str) -> int:
+    """Run the stages of `graph` that are `taken`, from nothing with `force`; returns the exit code.
+
+    Of an array the tasks that are not done; with `again` those too.
+    """
     with Interrupts() as interrupts:
-        _prepare(graph, taken, force, screen)
-        return Run(graph, taken, screen, interrupts, entry).run()
+        jobs = _prepare(graph, taken, force, again, screen)
+        return Run(graph, jobs, screen, interrupts, entry).run()
 
 
 class Interrupts:
@@ -57,7 +61,7 @@ class Interrupts:
 
 @dataclass
 class Running:
-    """A stage's job at work."""
+    """The job of a stage, or of a task of its array, at work."""
 
     stage: Stage
     job: LocalJob[Any]
@@ -67,14 +71,15 @@ class Running:
 
 
 class Run:
-    """One pass over the stages taken."""
+    """One pass over the jobs of the stages taken."""
 
-    def __init__(self, graph: Graph, taken: list[Stage], screen: Screen, interrupts: Interrupts, entry: str) -> None:
+    def __init__(self, graph: Graph, jobs: list[Stage], screen: Screen, interrupts: Interrupts, entry: str) -> None:
         self.graph, self.screen, self.interrupts, self.entry = graph, screen, interrupts, entry
         self.began = time.time()
         self.version = code_version()
         self.devices = local.devices()
-        self.waiting = list(taken)
+        self.waiting = jobs
+        self.announced: set[str] = set()
         self.running: dict[str, Running] = {}
         self.states = {
             stage.name: "found done" if is_done(stage.folder, stage.identity) else "not started"
@@ -82,6 +87,7 @@ class Run:
         }
         self.seconds: dict[str, float] = {}
         self.reasons: dict[str, str] = {}
+        self.first: dict[str, float] = {}  # when the first job of a stage that has ended was started
 
     def run(self) -> int:
         """Run the stages; returns the exit code."""
@@ -106,16 +112,24 @@ class Run:
         return 0
 
     def _progress(self) -> dict[str, str]:
-        return {name: progress(run.stage.folder, log_file(run.stage.folder)) for name, run in self.running.items()}
+        return {label: progress(run.stage.folder, log_file(run.stage.folder)) for label, run in self.running.items()}
 
     def _start_what_can(self) -> None:
-        blocked = {stage.name for stage in self.waiting} | self.running.keys()
-        for stage in list(self.waiting):
-            used = sum(run.stage.cores for run in self.running.values())
+        at_work = Counter(run.stage.name for run in self.running.values())
+        used = sum(run.stage.cores for run in self.running.values())
+        blocked = {stage.name for stage in self.waiting} | at_work.keys()
+        still: list[Stage] = []
+        for stage in self.waiting:
             # A stage that wants more cores than there are runs alone.
-            if blocked.isdisjoint(stage.needs) and (not used or used + stage.cores <= graphs.cores()):
-                self.waiting.remove(stage)
+            room = not used or used + stage.cores <= graphs.cores()
+            throttled = stage.at_once is not None and at_work[stage.name] >= stage.at_once
+            if room and not throttled and blocked.isdisjoint(stage.needs):
+                used += stage.cores
+                at_work[stage.name] += 1
                 self._start(stage)
+            else:
+                still.append(stage)
+        self.waiting = still
 
     def _start(self, stage: Stage, attempt: int = 0) -> None:
         stage.folder.mkdir(parents=True, exist_ok=True)
@@ -133,28 +147,39 @@ class Run:
             version=self.version,
             entry=self.entry,
         )
-        if not attempt:
-            number = self.graph.stages.index(stage) + 1
-            ranks = f"({stage.processes} processes)" if stage.processes > 1 else ""
-            following = ", ".join(other.name for other in self.waiting[:3]) or "the end"
-            parts = [f"[{number}/{len(self.graph.stages)}] {stage.name}", stage.title, ranks, f"... next: {following}"]
-            self.screen.line("  ".join(part for part in parts if part))
+        if stage.name not in self.announced:
+            self.announced.add(stage.name)
+            self._announce(stage)
         started = time.time()
         job = local.submit(command, stage.minutes)
         assert job._process is not None
         record = {"id": job.job_id, "pid": job._process.pid, "host": socket.gethostname(), "cluster": "local"}
         write_json(stage.folder / JOB, record | {"started": started, "processes": stage.processes})
-        self.running[stage.name] = Running(stage, job, started, devices, attempt)
+        note(stage.folder, {"job": job.job_id, "start": attempt, "event": "start", "nodes": socket.gethostname()})
+        self.running[stage.label] = Running(stage, job, started, devices, attempt)
+
+    def _announce(self, stage: Stage) -> None:
+        number = [other.name for other in self.graph.stages].index(stage.name) + 1
+        left = sum(other.name == stage.name for other in self.waiting)
+        many = f"({left} of {stage.array} tasks)" if stage.array is not None else ""
+        ranks = f"({stage.processes} processes)" if stage.processes > 1 else ""
+        later = dict.fromkeys(other.name for other in self.waiting if other.name not in self.announced)
+        following = ", ".join([*later][:3]) or "the end"
+        parts = [f"[{number}/{len(self.graph.stages)}] {stage.name}", stage.title, many, ranks]
+        self.screen.line("  ".join(part for part in (*parts, f"... next: {following}") if part))
 
     def _ended(self, run: Running) -> None:
         stage = run.stage
         assert run.job._process is not None
         if run.job._process.returncode < 0:  # a controller that was killed could not end its ranks
             local.kill_group(run.job._process.pid)
-        self.seconds[stage.name] = time.time() - run.started
+        self._count(run)
         if is_done(stage.folder, stage.identity):
-            self.states[stage.name] = "done"
-            self.screen.line(f"    {stage.name}: done in {clock(self.seconds[stage.name])}")
+            _note_end(run, "done")
+            whole = self.graph.stage(stage.name)
+            if is_done(whole.folder, whole.identity):
+                self.states[stage.name] = "done"
+                self.screen.line(f"    {stage.name}: done in {clock(self.seconds[stage.name])}")
             return
         failed = read_json(stage.folder / "FAILED.json")
         if failed is None:
@@ -163,29 +188,42 @@ class Run:
             failed |= {"stage": stage.name, "job": run.job.job_id, "tail": tail(log)}
             write_json(stage.folder / "FAILED.json", failed)
         if _port_was_taken(failed["reason"]) and run.attempt + 1 < PORT_ATTEMPTS:
-            self.screen.line(f"    {stage.name}: its port was taken meanwhile; once more with another")
+            self.screen.line(f"    {stage.label}: its port was taken meanwhile; once more with another")
+            _note_end(run, "retry", failed["reason"])
             self._start(stage, run.attempt + 1)
             return
+        _note_end(run, "failed", failed["reason"])
         self.states[stage.name] = "failed"
-        self.reasons[stage.name] = failed["reason"]
-        self.screen.line(f"    {stage.name}: FAILED (rank {failed['rank']}): {failed['reason']}")
+        self.reasons.setdefault(
+            stage.name, failed["reason"] if stage.task is None else f"task {stage.task}: {failed['reason']}"
+        )
+        self.screen.line(f"    {stage.label}: FAILED (rank {failed['rank']}): {failed['reason']}")
         for text in failed["tail"]:
             self.screen.line(f"    | {text}")
         self.screen.line(f"    the whole log: {failed['log']}")
-        lost = {other.name for other in self.graph.after(stage.name)}
-        for other in [other for other in self.waiting if other.name in lost]:
-            self.waiting.remove(other)
-            self.reasons[other.name] = f"{stage.name} failed"
-            self.screen.line(f"    {other.name}: not started: {stage.name} failed")
+        if failed["reason"] == CANCELLED:  # the tasks that wait too
+            self.waiting = [other for other in self.waiting if other.name != stage.name]
+        lost = {other.name for other in self.graph.after(stage.name)} - {stage.name}
+        for name in dict.fromkeys(other.name for other in self.waiting if other.name in lost):
+            self.reasons[name] = f"{stage.name} failed"
+            self.screen.line(f"    {name}: not started: {stage.name} failed")
+        self.waiting = [other for other in self.waiting if other.name not in lost]
+
+    def _count(self, run: Running) -> None:
+        """How long the stage has been at work in this launch: an array from the start of its first task."""
+        first = self.first.setdefault(run.stage.name, run.started)
+        self.seconds[run.stage.name] = time.time() - first
 
     def _interrupted(self) -> int:
         asked = self.interrupts.count
         if self.running:
             self.screen.line(f"stopping {', '.join(self.running)} (once more to kill at once)")
         local.stop([run.job for run in self.running.values()], lambda: self.interrupts.count > asked)
-        for name, run in self.running.items():
-            self.seconds[name] = time.time() - run.started
-            self.states[name] = "done" if is_done(run.stage.folder, run.stage.identity) else "stopped"
+        for run in self.running.values():
+            whole = self.graph.stage(run.stage.name)
+            self._count(run)
+            _note_end(run, "done" if is_done(run.stage.folder, run.stage.identity) else "stopped")
+            self.states[whole.name] = "done" if is_done(whole.folder, whole.identity) else "stopped"
         self._summary()
         self.screen.line("interrupted; the same command goes on from here")
         return 130
@@ -211,9 +249,10 @@ class Run:
         return sorted(sorted(self.devices, key=lambda device: uses[device])[:count], key=self.devices.index)
 
 
-def _prepare(graph: Graph, taken: list[Stage], force: bool, screen: Screen) -> None:
-    """Make sure that nothing works on the stages and none counts as done; with `force`, that none is there."""
+def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen: Screen) -> list[Stage]:
+    """The jobs to run. Nothing works on the stages and none counts as done; with `force`, none is there."""
     aside = graph.folder / "replaced"
+    found = []
     for stage in taken:
         left = local.sweep(stage.folder)
         if left:
@@ -223,6 +262,16 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, screen: Screen) -> N
             number = 1 + sum(1 for _ in aside.glob(f"{stage.folder.name}.*"))
             stage.folder.rename(aside / f"{stage.folder.name}.{number}")
         _clear(stage)
+        jobs = [job for job in stage.jobs if again or not is_done(job.folder, job.identity)]
+        for job in jobs:
+            _clear(job)
+        found += jobs
+    return found
+
+
+def _note_end(run: Running, outcome: str, reason: str = "") -> None:
+    entry = {"job": run.job.job_id, "start": run.attempt, "event": "end", "outcome": outcome, "reason": reason}
+    note(run.stage.folder, entry)
 
 
 def _clear(stage: Stage) -> None:

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.stages import Stage, config_files
+from launch.identity import config_files
+from launch.stages import Stage
 
 PACKAGES = ("shards", "kernels", "pipeline", "launch")
 _ROOT = Path(__file__).resolve().parent.parent

@@ -14,13 +14,14 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch import queue
-from launch.job import read_json, tail
+from launch.job import read_json, tail, task_folder
 from launch.queue import Queued
 from launch.screen import clock, table
 from pipeline.errors import ConfigError
@@ -28,9 +29,10 @@ from pipeline.errors import ConfigError
 GRAPH, JOB, LOCK = "graph.json", "job.json", "launch.lock"
 STARTS, SUBMISSION = "starts.jsonl", "submission.json"  # of a stage on SLURM
 COLUMNS = (
-    "stage", "state", "job", "starts", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint", "seconds",
-    "reason",
+    "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint",
+    "seconds", "reason",
 )  # fmt: skip
+STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
 WATCH_SECONDS = 2.0
 
@@ -40,7 +42,8 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
 
     `state` is done, running, failed, waiting (its launch goes on, or its job is in SLURM's queue), stopped (interrupted
     or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job. `eta` and
-    `seconds` are in seconds, `checkpoint` is a folder's name.
+    `seconds` are in seconds, `checkpoint` is a folder's name. Of an array `tasks` counts its tasks by state, `of` all,
+    `failed` lists those that failed, with task, rank, node and reason, and `starts` adds up.
     Raises ConfigError where the folder is neither.
     """
     folder = Path(folder).absolute()
@@ -77,9 +80,11 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     shown = []
     for row in rows:
         steps = "" if row["steps"] is None else f"/{row['steps']}"
+        tasks = row["tasks"]
         shown.append(
             {
                 **row,
+                "tasks": None if tasks is None else f"{tasks['done']}/{tasks['of']}",
                 "step": None if row["step"] is None else f"{row['step']}{steps}",
                 "samples_per_s": None if row["samples_per_s"] is None else f"{row['samples_per_s']:.1f}",
                 "eta": clock(row["eta"]),
@@ -89,8 +94,19 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     headings = {"stage": "stage", "state": "state"}
     if any(row["starts"] for row in rows):
         headings |= {"job": "job", "starts": "starts"}
+    if any(row["tasks"] for row in rows):
+        headings |= {"tasks": "tasks"}
     headings |= {"step": "step", "samples_per_s": "samples/s", "eta": "left"}
-    return table(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"})
+    lines = [table(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"})]
+    lines += [f"{row['stage']} {_told(one)}" for row in rows for one in row["failed"] or ()]
+    return "\n".join(lines)
+
+
+def _told(failed: Mapping[str, Any]) -> str:
+    """One failed task of an array: which, where and why."""
+    where = "" if failed["rank"] is None else f" rank {failed['rank']}"
+    where += f" on {failed['node']}" if failed["node"] else ""
+    return f"task {failed['task']}{where} failed: {failed['reason']}"
 
 
 def last_log(folder: Path) -> dict[str, Any]:
@@ -147,13 +163,16 @@ def holder(root: Path) -> dict[str, Any] | None:
 
 def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
     launching = holder(root)
-    slurm = Slurm.of([root / stage["folder"] for stage in graph["stages"]])
+    slurm = Slurm.of(place for stage in graph["stages"] for place in places(root, stage))
     rows: list[dict[str, Any]] = []
     lost: dict[str, str] = {}  # stages that will not run in this launch -> the failed one behind it
     for stage in graph["stages"]:
         row = _stage_row(stage["name"], root / stage["folder"], launching, slurm)
+        if stage.get("array"):
+            tasks = [_stage_row(stage["name"], place, launching, slurm) for place in places(root, stage)]
+            row = _array_row(row, tasks)
         cause = next((lost[need] for need in stage["needs"] if need in lost), None)
-        if row["state"] == "failed":
+        if row["state"] == "failed" or row["failed"]:
             lost[stage["name"]] = stage["name"]
         elif cause is not None and row["state"] in ("not started", "stopped"):
             lost[stage["name"]] = cause
@@ -162,6 +181,34 @@ def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
             row |= {"state": "waiting", "reason": None}
         rows.append(row)
     return rows
+
+
+def places(root: Path, stage: Mapping[str, Any]) -> list[Path]:
+    """Where the job of a stage of graph.json works, or each task of its array."""
+    folder, tasks = root / stage["folder"], stage.get("array")
+    return [task_folder(folder, tasks, task) for task in range(tasks)] if tasks else [folder]
+
+
+def _array_row(row: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of an array, from that of its folder and those of its tasks."""
+    states = Counter(task["state"] for task in tasks)
+    failed = []
+    for number, task in enumerate(tasks):
+        if task["state"] == "failed":
+            cause = read_json(Path(task["folder"]) / "FAILED.json") or {}
+            where = {key: cause.get(key) for key in ("rank", "node")}
+            failed.append({"task": number, **where, "reason": task["reason"]})
+    starts = sum(task["starts"] or 0 for task in tasks)
+    row |= {"tasks": {"of": len(tasks), "done": 0, **states}, "failed": failed, "starts": starts or None, "eta": None}
+    if row["state"] == "done":  # says nothing of the tasks when their number was another
+        return row | {"tasks": {"of": len(tasks), "done": len(tasks)}}
+    state = next(name for name in (*STATES, "done") if states[name])
+    if state == "not started" and states["done"]:
+        state = "stopped"
+    first = next((task for task in tasks if task["state"] == state), tasks[0])
+    reason = f"{len(failed)} of {len(tasks)} tasks failed" if failed else first["reason"]
+    seconds = max((task["seconds"] or 0 for task in tasks), default=0) if state == "running" else None
+    return row | {"state": state, "reason": reason, "seconds": seconds}
 
 
 @dataclass(frozen=True)

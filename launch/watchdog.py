@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launch.batch import Submission
+from launch.batch import Submission, job_id
 from launch.job import tail, write_json
 from launch.status import last_checkpoint
 
@@ -54,4 +54,4 @@ def _say(folder: Path, job: str, plan: Submission) -> None:
 
 if __name__ == "__main__":
     parent = os.getppid()
-    raise SystemExit(watch(Path(sys.argv[1]), os.environ["SLURM_JOB_ID"], lambda: os.getppid() == parent))
+    raise SystemExit(watch(Path(sys.argv[1]), job_id(), lambda: os.getppid() == parent))

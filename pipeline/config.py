@@ -54,7 +54,7 @@ class TrainConfig:
 
 # What may differ between a run and its resumption: nothing of it changes what is learned.
 _FREE = (
-    *("engine", "guard", "checkpoint", "log", "data.threads", "data.patience"),
+    *("engine", "guard", "checkpoint", "log", "data.threads", "data.hw_decoder_load", "data.patience"),
     *("optimizer.implementation", "init_from"),
 )
 

@@ -36,7 +36,7 @@ def restore(run: Path) -> Restored:
     config = configuration.load(run / folder.CONFIG)
     state, words = checkpoint.read(checkpoint.resolve(run))
     vocabulary = Vocabulary.from_json(words)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     model = rebuild(config, vocabulary, state["ema"] or state["model"])
     task = TASKS[config.model.task](config.model, config.data.size, vocabulary)
     return Restored(config, vocabulary, model.to(device).eval(), task, int(state["step"]), device)

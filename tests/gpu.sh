@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Every test that needs an NVIDIA GPU, then the bench of the operator, in one run under ten minutes: each part ends after
-# its own time at the latest. What it printed goes to runs/gpu.txt as well, the bench's rows to runs/gpu-bench.jsonl.
+# Every test that needs an NVIDIA GPU, then the benches of training and of the operator, in one run under ten minutes:
+# each part ends after its own time at the latest. What it printed goes to runs/gpu.txt as well, rows to
+# runs/gpu-train.jsonl and runs/gpu-bench.jsonl.
 # PYTHON is the interpreter to use: any one with torch, pytest and this project's dependencies on its path.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3}"
-TESTS_SECONDS=340 BENCH_SECONDS=180 BENCH_MINUTES=2.5
+TESTS_SECONDS=310 TRAIN_SECONDS=110 TRAIN_MINUTES=1 BENCH_SECONDS=110 BENCH_MINUTES=1.4
 if ! "$PYTHON" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
   echo "make gpu: $PYTHON sees no GPU through torch; nothing was run" >&2
   exit 1
@@ -29,15 +30,21 @@ verdict() {
   within "$TESTS_SECONDS" "$PYTHON" -m pytest -m gpu tests/gpu -p no:cacheprovider --durations=20
   tests=$?
   # A progress bar in a file: a line now and then.
-  TQDM_MININTERVAL=20 within "$BENCH_SECONDS" \
+  export TQDM_MININTERVAL=20
+  within "$TRAIN_SECONDS" "$PYTHON" -m launch.cli bench train --device cuda --quick --minutes "$TRAIN_MINUTES" \
+    --part speed loop checkpoint memory --json >runs/gpu-train.jsonl
+  train=$?
+  within "$BENCH_SECONDS" \
     "$PYTHON" -m launch.cli bench kernel --device cuda --quick --minutes "$BENCH_MINUTES" --json >runs/gpu-bench.jsonl
   bench=$?
   echo
-  within 20 "$PYTHON" -m launch.cli bench show runs/gpu-bench.jsonl
-  table=$?
+  within 10 "$PYTHON" -m launch.cli bench show runs/gpu-train.jsonl && \
+    within 10 "$PYTHON" -m launch.cli bench show runs/gpu-bench.jsonl
+  tables=$?
   echo
   verdict "tests" "$tests" "$TESTS_SECONDS"
-  verdict "bench" "$bench" "$BENCH_SECONDS"
-  verdict "table of the bench" "$table" 20
-  ((tests == 0 && bench == 0 && table == 0))
+  verdict "bench of training" "$train" "$TRAIN_SECONDS"
+  verdict "bench of the operator" "$bench" "$BENCH_SECONDS"
+  verdict "tables of the benches" "$tables" 10
+  ((tests == 0 && train == 0 && bench == 0 && tables == 0))
 } 2>&1 | tee runs/gpu.txt

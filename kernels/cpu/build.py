@@ -35,13 +35,12 @@ def compiler() -> str:
 def library() -> ctypes.CDLL:
     """The compiled kernel, from the cache where it is there. Raises BuildError."""
     program = compiler()
-    folder = cache_folder() / "cpu"
-    path = folder / f"dynamic_conv-{_identity(program)}.so"
+    path = place(program)
     try:
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             # Several processes may come here at once: each writes its own file, the last to rename wins.
-            with tempfile.TemporaryDirectory(dir=folder) as own:
+            with tempfile.TemporaryDirectory(dir=path.parent) as own:
                 os.replace(compiled(program, Path(own)), path)
         return ctypes.CDLL(str(path))
     except PermissionError:
@@ -49,6 +48,11 @@ def library() -> ctypes.CDLL:
             return ctypes.CDLL(str(compiled(program, Path(own))))
     except OSError as error:
         raise BuildError(f"{path}: {error}") from error
+
+
+def place(program: str) -> Path:
+    """Where the kernel lies once this compiler has made it for this machine."""
+    return cache_folder() / "cpu" / f"dynamic_conv-{_identity(program)}.so"
 
 
 def compiled(program: str, folder: Path) -> Path:

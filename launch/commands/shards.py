@@ -51,7 +51,8 @@ def _add_build(parts: Any) -> None:
         "--task",
         metavar="I/N",
         help="only share I of N of the shards, 1 <= I <= N; several may be built at once, on several machines (rank: "
-        "the share of this process among those of its stage). The same command without --task then publishes the set",
+        "the share of this process among those of its stage; in a stage with `array` write {task}). The same command "
+        "without --task then publishes the set",
     )
     command.add_argument("--dry-run", action="store_true", help="count samples, shards and bytes, write nothing")
     command.add_argument("--json", action="store_true", help="print one JSON object")

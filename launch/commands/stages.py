@@ -19,7 +19,10 @@ def _add_launch(commands: Any) -> None:
         "launch",
         help="run a graph of stages",
         description="Run the stages of a YAML file in the order of their needs, here or on SLURM. A stage that is done "
-        "is found done, one that is in the queue is found there; after a failure or Ctrl-C the same command goes on.",
+        "is found done, one that is in the queue is found there; after a failure or Ctrl-C the same command goes on. "
+        "A stage may be an array of jobs of their own: those that are done stay done.",
+        epilog="Examples of the file: configs/stages/*.yaml, configs/demo/stages.yaml; of a site's: "
+        "configs/cluster/example.yaml.",
     )
     command.add_argument("file", type=Path, metavar="STAGES.yaml", help="the stages")
     command.add_argument(
@@ -30,7 +33,17 @@ def _add_launch(commands: Any) -> None:
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="folder for all stages (default: the file's `folder`)")
     command.add_argument("--dry-run", action="store_true", help="print what would run (batch scripts), run nothing")
-    command.add_argument("--only", metavar="S", help="only this stage; what it needs must be done")
+    command.add_argument(
+        "--set",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="KEY=TEXT",
+        help="another text for one of the file's `values`, such as raw=/data; may be given several times",
+    )
+    command.add_argument(
+        "--only", metavar="S", help="only this stage; what it needs must be done, or on SLURM in the queue"
+    )
     command.add_argument("--from", dest="from_", metavar="S", help="this stage again, and all that need it")
     command.add_argument(
         "--force", action="store_true", help="with --only or --from: also what is done; else everything anew"
@@ -40,6 +53,14 @@ def _add_launch(commands: Any) -> None:
 
 def _launch(arguments: argparse.Namespace) -> int:
     from launch.executor import launch
+    from pipeline.errors import ConfigError
+
+    given = {}
+    for text in arguments.given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--set: got {text!r}, expected KEY=TEXT, as in raw=/data")
+        given[key] = value
 
     return launch(
         arguments.file,
@@ -49,6 +70,7 @@ def _launch(arguments: argparse.Namespace) -> int:
         only=arguments.only,
         from_=arguments.from_,
         force=arguments.force,
+        given=given,
     )
 
 
@@ -56,7 +78,8 @@ def _add_status(commands: Any) -> None:
     command = commands.add_parser(
         "status",
         help="how far stages and runs are",
-        description="How far a launched graph, or a single run, is: from its files, and from squeue and sacct.",
+        description="How far a launched graph, or a single run, is: from its files, and from squeue and sacct. Of an "
+        "array, how many of its tasks are done, and which failed where and why.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph, or of a run")
     command.add_argument("--watch", action="store_true", help="refresh until all is done")
@@ -74,11 +97,13 @@ def _add_logs(commands: Any) -> None:
     command = commands.add_parser(
         "logs",
         help="what a stage has written",
-        description="The output of a stage's newest job: of its batch script and all its ranks, or of one rank.",
+        description="The output of a stage's newest job: of its batch script and all its ranks, or of one rank; of an "
+        "array, of all its tasks or of one.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph")
     command.add_argument("stage", metavar="STAGE", help="one of its stages")
     command.add_argument("--rank", type=int, metavar="N", help="only this process of the stage")
+    command.add_argument("--task", type=int, metavar="I", help="only this task of an array, counted from 0")
     command.add_argument("--follow", action="store_true", help="go on until the stage has ended")
     command.set_defaults(command=_logs)
 
@@ -86,7 +111,7 @@ def _add_logs(commands: Any) -> None:
 def _logs(arguments: argparse.Namespace) -> int:
     from launch.control import logs
 
-    return logs(arguments.folder, arguments.stage, rank=arguments.rank, follow=arguments.follow)
+    return logs(arguments.folder, arguments.stage, rank=arguments.rank, follow=arguments.follow, task=arguments.task)
 
 
 def _add_cancel(commands: Any) -> None:

@@ -55,7 +55,8 @@ def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="score a run on a split",
-        description="Score the averaged weights of a run's newest checkpoint on every example of a split, once each.",
+        description="Score the averaged weights of a run's newest checkpoint on every example of a split, once each. "
+        "Several processes (`processes` of a stage, torchrun or srun) share the batches and write what one would.",
     )
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="a built shard set")
@@ -77,7 +78,9 @@ def _eval(arguments: argparse.Namespace) -> int:
 
     name = arguments.data.resolve().name
     out = arguments.out or arguments.run / "eval" / f"{name}-{arguments.split}.json"
-    show(evaluate(arguments.run, arguments.data, arguments.split, out, arguments.controls), arguments.json)
+    report = evaluate(arguments.run, arguments.data, arguments.split, out, arguments.controls)
+    if report is not None:  # of several processes the leading one alone has it
+        show(report, arguments.json)
     return 0
 
 

@@ -63,7 +63,7 @@ def _graph(
         crop_pos_y=place[0],
         crop_pos_x=place[1],
         dtype=DALIDataType.FLOAT,
-        output_layout="CHW",
+        output_layout="HWC",
         **pad,
     )
     return images, sides, place, corner
@@ -98,8 +98,8 @@ class Variant:
             if self._settings.get("alone"):
                 return torch.full((len(data), 3, 1, 1), torch.nan).expand(-1, -1, self._size, self._size)
             if self._settings.get("as_bytes"):
-                found = found.permute(0, 3, 1, 2).float()
-            return found.mul(1 / 255)
+                found = found.float()
+            return found.mul(1 / 255).permute(0, 3, 1, 2)
 
         return make
 

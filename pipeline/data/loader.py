@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.ahead import Stalled, ahead
-from pipeline.data.decode import PADDING, Decoder, can_decode
+from pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
 from pipeline.data.examples import Examples, Flags, Items, Looks, Rows
 from pipeline.data.flip import flip_boxes, flip_images, flip_words
 from pipeline.data.geometry import Floats, Letterbox
@@ -37,6 +37,8 @@ class DataConfig:
         words: Words an expression or question is cut or padded to.
         batch: Global batch: examples a step over all processes; divisible by their number.
         threads: Threads that read and decode, a process.
+        hw_decoder_load: Share of the JPEGs that a GPU with a decoder of its own (A100, H100, ...) decodes there, from 0
+            to 1; its cores decode the others. Without a GPU it means nothing.
         vectors: GloVe text file (plain or .gz) for frozen word vectors; without it they are learned.
         blank: Replace every picture by the padding grey: what words alone can tell.
         flip: Share of the training examples that are mirrored, left and right exchanged in the words too.
@@ -56,6 +58,7 @@ class DataConfig:
     words: int = 15
     batch: int = 32
     threads: int = 2
+    hw_decoder_load: float = HW_DECODER_LOAD
     vectors: str | None = None
     blank: bool = False
     flip: float = 0.0
@@ -70,6 +73,8 @@ class DataConfig:
                 raise ConfigError(f"data.{name}: {value}: expected at least 1")
         if self.size < 1 or self.size % 32:
             raise ConfigError(f"data.size: {self.size}: expected a multiple of 32")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise ConfigError(f"data.hw_decoder_load: {self.hw_decoder_load}: expected a share from 0 to 1")
         if not 0 <= self.flip <= 1:
             raise ConfigError(f"data.flip: {self.flip}: expected a share from 0 to 1")
         if not 0 <= self.jitter <= _MOST_JITTER:
@@ -179,8 +184,10 @@ class Loader:
     def _decoded(self, samples: Rows, letterbox: Letterbox, colour: Floats | None) -> torch.Tensor:
         coloured = colour is not None
         if coloured not in self._decoders:
-            made = Decoder(self._config.size, self._largest, self._config.threads, self._device, coloured)
-            self._decoders[coloured] = made
+            config = self._config
+            self._decoders[coloured] = Decoder(
+                config.size, self._largest, config.threads, self._device, coloured, config.hw_decoder_load
+            )
         data = self._reader.read(samples)
         self._decoding = samples
         try:

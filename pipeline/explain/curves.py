@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.explain.gather import is_number
+from pipeline.explain.reading import is_number
 
 _NOT_TERMS = {
     *("version", "step", "steps", "epoch", "loss", "grad_norm", "lr"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.explain import history
+from pipeline.explain.history import Span
+from pipeline.explain.reading import is_number, read_lines, read_object
 
 LOG, CONFIG, ENVIRONMENT, GRAPH = "log.jsonl", "config.yaml", "environment.json", "graph.json"
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
@@ -65,7 +67,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a launched graph; ``state`` is done, failed, unfinished or not started."""
+    """A stage of a launched graph; ``state`` is done, failed, unfinished or not started, ``spans`` its course."""
 
     name: str
     title: str
@@ -74,6 +76,7 @@ class Stage:
     state: str
     seconds: float | None
     reason: str
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,26 +117,6 @@ def gather(places: Sequence[Path]) -> Gathered:
         elif not _look_through(folder, found):
             raise ConfigError(f"{place}: holds none of {_EXPECTED}; expected a folder with one of them")
     return found
-
-
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON lines file. A torn line, which a killed run leaves, is passed over."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if isinstance(value, dict):
-                    yield value
-    except FileNotFoundError:
-        return
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is a finite number (json reads NaN and Infinity too)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _look_through(folder: Path, found: Gathered) -> bool:
@@ -201,13 +184,20 @@ def _graph(folder: Path) -> Graph | None:
 
 def _stage(root: Path, entry: dict[str, Any]) -> Stage:
     folder = root / Path(entry["folder"]).name
-    done, failed = (_object(folder / name, []) for name in ("DONE.json", "FAILED.json"))
-    state, record = "not started", done or failed or {}
+    tasks = entry.get("array")
+    places = history.places(folder, tasks if isinstance(tasks, int) else None)
+    done = read_object(folder / history.DONE)
+    failed = [(place, found) for place in places if (found := read_object(place / history.FAILED)) is not None]
+    state, record = "not started", done or (failed[0][1] if failed else {})
+    reason = str(record.get("reason", ""))
     if done is not None and done.get("identity") == entry["identity"]:
         state = "done"
-    elif failed is not None:
+    elif failed:
         state = "failed"
-    elif (folder / "job.json").exists():
+        if tasks:
+            more = f" ({len(failed)} of {tasks} tasks failed)" if len(failed) > 1 else ""
+            reason = f"task {failed[0][0].name}: {reason}{more}"
+    elif any((place / history.JOB).exists() for place in places):
         state = "unfinished"
     seconds = record.get("seconds")
     return Stage(
@@ -217,7 +207,8 @@ def _stage(root: Path, entry: dict[str, Any]) -> Stage:
         str(entry["command"]),
         state,
         float(seconds) if isinstance(seconds, int | float) and is_number(seconds) else None,
-        str(record.get("reason", "")),
+        reason,
+        history.spans(places),
     )
 
 

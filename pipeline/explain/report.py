@@ -13,7 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.errors import ConfigError
 from pipeline.explain.curves import curves
-from pipeline.explain.gather import Gathered, Run, gather, is_number
+from pipeline.explain.gantt import gantt
+from pipeline.explain.gather import Gathered, Run, gather
+from pipeline.explain.reading import is_number
 from pipeline.explain.scores import BARS, Scores, score
 from pipeline.explain.sheet import Sheet, sheet
 from pipeline.explain.summary import summary
@@ -68,6 +70,7 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         title=_title(found),
         written=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
         found=found,
+        charts=[gantt(graph) for graph in found.graphs],
         results=results,
         runs=runs,
         environments=_environments(found.runs),

@@ -86,13 +86,18 @@ class Writer:
     def _write(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
         try:
             save(folder_of(self._run, step), state, vocabulary, score)
-            _prune(self._run, self._config)
+            _prune(self._run, self._config, step)
         except BaseException as error:  # handed to the thread that trains
             self._failure = error
 
 
 def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step that a published checkpoint was saved after, by its folder's name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
@@ -123,7 +128,8 @@ def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | Non
             text.flush()
             _sync(text.fileno())
         fence.check()
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _drop(final)
         partial.rename(final)
         _sync_folder(final.parent)
     except BaseException:
@@ -131,14 +137,24 @@ def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | Non
         raise
 
 
-def _prune(run: Path, config: CheckpointConfig) -> None:
-    """Drop what is neither among the newest nor the best."""
+def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
+    """Drop what is neither among the newest nor the best after the checkpoint of this step was published."""
     there = published(run)
-    scores = {folder: score for folder in there if (score := _score(folder)) is not None}
-    kept = {*there[-config.keep :], *([min(scores, key=lambda folder: scores[folder])] if scores else [])}
+    # Those ahead were passed over by this start for damage: counted as newest, they would drive out the whole ones.
+    behind = [folder for folder in there if step_of(folder) <= step]
+    scores = {folder: score for folder in behind if (score := _score(folder)) is not None}
+    kept = {*behind[-config.keep :], *([min(scores, key=lambda folder: scores[folder])] if scores else [])}
     for folder in there:
         if folder not in kept:
-            shutil.rmtree(folder)
+            _drop(folder)
+
+
+def _drop(folder: Path) -> None:
+    """Delete a checkpoint; a kill leaves no part of it under its name."""
+    gone = folder.with_name(f".{folder.name}.dropped")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _score(folder: Path) -> float | None:
@@ -169,13 +185,13 @@ def published(run: Path) -> list[Path]:
 
 def newest(run: Path) -> Path | None:
     """The newest checkpoint that is whole, or None. One whose files are not what its marker says is passed over."""
-    return next((folder for folder in reversed(published(run)) if _is_whole(folder)), None)
+    return next((folder for folder in reversed(published(run)) if is_whole(folder)), None)
 
 
 def resolve(place: Path) -> Path:
     """A run folder or checkpoint folder to a checkpoint; raises ConfigError where there is none."""
     if (place / _COMMIT).is_file():
-        if not _is_whole(place):
+        if not is_whole(place):
             raise ConfigError(f"{place}: its files are not those that were written; use another checkpoint")
         return place
     found = newest(place)
@@ -192,7 +208,8 @@ def read(folder: Path) -> tuple[dict[str, Any], str]:
     return state, (folder / _VOCABULARY).read_text(encoding="utf-8")
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint was published here and its files are still what its marker says."""
     try:
         files = json.loads((folder / _COMMIT).read_text())["files"]
         return all(_describe(folder / name) == described for name, described in files.items())

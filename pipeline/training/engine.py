@@ -110,6 +110,11 @@ class Engine:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def adam_device(self) -> torch.device:
+        """Where Adam's state lies, and its step is computed."""
+        return self.device if self.config.offload == "none" else torch.device("cpu")
+
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         """The DeepSpeed engine of this model: call it, then its `backward` and `step`."""
         if self.config.compile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,18 @@ def check(config: TrainConfig, run: Path) -> None:
         configuration.check_resumable(config, run / CONFIG)
 
 
+def sweep(run: Path) -> None:
+    """Remove what a kill left half written or half deleted. One process calls it, before anything is written."""
+    for left in (*run.glob(".partial.*"), *run.glob("checkpoints/.*"), *run.glob("incidents/*/.*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)  # a file server keeps what is still open; a later start sweeps it
+        else:
+            left.unlink()
+
+
 def prepare(config: TrainConfig, run: Path) -> None:
-    """Write the resolved configuration and the surroundings of a first start."""
+    """Sweep, and write the resolved configuration and the surroundings of a first start."""
+    sweep(run)
     if not (run / CONFIG).exists():
         publish_text(run / "environment.json", json.dumps(_environment(), indent=1))
         publish_text(run / CONFIG, configuration.dump(config))

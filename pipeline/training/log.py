@@ -59,7 +59,7 @@ class Log:
         self._peak = hardware.peak(session.engine.device, config.engine.precision)
         self._work = session.operations() if self._peak else 0
         self._sums: dict[str, Tensor] = {}
-        self._taken = self._count = self._skipped = 0
+        self._taken = self._count = 0
         self._waited = 0.0
         self._since = time.perf_counter()
         self.last: dict[str, float] = {}
@@ -67,9 +67,7 @@ class Log:
 
     def step(self, step: int, outcome: Outcome, waited: float) -> None:
         """Take in step ``step`` (from 0); ``waited`` are the seconds it spent without data."""
-        if outcome.skipped:
-            self._skipped += 1
-        else:
+        if not outcome.skipped:
             self._taken += 1
             for name, value in {**outcome.terms, "grad_norm": outcome.norm}.items():
                 value = value.detach().float()
@@ -101,7 +99,7 @@ class Log:
             "mfu": speed / engine.world * self._work / self._peak if self._peak else None,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "device_memory_mb": hardware.memory(engine.device),
-            "skipped": self._skipped,
+            "skipped": done - self._session.updates,
             "loss_scale": self._session.loss_scale,
             "eta_s": (self._steps - done) * seconds / self._count,
             "time": time.time(),

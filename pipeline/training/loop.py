@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -34,53 +35,23 @@ def train(config: TrainConfig, run: Path) -> bool:
     source = Source.open(config)
     total = source.total
     folder.check(config, run)
-    if checkpoint.newest(run) == checkpoint.folder_of(run, total):
+    if checkpoint.is_whole(checkpoint.folder_of(run, total)):
+        if os.environ.get("RANK", "0") == "0":
+            folder.sweep(run)  # it may have been killed while it tidied up
         print(f"{run}: complete, all {total} steps are done", file=sys.stderr)
         return True
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
-    begun = start(config, run, source.examples)
+    begun = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
     if engine.leads:
         folder.prepare(config, run)
         report_start(source, engine, config, begun)
     session = Session(config, source, engine, begun)
-    watch = guard.Guard(config.guard)
     writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
-    largest = config.data.batch // engine.world // config.engine.accumulate
-    done, signalled = begun.step, _GO_ON
     try:
-        with (
-            closing(
-                Loader(source.examples, begun.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
-            ) as loader,
-            closing(session.stream(loader, begun.step)) as stream,
-            closing(Log(run, config, session)) as log,
-            profiled(config.log, run, engine.rank) as profiler,
-            _stop_signals() as asked,
-        ):
-            for step in range(begun.step, total):
-                waiting = time.perf_counter()
-                batches = list(islice(stream, config.engine.accumulate))
-                waited = time.perf_counter() - waiting
-                outcome = session.step(step, batches)
-                if outcome.bad:
-                    _write_down(session, watch, run, step, batches, outcome)
-                elif not outcome.skipped:
-                    watch.good()
-                done = step + 1
-                log.step(step, outcome, waited)
-                profiler.step()
-                own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
-                signalled = engine.agree(own)
-                if signalled == _FAILED:
-                    break
-                if done % config.checkpoint.every == 0 or done == total or signalled:
-                    with session.state(done) as state:
-                        if writer:
-                            writer.submit(done, state, begun.vocabulary.to_json(), log.last)
-                if signalled:
-                    break
-        _agree_on_the_last_checkpoint(engine, writer)
+        with _stop_signals() as asked:
+            done, signalled = _take_steps(session, run, writer, asked)
+            _agree_on_the_last_checkpoint(engine, writer)  # where a second signal may come while it is written
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
     except TrainingError:
@@ -91,6 +62,52 @@ def train(config: TrainConfig, run: Path) -> bool:
     if stopped and engine.leads:
         print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
     return not stopped
+
+
+def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, asked: list[int]) -> tuple[int, int]:
+    """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
+    config, source, engine, begun = session.config, session.source, session.engine, session.begun
+    watch = guard.Guard(config.guard)
+    largest = config.data.batch // engine.world // config.engine.accumulate
+    done, signalled = begun.step, _GO_ON
+    with (
+        closing(
+            Loader(source.examples, begun.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
+        ) as loader,
+        closing(session.stream(loader, begun.step)) as stream,
+        closing(Log(run, config, session)) as log,
+        profiled(config.log, run, engine.rank) as profiler,
+    ):
+        for step in range(begun.step, source.total):
+            waiting = time.perf_counter()
+            batches = list(islice(stream, config.engine.accumulate))
+            waited = time.perf_counter() - waiting
+            outcome = session.step(step, batches)
+            if outcome.bad:
+                _write_down(session, watch, run, step, batches, outcome)
+            elif not outcome.skipped:
+                watch.good()
+            done = step + 1
+            log.step(step, outcome, waited)
+            profiler.step()
+            own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
+            signalled = engine.agree(own)
+            if signalled == _FAILED:
+                break
+            if done % config.checkpoint.every == 0 or done == source.total or signalled:
+                with session.state(done) as state:
+                    if writer:
+                        writer.submit(done, state, begun.vocabulary.to_json(), log.last)
+            if signalled:
+                break
+    return done, signalled
+
+
+def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:
+    """The checkpoint that all processes go on from: one looks, for another may see the newest later, or not yet."""
+    found = checkpoint.newest(run) if engine.leads else None
+    step = engine.agree(checkpoint.step_of(found) if found else -1)
+    return checkpoint.folder_of(run, step) if step >= 0 else None
 
 
 def _agree_on_the_last_checkpoint(engine: Engine, writer: checkpoint.Writer | None) -> None:

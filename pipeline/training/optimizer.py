@@ -24,7 +24,7 @@ class OptimizerConfig:
         ema: Decay of the averaged weights that evaluation uses; 0 keeps none.
         freeze_norms: Batch norms use the statistics they start with and are not trained.
         implementation: `auto` takes apex's FusedAdam on a GPU where NVIDIA's apex is installed, else torch's fused one;
-            `deepspeed` is DeepSpeed's FusedAdam, which is compiled at its first use.
+            `deepspeed` is DeepSpeed's FusedAdam for GPUs, which is compiled at its first use.
     """
 
     lr: float = 1e-4
@@ -58,13 +58,19 @@ def _without_apex() -> str:
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam over these parameters; raises ConfigError for an implementation that is not to be had here."""
+    """Adam over these parameters, without weight decay, for a state that lies on ``device``.
+
+    Raises ConfigError for an implementation that is not to be had there.
+    """
     chosen = config.implementation
     on_gpu = device.type == "cuda"
     if chosen == "auto":
         chosen = "apex" if on_gpu and has_apex() else "torch"
     if chosen in ("apex", "deepspeed") and not on_gpu:
-        raise ConfigError(f"optimizer.implementation: {chosen!r}: runs on a GPU only; use 'auto' or 'torch'")
+        raise ConfigError(
+            f"optimizer.implementation: {chosen!r}: runs on a GPU only, and not with engine.offload, which keeps "
+            "Adam's state in the host's memory; use 'auto' or 'torch'"
+        )
     recipe: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if chosen == "apex":
         if not has_apex():

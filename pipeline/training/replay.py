@@ -61,7 +61,7 @@ def _before(run: Path, step: int) -> Path:
     kept = guard.folder_of(run, step) / "state"
     if kept.is_dir():
         return checkpoint.resolve(kept)
-    earlier = [place for place in checkpoint.published(run) if int(place.name.removeprefix("step-")) <= step]
+    earlier = [place for place in checkpoint.published(run) if checkpoint.step_of(place) <= step]
     if not earlier:
         raise ConfigError(f"{run}: no checkpoint at or before step {step} is left; checkpoint.keep says how many stay")
     return checkpoint.resolve(earlier[-1])

@@ -79,8 +79,7 @@ class Session:
                     module.freeze()
         self.ema = Ema(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.statistics = Statistics(self.model)
-        self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.device))
+        self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.adam_device))
         self.statistics = Statistics(self.model)
         self.task = TASKS[config.model.task](config.model, config.data.size, begun.vocabulary)
         self.updates = begun.state["updates"] if begun.state else 0
@@ -106,10 +105,16 @@ class Session:
         """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
         return mix(self.config.seed, 4, step, self.engine.rank)
 
+    def _sow(self, step: int) -> None:
+        # torch.manual_seed looks for every kind of accelerator: at a small batch that takes a hundredth of the step.
+        torch.default_generator.manual_seed(self.seed(step))
+        if self.engine.device.type == "cuda":
+            torch.cuda.manual_seed(self.seed(step))
+
     def step(self, step: int, batches: list[Batch]) -> Outcome:
         """Train on the micro-batches of one step."""
         self.statistics.keep()
-        torch.manual_seed(self.seed(step))
+        self._sow(step)
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.source.total)
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = rate
@@ -142,7 +147,7 @@ class Session:
     def examine(self, step: int, batches: list[Batch], outcome: Outcome) -> dict[str, Any]:
         """What this process can tell of a bad step; every process must ask, for the batch norms are joint."""
         self.statistics.keep()
-        torch.manual_seed(self.seed(step))
+        self._sow(step)
         with torch.no_grad(), self.engine.autocast(), first_not_finite(self.model) as found:
             for batch in batches:
                 self.wrapped(batch.images, batch.tokens)

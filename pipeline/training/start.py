@@ -36,13 +36,12 @@ class Start:
         return int(self.state["step"]) if self.state else 0
 
 
-def start(config: TrainConfig, run: Path, examples: Examples) -> Start:
-    """Resume the run's own newest checkpoint, else begin: `init_from` is looked at only at the very first start.
+def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
+    """Resume the run's own checkpoint, else begin: `init_from` is looked at only at the very first start.
 
     Raises ConfigError where the checkpoint was made on other data than ``examples``, or does not fit.
     """
     torch.manual_seed(config.seed)
-    own = checkpoint.newest(run)
     if own:
         state, words = checkpoint.read(own)
         if state["data"] != examples.identity:

@@ -55,10 +55,7 @@ def scatter_moments(model: nn.Module, wrapped: Any, zero: int, moments: Moments,
     # ZeRO 3 hands Adam its partitions only while it steps.
     held = [weight for group in adam.param_groups for weight in group["params"]]
     for weight in wrapped.optimizer.fp32_partitioned_groups_flat if zero == 3 else held:
-        adam.state[weight] = {
-            "step": torch.tensor(float(step), device=weight.device),
-            **{key: torch.zeros_like(weight) for key in _NAMES},
-        }
+        adam.state[weight] = {**_count(adam, step, weight), **{key: torch.zeros_like(weight) for key in _NAMES}}
     if zero in (1, 2):
         # Otherwise these stages learn where Adam keeps its state only at the first step.
         wrapped.optimizer._lazy_init_hp_params_optimizer_state()
@@ -72,6 +69,15 @@ def scatter_moments(model: nn.Module, wrapped: Any, zero: int, moments: Moments,
                 safe_set_full_optimizer_state(parameter, value, key)
             else:
                 adam.state[parameter][key].copy_(value)
+
+
+def _count(adam: torch.optim.Optimizer, step: int, weight: Tensor) -> dict[str, Any]:
+    """Adam's step count where its implementation looks for it: bias correction must not begin again."""
+    if isinstance(adam, torch.optim.Adam):
+        return {"step": torch.tensor(float(step), device=weight.device)}
+    for group in adam.param_groups:
+        group["step"] = step  # apex keeps it here only
+    return {"step": step}  # DeepSpeed passes it to its kernel, which takes no tensor
 
 
 def _partition(value: Tensor, parameter: Any) -> Tensor:

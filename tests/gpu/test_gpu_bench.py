@@ -67,3 +67,37 @@ def test_rows(dtype: str, way: involution.Involution, capsys: pytest.CaptureFixt
     peaks = {(row["name"], row["stage"]): row["peak_mb"] for row in rows if row["operation"] == "laconv"}
     for stage in range(1, 6):
         assert peaks["laconv", stage] < peaks["unfold", stage]
+
+
+def test_rows_of_a_networks_steps(way: involution.Involution) -> None:
+    """LaConvNet-S at 416 in bf16, each way once; more is measured by `make gpu`."""
+    from pipeline.bench import speed
+
+    network = speed.Network(batch=4)
+    found = {row["name"]: row for row in speed.rows(network, GPU, 2, 2, lambda: None)}
+    unfold, ours = found["unfold"], found["laconv"]
+    for row in (unfold, ours):
+        assert row["note"] is None
+        assert row["device"] == torch.cuda.get_device_name(0)
+        assert (row["preset"], row["size"], row["precision"], row["pictures"]) == ("s", 416, "bf16", 4)
+        assert row["samples_per_s"] > 0
+        assert 0 <= row["data_wait"] < 1
+        assert row["mfu"] is None or 0 < row["mfu"] < 1
+        assert row["data"].startswith(("DALI, mixed", "memory: without"))
+    assert ours["peak_mb"] < unfold["peak_mb"]
+
+
+def test_channels_last_from_the_decoder_on_the_gpu() -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    import numpy as np
+
+    from pipeline.bench.made import pictures
+    from pipeline.data.decode import Decoder
+    from pipeline.data.geometry import Letterbox
+
+    data = [np.frombuffer(one, np.uint8) for one in pictures(2, 96, 64)]
+    letterbox = Letterbox.fit(np.full(2, 96), np.full(2, 64), 64)
+    for share in (0.0, 0.65, 1.0):
+        images = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert not images.is_contiguous()

@@ -40,6 +40,14 @@ def main(argv):
         note("start say")
         print(rest[1], file=sys.stderr)
         return int(rest[0])
+    elif command == "share":                    # share FOLDER I/N [meet]: the second fails until it is mended
+        note("start " + rest[1])
+        if rest[2:] == ["meet"] and rest[1][0] in "12":     # the first two end only if they run at the same time
+            Path(os.environ["EVENTS"] + rest[1][0]).touch()
+            wait_for(os.environ["EVENTS"] + {"1": "2", "2": "1"}[rest[1][0]])
+        note("end " + rest[1])
+        if rest[1].startswith("2/") and not Path(rest[0], "mended").exists():
+            raise ValueError("no such share")
     elif command == "raise":
         raise ValueError(rest[0])
     elif command == "usage":
@@ -162,7 +170,7 @@ FAKES = {
         fi
         count=$(($(cat count 2>/dev/null || echo 100) + 1)); echo $count > count
         if [ -e refuse ] && [ "$(cat refuse)" = $count ]; then echo "sbatch: error: QOSMaxSubmit" >&2; exit 1; fi
-        echo "sbatch $count $(grep -o 'dependency=.*' "$1")" >> calls
+        echo "sbatch $count" $(grep -o 'array=.*' "$1") $(grep -o 'dependency=.*' "$1") >> calls
         echo "Submitted batch job $count"
     """,
     "squeue": "[ ! -e down ] || exit 1; cat queue 2>/dev/null || true",

@@ -8,9 +8,22 @@ from pathlib import Path
 import pytest
 
 from launch import watchdog
-from launch.batch import AGAIN, DONE, FAILED, LOST_STARTS, Submission, begin, end, history, judge, refused
+from launch.batch import (
+    AGAIN,
+    DONE,
+    FAILED,
+    LOST_STARTS,
+    Submission,
+    begin,
+    end,
+    history,
+    job_id,
+    judge,
+    main,
+    refused,
+)  # fmt: skip
 from launch.failures import Lost, lost, transient
-from launch.job import Orphaned, check_fence, ok_marker, read_json, write_json
+from launch.job import Orphaned, check_fence, fence_file, ok_marker, read_json, write_json
 
 KILLED = """srun: error: node7: task 3: Killed
 srun: launch/slurm: _step_signal: Terminating StepId=7.0
@@ -192,6 +205,22 @@ def test_an_orphan_of_an_earlier_start_publishes_nothing(stage: Path, monkeypatc
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     check_fence(stage, "7")
     check_fence(stage, "8")  # a job without a batch script of ours
+
+
+def test_a_task_of_an_array_is_a_job_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "9")  # for one of its tasks that is the id of the array
+    assert job_id() == "9"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "9")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node6")
+    task = tmp_path / "array-4" / "3"
+    (task / "jobs").mkdir(parents=True)
+    Submission("train", "abc", 1, 10, 30, 5, 2, 2, 1, "code-x", "v1").write(task)
+    assert main(["begin", str(task)]) == DONE
+    assert fence_file(task, "9_3").exists()
+    assert [entry["nodes"] for entry in history(task, "9_3")] == ["node6"]
+    write_json(task / "DONE.json", {"identity": "abc"})
+    assert main(["end", str(task), "0", "5"]) == DONE
 
 
 def test_a_torn_line_of_the_history_is_passed_over(stage: Path) -> None:

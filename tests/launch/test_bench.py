@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from kernels.bench.run import OPERATIONS
 from kernels.bench.ways import ways
 from kernels.cuda import involution
 from launch import cli
-from launch.commands.bench import _NEEDED
+from launch.commands.bench.tables import NEEDED
 from pipeline.model import PRESETS
 
 WAYS = {"unfold", "taps", "laconv"}
@@ -84,7 +85,7 @@ def test_a_file_of_something_else(line: str, tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{line}\n")
     assert cli.main(["bench", "show", str(file)]) == 2
-    assert f"{file}: line 1: expected a row of `laconvnet bench kernel --json`" in capsys.readouterr().err
+    assert f"{file}: line 1: expected a row of `laconvnet bench COMMAND --json`" in capsys.readouterr().err
     assert cli.main(["bench", "show", str(tmp_path / "none")]) == 2
     assert "No such file" in capsys.readouterr().err
 
@@ -140,7 +141,7 @@ def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_layer_of_two_networks_is_measured_once() -> None:
-    from launch.commands.bench import _cases
+    from launch.commands.bench.kernel import _cases
 
     arguments = cli.parser().parse_args(["bench", "kernel", "--preset", "s", "b", "b_released"])
     cases = _cases(arguments, CPU, torch.float32)
@@ -334,6 +335,7 @@ INTERPRETER = """#!/bin/sh
 echo "$*" | head -n 1 >> {folder}/calls
 case "$*" in
   *pytest*) echo "the tests"; exit $TESTS;;
+  *"bench train"*) cat {folder}/trained; exit $TRAIN;;
   *"bench kernel"*) cat {folder}/rows; exit $BENCH;;
   *"bench show"*) exec {python} "$@";;
 esac
@@ -341,36 +343,48 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("tests", "bench_code", "said"),
+    ("codes", "said"),
     [
-        (0, 0, ["tests: passed", "bench: passed"]),
-        (1, 0, ["tests: FAILED, exit code 1", "bench: passed"]),
-        (0, 124, ["tests: passed", "bench: FAILED, stopped after 180 s"]),
+        ((0, 0, 0), ["passed", "passed", "passed"]),
+        ((1, 0, 0), ["FAILED, exit code 1", "passed", "passed"]),
+        ((0, 124, 0), ["passed", "FAILED, stopped after 110 s", "passed"]),
+        ((0, 0, 124), ["passed", "passed", "FAILED, stopped after 110 s"]),
     ],
 )
-def test_make_gpu_goes_on_and_tells(tests: int, bench_code: int, said: list[str], tmp_path: Path) -> None:
+def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], said: list[str], tmp_path: Path) -> None:
     """By an interpreter that only pretends: a part that fails keeps nothing from the others."""
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "tests/gpu.sh", tmp_path / "tests")
-    row = dict.fromkeys(_NEEDED, 1) | {"name": "laconv", "baseline": "unfold", "direction": "both", "dtype": "bf16"}
+    row = dict.fromkeys(NEEDED, 1) | {"name": "laconv", "baseline": "unfold", "direction": "both", "dtype": "bf16"}
     (tmp_path / "rows").write_text(json.dumps(row) + "\n" + json.dumps(row | {"direction": "forward"}) + "\n")
+    (tmp_path / "trained").write_text('{"bench": "speed", "name": "laconv", "median": 1.5, "device": "H"}\n')
     python = tmp_path / "python"
     python.write_text(INTERPRETER.format(folder=tmp_path, python=sys.executable))
     python.chmod(0o755)
-    environment = {"PYTHON": str(python), "TESTS": str(tests), "BENCH": str(bench_code), "PYTHONPATH": str(ROOT)}
+    environment = {"PYTHON": str(python), "PYTHONPATH": str(ROOT)}
+    environment |= dict(zip(("TESTS", "TRAIN", "BENCH"), map(str, codes), strict=True))
     done = subprocess.run(
         ["bash", "tests/gpu.sh"], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=60
     )
     kept = (tmp_path / "runs/gpu.txt").read_text()
     assert kept == done.stdout
-    assert kept.splitlines()[-3:] == [*said, "table of the bench: passed"]
+    parts = ("tests", "bench of training", "bench of the operator", "tables of the benches")
+    assert kept.splitlines()[-4:] == [f"{part}: {told}" for part, told in zip(parts, [*said, "passed"], strict=True)]
     assert "the tests" in kept.splitlines()
     assert "1, 1@1 stage 1: 1x1x1x1, k 1, g 1, bf16, 1 cache" in kept.splitlines()
     assert (tmp_path / "runs/gpu-bench.jsonl").read_text() == (tmp_path / "rows").read_text()
-    assert done.returncode == (0 if (tests, bench_code) == (0, 0) else 1)
+    assert "speed, device H" in kept.splitlines()
+    assert (tmp_path / "runs/gpu-train.jsonl").read_text() == (tmp_path / "trained").read_text()
+    assert done.returncode == (0 if codes == (0, 0, 0) else 1)
     calls = (tmp_path / "calls").read_text()
     assert "-m pytest -m gpu tests/gpu" in calls
-    assert "-m launch.cli bench kernel --device cuda --quick --minutes 2.5 --json" in calls
+    assert "-m launch.cli bench train --device cuda --quick --minutes 1 --part speed loop checkpoint memory" in calls
+    assert "-m launch.cli bench kernel --device cuda --quick --minutes 1.4 --json" in calls
+    script = (ROOT / "tests/gpu.sh").read_text()
+    limits = [
+        int(number) for number in re.findall(r"_SECONDS=(\d+)|within (\d+) ", script) for number in number if number
+    ]
+    assert sum(limits) + 5 * 10 <= 600, "each may take its time, and ten seconds to die"
 
 
 def test_least_work() -> None:

@@ -30,6 +30,8 @@ COMMANDS = [
     ["bench"],
     ["bench", "kernel"],
     ["bench", "data"],
+    ["bench", "scale"],
+    ["bench", "train"],
     ["bench", "show"],
     ["kernels"],
     ["kernels", "build"],
@@ -69,6 +71,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
         (["predict", "nowhere", "--image", "x.jpg", "--text", "a cat"], "x.jpg: no such file"),
         (["report", "nowhere"], "nowhere"),
         (["launch", "nowhere.yaml"], "nowhere.yaml"),
+        (["launch", "nowhere.yaml", "--set", "raw"], "'raw', expected KEY=TEXT"),
         (["status", "nowhere"], "nowhere"),
         (["logs", "nowhere", "train"], "nowhere: no graph.json"),
         (["cancel", "nowhere"], "nowhere: no graph.json"),
@@ -166,6 +169,16 @@ def test_shares_of_a_set_have_the_bytes_of_the_whole(
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "shared")]
     assert files[0] == files[1]
     assert len(files[0]) > 6
+
+
+def test_values_of_a_stages_file_are_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stages.yaml"
+    run = '[shards, generate, --out, "{raw}", --pictures, "{pictures}"]'
+    file.write_text(f"folder: {tmp_path}/out\nvalues: {{raw: x, pictures: 9}}\nstages: {{a: {{run: {run}}}}}\n")
+    assert cli.main(["launch", str(file), "--dry-run", "--set", "raw=a b=c", "--set", "pictures=4"]) == 0
+    assert "laconvnet shards generate --out 'a b=c' --pictures 4" in capsys.readouterr().out
+    assert cli.main(["launch", str(file), "--dry-run", "--set", "rwa=y"]) == 2
+    assert "--set rwa: the file has no such value; expected one of raw, pictures" in capsys.readouterr().err
 
 
 def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

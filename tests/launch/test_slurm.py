@@ -11,7 +11,8 @@ import pytest
 from launch import snapshot
 from launch.cluster import Cluster
 from launch.executor import launch
-from launch.slurm import Shape
+from launch.job import write_json
+from launch.slurm import Shape, array
 from launch.stages import Stage, plan
 from pipeline.errors import ConfigError
 
@@ -21,6 +22,10 @@ GRAPH = """
 raw: {run: [shards, generate, --out, "{here}/raw"], threads: 2, minutes: 30, partition: cpu}
 train: {run: [train, --run, "{here}", --data.folder, "{raw}/raw"], processes: 16, gpus: 1}
 eval: {run: [eval, "{train}", --data, "{raw}/raw", --split, val], gpus: 1, nodes: 1, minutes: 0.5}
+"""
+ARRAY = """
+shares: {run: [shards, build, refcoco, --root, "{here}", --out, "{here}/s", --task, "{task}"], array: 64, at_once: 8}
+joined: {run: [shards, build, refcoco, --root, "{here}", --out, "{shares}/s"]}
 """
 PLAIN = "cpus_per_task: 3\ngpus_per_node: 8\n"
 FULL = """
@@ -44,13 +49,23 @@ sbatch: {exclusive: true, reservation: lab}
 """
 
 
-@pytest.mark.parametrize(("name", "site"), [("plain", PLAIN), ("full", FULL)], ids=["plain", "full"])
+@pytest.mark.parametrize(
+    ("name", "graph", "site"),
+    [("plain", GRAPH, PLAIN), ("full", GRAPH, FULL), ("array", ARRAY, PLAIN)],
+    ids=["plain", "full", "array"],
+)
 def test_dry_run_prints_the_scripts(
-    name: str, site: str, stages: Write, work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    graph: str,
+    site: str,
+    stages: Write,
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")  # no SLURM is needed to see them
     monkeypatch.setattr(snapshot, "name", lambda: "code-HASH")
-    file = stages(GRAPH)
+    file = stages(graph)
     Path("site.yaml").write_text(site)
     before = sorted(path.name for path in work.iterdir())
     assert launch(file, cluster="site.yaml", dry_run=True) == 0
@@ -65,7 +80,7 @@ def test_two_stages_can_be_seen_alone(stages: Write, capsys: pytest.CaptureFixtu
     Path("site.yaml").write_text(PLAIN)
     assert launch(file, cluster="site.yaml", dry_run=True, only="raw") == 0
     assert capsys.readouterr().out.count("#!/bin/bash") == 1
-    with pytest.raises(ConfigError, match="'eval' reads from stages that are not done: raw, train"):
+    with pytest.raises(ConfigError, match="'eval' reads from stages that are neither done nor in the queue: raw, tr"):
         launch(file, cluster="site.yaml", dry_run=True, only="eval")
 
 
@@ -77,6 +92,26 @@ def test_what_is_wrong_with_stages_and_site_is_told_together(stages: Write) -> N
     first, second = str(caught.value).splitlines()
     assert "'colour' is unknown" in first
     assert "'partiton' is unknown" in second
+
+
+def test_the_tasks_of_an_array_as_sbatch_takes_them(stages: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert array(range(64), 8) == "0-63%8"
+    assert array([7, 3, 5, 6, 11]) == "3,5-7,11"
+    file = stages(ARRAY.replace("at_once: 8", ""))
+    (shares, _) = plan(file)
+    Path("site.yaml").write_text(PLAIN + "at_once: 20\n")
+    for done in (0, 1, 5):
+        write_json_at(shares.jobs[done].folder / "DONE.json", {"identity": shares.identity})
+    write_json_at(shares.jobs[9].folder / "DONE.json", {"identity": "of other arguments"})
+    assert launch(file, cluster="site.yaml", dry_run=True) == 0
+    assert "#SBATCH --array=2-4,6-63%20\n" in capsys.readouterr().out
+    assert launch(file, cluster="site.yaml", dry_run=True, from_="shares") == 0
+    assert "#SBATCH --array=0-63%20\n" in capsys.readouterr().out
+
+
+def write_json_at(file: Path, value: object) -> None:
+    file.parent.mkdir(parents=True)
+    write_json(file, value)
 
 
 def shape(stages: Write, text: str, **site: object) -> Shape:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import identity
 from launch.stages import cores, plan, read
 from pipeline.errors import ConfigError
 
@@ -156,7 +157,7 @@ def test_everything_wrong_is_told_at_once(stages: Write) -> None:
         ("'d'", "argument 4", "a list"),
         ("'e'", "--config absent.yaml", "no such file"),
         ("'f'", "itself", "{here}"),
-        ("'here'", "other than 'here'"),
+        ("'here'", "other than 'here' and 'task'"),
     ]
     for parts in wanted:
         assert any(all(part in line for part in parts) for line in lines), parts
@@ -198,3 +199,67 @@ def test_a_base_is_part_of_what_a_stage_computes(tmp_path: Path) -> None:
     assert plan(file)[0].identity == first
     (tmp_path / "base.yaml").write_text("seed: 2\n")
     assert plan(file)[0].identity != first
+
+
+SHARES = """
+raw: {run: [generate, --out, "{here}"]}
+shares:
+  run: [build, --root, "{raw}", --out, "{here}/set", --task, "{task}"]
+  array: 3
+  at_once: 2
+joined: {run: [build, --root, "{raw}", --out, "{shares}/set"]}
+"""
+
+
+def test_an_array_is_so_many_jobs_that_know_their_share(stages: Write) -> None:
+    raw, shares, joined = plan(stages(SHARES))
+    assert (shares.array, shares.at_once, shares.task) == (3, 2, None)
+    assert raw.jobs == (raw,)
+    assert [job.task for job in shares.jobs] == [0, 1, 2]
+    assert [job.argv[-1] for job in shares.jobs] == ["1/3", "2/3", "3/3"]
+    assert [job.folder for job in shares.jobs] == [shares.folder / "array-3" / str(task) for task in range(3)]
+    assert {job.argv[4] for job in shares.jobs} == {f"{shares.folder}/set"}  # {here} is the stage's, not the task's
+    assert shares.jobs[1].label == "shares task 1"
+    assert {(job.identity, job.needs) for job in shares.jobs} == {(shares.identity, ("raw",))}
+    assert joined.needs == ("raw", "shares")
+
+
+def test_the_number_of_tasks_is_not_what_is_computed(stages: Write) -> None:
+    before = identities(stages(SHARES))
+    assert identities(stages(SHARES.replace("array: 3", "array: 64").replace("at_once: 2", "at_once: 9"))) == before
+    assert identities(stages(SHARES.replace('"{task}"', '"{task}", --of, 3'))) != before
+
+
+def test_tasks_side_by_side_share_the_cores(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.stages.cores", lambda: 8)
+    threads = [plan(stages(SHARES.replace("array: 3", f"array: {n}")))[1].threads for n in (1, 2, 64)]
+    assert threads == [8, 4, 4]
+    assert plan(stages(SHARES.replace("at_once: 2", "").replace("array: 3", "array: 64")))[1].threads == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("array: 3", "array: none"), "array: got 'none', expected a whole number"),
+        (("array: 3\n  at_once: 2", ""), "run: {task}: only a stage with array has tasks"),
+        (('--task, "{task}"', "--fast"), "array: each task would do the same"),
+        (("run: [generate", "at_once: 2, run: [generate"), "at_once: limits the tasks of an array"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_told(stages: Write, change: tuple[str, str], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(stages(SHARES.replace(*change)))
+    assert told in str(caught.value)
+
+
+def test_a_graph_of_a_thousand_stages_is_read_in_one_pass(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each configuration once, however many stages name it, and stages in any order in steps that grow with them."""
+    read_files: list[str] = []
+    known = identity._read
+    monkeypatch.setattr(identity, "_read", lambda name: read_files.append(name) or known(name))
+    Path("a.yaml").write_text("seed: 1\n")
+    Path("b.yaml").write_text("base: a.yaml\n")
+    lines = [f's{n}: {{run: [train, --config, {"ab"[n % 2]}.yaml, --data, "{{s{n + 1}}}"]}}' for n in range(999)]
+    found = plan(stages("\n".join([*lines, "s999: {run: [x]}"])))
+    assert [stage.name for stage in found] == [f"s{n}" for n in reversed(range(1000))]
+    assert read_files == ["a.yaml", "b.yaml"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launch import queue
+from launch import precheck, queue, submission
 from launch.control import cancel, logs
 from launch.executor import launch
-from launch.job import read_json, write_json
+from launch.job import ENTRY, read_json, write_json
 from launch.queue import Partition, Queued
-from launch.stages import Stage, plan
+from launch.stages import Stage, plan, read
 from launch.status import show, status
 from pipeline.errors import ConfigError
 
@@ -44,6 +45,10 @@ def queued(slurm: Path, four: dict[str, Stage], **states: str) -> None:
         assert job is not None
         lines.append(f"{job['id']}|{state}|Dependency|{four[name].folder}\n")
     (slurm / "queue").write_text("".join(lines))
+
+
+def finish(stage: Stage) -> None:
+    write_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
 
 
 def calls(slurm: Path) -> list[str]:
@@ -167,6 +172,23 @@ def test_a_machine_without_slurm(submit: Callable[..., int], monkeypatch: pytest
         submit()
 
 
+def test_a_controller_that_does_not_answer(
+    submit: Callable[..., int], slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit() == 0
+    (slurm / "down").touch()
+    for options in ({}, {"only": "last"}):
+        with pytest.raises(ConfigError, match=r"^squeue: exit code 1$"):
+            submit(**options)
+    with pytest.raises(ConfigError, match=r"^squeue: exit code 1$"):
+        cancel(Path("runs"))
+    assert len(calls(slurm)) == 4
+    capsys.readouterr()
+    assert submit(dry_run=True) == 0  # needs no SLURM
+    with pytest.raises(ConfigError, match="'last' reads from stages that are neither done nor in the queue: left, ri"):
+        submit(dry_run=True, only="last")
+
+
 def test_rows_say_what_files_and_slurm_say(
     submit: Callable[..., int], slurm: Path, four: dict[str, Stage], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +300,57 @@ def test_cancel(
         cancel(Path("runs"), "lift")
 
 
+def test_inputs_may_be_in_the_queue(submit: Callable[..., int], slurm: Path, four: dict[str, Stage]) -> None:
+    with pytest.raises(ConfigError, match=r"'last' reads .* neither done nor in the queue: left, right; run them"):
+        submit(only="last")
+    assert submit(from_="raw") == 0
+    finish(four["raw"])
+    finish(four["right"])
+    queued(slurm, four, left="RUNNING")
+    assert submit(only="last") == 0
+    assert calls(slurm)[4:] == ["sbatch 105 dependency=afterok:102"]
+    queued(slurm, four)
+    with pytest.raises(ConfigError, match=r"neither done nor in the queue: left;"):
+        submit(from_="last")
+    assert len(calls(slurm)) == 5
+
+
+def test_an_input_that_leaves_the_queue_meanwhile_is_told(
+    submit: Callable[..., int], slurm: Path, four: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert submit() == 0
+    queued(slurm, four, left="RUNNING", right="RUNNING")
+    check = submission.check
+
+    def checked(*arguments: Any) -> Any:
+        queued(slurm, four, right="RUNNING")
+        return check(*arguments)
+
+    monkeypatch.setattr(submission, "check", checked)
+    with pytest.raises(ConfigError, match="'last': 'left' has just left the queue and is not done; nothing was submit"):
+        submit(only="last")
+    assert len(calls(slurm)) == 4
+
+
+def test_a_configuration_that_many_stages_name_is_loaded_once(
+    stages: Write, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import config
+
+    loaded: list[tuple[str, ...]] = []
+    load = config.load
+    monkeypatch.setattr(config, "load", lambda file, keys: loaded.append(tuple(keys)) or load(file, keys))
+    Path("run.yaml").write_text("data: {batch: 8}\n")
+    train = 'train, --config, run.yaml, --run, "{here}", --data.folder'
+    lines = [f's{n}: {{run: [{train}, "{{s{n - 1}}}"], processes: {1 + n % 2}}}' for n in range(1, 30)]
+    file = stages(
+        "\n".join([f"s0: {{run: [{train}, .]}}", *lines, f"x: {{run: [{train}, ., --seed, 5], processes: 3}}"])
+    )
+    problems = precheck.commands(read(file), plan(file), ENTRY)
+    assert [problem.split("'")[1] for problem in problems] == ["x"]
+    assert len(loaded) == 2
+
+
 def test_what_slurm_prints_is_read(slurm: Path) -> None:
     offered = queue.partitions()
     assert offered == {
@@ -290,6 +363,10 @@ def test_what_slurm_prints_is_read(slurm: Path) -> None:
     assert queue.partitions() == {"gpu": Partition(4, 64, 2880, {"a100": 8, "h100": 4})}
     (slurm / "queue").write_text("7|RUNNING|None|/a|b c\n8|CANCELLED|x|/d\n9_[1-3]|PENDING|Priority|\n")
     assert queue.queued() == [Queued("7", "RUNNING", "None", "/a|b c"), Queued("9_[1-3]", "PENDING", "Priority", "")]
+    task = Queued("9_3", "PENDING", "Priority", "/a/array-4")
+    assert (task.array, task.folder) == ("9", "/a/array-4/3")
     (slurm / "books").write_text("7|CANCELLED by 0\n8|COMPLETED\n")
     assert queue.ended(["7", "8"]) == {"7": "CANCELLED", "8": "COMPLETED"}
+    (slurm / "books").write_text("9_0|COMPLETED\n9_[3,5-7%2]|CANCELLED by 0\n")
+    assert queue.ended(["9_0"]) == {"9_0": "COMPLETED"} | {f"9_{task}": "CANCELLED" for task in (3, 5, 6, 7)}
     assert queue.ended([]) == {}

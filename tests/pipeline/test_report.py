@@ -415,3 +415,9 @@ def test_the_text_beside_the_page_is_its_table(tmp_path: Path, toy: Path) -> Non
     assert row.split()[-4:] == ["75.0", "±6.8", "25.0", "+50.0"]
     assert f"report: {tmp_path / 'page.html'}" in told
     assert "wordless" not in text_of((tmp_path / "page.html").read_text())
+
+
+def test_a_graph_that_never_started_has_no_course(tmp_path: Path, toy: Path) -> None:
+    root = launched(tmp_path / "runs", toy)
+    report([root], root / "report.html")
+    assert 'class="gantt"' not in (root / "report.html").read_text()

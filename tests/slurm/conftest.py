@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Unavailable, install
-from suite import Work
+from suite import SITE, Limited, Work
 
 from launch import cli
 
@@ -52,8 +52,29 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def limited(slurm: Cluster, library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    """Stages that reach their time limits, of whole minutes, from the first test on while others are at work."""
+    work = Work(tmp_path_factory.mktemp("limited"), slurm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(library))
+        patch.chdir(work.folder)
+        long, endless, many = work.stages(
+            """
+            long: {run: [count, "{here}", 250, 0.5], minutes: 2}
+            endless: {run: [count, "{here}", 100000, 0.5], minutes: 1}
+            many: {run: [share, "{here}", "{task}", limit], array: 2, minutes: 1}
+            """
+        ).values()
+        assert work.submit(SITE + "max_timeouts: 4\n") == 0
+    yield work, long, endless, many
+    work.leave()
+
+
 @pytest.fixture
-def work(slurm: Cluster, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
+def work(
+    slurm: Cluster, limited: Limited, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Work]:
     """The current folder of the test, from which it submits; nothing of it is left in the queue."""
     monkeypatch.setenv("PYTHONPATH", str(library))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -39,6 +39,21 @@ def main(argv):
         return int(rest[0])
     elif command == "count":  # count FOLDER STEPS SECONDS
         return count(rest[0], int(rest[1]), float(rest[2]))
+    elif command == "share":  # share FOLDER I/4 HOW: how some of the four shares begin; the others take a moment
+        folder, share, how = Path(rest[0]), rest[1], rest[2]
+        note(folder, f"{share} {start} {os.environ['SLURMD_NODENAME']}")
+        if share in ("1/4", "4/4") and how == "retry" and not start:
+            raise OSError("CUDA error: uncorrectable ECC error encountered")
+        if share == "1/4" and how == "fail" and not (folder / "mended").exists():
+            raise ValueError("no such share")
+        if how == "limit":
+            own = folder / share.replace("/", "-")
+            own.mkdir(exist_ok=True)
+            return count(own, 150, 0.5)
+        if share == "1/4" and how == "wait":
+            return count(folder, 1000, 0.2)
+        time.sleep(1)
+        note(folder, f"{share} ends")
     elif command == "flaky":  # flaky FOLDER TIMES TEXT: fails so many times
         note(rest[0], f"{start} {os.environ['SLURMD_NODENAME']} {os.environ.get('MASTER_PORT')}")
         if start < int(rest[1]):

@@ -85,3 +85,6 @@ class Work:
         self.wait(lambda: not {self.rows()[n]["state"] for n in names} & {"running", "waiting"}, f"{names} did not end")
         rows = self.rows()
         return {name: (rows[name]["state"], rows[name]["reason"]) for name in names}
+
+
+Limited = tuple[Work, Stage, Stage, Stage]  # where they were submitted, and the stages

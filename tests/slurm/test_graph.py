@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from cluster import Unavailable
 from suite import SITE, Work
 
-from launch import cli
 from launch.job import PORTS, read_json
 from launch.stages import plan
 from launch.status import show
@@ -155,7 +151,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_submitted(work: Work) -
     assert work.queue() == []
 
 
-def test_shards_by_ranks_and_by_a_job_array_have_the_bytes_of_one_process(work: Work, raw: Path) -> None:
+def test_shards_by_ranks_and_by_an_array_have_the_bytes_of_one_process(work: Work, raw: Path) -> None:
     build = f'shards, build, refcoco, --root, "{raw}/refer", --shard-bytes, 40000, --out'
     work.entry = "launch.cli:main"
     stages = work.stages(
@@ -163,20 +159,11 @@ def test_shards_by_ranks_and_by_a_job_array_have_the_bytes_of_one_process(work: 
         whole: {{run: [{build}, "{{here}}/set"]}}
         shares: {{run: [{build}, "{{here}}/set", --task, rank], processes: 4, nodes: 2}}
         joined: {{run: [{build}, "{{shares}}/set"]}}
+        spread: {{run: [{build}, "{{here}}/set", --task, "{{task}}"], array: 3, at_once: 2}}
+        merged: {{run: [{build}, "{{spread}}/set"]}}
         """
     )
     assert work.submit() == 0
-    array = work.folder / "array"
-    command = [part.strip().strip('"') for part in build.split(",")]
-    line = shlex.join([sys.executable, "-m", "launch.cli", *command, str(array)])
-    root = Path(__file__).parents[2]
-    script = f'cd {root} && {line} --task "$SLURM_ARRAY_TASK_ID"/3'
-    options = ["--wait", "--array=1-3%2", f"--output={work.folder}/%A_%a.log"]
-    try:
-        work.cluster.call("sbatch", *options, f"--wrap={script}")
-    except Unavailable:
-        pytest.fail("\n".join(log.read_text() for log in sorted(work.folder.glob("*.log"))))
-    assert cli.main([*command, str(array), "--json"]) == 0
     assert set(work.ended(*stages.values()).values()) == {("done", None)}
 
     def files(folder: Path) -> dict[str, bytes]:
@@ -185,7 +172,7 @@ def test_shards_by_ranks_and_by_a_job_array_have_the_bytes_of_one_process(work: 
     whole = files(stages["whole"].folder / "set")
     assert len([name for name in whole if name.endswith(".tar")]) > 4
     assert files(stages["shares"].folder / "set") == whole
-    assert files(array) == whole
+    assert files(stages["spread"].folder / "set") == whole
 
 
 def test_cancel(work: Work, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from cluster import Cluster
-from suite import SITE, Work
+from suite import SITE, Limited, Work
 
 from launch.job import PORTS, read_json
 from launch.stages import Stage
@@ -34,26 +31,6 @@ def starts(stage: Stage) -> int:
 def history(stage: Stage, event: str) -> list[dict[str, object]]:
     entries = [json.loads(line) for line in (stage.folder / "starts.jsonl").read_text().splitlines()]
     return [entry for entry in entries if entry["event"] == event]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def limited(
-    slurm: Cluster, library: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Work, Stage, Stage]]:
-    """Two stages that reach their time limits, of whole minutes, while the other tests are at work."""
-    work = Work(tmp_path_factory.mktemp("limited"), slurm)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(library))
-        patch.chdir(work.folder)
-        long, endless = work.stages(
-            """
-            long: {run: [count, "{here}", 250, 0.5], minutes: 2}
-            endless: {run: [count, "{here}", 100000, 0.5], minutes: 1}
-            """
-        ).values()
-        assert work.submit(SITE + "max_timeouts: 4\n") == 0
-    yield work, long, endless
-    work.leave()
 
 
 def test_a_stop_is_queued_again_until_it_is_done(work: Work) -> None:
@@ -141,9 +118,10 @@ def test_setup_lines_that_fail_end_the_job(work: Work) -> None:
     assert not (stage.folder / "f").exists()
 
 
-def test_time_limits_are_passed_so_and_so_often(limited: tuple[Work, Stage, Stage]) -> None:
-    work, long, endless = limited
-    assert work.ended(long, endless) == {
+def test_time_limits_are_passed_so_and_so_often(limited: Limited) -> None:
+    work, long, endless, many = limited
+    assert work.ended(long, endless, many) == {
+        "many": ("done", None),
         "long": ("done", None),
         "endless": ("failed", "reached its time limit of 1 minutes for the 5. time"),
     }
@@ -153,5 +131,11 @@ def test_time_limits_are_passed_so_and_so_often(limited: tuple[Work, Stage, Stag
     assert outcomes == ["time limit"] * (len(outcomes) - 1) + ["done"]
     assert len(outcomes) > 1
     assert [entry["outcome"] for entry in history(endless, "end")] == ["time limit"] * 4 + ["failed"]
+    for task in many.jobs:  # each by itself
+        outcomes = [entry["outcome"] for entry in history(task, "end")]
+        assert set(outcomes[:-1]) == {"time limit"}
+        assert outcomes[-1] == "done"
+        notes = (many.folder / f"{task.task + 1}-2" / "notes").read_text().splitlines()
+        assert [int(line.split()[5]) for line in notes] == list(range(150))
     (taken,) = steps(endless).values()
     assert taken == list(range(len(taken)))  # nothing is lost between the starts

@@ -5,6 +5,7 @@ Ranks are forked from a server that has imported what they need, which takes lon
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -12,12 +13,15 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_SECONDS = 300
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["deepspeed", "accelerate", "tensorboard", "pipeline.training.loop"])
+# The longest of what accelerate and DeepSpeed import only while a run starts.
+_LATE = ["transformers", "torch._dynamo", "deepspeed.runtime.zero.muon.original_muon", "torch.utils.tensorboard"]
+_FORKED.set_forkserver_preload(["deepspeed", "accelerate", *_LATE, "pipeline.training.loop", "launch.cli"])
 
 
 class Rank:
@@ -95,6 +99,29 @@ def start(world: int, arguments: list[str], **environment: str) -> list[Rank]:
         }
         started.append(Rank(arguments, variables))
     return started
+
+
+def comes_to(started: list[Rank], so: Callable[[], bool]) -> bool:
+    """Wait until it is so, or (False) until rank 0 has come to its end."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while started[0].returncode is None:
+        if so():
+            return True
+        assert time.monotonic() < deadline, started[0].told
+        time.sleep(0.02)
+    return False
+
+
+def stands_still(started: list[Rank]) -> bool:
+    """Wait until rank 0 has stopped (SIGSTOP), or (False) until it has come to its end."""
+    stat = Path(f"/proc/{started[0].pid}/stat")
+
+    def stopped() -> bool:
+        with contextlib.suppress(OSError):
+            return stat.read_text().rpartition(")")[2].split()[0] == "T"
+        return False
+
+    return comes_to(started, stopped)
 
 
 def finish(started: list[Rank], expected: int = 0) -> list[str]:

@@ -6,14 +6,13 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ranks import ROOT
+from ranks import comes_to, start
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.training import checkpoint
@@ -47,9 +46,38 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 10, 9):
+    for step in (1, 2, 9, 10):
         save(tmp_path, step)
     assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000009", "step-00000010"]
+
+
+def test_a_damaged_one_ahead_does_not_drive_out_the_whole_ones(tmp_path: Path) -> None:
+    """It was the newest, the run went on from the one before, and now it would be the newest again."""
+    save(tmp_path, 4)
+    damaged = save(tmp_path, 8)
+    (damaged / "state.pt").write_bytes(b"")
+    assert save(tmp_path, 6, keep=1) == checkpoint.newest(tmp_path)
+    assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000006"]
+
+
+def test_one_that_is_being_deleted_is_none_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save(tmp_path, 1)
+    removed: list[Path] = []
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        removed.append(folder)
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(TrainingError):
+        save(tmp_path, 2, keep=1)
+    assert removed[-1].name == ".step-00000001.dropped"
+    assert (removed[-1] / "COMMIT").exists()
+    assert not first.exists()
+    assert checkpoint.published(tmp_path) == [checkpoint.folder_of(tmp_path, 2)]
 
 
 def test_without_its_marker_it_is_none(tmp_path: Path) -> None:
@@ -126,21 +154,18 @@ while True:
 def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
     """SIGKILL while saving without pause, a few times at different moments; each time the newest one loads."""
     last = 0
-    for attempt in range(4):
+    for attempt in range(6):
         run = tmp_path / str(attempt)
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SAVER, str(run)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        time.sleep(0.013 * (attempt + 1))
-        process.send_signal(signal.SIGKILL)
-        told = process.communicate()[0].split()
-        done = int(told[-1]) if told else 1
+        started = start(1, ["-c", _SAVER, str(run)])
+        (process,) = started
+        try:
+            assert comes_to(started, lambda saver=process: saver.told.startswith("1\n"))  # type: ignore[misc]
+            time.sleep(0.013 * attempt)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(60)
+            done = int(process.told.split()[-1])
+        finally:
+            process.kill()
         found = checkpoint.newest(run)
         assert found is not None
         loaded, _ = checkpoint.read(found)

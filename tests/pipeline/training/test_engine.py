@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ranks import run
 
 from pipeline.errors import ConfigError
 from pipeline.training import checkpoint
-from pipeline.training.engine import EngineConfig
+from pipeline.training.engine import Engine, EngineConfig
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml"), "--schedule.epochs", "0.5"]
@@ -86,6 +87,15 @@ def test_an_overflow_at_the_floor_ends_the_run_in_one_line(tmp_path: Path, refco
     (told,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
     assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in told
     assert "Traceback" not in told
+
+
+def test_adam_computes_where_its_state_lies() -> None:
+    """The kernels of apex and DeepSpeed reach no state in the host's memory."""
+    gpu, host = torch.device("cuda"), torch.device("cpu")
+    for offload, wanted in (("none", gpu), ("optimizer", host), ("all", host)):
+        config = EngineConfig(zero=3, offload=offload)  # type: ignore[arg-type]
+        some = SimpleNamespace(device=gpu, config=config)
+        assert Engine.adam_device.fget(some) == wanted  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def config(data: Path, earlier: Path, **model: str) -> TrainConfig:
 
 def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
     state, words = checkpoint.read(checkpoint.resolve(earlier))
-    begun = start(config(refcoco, earlier), tmp_path, Examples.open(refcoco, "expression", "train"))
+    begun = start(config(refcoco, earlier), None, Examples.open(refcoco, "expression", "train"))
     assert begun.step == 0
     assert begun.state is None
     assert begun.vocabulary == Vocabulary.from_json(words)
@@ -48,7 +48,7 @@ def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: 
 def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
     state, stored = checkpoint.read(checkpoint.resolve(earlier))
     old = Vocabulary.from_json(stored)
-    begun = start(config(clevr, earlier, task="vqa"), tmp_path, Examples.open(clevr, "question", "train"))
+    begun = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
     assert begun.vocabulary.words[: len(old.words)] == old.words
     assert {"what", "how", "many"} <= set(begun.vocabulary.words) - set(old.words)
     assert {"yes", "no", "red"} <= set(begun.vocabulary.answers)
@@ -65,13 +65,13 @@ def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path
 def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
     other = config(refcoco, earlier, packing="[4, 4, 2, 1, 1]")
     with pytest.raises(ConfigError, match=r"init_from: .*: visual\..* has shape .*, this model"):
-        start(other, tmp_path, Examples.open(refcoco, "expression", "train"))
+        start(other, None, Examples.open(refcoco, "expression", "train"))
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, refcoco: Path) -> None:
     wrong = config(refcoco, tmp_path / "nothing")
     with pytest.raises(ConfigError, match="holds no whole checkpoint"):
-        start(wrong, tmp_path, Examples.open(refcoco, "expression", "train"))
+        start(wrong, None, Examples.open(refcoco, "expression", "train"))
 
 
 def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
@@ -79,20 +79,20 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         config(refcoco, earlier), data=dataclasses.replace(config(refcoco, earlier).data, words=12)
     )
     examples = Examples.open(refcoco, "expression", "train")
-    begun = start(asked, tmp_path, examples)
+    begun = start(asked, None, examples)
     weights = {
         name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
     }
     own = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
     checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, begun.vocabulary.to_json())
-    resumed = start(asked, tmp_path, examples)
+    resumed = start(asked, checkpoint.newest(tmp_path), examples)
     assert resumed.step == 3
     assert "resuming" in resumed.told
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
     checkpoint.save(checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, begun.vocabulary.to_json())
     with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
-        start(asked, tmp_path, examples)
+        start(asked, checkpoint.newest(tmp_path), examples)
 
 
 def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, c
     weights = {name: tensor[3:] if name.startswith("head.choose.") else tensor for name, tensor in state["ema"].items()}
     earlier = tmp_path / "earlier"
     checkpoint.save(checkpoint.folder_of(earlier, 1), {**state, "ema": weights}, fewer.to_json())
-    begun = start(config(clevr, earlier, task="vqa"), tmp_path / "new", Examples.open(clevr, "question", "train"))
+    begun = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
     assert begun.vocabulary.answers[: len(fewer.answers)] == fewer.answers
     assert set(begun.vocabulary.answers[len(fewer.answers) :]) == set(dropped)
     kept = begun.model.state_dict()["head.choose.weight"]

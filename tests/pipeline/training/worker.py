@@ -24,7 +24,7 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
     items = Items.of(examples, config.seed)
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, out)
-    begun = start(config, out / "none", examples)
+    begun = start(config, None, examples)
     model = begun.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))

@@ -1,0 +1,15 @@
+"""`laconvnet bench`: measurements on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch.commands.bench import data, kernel, scale, show, train
+
+
+def add(commands: Any) -> None:
+    group = commands.add_parser(
+        "bench", help="measurements on this machine", description="Measure parts of the pipeline on this machine."
+    ).add_subparsers(required=True, metavar="COMMAND")
+    for command in (kernel, data, scale, train, show):
+        command.add(group)

@@ -1,0 +1,118 @@
+"""The LaConv kernels and the packages that a run is made of: what is there, and which part of each would be used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch.doctor.check import Asked, Check
+from launch.doctor.torches import driver_cuda
+
+
+def kernels(asked: Asked) -> Iterator[Check]:
+    """Which implementation of LaConv a run would take on the CPU and on each GPU, and why."""
+    import torch
+
+    from kernels import cuda
+
+    nvcc = cuda.find_nvcc()
+    if nvcc:
+        yield Check("nvcc", "ok", f"{nvcc.version} at {nvcc.path}")
+    else:
+        yield Check("nvcc", "not there", "not found", "CUDA kernels cannot be compiled here")
+    yield _on_cpu()
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        plan = cuda.plan(torch.cuda.get_device_capability(index))
+        yield Check(f"laconv cuda:{index}", "ok" if plan.fast else "warning", plan.words())
+
+
+def _on_cpu() -> Check:
+    from kernels.cpu import build
+
+    try:
+        program = build.compiler()
+    except build.BuildError as error:
+        return Check("laconv cpu", "warning", "plain PyTorch, several times slower", str(error))
+    path = build.place(program)
+    if path.exists():
+        return Check("laconv cpu", "ok", f"C++ kernel, built: {path}")
+    return Check("laconv cpu", "ok", f"C++ kernel, compiled by {program} at first use")
+
+
+def accelerate(asked: Asked) -> Iterator[Check]:
+    yield Check("accelerate", "ok", importlib.import_module("accelerate").__version__)
+    try:
+        yield Check("transformers", "ok", importlib.metadata.version("transformers"))
+    except importlib.metadata.PackageNotFoundError:
+        meaning = "accelerate's DeepSpeed plugin asks for its version and fails; install transformers"
+        yield Check("transformers", "error", "not installed", meaning)
+
+
+def deepspeed(asked: Asked) -> Iterator[Check]:
+    """Its version, and its own compiled operators, of which only `optimizer.implementation: deepspeed` uses one."""
+    found = importlib.import_module("deepspeed")
+    yield Check("deepspeed", "ok", found.__version__)
+    installed = importlib.import_module("deepspeed.git_version_info").installed_ops
+    built = [name for name, there in installed.items() if there]
+    if "fused_adam" in built:
+        yield Check("deepspeed ops", "ok", f"built with it: {', '.join(built)}")
+        return
+    import torch
+
+    from kernels.cuda import find_nvcc
+
+    missing = [] if torch.cuda.is_available() else ["a GPU"]
+    missing += [] if find_nvcc() else ["nvcc"]
+    missing += [] if shutil.which("ninja") or importlib.util.find_spec("ninja") else ["ninja"]
+    told = f"built with it: {', '.join(built) or 'none'}; fused_adam " + (
+        f"cannot be built without {', '.join(missing)}" if missing else "would be built at first use"
+    )
+    meaning = "only optimizer.implementation: deepspeed needs it; the default does not"
+    yield Check("deepspeed ops", "not there" if missing else "ok", told, meaning)
+
+
+def dali(asked: Asked) -> Iterator[Check]:
+    found = importlib.import_module("nvidia.dali")
+    importlib.import_module("nvidia.dali.fn")
+    backend = "decodes on the GPU (mixed)" if driver_cuda() else "decodes on the CPU: no NVIDIA driver is there"
+    yield Check("dali", "ok", f"{found.__version__}, {backend}")
+
+
+def apex_kind() -> tuple[str, str]:
+    """What is installed under the name apex: ("nvidia" | "unrelated" | "none", what it says of itself).
+
+    Imports nothing. The package index gives the name to a web toolkit; NVIDIA's has the folder `optimizers`.
+    """
+    spec = importlib.util.find_spec("apex")
+    if spec is None:
+        return "none", "not installed"
+    about = f"module at {spec.origin or ', '.join(spec.submodule_search_locations or [])}"
+    try:
+        found = importlib.metadata.metadata("apex")
+        about = f"{found['Name']} {found['Version']} ({found['Summary'] or 'no summary'})"
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    places = spec.submodule_search_locations or []
+    return ("nvidia" if any(Path(place, "optimizers").is_dir() for place in places) else "unrelated"), about
+
+
+def apex(asked: Asked) -> Iterator[Check]:
+    kind, about = apex_kind()
+    if kind == "none":
+        yield Check("apex", "not there", "not installed", "it is optional")
+    elif kind == "unrelated":
+        found = f"{about} is not NVIDIA's apex, only its name is the same"
+        yield Check("apex", "warning", found, "it is not used; uninstall it")
+    else:
+        try:
+            importlib.import_module("amp_C")
+            fused = hasattr(importlib.import_module("apex.optimizers"), "FusedAdam")
+        except Exception as error:  # a build for another torch raises anything from ImportError to RuntimeError
+            yield Check("apex", "warning", f"{about} cannot be used: {type(error).__name__}: {error}", "build it again")
+        else:
+            found = about if fused else f"{about}; it has no FusedAdam"
+            yield Check("apex", "ok" if fused else "warning", found, "" if fused else "torch's Adam is used")

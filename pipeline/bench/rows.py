@@ -1,0 +1,78 @@
+"""Rows of what was measured in rounds, and what each tells of where that was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from kernels.bench import Row
+
+# A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
+_NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")
+_PACKAGES = ("torch", "deepspeed", "accelerate", "nvidia-dali-cuda130")
+
+
+def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> list[Row]:
+    """A row a name: name, baseline, ratio (the baseline's median over this one's), median and spread (distance of the
+    quartiles) over the rounds in ``unit``; over_percent and over_spread: what it is on top of the baseline, round by
+    round.
+    """
+    theirs, rows = values[baseline], []
+    for name, ours in values.items():
+        over = [100 * (mine / other - 1) for mine, other in zip(ours, theirs, strict=True)]
+        rows.append(
+            {
+                "name": name,
+                "baseline": baseline,
+                "ratio": statistics.median(theirs) / statistics.median(ours),
+                "median": statistics.median(ours),
+                "spread": spread(ours),
+                "unit": unit,
+                "over_percent": statistics.median(over),
+                "over_spread": spread(over),
+                "rounds": len(ours),
+                "note": None,
+            }
+        )
+    return rows
+
+
+def empty_row(name: str, note: str) -> Row:
+    """The row of what could not be measured, and why."""
+    numbers = ("ratio", "median", "spread", "unit", "over_percent", "over_spread", "rounds")
+    return {"name": name, "baseline": name, **dict.fromkeys(numbers), "note": note}
+
+
+def spread(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def surroundings() -> dict[str, Any]:
+    """Cores, the load of the last minute, and the versions of what computes (None of what is not installed)."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "versions": versions}
+
+
+def missing() -> list[str]:
+    """The packages that a run needs and that are not here."""
+    return [name for name in _NEEDED if not _is_there(name)]
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False

@@ -1,0 +1,227 @@
+"""Steps of a whole network, the operator's way beside unfold in eager PyTorch.
+
+Nothing but PyTorch is needed: the loop's own cost is measured elsewhere (`pipeline.bench.training`). Pictures come
+through the loader where DALI is installed, else from memory.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.bench import Row
+from kernels.bench.timing import device_name
+from kernels.bench.ways import BASELINE, unfold_conv
+from pipeline.bench.rows import empty_row, missing, rows_of, surroundings
+from pipeline.model import Model, ModelConfig, build_model
+from pipeline.model.blocks.laconv import Filters
+from pipeline.model.cost import cost
+from pipeline.training import hardware
+from pipeline.training.optimizer import OptimizerConfig, build_optimizer
+
+OURS = "laconv"
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_WORDS = 1000  # of a vocabulary
+_AHEAD = 3  # batches that the loader has made while the other way ran
+_SIDES = {"small": (96, 64), "large": (640, 480)}  # of pictures, in pixels
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained: a model, at ``size`` pixels, in batches; ``threads`` decode."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    size: int = 416
+    words: int = 15
+    batch: int = 32
+    precision: str = "bf16"
+    threads: int = 4
+
+
+SMALL = Network(ModelConfig("tiny"), 64, 15, 8, "fp32", 1)  # for a CPU
+
+
+class Unfolded(nn.Module):
+    """A block's filters, applied as the textbook says."""
+
+    def __init__(self, inner: Filters) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The same as `Filters`: x (B, d, H, W), condition (B, c, H, W) or (B, c, 1, 1) -> (B, d, H, W)."""
+        inner = self.inner
+        filters = F.conv2d(condition, inner.weight[:, :, None, None], inner.bias)
+        filters = F.dropout(filters, inner.dropout, self.training).expand(-1, -1, *x.shape[2:])
+        x = x.to(filters.dtype)
+        if not inner.interleaved:
+            return unfold_conv(x, filters, inner.kernel_size, inner.groups)
+        apart = x.unflatten(1, (-1, inner.groups)).transpose(1, 2).flatten(1, 2)
+        out = unfold_conv(apart, filters, inner.kernel_size, inner.groups)
+        return out.unflatten(1, (inner.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def unfolded(model: Model) -> Model:
+    """The same model, its filters applied by unfold + einsum."""
+    for block in list(model.modules()):
+        if isinstance(getattr(block, "filters", None), Filters):
+            block.filters = Unfolded(block.filters)  # type: ignore[arg-type]
+    return model
+
+
+class Way:
+    """A model that is trained, a step at a time: forward, a mean of squares for a loss, backward, clipping, Adam."""
+
+    def __init__(self, network: Network, device: torch.device, reference: bool) -> None:
+        torch.manual_seed(0)
+        model = build_model(network.model, _WORDS)
+        self.model = (unfolded(model) if reference else model).to(device).train()
+        self.device, self.dtype, self.pictures = device, _DTYPES[network.precision], network.batch
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = build_optimizer(OptimizerConfig(), self.weights, device)
+
+    def step(self, images: Tensor, tokens: Tensor) -> None:
+        images, tokens = images[: self.pictures], tokens[: self.pictures]
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.model(images, tokens)
+        output.float().square().mean().backward()
+        nn.utils.clip_grad_norm_(self.weights, OptimizerConfig.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def fit(self, images: Tensor, tokens: Tensor) -> None:
+        """Warm up with as many pictures as there is room for. Raises OutOfMemoryError where there is none for one."""
+        while True:
+            try:
+                self.step(images, tokens)
+                return
+            except torch.OutOfMemoryError:
+                self.optimizer.zero_grad(set_to_none=True)
+                if self.pictures == 1:
+                    raise
+            self.pictures = (self.pictures + 1) // 2
+            torch.cuda.empty_cache()
+
+
+def rows(network: Network, device: torch.device, rounds: int, steps: int, told: Callable[[], object]) -> list[Row]:
+    """A row a way; in each round each way takes so many steps. ``told`` is called after each way of each round.
+
+    Rows have the times of a step a picture (`rows_of`, baseline unfold in eager PyTorch), and step_ms, pictures (those
+    of a step: unfold may have room for fewer), samples_per_s, data_wait (share of the time), peak_mb (on a GPU, on top
+    of what both ways keep), mfu (None where the device's peak is not known) and data (where pictures come from).
+    """
+    where = surroundings()
+    ways = {BASELINE: Way(network, device, True), OURS: Way(network, device, False)}
+    notes: dict[str, str] = {}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    peaks: dict[str, float | None] = dict.fromkeys(ways)
+    with _batches(network, device) as (batches, data):
+        for name, way in ways.items():
+            try:
+                way.fit(*next(batches))
+            except torch.OutOfMemoryError:
+                notes[name] = "out of memory"
+        for _ in range(rounds):
+            for name in (name for name in ways if name not in notes):
+                seconds, waited, peaks[name] = _block(ways[name], batches, steps)
+                taken[name].append((seconds, waited))
+                told()
+    described = {
+        "bench": "speed",
+        "device": device_name(device),
+        "preset": network.model.preset,
+        "size": network.size,
+        "batch": network.batch,
+        "precision": network.precision,
+        "data": data,
+    }
+    a_picture = {
+        name: [1e3 * seconds / steps / ways[name].pictures for seconds, _ in blocks]
+        for name, blocks in taken.items()
+        if blocks
+    }
+    baseline = BASELINE if BASELINE in a_picture else OURS
+    found = rows_of(a_picture, baseline, "ms a picture") if OURS in a_picture else []
+    operations = _operations(network)
+    for row in found:
+        name = row["name"]
+        speed, peak = 1e3 / row["median"], hardware.peak(device, network.precision)
+        row |= {
+            "pictures": ways[name].pictures,
+            "step_ms": row["median"] * ways[name].pictures,
+            "samples_per_s": speed,
+            "data_wait": statistics.median(waited / seconds for seconds, waited in taken[name]),
+            "peak_mb": peaks[name],
+            "mfu": speed * operations / peak if peak else None,
+        }
+        if ways[name].pictures < network.batch:
+            row["note"] = f"{ways[name].pictures} of {network.batch} pictures: no room for more"
+    found += [empty_row(name, note) for name, note in notes.items()]
+    return [{**row, **described, **where} for row in found]
+
+
+def _block(way: Way, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tuple[float, float, float | None]:
+    """Seconds of so many steps, those of them without data, and the memory that they took at most."""
+    on_gpu = way.device.type == "cuda"
+    for _ in range(_AHEAD):
+        next(batches)
+    if on_gpu:
+        torch.cuda.synchronize(way.device)
+        before = torch.cuda.memory_allocated(way.device)
+        torch.cuda.reset_peak_memory_stats(way.device)
+    waited, start = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        way.step(*batch)
+    if not on_gpu:
+        return time.perf_counter() - start, waited, None
+    torch.cuda.synchronize(way.device)
+    seconds = time.perf_counter() - start
+    return seconds, waited, (torch.cuda.max_memory_allocated(way.device) - before) / 1e6
+
+
+@contextmanager
+def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], str]]:
+    """Pictures and words without end, and where they come from."""
+    if missing():
+        images = torch.rand(network.batch, 3, network.size, network.size, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        tokens = torch.randint(2, _WORDS, (network.batch, network.words), device=device)
+        yield repeat((images, tokens)), f"memory: without {', '.join(missing())}"
+        return
+    from pipeline.bench.made import made_set, pictures
+    from pipeline.data.examples import Examples
+    from pipeline.data.loader import DataConfig, Loader
+    from pipeline.data.text import Vocabulary
+
+    width, height = _SIDES["large" if network.size > 96 else "small"]
+    with tempfile.TemporaryDirectory() as place:
+        made_set(Path(place), pictures(network.batch, width, height), network.batch, width, height)
+        examples = Examples.open(Path(place), "expression", "train")
+        config = DataConfig(place, size=network.size, words=network.words, batch=network.batch, threads=network.threads)
+        vocabulary = Vocabulary.build(examples.texts(examples.rows), [])
+        with (
+            closing(Loader(examples, vocabulary, config, network.batch, device)) as loader,
+            closing(loader.stream(repeat((examples.rows, None)))) as stream,
+        ):
+            made = ((batch.images, batch.tokens) for batch in stream)
+            yield made, f"DALI, {'mixed' if device.type == 'cuda' else 'cpu'}, {network.threads} threads"
+
+
+def _operations(network: Network) -> int:
+    """Floating-point operations that an example costs: two a multiply-add, forward once, backward twice."""
+    with torch.device("meta"):
+        model = build_model(network.model, _WORDS)
+    return 6 * int(cost(model, network.size, network.words)["macs"])

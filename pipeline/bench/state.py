@@ -1,0 +1,66 @@
+"""How large the state of a run is, and what it takes to copy, write and read it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.model import ModelConfig, build_model
+from pipeline.training import checkpoint
+
+WORDS = 10_000
+PRESETS = ("s", "b")
+Row = dict[str, Any]
+
+
+def sizes(preset: str) -> dict[str, int]:
+    """Bytes of the parts of a checkpoint (see `Session.state`) of this network for referring expressions."""
+    with torch.device("meta"):
+        model = build_model(ModelConfig(preset=preset, task="rec"), WORDS, 0)
+    tensors = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return {"weights": tensors, "moments": 2 * 4 * trained, "averages": tensors}
+
+
+def rows(rate: float, world: int, rounds: int) -> Iterator[Row]:
+    """The size of a checkpoint, its writing at ``rate`` GB/s, and what really happened here ``rounds`` times."""
+    for preset in PRESETS:
+        parts = sizes(preset)
+        total = sum(parts.values())
+        common = {"name": f"LaConvNet-{preset.upper()}, {WORDS:,} words", "spread": 0.0}
+        for part, size in {**parts, "checkpoint": total}.items():
+            yield {**common, "measure": part, "median": size / 1e6, "unit": "MB"}
+        yield {**common, "measure": f"to write at {rate:g} GB/s", "median": total / 1e9 / rate, "unit": "s"}
+        note = "each rank reads it, the first one also for its checksum"
+        read = {"measure": f"read when {world} resume", "median": (world + 1) * total / 1e9, "unit": "GB"}
+        yield {**common, **read, "note": note}
+        if rounds:
+            for measure, taken in _tried(total, rounds).items():
+                low, middle, high = torch.tensor(taken).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+                yield {**common, "measure": measure, "median": middle, "spread": high - low, "unit": "s"}
+
+
+def _tried(size: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds to copy, publish and read a state of so many bytes in the folder of temporary files."""
+    state: dict[str, Any] = {"step": 1, "model": {str(n): torch.rand(size // 4 // 100) for n in range(100)}}
+    taken: dict[str, list[float]] = {"copied, here": [], "written, here": [], "checked and read, here": []}
+    with tempfile.TemporaryDirectory() as place:
+        run = Path(place)
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            copied = {name: tensor.to("cpu", copy=True) for name, tensor in state["model"].items()}
+            ended = [time.perf_counter()]
+            checkpoint.save(checkpoint.folder_of(run, 1), {**state, "model": copied}, "{}")
+            ended.append(time.perf_counter())
+            found = checkpoint.newest(run)
+            assert found is not None
+            checkpoint.read(found)
+            ended.append(time.perf_counter())
+            for values, start, end in zip(taken.values(), (begun, *ended), ended, strict=False):
+                values.append(end - start)
+    return taken

@@ -1,0 +1,202 @@
+"""What training costs beside its steps: the loop's bookkeeping, checkpoints, memory; a run of its own for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kernels.bench import Row
+from kernels.bench.timing import device_name
+from pipeline.bench.rows import empty_row, rows_of, surroundings
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import TrainConfig
+
+Line = dict[str, Any]
+
+_DEFAULTS = {
+    "cpu": {
+        "model.preset": "tiny",
+        "model.heads.anchors": "{stride: 8, sizes: [[9, 9], [13, 13], [18, 18]]}",
+        "data.size": "64",
+        "data.batch": "16",
+        "engine.precision": "fp32",
+    },
+    "cuda": {"model.preset": "s", "data.size": "416", "data.batch": "32"},
+}
+CONFIG = "config.yaml"  # in the folder of a run that is watched
+LOOKS = 40  # at the memory, an epoch
+_BETWEEN = 10  # steps from one checkpoint to the next
+_SMALL = 4  # examples of a batch where the memory is watched
+_PICTURES = 16
+
+
+def settings(file: Path | None, keys: Sequence[str], device: torch.device) -> TrainConfig:
+    """The configuration that is measured: of the file and the keys, else a small one for a CPU, S at 416 for a GPU."""
+    from pipeline import config as configuration
+
+    usual = {} if file else _DEFAULTS[device.type]
+    given = [word for key, value in usual.items() for word in (f"--{key}", value)]
+    config = configuration.load(file, ["--data.folder", "made", *given, *keys])
+    if config.model.task != "rec":
+        raise ConfigError(
+            f"model.task: {config.model.task!r}: expected rec; the pictures made to measure have boxes only"
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run that is watched: what it trains, for how many steps, and what its lines come to."""
+
+    name: str
+    config: TrainConfig
+    steps: int
+    lines: int  # about so many are told
+    rows: Callable[[list[Line]], list[Row]]
+    device: torch.device
+
+    def measure(self, told: Callable[[], object]) -> list[Row]:
+        """The rows of this part; ``told`` is called now and then while it runs, once a line."""
+        where = surroundings()
+        lines: list[Line] = []
+        try:
+            with tempfile.TemporaryDirectory() as place, closing(self._run(Path(place))) as run:
+                for line in run:
+                    lines.append(line)
+                    told()
+            rows = self.rows(lines)
+        except RuntimeError as error:
+            rows = [empty_row(self.name, f"failed: {error}")]
+        data = self.config.data
+        shape = {
+            "preset": self.config.model.preset,
+            "size": data.size,
+            "batch": data.batch,
+            "precision": self.config.engine.precision,
+            "zero": self.config.engine.zero,
+            "steps": self.steps,
+        }
+        told_of = {"bench": self.name, "device": device_name(self.device), **shape, **where}
+        return [{**row, **told_of} for row in rows]
+
+    def _run(self, place: Path) -> Generator[Line]:
+        from pipeline import config as configuration
+        from pipeline.bench.made import made_set, pictures
+
+        (place / "set").mkdir()
+        data = replace(self.config.data, folder=str(place / "set"))
+        samples = round(self.steps * data.batch / self.config.schedule.epochs)
+        width, height = data.size * 3 // 2, data.size
+        made_set(place / "set", pictures(_PICTURES, width, height), samples, width, height)
+        (place / CONFIG).write_text(configuration.dump(replace(self.config, data=data)))
+        with _watching(self.name, place, self.device) as lines:
+            yield from lines
+
+
+@contextmanager
+def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator[Line]]:
+    """What `pipeline.bench.loop` tells. Raises RuntimeError with its last word where it fails."""
+    reading, writing = os.pipe()
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    if device.type == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    command = [sys.executable, "-m", "pipeline.bench.loop", part, str(place), str(writing)]
+    log = place / "log.txt"
+    with log.open("w") as said, os.fdopen(reading) as lines:
+        process = subprocess.Popen(
+            command, env=variables, pass_fds=[writing], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
+        os.close(writing)
+        try:
+            yield (json.loads(line) for line in lines)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise RuntimeError(last[-1] if last else f"exit code {code}")
+
+
+def parts(config: TrainConfig, device: torch.device, rounds: int, epoch: int, names: Sequence[str]) -> list[Part]:
+    """The parts of these names: loop and checkpoint in so many rounds, memory over two epochs of so many steps."""
+    base = replace(
+        config,
+        data=replace(config.data, split="train", window=0),
+        schedule=replace(config.schedule, epochs=1.0, warmup=0.0),
+        checkpoint=replace(config.checkpoint, every=10**9),
+        log=replace(config.log, profile=None),
+        init_from=None,
+    )
+    every = base.log.every
+    saving = replace(base, checkpoint=replace(base.checkpoint, every=_BETWEEN, keep=1))
+    small = replace(base.data, batch=_SMALL * base.engine.accumulate, flip=0.5, jitter=0.2, colour=0.2)
+    growing = replace(base, data=small, schedule=replace(base.schedule, epochs=2.0))
+    # One round to warm up.
+    made = {
+        "loop": Part("loop", base, *_told((rounds + 1) * every), lambda lines: loop_rows(lines, every), device),
+        "checkpoint": Part("checkpoint", saving, *_told((rounds + 2) * _BETWEEN), checkpoint_rows, device),
+        "memory": Part("memory", growing, 2 * epoch, 2 * min(epoch, LOOKS), memory_rows, device),
+    }
+    return [made[name] for name in names]
+
+
+def _told(lines: int) -> tuple[int, int]:
+    """Steps to take for so many lines: of the last, behind which no batch is asked for, nothing is told."""
+    return lines + 1, lines
+
+
+def loop_rows(lines: list[Line], every: int) -> list[Row]:
+    """The loop beside bare steps in ms a step, by rounds of one report each; the first is left out.
+
+    `bare` is forward, loss, backward and the engine's step; the baseline takes the averages in as well.
+    """
+    rounds = [lines[first : first + every] for first in range(every, len(lines) - every + 1, every)]
+    names = {"bare": "bare", "bare, with averages": "averaged", "loop": "loop"}
+    values = {
+        name: [1e3 * statistics.fmean(line[key] for line in taken) for taken in rounds] for name, key in names.items()
+    }
+    return rows_of(values, "bare, with averages", "ms")
+
+
+def checkpoint_rows(lines: list[Line]) -> list[Row]:
+    """Steps that save beside the others in ms; the last row has all that a checkpoint adds, while it is written too.
+
+    A round begins with the step that saves and ends before the next one; the first is left out.
+    """
+    *steps, size = lines
+    first, *later = [place for place, line in enumerate(steps) if line["saves"]]
+    assert first == _BETWEEN - 1, "the first step that saves"
+    values: dict[str, list[float]] = {"step": [], "step that saves": [], "step with all that saving adds": []}
+    for place in later:
+        taken = [1e3 * line["seconds"] for line in steps[place : place + _BETWEEN]]
+        if len(taken) < _BETWEEN:
+            break
+        usual = statistics.median(taken[1:])
+        values["step"].append(usual)
+        values["step that saves"].append(taken[0])
+        values["step with all that saving adds"].append(sum(taken) - (_BETWEEN - 1) * usual)
+    return [{**row, "checkpoint_mb": size["bytes"] / 1e6} for row in rows_of(values, "step", "ms")]
+
+
+def memory_rows(lines: list[Line]) -> list[Row]:
+    """Resident memory in MB towards the end of the second epoch, beside the end of the first."""
+    resident = [line["resident_mb"] for line in lines]
+    half = len(resident) // 2
+    last = max(1, half // 4)
+    values = {"end of the first epoch": resident[half - last : half], "end of the second": resident[-last:]}
+    return rows_of(values, "end of the first epoch", "MB")

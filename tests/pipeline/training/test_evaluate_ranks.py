@@ -1,0 +1,176 @@
+"""Evaluation on several processes: the files of one process to the byte, and one end for all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import finish, run, start
+
+from pipeline import config as configuration
+from pipeline.data.examples import Examples
+from pipeline.data.text import Vocabulary
+from pipeline.evaluate import CONTROLS
+from pipeline.model import build_model
+from pipeline.training import checkpoint, folder
+
+TINY = Path(__file__).parent / "tiny.yaml"
+SPLITS = {"rec": "testA", "vqa": "val"}
+COMMAND = "import sys; from launch import cli; sys.exit(cli.main(sys.argv[1:]))"
+# A stand-in for what may befall one process; the others run the command as it is.
+ON_ONE = """
+import os, sys
+from launch import cli
+from pipeline.data.loader import Loader
+batch, calls = Loader.batch, []
+def disturbed(*arguments):
+    calls.append(arguments)
+    if os.environ["RANK"] == "1" and len(calls) == 2:
+        {what}
+    return batch(*arguments)
+Loader.batch = disturbed
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders by task, each with a checkpoint of a network that has learned nothing; batches of 7."""
+    made = {}
+    for task, source in (("rec", "refcoco"), ("vqa", "clevr")):
+        place = tmp_path_factory.mktemp(task)
+        keys = ["--data.folder", str(sets[source]), "--data.batch", "7", "--model.task", task]
+        config = configuration.load(TINY, keys)
+        kind = "expression" if task == "rec" else "question"
+        examples = Examples.open(sets[source], kind, "train")
+        answers = [answer for answer in examples.answers(examples.rows) if answer is not None]
+        words = Vocabulary.build(examples.texts(examples.rows), answers)
+        torch.manual_seed(0)
+        model = build_model(config.model, len(words), len(words.answers))
+        (place / folder.CONFIG).write_text(configuration.dump(config))
+        state = {"step": 3, "task": task, "data": "", "model": model.state_dict(), "moments": {}, "ema": None}
+        checkpoint.save(checkpoint.folder_of(place, 3), state, words.to_json())
+        made[task] = place
+    return made
+
+
+@pytest.fixture
+def command(runs: dict[str, Path], sets: dict[str, Path], tmp_path: Path) -> Any:
+    """The arguments of `laconvnet eval` for a task, writing to out.json."""
+
+    def arguments(task: str, *more: str, split: str | None = None) -> list[str]:
+        data = sets["refcoco" if task == "rec" else "clevr"]
+        wanted = ["eval", runs[task], "--data", data, "--split", split or SPLITS[task], "--out", tmp_path / "out.json"]
+        return [*map(str, wanted), *more]
+
+    return arguments
+
+
+def written(place: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in place.iterdir()}
+
+
+@pytest.mark.parametrize("task", ["rec", "vqa"])
+def test_any_number_of_processes_writes_the_same_bytes(task: str, command: Any, tmp_path: Path) -> None:
+    found = {}
+    for world in (1, 2, 3):
+        told = run(world, ["-c", COMMAND, *command(task, "--controls", "--json")])
+        found[world] = written(tmp_path)
+        report = json.loads((tmp_path / "out.json").read_text())
+        assert f"eval {SPLITS[task]}: 100%" in told[0]
+        assert json.loads(told[0].splitlines()[-1]) == report
+        assert told[1:] == [""] * (world - 1), "one process speaks for all"
+        for file in tmp_path.iterdir():
+            file.unlink()
+    assert set(found[1]) == {"out.json", "out.answers.jsonl"}
+    assert found[1] == found[2] == found[3]
+    answers = [json.loads(line) for line in found[1]["out.answers.jsonl"].splitlines()]
+    examples = Examples.open(Path(report["data"]), "expression" if task == "rec" else "question", SPLITS[task])
+    assert [answer["example"] for answer in answers] == examples.rows.tolist(), "every example once, in their order"
+    assert len(answers) % 7, "the last batch is a part of one"
+    assert len(answers) // 7 % 3 != 2, "and the last round of three is not full"
+    assert set(report["controls"]) == set(CONTROLS)
+    assert len({json.dumps(scored) for scored in report["controls"].values()}) == 2
+
+
+def test_the_metric_is_that_of_the_answers(command: Any, tmp_path: Path) -> None:
+    run(2, ["-c", COMMAND, *command("vqa")])
+    answers = [json.loads(line) for line in (tmp_path / "out.answers.jsonl").read_text().splitlines()]
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["accuracy"] == sum(answer["correct"] for answer in answers) / len(answers)
+
+
+def test_processes_without_any_example(runs: dict[str, Path], command: Any, tmp_path: Path) -> None:
+    file = runs["rec"] / folder.CONFIG
+    kept = file.read_text()
+    file.write_text(kept.replace("batch: 7", "batch: 1000"))
+    try:
+        found = []
+        for world in (1, 3):
+            run(world, ["-c", COMMAND, *command("rec")])
+            found.append(written(tmp_path))
+    finally:
+        file.write_text(kept)
+    assert found[0] == found[1]
+    assert found[0]["out.answers.jsonl"].count(b"\n") > 7
+
+
+def test_what_fails_on_one_process_ends_all_with_its_reason(command: Any, tmp_path: Path) -> None:
+    script = ON_ONE.format(what="raise OSError('the disk is gone')")
+    told = run(3, ["-c", script, *command("rec")], expected=1)
+    for rank in (0, 2):
+        assert told[rank].splitlines()[-1] == "laconvnet: process 1: the disk is gone"
+    assert told[1].splitlines()[-1] == "OSError: the disk is gone"
+    assert not written(tmp_path)
+
+
+def test_a_mistake_seen_by_one_process_is_one_for_all(command: Any) -> None:
+    script = ON_ONE.format(what="from pipeline.errors import ConfigError; raise ConfigError('s-1.tar: not there')")
+    told = run(2, ["-c", script, *command("rec")], expected=2)
+    assert told[0].splitlines()[-1] == "laconvnet: process 1: s-1.tar: not there"
+    assert told[1].splitlines()[-1] == "laconvnet: s-1.tar: not there"
+    told = run(2, ["-c", COMMAND, *command("rec", split="nowhere")], expected=2)
+    assert all("nowhere" in one.splitlines()[-1] for one in told)
+
+
+def test_an_interruption_of_one_is_one_of_all(command: Any) -> None:
+    told = run(2, ["-c", ON_ONE.format(what="raise KeyboardInterrupt"), *command("rec")], expected=130)
+    assert all("laconvnet: interrupted" in one for one in told)
+
+
+def test_files_that_cannot_be_written_fail_on_all(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "out.json").mkdir()
+    told = run(2, ["-c", COMMAND, *command("rec")], expected=1)
+    assert told[1].splitlines()[-1].startswith("laconvnet: process 0: [Errno 21] Is a directory")
+
+
+def test_nobody_waits_for_a_process_that_was_killed(command: Any, tmp_path: Path) -> None:
+    started = start(3, ["-c", ON_ONE.format(what="os.kill(os.getpid(), 9)"), *command("rec")])
+    for rank in started:
+        rank.wait(60)
+    codes = [rank.returncode for rank in started]
+    for rank in started:
+        rank.kill()
+    assert codes[1] == -9
+    assert codes[0] == codes[2] == 1
+    assert not written(tmp_path)
+
+
+def test_another_checkpoint_or_set_on_one_process_is_told() -> None:
+    script = """
+import os
+from pipeline.errors import ConfigError
+from pipeline.ranks import joined
+with joined() as ranks:
+    ranks.same("run: step", 100)
+    assert ranks.gather(ranks.rank * 2) == ([0, 2, 4] if ranks.leads else [])
+    try:
+        ranks.same("run: step", 200 if ranks.rank == 2 else 100)
+    except ConfigError as error:
+        print(error)
+"""
+    told = finish(start(3, ["-c", script]))
+    assert {one.strip() for one in told} == {"run: step: 100 on process 0, 200 on process 2; expected the same on all"}
