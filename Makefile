@@ -12,6 +12,7 @@ help:
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make gpu     every test that needs an NVIDIA GPU, and the benches: runs/gpu.txt, runs/gpu-bench.jsonl, runs/gpu-train.jsonl"
+	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make clean   remove the environment, caches and demo runs"
 
 demo: $(READY)

@@ -139,7 +139,7 @@ def test_predict_eval_and_init_from_take_it(
     assert json.loads(capsys.readouterr().out)["examples"] > 0
 
     keys = ["--model.preset", "s_released", "--data.folder", str(shards), "--init_from", str(run)]
-    begun = start(configuration.load(None, keys), tmp_path / "next", Examples.open(shards, "expression", "train"))
+    begun = start(configuration.load(None, keys), None, Examples.open(shards, "expression", "train"))
     assert list(begun.vocabulary.words[:5]) == TOKENS[2:]
     assert "square" in begun.vocabulary.words
     given, taken = restore(run).model.state_dict(), begun.model.state_dict()
