@@ -193,18 +193,19 @@ def test_a_new_run_begins_with_the_weights_and_a_resumed_one_does_not_read_them(
 ) -> None:
     config, given = asked
     examples = Examples.open(Path(config.data.folder), "expression", "train")
-    begun = start(config, tmp_path / "run", examples)
+    begun = start(config, None, examples)
     held = begun.model.visual.backbone.state_dict()
     assert all(torch.equal(held[name], value) for name, value in given.state_dict().items())
     assert begun.told.endswith(f"tensors of the backbone from {tmp_path / 'resnet.pth'}, without fc.weight")
     (tmp_path / "resnet.pth").unlink()
     with pytest.raises(ConfigError, match=r"model\.backbone_weights: .*resnet\.pth: cannot be read"):
-        start(config, tmp_path / "run", examples)
+        start(config, None, examples)
     weights = {name: torch.full_like(value, 2) for name, value in begun.model.state_dict().items()}
     state = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
-    checkpoint.save(checkpoint.folder_of(tmp_path / "run", 3), state, begun.vocabulary.to_json())
-    resumed = start(config, tmp_path / "run", examples)
+    own = checkpoint.folder_of(tmp_path / "run", 3)
+    checkpoint.save(own, state, begun.vocabulary.to_json())
+    resumed = start(config, own, examples)
     assert all((value == 2).all() for value in resumed.model.visual.backbone.state_dict().values())
     # A later stage inherits the trained backbone: it does not ask for the file either.
-    inherited = start(replace(config, init_from=str(tmp_path / "run")), tmp_path / "next", examples)
+    inherited = start(replace(config, init_from=str(tmp_path / "run")), None, examples)
     assert (inherited.model.visual.backbone.state_dict()["conv1.weight"] == 2).all()
