@@ -118,9 +118,7 @@ PARTS: dict[str, type[Watched]] = {"loop": Beside, "checkpoint": Saving, "memory
 def watch(part: str, folder: Path, tell: Tell) -> bool:
     """Train FOLDER/config.yaml to its end, telling; whether it came there."""
     config, run = configuration.load(folder / CONFIG), folder / _RUN
-    # In this process alone, which does nothing else.
-    loop.Session = functools.partial(PARTS[part], tell)  # type: ignore[misc, assignment]
-    if not loop.train(config, run):
+    if not loop.train(config, run, functools.partial(PARTS[part], tell)):
         return False
     if part == "checkpoint":
         (*_, last) = checkpoint.published(run)

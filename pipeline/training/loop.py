@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,11 +26,12 @@ from pipeline.training.start import start
 _GO_ON, _STOP, _FAILED = 0, 1, 2
 
 
-def train(config: TrainConfig, run: Path) -> bool:
+def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session) -> bool:
     """Start or resume the run in this folder; whether it was finished (False: a signal asked it to stop).
 
-    The process count comes from the environment that torchrun, srun or `laconvnet launch` sets. Raises ConfigError
-    before any work for what cannot run, TrainingError for what cannot go on.
+    The process count comes from the environment that torchrun, srun or `laconvnet launch` sets. ``made`` puts the
+    session together: a measurement watches its steps by one of its own. Raises ConfigError before any work for what
+    cannot run, TrainingError for what cannot go on.
     """
     source = Source.open(config)
     total = source.total
@@ -46,7 +47,7 @@ def train(config: TrainConfig, run: Path) -> bool:
     if engine.leads:
         folder.prepare(config, run)
         report_start(source, engine, config, begun)
-    session = Session(config, source, engine, begun)
+    session = made(config, source, engine, begun)
     writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
     try:
         with _stop_signals() as asked:
