@@ -28,6 +28,7 @@ from typing import Any
 from launch.failures import Lost, lost, transient
 from launch.job import fence_file, is_done, read_json, tail, told_file, write_json
 from launch.status import STARTS, SUBMISSION, last_checkpoint
+from pipeline.explain.reading import read_lines
 
 DONE, FAILED, AGAIN = 0, 1, 3
 LOST_STARTS = 10  # starts in a row that ended without a word and without a new checkpoint
@@ -145,19 +146,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
 
 def history(folder: Path, job: str) -> list[dict[str, Any]]:
     """What `starts.jsonl` tells of a job, oldest first."""
-    try:
-        text = (folder / STARTS).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # a node that died while writing
-            continue
-        if isinstance(entry, dict) and entry.get("job") == job:
-            found.append(entry)
-    return found
+    return [entry for entry in read_lines(folder / STARTS) if entry.get("job") == job]
 
 
 def _stopped(folder: Path, job: str, plan: Submission, seconds: float) -> Verdict:

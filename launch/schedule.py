@@ -15,6 +15,7 @@ from submitit.local.local import LocalJob
 
 from launch import local
 from launch import stages as graphs
+from launch.aside import set_aside
 from launch.batch import note
 from launch.job import CANCELLED, PORTS, Command, is_done, master_port, read_json, tail, write_json
 from launch.screen import Screen, clock, table
@@ -251,16 +252,13 @@ class Run:
 
 def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen: Screen) -> list[Stage]:
     """The jobs to run. Nothing works on the stages and none counts as done; with `force`, none is there."""
-    aside = graph.folder / "replaced"
     found = []
     for stage in taken:
         left = local.sweep(stage.folder)
         if left:
             screen.line(f"{stage.name}: ended {left} processes that a killed launch had left running")
-        if force and stage.folder.exists():
-            aside.mkdir(exist_ok=True)
-            number = 1 + sum(1 for _ in aside.glob(f"{stage.folder.name}.*"))
-            stage.folder.rename(aside / f"{stage.folder.name}.{number}")
+        if force:
+            set_aside(graph, stage)
         _clear(stage)
         jobs = [job for job in stage.jobs if again or not is_done(job.folder, job.identity)]
         for job in jobs:

@@ -111,14 +111,19 @@ def _told(failed: Mapping[str, Any]) -> str:
 
 def last_log(folder: Path) -> dict[str, Any]:
     """The newest whole line of a run's log.jsonl, {} where there is none; a torn last line is passed over."""
-    for line in reversed(tail(folder / "log.jsonl", lines=2)):
+    return _newest(folder / "log.jsonl") or {}
+
+
+def _newest(file: Path) -> dict[str, Any] | None:
+    """The last whole object of a JSON lines file, None where there is none."""
+    for line in reversed(tail(file, lines=2)):
         try:
             value = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(value, dict):
             return value
-    return {}
+    return None
 
 
 def progress(folder: Path, log: Path | None = None) -> str:
@@ -260,14 +265,7 @@ def _slurm_row(row: dict[str, Any], folder: Path, job: dict[str, Any], slurm: Sl
 
 def last_start(folder: Path) -> dict[str, Any] | None:
     """The newest line of a stage's starts.jsonl, None where there is none."""
-    for line in reversed(tail(folder / STARTS, lines=2)):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict):
-            return value
-    return None
+    return _newest(folder / STARTS)
 
 
 def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm: Slurm | None) -> dict[str, Any]:

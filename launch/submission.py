@@ -19,6 +19,7 @@ from submitit.helpers import clean_env
 from tqdm import tqdm
 
 from launch import precheck, queue, slurm, snapshot
+from launch.aside import set_aside
 from launch.batch import Submission
 from launch.cluster import Cluster
 from launch.job import array_of, is_done, task_folder, write_json
@@ -208,8 +209,8 @@ def _submit_all(
     try:
         for name, jobs in tqdm(new.items(), "submitting", unit="job", disable=len(new) < 20):
             stage = graph.stage(name)
-            if force and stage.folder.exists():
-                _set_aside(graph, stage)
+            if force:
+                set_aside(graph, stage)
             shape = shaped[name]
             plan = Submission(
                 stage=name,
@@ -251,14 +252,6 @@ def _outside_of_jobs() -> Iterator[None]:
         if conf is not None:  # says which cluster is asked
             os.environ["SLURM_CONF"] = conf
         yield
-
-
-def _set_aside(graph: Graph, stage: Stage) -> None:
-    """Keep what a stage has made, under another name, so that it starts from nothing."""
-    aside = graph.folder / "replaced"
-    aside.mkdir(exist_ok=True)
-    number = 1 + sum(1 for _ in aside.glob(f"{stage.folder.name}.*"))
-    stage.folder.rename(aside / f"{stage.folder.name}.{number}")
 
 
 def _submit(

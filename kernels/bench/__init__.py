@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from kernels.bench.cases import Case
 from kernels.bench.run import rows
-from kernels.bench.timing import Row, Step, compare
+from kernels.bench.timing import Row, Step, compare, spread
 
-__all__ = ["Case", "Row", "Step", "compare", "rows"]
+__all__ = ["Case", "Row", "Step", "compare", "rows", "spread"]

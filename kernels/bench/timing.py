@@ -71,7 +71,7 @@ def compare(
                 "baseline": baseline,
                 "ratio": theirs / median if theirs and median else None,
                 "median": median,
-                "spread": _spread(times[name][step]) if name in peaks else None,
+                "spread": spread(times[name][step]) if name in peaks else None,
                 "unit": "ms",
                 "device": device_name(device),
                 "step": step,
@@ -172,7 +172,8 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def _spread(values: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
+    """The distance of the quartiles."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -10,7 +10,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from kernels.bench import Row
+from kernels.bench import Row, spread
 
 # A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
 _NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")
@@ -46,13 +46,6 @@ def empty_row(name: str, note: str) -> Row:
     """The row of what could not be measured, and why."""
     numbers = ("ratio", "median", "spread", "unit", "over_percent", "over_spread", "rounds")
     return {"name": name, "baseline": name, **dict.fromkeys(numbers), "note": note}
-
-
-def spread(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return high - low
 
 
 def surroundings() -> dict[str, Any]:

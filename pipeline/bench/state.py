@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kernels.bench import spread
 from pipeline.model import ModelConfig, build_model
 from pipeline.training import checkpoint
 
@@ -41,8 +43,8 @@ def rows(rate: float, world: int, rounds: int) -> Iterator[Row]:
         yield {**common, **read, "note": note}
         if rounds:
             for measure, taken in _tried(total, rounds).items():
-                low, middle, high = torch.tensor(taken).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-                yield {**common, "measure": measure, "median": middle, "spread": high - low, "unit": "s"}
+                found = {"median": statistics.median(taken), "spread": spread(taken)}
+                yield {**common, "measure": measure, **found, "unit": "s"}
 
 
 def _tried(size: int, rounds: int) -> dict[str, list[float]]:

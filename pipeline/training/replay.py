@@ -69,7 +69,7 @@ def _before(run: Path, step: int) -> Path:
 
 def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, Any]:
     """The forward and backward pass of a step with eyes open; the weights stay."""
-    torch.manual_seed(session.seed(step))
+    session.sow(step)
     anomaly = None
     terms: dict[str, torch.Tensor] = {}
     with warnings.catch_warnings(record=True) as told, guard.first_not_finite(session.model) as modules:

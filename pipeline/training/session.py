@@ -105,7 +105,8 @@ class Session:
         """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
         return mix(self.config.seed, 4, step, self.engine.rank)
 
-    def _sow(self, step: int) -> None:
+    def sow(self, step: int) -> None:
+        """Make the random numbers of this process those of the step."""
         # torch.manual_seed looks for every kind of accelerator: at a small batch that takes a hundredth of the step.
         torch.default_generator.manual_seed(self.seed(step))
         if self.engine.device.type == "cuda":
@@ -114,7 +115,7 @@ class Session:
     def step(self, step: int, batches: list[Batch]) -> Outcome:
         """Train on the micro-batches of one step."""
         self.statistics.keep()
-        self._sow(step)
+        self.sow(step)
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.source.total)
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = rate
@@ -147,7 +148,7 @@ class Session:
     def examine(self, step: int, batches: list[Batch], outcome: Outcome) -> dict[str, Any]:
         """What this process can tell of a bad step; every process must ask, for the batch norms are joint."""
         self.statistics.keep()
-        self._sow(step)
+        self.sow(step)
         with torch.no_grad(), self.engine.autocast(), first_not_finite(self.model) as found:
             for batch in batches:
                 self.wrapped(batch.images, batch.tokens)
