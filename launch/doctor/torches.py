@@ -113,11 +113,12 @@ def optimizer(asked: Asked) -> Iterator[Check]:
     """What `optimizer.implementation: auto` would be."""
     import torch
 
-    from pipeline.training.optimizer import has_apex  # what decides it in a run
+    from pipeline.training.apex import has_apex  # what decides it in a run
+    from pipeline.training.optimizer import EXTENSION
 
     if not torch.cuda.is_available():
         yield Check("optimizer", "ok", "torch's Adam, fused", "no GPU is there for apex")
-    elif has_apex():
+    elif has_apex(EXTENSION):
         yield Check("optimizer", "ok", "apex's FusedAdam", "a GPU and NVIDIA's apex are there")
     else:
         yield Check("optimizer", "ok", "torch's Adam, fused", "NVIDIA's apex is not there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -20,11 +21,12 @@ _PACKAGES = ("torch", "deepspeed", "accelerate", "nvidia-dali-cuda130")
 def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> list[Row]:
     """A row a name: name, baseline, ratio (the baseline's median over this one's), median and spread (distance of the
     quartiles) over the rounds in ``unit``; over_percent and over_spread: what it is on top of the baseline, round by
-    round.
+    round; over_low and over_high: between these the true middle of over_percent lies, with 95 % confidence.
     """
     theirs, rows = values[baseline], []
     for name, ours in values.items():
         over = [100 * (mine / other - 1) for mine, other in zip(ours, theirs, strict=True)]
+        low, high = interval(over)
         rows.append(
             {
                 "name": name,
@@ -35,6 +37,8 @@ def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> 
                 "unit": unit,
                 "over_percent": statistics.median(over),
                 "over_spread": spread(over),
+                "over_low": low,
+                "over_high": high,
                 "rounds": len(ours),
                 "note": None,
             }
@@ -42,9 +46,20 @@ def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> 
     return rows
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values, between which the median of what they are drawn from lies with 95 % confidence.
+
+    Draws fall below it as coins fall (Conover's ranks). Of fewer than six values it is the lowest and the highest, and
+    that is less sure.
+    """
+    ordered = sorted(values)
+    rank = max(math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))), 1)
+    return ordered[rank - 1], ordered[-rank]
+
+
 def empty_row(name: str, note: str) -> Row:
     """The row of what could not be measured, and why."""
-    numbers = ("ratio", "median", "spread", "unit", "over_percent", "over_spread", "rounds")
+    numbers = ("ratio", "median", "spread", "unit", "over_percent", "over_spread", "over_low", "over_high", "rounds")
     return {"name": name, "baseline": name, **dict.fromkeys(numbers), "note": note}
 
 

@@ -41,6 +41,7 @@ LOOKS = 40  # at the memory, an epoch
 _BETWEEN = 10  # steps from one checkpoint to the next
 _SMALL = 4  # examples of a batch where the memory is watched
 _PICTURES = 16
+_ADDED = ("median", "spread", "over_percent", "over_spread", "over_low", "over_high")
 
 
 def settings(file: Path | None, keys: Sequence[str], device: torch.device) -> TrainConfig:
@@ -161,16 +162,28 @@ def _told(lines: int) -> tuple[int, int]:
 
 
 def loop_rows(lines: list[Line], every: int) -> list[Row]:
-    """The loop beside bare steps in ms a step, by rounds of one report each; the first is left out.
+    """The loop beside bare steps in ms, step by step; those up to the first report are left out.
 
-    `bare` is forward, loss, backward and the engine's step; the baseline takes the averages in as well.
+    `bare` is forward, loss, backward and the engine's step; the baseline takes the averages in as well. The steps that
+    report are looked at apart, and count as often as they come: one in ``every``.
     """
-    rounds = [lines[first : first + every] for first in range(every, len(lines) - every + 1, every)]
+    kept = lines[every:]
     names = {"bare": "bare", "bare, with averages": "averaged", "loop": "loop"}
-    values = {
-        name: [1e3 * statistics.fmean(line[key] for line in taken) for taken in rounds] for name, key in names.items()
-    }
-    return rows_of(values, "bare, with averages", "ms")
+    parts = []
+    for reports in (False, True):
+        taken = [line for line in kept if ((line["step"] + 1) % every == 0) == reports]
+        values = {name: [1e3 * line[key] for line in taken] for name, key in names.items()}
+        if taken:
+            parts.append((1 / every if reports else 1 - 1 / every, rows_of(values, "bare, with averages", "ms")))
+    found = [_together([(share, rows[place]) for share, rows in parts]) for place in range(len(names))]
+    baseline = next(row for row in found if row["name"] == row["baseline"])
+    return [{**row, "ratio": baseline["median"] / row["median"]} for row in found]
+
+
+def _together(parts: list[tuple[float, Row]]) -> Row:
+    """One row from those of steps of several kinds, each with its share of the steps."""
+    added = {name: sum(share * row[name] for share, row in parts) for name in _ADDED}
+    return {**parts[0][1], **added, "rounds": sum(row["rounds"] for _, row in parts)}
 
 
 def checkpoint_rows(lines: list[Line]) -> list[Row]:

@@ -20,6 +20,11 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
     return F.silu(x) if kind == "silu" else F.leaky_relu(x, 0.1)
 
 
+def norm_act(norm: BatchNorm, x: Tensor, kind: Activation, beside: Tensor | None = None) -> Tensor:
+    """activation(BN(x)), or activation(beside + BN(x))."""
+    return norm(x, beside, relu=True) if kind == "relu" else activate(norm(x, beside), kind)
+
+
 class ConvNormAct(nn.Module):
     """Convolution without bias, `same` padding -> BatchNorm -> activation.
 
@@ -42,7 +47,7 @@ class ConvNormAct(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return activate(self.norm(self.conv(x)), self.activation)
+        return norm_act(self.norm, self.conv(x), self.activation)
 
 
 def position_code(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:

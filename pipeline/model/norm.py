@@ -6,21 +6,22 @@ per-process statistics would make the result depend on the number of processes. 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.model import fused_norm
+from pipeline.model.joint import gather, joint_processes, moments
 from pipeline.model.precision import KeepFloat32
 from pipeline.model.recompute import recomputing
 
 
-def joint_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 class BatchNorm(KeepFloat32):
     """Normalises (B, C, ...) over all dimensions but the second; returns the input's type.
+
+    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch.
 
     In training the statistics are those of all processes of the default group (one all-reduce forward, one backward),
     so N processes give the outputs, input gradients and running statistics of one process on the joint batch.
@@ -41,6 +42,7 @@ class BatchNorm(KeepFloat32):
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
         self.frozen = False
+        self.fused = False  # in training, by `fused_norm` where it takes the map
 
     def freeze(self) -> None:
         """From now on training, too, uses the running statistics as they are, and weight and bias stay."""
@@ -50,46 +52,49 @@ class BatchNorm(KeepFloat32):
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, momentum={self.momentum}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        training = self.training and not self.frozen
-        if not training:
+    def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False) -> Tensor:
+        if self.fused and self.training and not self.frozen and fused_norm.takes(x, beside):
+            return self._joint(fused_norm.FusedBatchNorm, x, beside, relu)
+        out = self.normalised(x)
+        if beside is not None:
+            out = beside + out
+        return F.relu(out) if relu else out
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """BN(x) alone."""
+        if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if joint_processes() > 1:
+            return self._joint(_JointBatchNorm, x)
         if not recomputing():
             self.num_batches_tracked += 1
-        if joint_processes() > 1:
-            return self._joint(x)
         mean, var = self.running_mean, self.running_var
         if recomputing():  # must not count twice
             mean, var = mean.clone(), var.clone()
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
-    def _joint(self, x: Tensor) -> Tensor:
-        out, mean, var, count = _JointBatchNorm.apply(x, self.weight, self.bias, self.eps)
+    def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
+        out, mean, var, count = function.apply(self.weight, self.bias, self.eps, *inputs)
         if recomputing():
             return out
         with torch.no_grad():
+            self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)
         return out
 
 
 class _JointBatchNorm(torch.autograd.Function):
-    """Batch normalisation whose statistics, forward and backward, are those of all processes together.
-
-    Each process takes its own in one pass; combined, they are exact and do not cancel (Chan, Golub and LeVeque).
-    """
+    """Batch normalisation whose statistics, forward and backward, are those of all processes together."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):  # type: ignore[no-untyped-def]
+    def forward(ctx, weight, bias, eps, x):  # type: ignore[no-untyped-def]
         channels, values = x.shape[1], x.to(weight.dtype)
         own = values.new_zeros(2 * channels + 1)
         if values.numel():
             own[:channels], own[channels:-1] = torch.batch_norm_update_stats(values, None, None, 0.0)
             own[-1] = values.numel() // channels
-        means, spreads, counts = _gather(own).split([channels, channels, 1], 1)
-        total = counts.sum()
-        mean = (counts * means).sum(0) / total
-        var = (counts * (spreads + (means - mean).square())).sum(0) / total
+        mean, var, total = moments(own)
         ctx.save_for_backward(x, mean, var, weight, total)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var, total)
@@ -107,17 +112,10 @@ class _JointBatchNorm(torch.autograd.Function):
             grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
                 grad_x, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
             )
-        sums = _gather(torch.cat([grad_bias, grad_weight])).sum(0) / total
+        sums = gather(torch.cat([grad_bias, grad_weight])).sum(0) / total
         scale = torch.rsqrt(var + ctx.eps)
         slope = -weight * scale.square() * sums[channels:]
         level = -weight * scale * sums[:channels] - slope * mean
         broad = [1, channels, *[1] * (x.dim() - 2)]
         grad_x = grad_x + torch.addcmul(level.view(broad), values, slope.view(broad))
-        return grad_x.to(x.dtype), grad_weight, grad_bias, None
-
-
-def _gather(own: Tensor) -> Tensor:
-    """The vectors of all processes, stacked. Over gloo this takes half the time of an all-reduce of so few numbers."""
-    every = [torch.empty_like(own) for _ in range(joint_processes())]
-    dist.all_gather(every, own)
-    return torch.stack(every)
+        return grad_weight, grad_bias, None, grad_x.to(x.dtype)

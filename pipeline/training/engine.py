@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, TrainingError
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class EngineConfig:
         loss_scale_floor: An overflow at this scale ends the run.
         tf32: Let fp32 matrix products use TensorFloat-32 on GPUs that have it.
         compile: Compile the model with torch.compile.
+        norms: `auto` takes apex's fused batch norm, sum and ReLU on a GPU in fp16 or fp32 where NVIDIA's apex is
+            installed and the model is not compiled, else `torch`'s.
     """
 
     zero: Literal[0, 1, 2, 3] = 1
@@ -45,6 +47,7 @@ class EngineConfig:
     loss_scale_floor: float = 1.0
     tf32: bool = False
     compile: bool = False
+    norms: Literal["auto", "apex", "torch"] = "auto"
 
     def __post_init__(self) -> None:
         if self.precision == "fp16" and not self.zero:
@@ -144,7 +147,7 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """What a forward pass of the wrapped model runs in, for one that is run without the wrapper."""
-        dtype = _AUTOCAST.get(self.config.precision)
+        dtype = AUTOCAST.get(self.config.precision)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def step(self, wrapped: Any, trained: list[nn.Parameter]) -> tuple[Tensor, bool]:
@@ -206,7 +209,7 @@ def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str,
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
-    dtype = _AUTOCAST.get(config.precision)
+    dtype = AUTOCAST.get(config.precision)
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": config.accumulate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,9 @@ from typing import Any, Literal
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.training.apex import has_apex, without_apex
+
+EXTENSION = "amp_C"  # of apex, with its Adam
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,6 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.clip: {self.clip}: expected more than 0; a large number clips nothing")
 
 
-def has_apex() -> bool:
-    """Whether NVIDIA's apex is here with its kernels; the distribution named apex on the index is something else."""
-    return importlib.util.find_spec("amp_C") is not None
-
-
-def _without_apex() -> str:
-    if importlib.util.find_spec("apex") is None:
-        return "NVIDIA's apex is not installed"
-    return "the apex that is installed is not NVIDIA's, or was built without its kernels (no amp_C)"
-
-
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
@@ -65,7 +56,7 @@ def build_optimizer(
     chosen = config.implementation
     on_gpu = device.type == "cuda"
     if chosen == "auto":
-        chosen = "apex" if on_gpu and has_apex() else "torch"
+        chosen = "apex" if on_gpu and has_apex(EXTENSION) else "torch"
     if chosen in ("apex", "deepspeed") and not on_gpu:
         raise ConfigError(
             f"optimizer.implementation: {chosen!r}: runs on a GPU only, and not with engine.offload, which keeps "
@@ -73,8 +64,8 @@ def build_optimizer(
         )
     recipe: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if chosen == "apex":
-        if not has_apex():
-            raise ConfigError(f"optimizer.implementation: 'apex': {_without_apex()}; use 'auto' or 'torch'")
+        if not has_apex(EXTENSION):
+            raise ConfigError(f"optimizer.implementation: 'apex': {without_apex(EXTENSION)}; use 'auto' or 'torch'")
         from apex.optimizers import FusedAdam
 
         return FusedAdam(parameters, adam_w_mode=False, **recipe)

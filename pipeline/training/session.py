@@ -19,8 +19,8 @@ from pipeline.data.plan import mix, steps
 from pipeline.model import build_model
 from pipeline.model.cost import cost
 from pipeline.model.net import BlockStage
-from pipeline.model.norm import BatchNorm
 from pipeline.tasks import TASKS
+from pipeline.training import norms
 from pipeline.training.ema import Ema
 from pipeline.training.engine import Engine
 from pipeline.training.guard import Statistics, describe, first_not_finite, poisoned
@@ -73,10 +73,7 @@ class Session:
         stages = self.model.visual.stages
         for number, stage in enumerate(stages, 6 - len(stages)):  # networks over a backbone have the last three
             cast(BlockStage, stage).recompute = number in config.engine.recompute
-        if config.optimizer.freeze_norms:
-            for module in self.model.modules():
-                if isinstance(module, BatchNorm):
-                    module.freeze()
+        norms.prepare(self.model, norms.fused(config.engine, engine.device), config.optimizer.freeze_norms)
         self.ema = Ema(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.adam_device))

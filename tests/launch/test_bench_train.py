@@ -95,7 +95,7 @@ def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         "speed,",
     ]
     assert [line.split() for line in shown if line.startswith("loop ")] == [
-        ["loop", "0.9091", "11", "0", "10", "0", "2", "-"]
+        ["loop", "0.9091", "11", "0", "10", "0", "10", "10", "100", "-"]
     ]
 
 
@@ -105,7 +105,7 @@ def test_the_table_for_people_and_a_part_by_name(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("memory, device")
     assert "batch 4, precision fp32, zero 1, steps 16" in shown[0]
-    assert shown[-2].split() == [*["end", "of", "the", "second"], "0.9615", "520", "0", "4", "0", "2", "-"]
+    assert shown[-2].split() == [*["end", "of", "the", "second"], "0.9615", "520", "0", "4", "0", "4", "4", "2", "-"]
 
 
 def test_what_is_done_stays_when_it_is_interrupted(

@@ -28,8 +28,9 @@ _TRAIN = """Time what training costs, in parts:
               share of the device's peak
 The first three are runs of `laconvnet train` in processes of their own, on pictures made for it; without DeepSpeed,
 DALI and the rest they are left out, and say so. A row tells the median over rounds, the distance of the quartiles,
-the ratio (baseline's median / median), and what it is on top of the baseline in per cent, round by round: the loop
-should have at most 1, a checkpoint at most 100 (one step), memory less than 5. How soon the first batch comes:
+the ratio (baseline's median / median), and what it is on top of the baseline in per cent, round by round, with the
+interval in which its true middle lies with 95 % confidence (over_low, over_high): the loop should have at most 1, a
+checkpoint at most 100 (one step), memory less than 5. A round of the loop is a step. How soon the first batch comes:
 `laconvnet bench data`.
 
 Keys of the configuration follow as --key.sub VALUE and win over the file; folder, split and epochs are the bench's own.

@@ -31,8 +31,8 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+        out = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(out), self.downsample(x), relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -51,9 +51,9 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return F.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+        out = self.bn1(self.conv1(x), relu=True)
+        out = self.bn2(self.conv2(out), relu=True)
+        return self.bn3(self.conv3(out), self.downsample(x), relu=True)
 
 
 class ResNet(Backbone):
@@ -81,7 +81,7 @@ class ResNet(Backbone):
         initialise(self)
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = F.max_pool2d(self.bn1(self.conv1(x), relu=True), 3, 2, 1)
         found = []
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)

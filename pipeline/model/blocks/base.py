@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.model.layers import activate
+from pipeline.model.layers import norm_act
 from pipeline.model.norm import BatchNorm
 
 
@@ -32,16 +32,22 @@ class BlockConfig:
 
 
 class MLP(nn.Module):
-    """BN(act(BN(x Wa)) Wb), four times as wide inside (v2 Eq. 6)."""
+    """y + BN(act(BN(y Wa)) Wb), four times as wide inside (v2 Eq. 5-6): (B, d, H, W) -> (B, d, H, W)."""
 
-    def __init__(self, dim: int, activation: Literal["relu", "silu"]) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.activation = activation
-        self.expand = nn.Conv2d(dim, 4 * dim, 1, bias=False)
-        self.expand_norm = BatchNorm(4 * dim)
-        self.reduce = nn.Conv2d(4 * dim, dim, 1, bias=False)
-        self.reduce_norm = BatchNorm(dim)
+        self.activation, self.output_activation = config.activation, config.output_activation
+        self.expand = nn.Conv2d(config.dim, 4 * config.dim, 1, bias=False)
+        self.expand_norm = BatchNorm(4 * config.dim)
+        self.reduce = nn.Conv2d(4 * config.dim, config.dim, 1, bias=False)
+        self.reduce_norm = BatchNorm(config.dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = activate(self.expand_norm(self.expand(x)), self.activation)
-        return self.reduce_norm(self.reduce(x))
+    def forward(self, y: Tensor) -> Tensor:
+        return self.narrowed(norm_act(self.expand_norm, self.expand(y), self.activation), y)
+
+    def narrowed(self, hidden: Tensor, y: Tensor) -> Tensor:
+        """The second half: y + BN(hidden Wb)."""
+        out = self.reduce(hidden)
+        if self.output_activation:
+            return norm_act(self.reduce_norm, out, self.activation, y)
+        return self.reduce_norm(out, y)

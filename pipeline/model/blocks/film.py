@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.model.blocks.base import MLP, BlockConfig
 from pipeline.model.blocks.laconv import WordCondition
-from pipeline.model.layers import activate
+from pipeline.model.layers import activate, norm_act
 from pipeline.model.norm import BatchNorm
 
 
@@ -29,14 +29,12 @@ class FilmBlock(nn.Module):
         self.generator = nn.Linear(config.words, 8 * config.dim)
         self.conv = nn.Conv2d(config.dim, config.dim, 3, padding=1, bias=False)
         self.norm = BatchNorm(config.dim)
-        self.mlp = MLP(config.dim, config.activation)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         kind = self.config.activation
         sentence = self.condition(x, words, mask).flatten(1)
         scale, shift = self.generator(sentence)[:, :, None, None].chunk(2, 1)
-        x = activate(x + self.norm(self.conv(x)), kind)
-        hidden = self.mlp.expand_norm(self.mlp.expand(x))
-        hidden = activate((1 + scale) * hidden + shift, kind)
-        x = x + self.mlp.reduce_norm(self.mlp.reduce(hidden))
-        return activate(x, kind) if self.config.output_activation else x
+        y = norm_act(self.norm, self.conv(x), kind, x)
+        hidden = self.mlp.expand_norm(self.mlp.expand(y))
+        return self.mlp.narrowed(activate((1 + scale) * hidden + shift, kind), y)

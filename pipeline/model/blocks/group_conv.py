@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.layers import activate
+from pipeline.model.layers import norm_act
 from pipeline.model.norm import BatchNorm
 
 
@@ -30,7 +30,7 @@ class GroupConvBlock(nn.Module):
         self.filters = nn.Parameter(torch.empty(config.groups, size, size))
         nn.init.uniform_(self.filters, -1.0 / size, 1.0 / size)  # as nn.Conv2d: one channel in, k*k taps
         self.norm = BatchNorm(config.dim)
-        self.mlp = MLP(config.dim, config.activation)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         config = self.config
@@ -38,6 +38,4 @@ class GroupConvBlock(nn.Module):
         filters = self.filters[:, None]
         filters = filters.repeat(share, 1, 1, 1) if config.interleaved else filters.repeat_interleave(share, 0)
         convolved = F.conv2d(x, filters, padding=config.kernel_size // 2, groups=config.dim)
-        x = activate(x + self.norm(convolved), config.activation)
-        x = x + self.mlp(x)
-        return activate(x, config.activation) if config.output_activation else x
+        return self.mlp(norm_act(self.norm, convolved, config.activation, x))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import kernels
 from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.layers import activate, masked_softmax, position_code
+from pipeline.model.layers import masked_softmax, norm_act, position_code
 from pipeline.model.norm import BatchNorm
 
 
@@ -64,7 +64,7 @@ class ConditionGenerator(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         condition = F.relu(self.merge(self.affinity(self.packed(x), words, mask)))
-        return F.relu(self.norm(F.pixel_shuffle(condition, self.packing)))
+        return norm_act(self.norm, F.pixel_shuffle(condition, self.packing), "relu")
 
 
 class WordCondition(nn.Module):
@@ -114,10 +114,8 @@ class LaConvBlock(nn.Module):
             self.generator = WordCondition()
             self.filters = Filters(config, config.words)
         self.norm = BatchNorm(config.dim)
-        self.mlp = MLP(config.dim, config.activation)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         condition = self.generator(x, words, mask)
-        x = activate(x + self.norm(self.filters(x, condition)), self.config.activation)
-        x = x + self.mlp(x)
-        return activate(x, self.config.activation) if self.config.output_activation else x
+        return self.mlp(norm_act(self.norm, self.filters(x, condition), self.config.activation, x))

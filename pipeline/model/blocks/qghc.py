@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.model.blocks.base import MLP, BlockConfig
 from pipeline.model.blocks.laconv import WordCondition
-from pipeline.model.layers import ConvNormAct, activate
+from pipeline.model.layers import ConvNormAct, norm_act
 from pipeline.model.norm import BatchNorm
 
 
@@ -72,12 +72,10 @@ class QghcBlock(nn.Module):
         self.hybrid_norm = BatchNorm(width)
         self.expand = nn.Conv2d(width, config.dim, 1, bias=False)
         self.norm = BatchNorm(config.dim)
-        self.mlp = MLP(config.dim, config.activation)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         kind = self.config.activation
         sentence = self.condition(x, words, mask).flatten(1)
-        inner = activate(self.hybrid_norm(self.hybrid(self.reduce(x), sentence)), kind)
-        x = activate(x + self.norm(self.expand(inner)), kind)
-        x = x + self.mlp(x)
-        return activate(x, kind) if self.config.output_activation else x
+        inner = norm_act(self.hybrid_norm, self.hybrid(self.reduce(x), sentence), kind)
+        return self.mlp(norm_act(self.norm, self.expand(inner), kind, x))

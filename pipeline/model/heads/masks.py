@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from pipeline.model.heads.base import Features, Head
 from pipeline.model.heads.pafpn import PAFPN, TopDown
-from pipeline.model.layers import ConvNormAct, activate
-from pipeline.model.norm import BatchNorm, joint_processes
+from pipeline.model.joint import joint_processes
+from pipeline.model.layers import ConvNormAct, norm_act
+from pipeline.model.norm import BatchNorm
 
 _STRIDE = 8
 _DILATIONS = (6, 12, 18)
@@ -40,10 +41,10 @@ class PictureNorm(BatchNorm):
     processes, it is BatchNorm, so that the released weights keep their meaning.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def normalised(self, x: Tensor) -> Tensor:
         if self.training and joint_processes() == 1 and x.numel() == self.channels:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        return super().normalised(x)
 
 
 class PictureBranch(nn.Module):
@@ -55,7 +56,7 @@ class PictureBranch(nn.Module):
         self.norm = PictureNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return activate(self.norm(self.conv(x.mean((2, 3), keepdim=True))), "leaky_relu").expand_as(x)
+        return norm_act(self.norm, self.conv(x.mean((2, 3), keepdim=True)), "leaky_relu").expand_as(x)
 
 
 class ASPP(nn.Module):

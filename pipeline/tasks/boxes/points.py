@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.norm import joint_processes
+from pipeline.model.joint import joint_processes
 from pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IOU_WEIGHT = 5.0

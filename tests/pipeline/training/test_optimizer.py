@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.training.optimizer import OptimizerConfig, build_optimizer, has_apex
+from pipeline.training.apex import has_apex
+from pipeline.training.optimizer import EXTENSION, OptimizerConfig, build_optimizer
 from pipeline.training.state import gather_moments, scatter_moments
 
 GPU = torch.device("cuda")
@@ -51,7 +52,7 @@ def test_steps_are_those_of_adam_in_float64(implementation: Any) -> None:
 
 
 def test_the_distribution_that_is_only_called_apex_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if has_apex():
+    if has_apex(EXTENSION):
         pytest.skip("NVIDIA's apex is installed here")
     asked = OptimizerConfig(implementation="apex")
     weights = [torch.nn.Parameter(torch.zeros(2))]

@@ -73,7 +73,8 @@ def test_a_loop_that_is_slowed_down_is_seen_as_slower(measured: Any) -> None:
     assert loop["baseline"] == "bare, with averages"
     assert loop["ratio"] == pytest.approx(0.2)
     assert loop["over_percent"] == pytest.approx(400)
-    assert loop["rounds"] == 2
+    assert loop["rounds"] == 4
+    assert loop["over_low"] == pytest.approx(400) == loop["over_high"]
     assert (loop["bench"], loop["unit"], loop["steps"], loop["zero"]) == ("loop", "ms", 7, 1)
     assert (loop["preset"], loop["size"], loop["batch"], loop["precision"]) == ("tiny", 32, 2, "fp32")
     assert loop["versions"]["torch"] == torch.__version__
