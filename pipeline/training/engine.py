@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -189,11 +190,24 @@ class Engine:
 
     def agree(self, signal: int) -> int:
         """The highest of the processes' numbers; every process must ask at the same step."""
+        return self.ask(signal)()
+
+    def ask(self, signal: int) -> Callable[[], int]:
+        """As `agree`, but the answer is waited for only when what comes back is called."""
         if self.world == 1:
-            return signal
-        raised = torch.tensor([signal], device=self.device)
-        torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
-        return int(raised.item())
+            return lambda: signal
+        raised = torch.full((1,), signal, device=self.device)
+        under_way = torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX, async_op=True)
+
+        def answer() -> int:
+            with self._aside():  # not behind all that the GPU has been given to do since
+                under_way.wait()
+                return int(raised.item())
+
+        return answer
+
+    def _aside(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
 
     def close(self) -> None:
         """Leave together: a process that exits while another is still in a collective aborts it."""

@@ -83,6 +83,8 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
             waiting = time.perf_counter()
             batches = list(islice(stream, config.engine.accumulate))
             waited = time.perf_counter() - waiting
+            own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
+            heard = engine.ask(own)  # the answer travels while the step is computed
             outcome = session.step(step, batches)
             if outcome.bad:
                 _write_down(session, watch, run, step, batches, outcome)
@@ -91,8 +93,7 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
             done = step + 1
             log.step(step, outcome, waited)
             profiler.step()
-            own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
-            signalled = engine.agree(own)
+            signalled = heard()
             if signalled == _FAILED:
                 break
             if done % config.checkpoint.every == 0 or done == source.total or signalled:
@@ -140,7 +141,7 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """SIGTERM, SIGUSR2 and Ctrl-C only leave a note: all ranks agree on it at a step's end, save and leave.
+    """SIGTERM, SIGUSR2 and Ctrl-C only leave a note: all ranks hear of it by the end of the next step, save and leave.
 
     A second Ctrl-C leaves at once, for a person who sees that no step ends any more.
     """

@@ -6,7 +6,7 @@ Its environment says what is wanted:
                 way in the folder of checkpoints before the first step), one a step (`step`, `rows`, `loss`), one a
                 checkpoint (`lines`: how many its thread has run so far, by file)
     STOP_AT     FILE:N: the process stops (SIGSTOP) before the N-th line of FILE that its checkpoint thread runs
-    STOP_AFTER  STEP:NAME: the last rank sends itself the signal of this name when it has taken so many steps
+    STOP_AFTER  STEP:NAME: the last rank sends itself the signal of this name as it begins the last of so many steps
     KEEP_BEGUN  1: begun-STEP.pt holds what this start has really put in its places
     BACKEND     what torch.compile compiles with, in place of its inductor, which takes minutes on a CPU; the last line
                 says how many `graphs` it has compiled
@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from launch import cli
-from pipeline.data.loader import Batch
+from pipeline.data.loader import Batch, Loader
 from pipeline.training import checkpoint
 from pipeline.training.session import Outcome, Session
 
@@ -39,7 +40,7 @@ PLACE = Path(os.environ["WATCHED"])
 FILES = {shutil.__file__: "shutil", checkpoint.__file__: "checkpoint", torch.serialization.__file__: "serialization"}
 STOP_AT, _, _NUMBER = os.environ.get("STOP_AT", "").partition(":")
 STOP_AFTER, _, _NAME = os.environ.get("STOP_AFTER", "").partition(":")
-_init, _step, _write = Session.__init__, Session.step, checkpoint.Writer._write
+_init, _step, _stream, _write = Session.__init__, Session.step, Session.stream, checkpoint.Writer._write
 _lines = dict.fromkeys(FILES.values(), 0)
 
 
@@ -66,9 +67,15 @@ def step(self: Session, number: int, batches: list[Batch]) -> Outcome:
     outcome = _step(self, number, batches)
     rows = [row for batch in batches for row in batch.rows.tolist()]
     tell(step=number, rows=rows, loss=float(outcome.terms["loss"]).hex())
-    if str(number + 1) == STOP_AFTER and self.engine.world - 1 == RANK:
-        signal.raise_signal(signal.Signals[_NAME])
     return outcome
+
+
+def stream(self: Session, loader: Loader, first: int) -> Iterator[Batch]:
+    accumulate = self.config.engine.accumulate
+    for place, batch in enumerate(_stream(self, loader, first), first * accumulate):
+        if STOP_AFTER and place == (int(STOP_AFTER) - 1) * accumulate and self.engine.world - 1 == RANK:
+            signal.raise_signal(signal.Signals[_NAME])
+        yield batch
 
 
 def write(self: checkpoint.Writer, *given: Any) -> None:
@@ -89,7 +96,8 @@ def trace(frame: FrameType, event: str, _: Any) -> Any:
     return trace if name else None
 
 
-Session.__init__, Session.step, checkpoint.Writer._write = init, step, write  # type: ignore[method-assign]
+Session.__init__, Session.step, Session.stream = init, step, stream  # type: ignore[assignment, method-assign]
+checkpoint.Writer._write = write  # type: ignore[method-assign]
 if os.environ.get("HALF"):
     get_accelerator().is_fp16_supported = lambda: True
 if backend := os.environ.get("BACKEND"):
