@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backend import Backend, computing_dtype
+from kernels.recipe import Recipe
 from kernels.reference import accumulation_dtype
 
 WORKSPACE = 24 * 2**20  # bytes of filters at once: they stay in the last cache of a GPU or CPU between the steps
@@ -67,54 +68,33 @@ class Projection:
         return cond.permute(0, 2, 3, 1).reshape(-1, cond.shape[1]).to(self.dtype)
 
 
-def forward(
-    way: Backend,
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
-) -> Tensor:
+def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     out = torch.empty_like(x)
-    projection = Projection(weight, bias)
+    projection, shape = Projection(recipe.weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        _drop(way, filters, seed, part.start, dropout_p)
-        found = way.dynamic_conv(x[part].to(projection.dtype), filters, kernel_size, groups, interleaved)
+        recipe.drop_(way, filters, part.start)
+        found = way.dynamic_conv(x[part].to(projection.dtype), filters, *shape)
         out = _gathered(out, part, found)
     return out
 
 
 def backward(
-    way: Backend,
-    grad: Tensor,
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
+    way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, cond, weight and bias; those of weight and bias in at least float32."""
+    weight = recipe.weight
     grad_x, grad_cond = torch.empty_like(x), torch.empty_like(cond)
     grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight.dtype))
     grad_bias = grad_weight.new_zeros(weight.shape[0])
-    projection = Projection(weight, bias)
+    projection, shape = Projection(weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        _drop(way, filters, seed, part.start, dropout_p)
+        recipe.drop_(way, filters, part.start)
         upper, source = grad[part].to(projection.dtype), x[part].to(projection.dtype)
-        found, grad_filters = way.dynamic_conv_backward(upper, source, filters, kernel_size, groups, interleaved)
+        found, grad_filters = way.dynamic_conv_backward(upper, source, filters, *shape)
         grad_x = _gathered(grad_x, part, found)
-        # Dropout with a fixed mask is linear and its own transpose.
-        _drop(way, grad_filters, seed, part.start, dropout_p)
+        recipe.drop_(way, grad_filters, part.start)
         found = projection.back(grad_filters, cond[part], grad_weight, grad_bias)
         grad_cond = _gathered(grad_cond, part, found)
     return grad_x, grad_cond, grad_weight, grad_bias
@@ -123,12 +103,6 @@ def backward(
 def _parts(x: Tensor, projection: Projection) -> Iterator[slice]:
     pixels = x.shape[2] * x.shape[3]
     return slices(x.shape[0], projection.weight.shape[0] * pixels * projection.weight.element_size())
-
-
-def _drop(way: Backend, filters: Tensor, seed: Tensor | None, first_image: int, p: float) -> None:
-    if p > 0.0:
-        assert seed is not None
-        way.dropout_(filters, seed, first_image, p)
 
 
 def _gathered(whole: Tensor, part: slice, found: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from kernels import chunks, shared_filters
 from kernels.backend import backend, computing_dtype
+from kernels.recipe import Recipe
 
 LIBRARY = torch.library.Library("laconv", "DEF")
 
@@ -36,40 +38,21 @@ for _schema in (
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def laconv(
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
-) -> Tensor:
-    way, walk = backend(x.device, x.dtype), chunks if cond.shape[2:] == x.shape[2:] else shared_filters
-    return walk.forward(way, x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved)
+def laconv(x: Tensor, cond: Tensor, *rest: Any) -> Tensor:
+    return _walk(x, cond).forward(backend(x.device, x.dtype), x, cond, Recipe(*rest))
 
 
-def laconv_backward(
-    grad: Tensor,
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    way, walk = backend(x.device, x.dtype), chunks if cond.shape[2:] == x.shape[2:] else shared_filters
-    grad_x, grad_cond, grad_weight, grad_bias = walk.backward(
-        way, grad, x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved
-    )
+def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    way, recipe = backend(x.device, x.dtype), Recipe(*rest)
+    grad_x, grad_cond, grad_weight, grad_bias = _walk(x, cond).backward(way, grad, x, cond, recipe)
+    weight, bias = recipe.weight, recipe.bias
     grad_weight = torch.empty_like(weight).copy_(grad_weight)
     grad_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias).copy_(grad_bias)
     return grad_x, grad_cond, grad_weight, grad_bias
+
+
+def _walk(x: Tensor, cond: Tensor) -> ModuleType:
+    return chunks if cond.shape[2:] == x.shape[2:] else shared_filters
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:

@@ -11,44 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backend import Backend
+from kernels.recipe import Recipe
 from kernels.reference import accumulation_dtype
 
 
-def forward(
-    way: Backend,
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
-) -> Tensor:
+def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     if not x.numel():
         return torch.empty_like(x)
-    filters = _filters(way, cond, weight, bias, dropout_p, seed)
-    kernels = _by_channel(filters, x.shape[1], kernel_size, groups, interleaved)
-    out = F.conv2d(_one_picture(x), kernels, padding=kernel_size // 2, groups=len(kernels))
+    kernels = _kernels(way, cond, recipe, x.shape[1])
+    out = F.conv2d(_one_picture(x), kernels, padding=recipe.kernel_size // 2, groups=len(kernels))
     return torch.empty_like(x).copy_(out.view(x.shape))
 
 
 def backward(
-    way: Backend,
-    grad: Tensor,
-    x: Tensor,
-    cond: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: int,
-    groups: int,
-    dropout_p: float,
-    seed: Tensor | None,
-    interleaved: bool,
+    way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, cond, weight and bias; those of weight and bias in at least float32."""
-    dtype = accumulation_dtype(x.dtype)
+    weight, dtype = recipe.weight, accumulation_dtype(x.dtype)
     if not x.numel():
         return (
             torch.empty_like(x),
@@ -56,9 +35,8 @@ def backward(
             torch.zeros_like(weight, dtype=dtype),
             weight.new_zeros(weight.shape[0], dtype=dtype),
         )
-    filters = _filters(way, cond, weight, bias, dropout_p, seed)
-    kernels = _by_channel(filters, x.shape[1], kernel_size, groups, interleaved)
-    reach = kernel_size // 2
+    kernels = _kernels(way, cond, recipe, x.shape[1])
+    reach = recipe.kernel_size // 2
     found, grad_kernels, _ = torch.ops.aten.convolution_backward(
         _one_picture(grad),
         _one_picture(x),
@@ -72,12 +50,10 @@ def backward(
         len(kernels),
         [True, True, False],
     )
-    by_group = grad_kernels.reshape(len(x), *_split(x.shape[1], groups, interleaved), kernel_size**2)
-    by_tap = by_group.sum(1 if interleaved else 2).transpose(1, 2)  # (B, k*k, g)
+    by_group = grad_kernels.reshape(len(x), *_split(x.shape[1], recipe), recipe.kernel_size**2)
+    by_tap = by_group.sum(1 if recipe.interleaved else 2).transpose(1, 2)  # (B, k*k, g)
     grad_filters = by_tap.reshape(len(x), -1, 1, 1)
-    if dropout_p > 0.0:
-        assert seed is not None
-        way.dropout_(grad_filters, seed, 0, dropout_p)
+    recipe.drop_(way, grad_filters, 0)
     upper = grad_filters.flatten(1)
     grad_cond = (upper @ weight.to(dtype)).view(cond.shape)
     return (
@@ -88,16 +64,16 @@ def backward(
     )
 
 
-def _filters(
-    way: Backend, cond: Tensor, weight: Tensor, bias: Tensor | None, dropout_p: float, seed: Tensor | None
-) -> Tensor:
-    """(B, M, 1, 1) -> (B, k*k*g), dropped."""
-    dtype = accumulation_dtype(cond.dtype)
-    filters = F.linear(cond.flatten(1).to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    if dropout_p > 0.0:
-        assert seed is not None
-        way.dropout_(filters[:, :, None, None], seed, 0, dropout_p)
-    return filters
+def _kernels(way: Backend, cond: Tensor, recipe: Recipe, channels: int) -> Tensor:
+    """(B, M, 1, 1) -> (B*C, 1, k, k): the filters of every picture, dropped, one set a channel."""
+    dtype, taps = accumulation_dtype(cond.dtype), recipe.kernel_size**2
+    bias = None if recipe.bias is None else recipe.bias.to(dtype)
+    filters = F.linear(cond.flatten(1).to(dtype), recipe.weight.to(dtype), bias)
+    recipe.drop_(way, filters[:, :, None, None], 0)
+    by_group = filters.view(len(filters), taps, recipe.groups).transpose(1, 2)  # (B, g, k*k)
+    shape = (len(filters), *_split(channels, recipe), taps)
+    spread = by_group.unsqueeze(1 if recipe.interleaved else 2).expand(shape)
+    return spread.reshape(-1, 1, recipe.kernel_size, recipe.kernel_size)
 
 
 def _one_picture(x: Tensor) -> Tensor:
@@ -105,13 +81,6 @@ def _one_picture(x: Tensor) -> Tensor:
     return x.to(accumulation_dtype(x.dtype)).reshape(1, -1, *x.shape[2:])
 
 
-def _split(channels: int, groups: int, interleaved: bool) -> tuple[int, int]:
-    return (channels // groups, groups) if interleaved else (groups, channels // groups)
-
-
-def _by_channel(filters: Tensor, channels: int, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-    """(B, k*k*g) -> (B*C, 1, k, k)."""
-    by_group = filters.view(len(filters), kernel_size**2, groups).transpose(1, 2)  # (B, g, k*k)
-    shape = (len(filters), *_split(channels, groups, interleaved), kernel_size**2)
-    spread = by_group.unsqueeze(1 if interleaved else 2).expand(shape)
-    return spread.reshape(-1, 1, kernel_size, kernel_size)
+def _split(channels: int, recipe: Recipe) -> tuple[int, int]:
+    share = channels // recipe.groups
+    return (share, recipe.groups) if recipe.interleaved else (recipe.groups, share)

@@ -16,6 +16,7 @@ from kernels.backend import PLAIN, Backend
 from kernels.bench.cases import Case
 from kernels.bench.timing import Step
 from kernels.cuda import involution
+from kernels.recipe import Recipe
 
 BASELINE = "unfold"
 Layer = Callable[..., Tensor]
@@ -121,7 +122,8 @@ def _direct(way: Backend, operation: str, tensors: tuple[Tensor, ...], sizes: tu
             "forward": lambda _: way.dynamic_conv(*arguments),
             "backward": lambda _: way.dynamic_conv_backward(grad, *arguments),
         }
-    arguments = (*inputs, *sizes, 0.0, None, False)
+    x, cond, weight, bias = inputs
+    arguments = (x, cond, Recipe(weight, bias, *sizes, 0.0, None, False))
     return {
         "forward": lambda _: chunks.forward(way, *arguments),
         "backward": lambda _: chunks.backward(way, grad, *arguments),

@@ -1,0 +1,27 @@
+"""How an operator makes its filters from a condition."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kernels.backend import Backend
+
+
+class Recipe(NamedTuple):
+    """What follows picture and condition among the arguments of `kernels.laconv`, in that order."""
+
+    weight: Tensor
+    bias: Tensor | None
+    kernel_size: int
+    groups: int
+    dropout_p: float
+    seed: Tensor | None
+    interleaved: bool
+
+    def drop_(self, way: Backend, filters: Tensor, first_image: int) -> None:
+        """Dropout, in place, on the filters of pictures from this one on; linear, so on their gradients as well."""
+        if self.dropout_p > 0.0:
+            assert self.seed is not None
+            way.dropout_(filters, self.seed, first_image, self.dropout_p)
