@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.data.answers import normalised, worth
 from pipeline.data.examples import Examples
 from pipeline.data.loader import Loader
 from pipeline.data.plan import permute
@@ -152,18 +153,24 @@ def _majority(examples: Examples, training: Examples) -> dict[str, float]:
     asked, learned = _answered(examples), _answered(training)
     if not asked or not learned:
         return {}
-    overall = Counter(answer for answer, _ in learned).most_common(1)[0][0]
+    overall = Counter(answer for answer, _, _ in learned).most_common(1)[0][0]
     counted: dict[str | None, Counter[str]] = defaultdict(Counter)
-    for answer, family in learned:
+    for answer, family, _ in learned:
         counted[family][answer] += 1
     by_family = {family: counter.most_common(1)[0][0] for family, counter in counted.items()}
+    known = [(by_family[family], answer, people) for answer, family, people in asked if family in by_family]
     return {
-        "accuracy": sum(answer == overall for answer, _ in asked) / len(asked),
-        "accuracy_by_family": sum(answer == by_family.get(family) for answer, family in asked) / len(asked),
+        "accuracy": sum(worth(overall, answer, people) for answer, _, people in asked) / len(asked),
+        "accuracy_by_family": sum(worth(*one) for one in known) / len(asked),
     }
 
 
-def _answered(examples: Examples) -> list[tuple[str, str | None]]:
-    """Answer and family of every question whose answer is known."""
-    pairs = zip(examples.answers(examples.rows), examples.families(examples.rows), strict=True)
-    return [(answer, family) for answer, family in pairs if answer is not None]
+def _answered(examples: Examples) -> list[tuple[str, str | None, list[str]]]:
+    """Answer, family and all people's answers of every question whose answer is known."""
+    rows = examples.rows
+    asked = zip(examples.answers(rows), examples.families(rows), examples.human_answers(rows), strict=True)
+    return [
+        (normalised(answer) if people else answer, family, people)
+        for answer, family, people in asked
+        if answer is not None
+    ]

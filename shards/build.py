@@ -1,8 +1,8 @@
 """Build a set: plan -> write -> publish, resumable, parallel, the same bytes at any number of workers.
 
 While it is built, a set has a folder ``parts``: each finished shard leaves its share of the tables there. The last
-step joins them into quarantine.parquet, examples.parquet and, last, manifest.parquet; then ``parts`` goes. A run
-that was killed is continued by running the same command again.
+step joins them into quarantine.parquet, the two mapped tables, examples.parquet and, last, manifest.parquet; then
+``parts`` goes. A run that was killed is continued by running the same command again.
 """
 
 from __future__ import annotations

@@ -1,34 +1,33 @@
-"""The end of a build: the parts of all shards joined into the three tables, the manifest last."""
+"""The end of a build: the parts of all shards joined into the set's tables, the manifest last."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import InputError
 from shards.manifest import (
     EXAMPLE_SCHEMA,
-    EXAMPLES,
-    MANIFEST,
-    META_KEY,
     PARTS,
     QUARANTINE,
     QUARANTINE_SCHEMA,
     SAMPLE_SCHEMA,
-    meta_bytes,
     open_writer,
+    publish_tables,
 )
-from shards.publish import publishing, sync_folder
+from shards.publish import publishing
 from shards.writer import Part
 
 
 def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[str, Any]) -> None:
     """Publish the set of shards 0..count-1; raises InputError where not one sample is usable.
 
-    Streams part by part (a row group each). ``missing`` are the quarantine rows of pictures that were not there;
+    Streams part by part. ``missing`` are the quarantine rows of pictures that were not there;
     they stand first. Shards left from an earlier, longer plan are removed.
     """
     parts = [Part(out, number) for number in range(count)]
@@ -47,25 +46,25 @@ def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[
 
     with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:
         writer.write_table(quarantine)
-    with publishing(out / EXAMPLES) as temporary, open_writer(temporary, EXAMPLE_SCHEMA) as writer:
-        first_sample = 0
-        for part in usable:
-            table = pq.read_table(part.table("examples"))
-            sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int32())
-            if len(table):
-                writer.write_table(table.set_column(0, EXAMPLE_SCHEMA.field("sample"), sample))
-            first_sample += pq.read_metadata(part.table("samples")).num_rows
-    sync_folder(out)
     facts = meta | {"shards": [part.tar.name for part in usable], "quarantined": len(quarantine)}
-    schema = SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(facts)})
-    with publishing(out / MANIFEST) as temporary, open_writer(temporary, schema) as writer:
-        for number, part in enumerate(usable):
-            table = pq.read_table(part.table("samples"))
-            shard = pa.array([number] * len(table), pa.int32())
-            column = SAMPLE_SCHEMA.get_field_index("shard")
-            table = table.set_column(column, SAMPLE_SCHEMA.field("shard"), shard)
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-    sync_folder(out)
+    publish_tables(out, _samples(usable), _examples(usable), facts)
+
+
+def _samples(parts: list[Part]) -> Iterator[pa.Table]:
+    column = SAMPLE_SCHEMA.get_field_index("shard")
+    for number, part in enumerate(parts):
+        table = pq.read_table(part.table("samples"))
+        shard = pa.array(np.full(len(table), number, np.int32))
+        yield table.set_column(column, SAMPLE_SCHEMA.field("shard"), shard)
+
+
+def _examples(parts: list[Part]) -> Iterator[pa.Table]:
+    first_sample = 0
+    for part in parts:
+        table = pq.read_table(part.table("examples"))
+        sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int32())
+        yield table.set_column(0, EXAMPLE_SCHEMA.field("sample"), sample)
+        first_sample += pq.read_metadata(part.table("samples")).num_rows
 
 
 def _remove_stale(out: Path, usable: list[Part]) -> None:

@@ -3,13 +3,18 @@
 A set is a folder. ``manifest.parquet`` has one row a sample (picture) and is written last: its presence is the
 commit. ``examples.parquet`` has one row an example (picture x region x expression, or picture x question).
 Any sample is one ``pread`` away: shard, offset and length stand in its row.
+
+The two are what is published. Beside them stand the same tables as ``manifest.arrow`` and ``examples.arrow``, which
+processes map and read (`shards.tables`); the manifest records their sizes and checksums.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +23,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from numpy.typing import NDArray
 
+from shards import tables
 from shards.errors import InputError
+from shards.publish import publishing, sync_folder
 from shards.record import Record
+from shards.tables import row_type
 
-VERSION = 1
+VERSION = 2
 MANIFEST, EXAMPLES, QUARANTINE, EXCLUDED = (
     "manifest.parquet",
     "examples.parquet",
     "quarantine.parquet",
     "excluded.parquet",
 )
+SAMPLES_MAP, EXAMPLES_MAP = "manifest.arrow", "examples.arrow"
 PARTS = "parts"
 META_KEY = b"laconvnet"
 KINDS = ("expression", "question")
@@ -98,11 +106,44 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd")
 
 
+def publish_tables(
+    folder: Path,
+    samples: Iterable[pa.Table],
+    examples: Iterable[pa.Table],
+    meta: dict[str, Any],
+    prove: Callable[[pa.Table, pa.Table], None] | None = None,
+) -> None:
+    """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the mapped ones.
+
+    ``prove`` is given both tables as they were written, and may raise before the manifest is published.
+    """
+    written, found = {}, {}
+    for name, schema, parts in ((EXAMPLES_MAP, EXAMPLE_SCHEMA, examples), (SAMPLES_MAP, SAMPLE_SCHEMA, samples)):
+        with publishing(folder / name) as temporary:
+            tables.write(temporary, schema, parts)
+            found[name] = tables.facts(temporary)
+        written[name] = tables.mapped(folder / name, schema, found[name]["bytes"])
+    if prove:
+        prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
+    _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
+    sync_folder(folder)
+    schema = SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(meta | {"tables": found})})
+    _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
+    sync_folder(folder)
+
+
+def _publish_parquet(path: Path, schema: pa.Schema, table: pa.Table) -> None:
+    with publishing(path) as temporary, open_writer(temporary, schema) as writer:
+        for batch in table.to_batches():
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A built set, opened and checked; rows of ``examples`` refer to rows of ``samples`` by number.
 
-    ``meta`` holds version, source, licence, shards, sets (name and weight), options and quarantined.
+    ``meta`` holds version, source, licence, shards, sets (name and weight), options, quarantined, and the facts of the
+    mapped tables. Rows in any order are taken by `sample_columns` and `example_columns`.
     """
 
     folder: Path
@@ -116,20 +157,41 @@ class Manifest:
         """Open a set; raises InputError where it is missing, unfinished, of another version, or its shards are."""
         folder = Path(folder)
         meta = read_meta(folder)
-        samples = _read_table(folder / MANIFEST, SAMPLE_SCHEMA)
-        examples = _read_table(folder / EXAMPLES, EXAMPLE_SCHEMA)
+        sizes = {name: found["bytes"] for name, found in meta["tables"].items()}
+        samples = tables.mapped(folder / SAMPLES_MAP, SAMPLE_SCHEMA, sizes[SAMPLES_MAP])
+        examples = tables.mapped(folder / EXAMPLES_MAP, EXAMPLE_SCHEMA, sizes[EXAMPLES_MAP])
         if any(Path(shard).is_absolute() for shard in meta["shards"]):
             raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
         manifest = cls(folder, meta, samples, examples, [folder / shard for shard in meta["shards"]])
         manifest._check_shards()
         return manifest
 
-    def select(self, split: str, kind: str) -> NDArray[np.int64]:
+    @cached_property
+    def sample_columns(self) -> tables.Columns:
+        return tables.Columns(self.samples)
+
+    @cached_property
+    def example_columns(self) -> tables.Columns:
+        return tables.Columns(self.examples)
+
+    @property
+    def digest(self) -> str:
+        """Of all that the set is: ``meta`` names the checksums of its tables."""
+        return meta_digest(self.meta)
+
+    def select(self, split: str, kind: str) -> tables.Rows:
         """The rows of ``examples`` of one split ("train", "val", ...) and kind ("expression" or "question")."""
         if kind not in KINDS:
             raise InputError(f"{self.folder}: kind {kind!r}, expected one of {', '.join(KINDS)}")
-        wanted = pc.and_(pc.equal(self.examples["split"], split), pc.equal(self.examples["kind"], kind))
-        return np.flatnonzero(wanted.to_numpy()).astype(np.int64)
+        dtype = row_type(len(self.examples))
+        found = [np.empty(0, dtype)]
+        first = 0
+        for batch in self.examples.select(["split", "kind"]).to_batches():
+            wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["kind"], kind))
+            rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+            found.append((first + rows).astype(dtype))
+            first += len(batch)
+        return np.concatenate(found)
 
     def read_record(self, row: int) -> Record:
         """The record of a row of ``samples``; raises InputError naming shard, key and offset on other bytes."""
@@ -153,13 +215,14 @@ class Manifest:
         return data
 
     def _check_shards(self) -> None:
-        shard = self.samples["shard"].to_numpy()
-        if len(shard) and (shard.min() < 0 or shard.max() >= len(self.shard_paths)):
-            raise InputError(f"{self.folder / MANIFEST}: a shard number beyond its {len(self.shard_paths)} shards")
         needed = np.zeros(len(self.shard_paths), np.int64)
-        for member in ("image", "json"):
-            ends = self.samples[f"{member}_offset"].to_numpy() + self.samples[f"{member}_length"].to_numpy()
-            np.maximum.at(needed, shard, ends)
+        places = [f"{member}_{part}" for member in ("image", "json") for part in ("offset", "length")]
+        for batch in self.samples.select(["shard", *places]).to_batches():
+            shard, *ends = (column.to_numpy() for column in batch.columns)
+            if shard.min() < 0 or shard.max() >= len(self.shard_paths):
+                raise InputError(f"{self.folder / MANIFEST}: a shard number beyond its {len(self.shard_paths)} shards")
+            for offset, length in (ends[:2], ends[2:]):
+                np.maximum.at(needed, shard, offset + length)
         for path, size in zip(self.shard_paths, needed, strict=True):
             try:
                 found = path.stat().st_size
@@ -167,6 +230,11 @@ class Manifest:
                 raise InputError(f"{path}: shard of {self.folder} is missing ({error.strerror})") from error
             if found < size:
                 raise InputError(f"{path}: shard of {found} bytes, the manifest needs {size}; it is truncated")
+
+
+def meta_digest(meta: dict[str, Any]) -> str:
+    """Names a set by what it is: another build of it, or of a set that it refers to, has another one."""
+    return xxhash.xxh3_128_hexdigest(meta_bytes(meta))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -185,14 +253,3 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if version != VERSION:
         raise InputError(f"{path}: version {version!r}, expected {VERSION}; build the set again")
     return dict(meta)
-
-
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({error}); build the set again") from error
-    if not table.schema.equals(schema):
-        wrong = sorted(set(map(str, table.schema)) ^ set(map(str, schema)))
-        raise InputError(f"{path}: other columns than expected ({'; '.join(wrong)}); build the set again")
-    return table.replace_schema_metadata(None)

@@ -3,38 +3,39 @@
 Nothing is copied: the manifest refers to the shards of the inputs by relative path. A picture is left out when it
 has a split other than "train" in any excluded set or in any of the inputs; excluded.parquet lists each with the
 reason, and before the manifest is published the written tables are read back and searched for overlaps again.
+Tables are read, filtered and written batch by batch.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import xxhash
+from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.identity import Identity, held_out, identities, manifest_identities
 from shards.manifest import (
-    EXAMPLE_SCHEMA,
-    EXAMPLES,
     EXCLUDED,
     MANIFEST,
-    META_KEY,
-    SAMPLE_SCHEMA,
     VERSION,
     Manifest,
-    meta_bytes,
+    meta_digest,
     open_writer,
+    publish_tables,
     read_meta,
 )
-from shards.publish import publishing, remove_temporaries, sync_folder
+from shards.publish import publishing, remove_temporaries
+
+Flags = NDArray[np.bool_]
 
 EXCLUDED_SCHEMA = pa.schema(
     [
@@ -45,7 +46,6 @@ EXCLUDED_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-_ROW_GROUP = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     sets = [Manifest.open(folder) for folder, _ in inputs]
     held = _all_held_out([*sets, *(Manifest.open(folder) for folder in exclude)])
     reasons = [_reasons(manifest, held) for manifest in sets]
-    samples, examples, bare = _merged(sets, reasons)
-    if not len(samples):
+    shares = _shares(sets, reasons)
+    if not any(share.used.any() for share in shares):
         raise InputError(
             f"{out}: no picture is left of {', '.join(str(folder) for folder, _ in inputs)}; expected examples of split"
             " train whose pictures no excluded set holds out"
@@ -92,19 +92,16 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         "options": options,
         "quarantined": 0,
         "excluded": sum(len(found) for found in reasons),
-        "without_examples": bare,
+        "without_examples": sum(int((share.allowed & ~share.used).sum()) for share in shares),
     }
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
-    _write(out / EXCLUDED, _excluded_table(sets, reasons), EXCLUDED_SCHEMA)
-    _write(out / EXAMPLES, examples, EXAMPLE_SCHEMA)
-    sync_folder(out)
-    schema = SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(meta)})
-    with publishing(out / MANIFEST) as temporary:
-        with open_writer(temporary, schema) as writer:
-            writer.write_table(samples.replace_schema_metadata(schema.metadata), _ROW_GROUP)
-        _prove(temporary, out / EXAMPLES, [folder for folder, _ in inputs] + exclude)
-    sync_folder(out)
+    with publishing(out / EXCLUDED) as temporary, open_writer(temporary, EXCLUDED_SCHEMA) as writer:
+        writer.write_table(_excluded_table(sets, reasons))
+    folders = [*(folder for folder, _ in inputs), *exclude]
+    samples = (part for share in shares for part in _samples(share))
+    examples = (part for share in shares for part in _examples(share))
+    publish_tables(out, samples, examples, meta, partial(_prove, out, folders))
     return Manifest.open(out)
 
 
@@ -125,13 +122,11 @@ def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
 
 
 def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> dict[str, Any]:
-    """What decides the outcome: the manifests by path and checksum."""
+    """What decides the outcome: the sets by path and `meta_digest`."""
 
     def entry(folder: Path) -> dict[str, Any]:
-        read_meta(folder)
-        digest = xxhash.xxh3_128((folder / MANIFEST).read_bytes())
-        digest.update((folder / EXAMPLES).read_bytes())
-        return {"folder": os.path.relpath(folder.resolve(), out.resolve()), "xxh3": digest.hexdigest()}
+        digest = meta_digest(read_meta(folder))
+        return {"folder": os.path.relpath(folder.resolve(), out.resolve()), "xxh3": digest}
 
     options = {
         "inputs": [entry(folder) | {"weight": float(weight)} for folder, weight in inputs],
@@ -169,26 +164,52 @@ def _reasons(manifest: Manifest, held: dict[Identity, HeldOut]) -> dict[int, str
     return reasons
 
 
-def _merged(sets: list[Manifest], reasons: list[dict[int, str]]) -> tuple[pa.Table, pa.Table, int]:
-    """The tables of the new set, and how many pictures were left out because no example was left for them."""
-    samples, examples, bare = [], [], 0
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Input ``number``: which of its pictures (flags) may be used and which are, and where it begins in the new set."""
+
+    manifest: Manifest
+    number: int
+    allowed: Flags
+    used: Flags
+    first_shard: int
+    first_sample: int
+
+    def wanted(self, examples: pa.RecordBatch) -> Flags:
+        """Which of these examples are trained on."""
+        train = pc.equal(examples["split"], "train").to_numpy(zero_copy_only=False)
+        return np.asarray(train & self.allowed[examples["sample"].to_numpy()])
+
+
+def _shares(sets: list[Manifest], reasons: list[dict[int, str]]) -> list[_Share]:
+    shares = []
     first_shard = first_sample = 0
     for number, (manifest, left_out) in enumerate(zip(sets, reasons, strict=True)):
         allowed = np.ones(len(manifest.samples), dtype=bool)
         allowed[list(left_out)] = False
-        sample = manifest.examples["sample"].to_numpy()
-        wanted = pc.equal(manifest.examples["split"], "train").to_numpy() & allowed[sample]
-        used = np.zeros(len(allowed), dtype=bool)
-        used[sample[wanted]] = True
-        bare += int((allowed & ~used).sum())
-        new_row = np.cumsum(used) - 1 + first_sample
-        examples.append(_with_column(manifest.examples.filter(pa.array(wanted)), "sample", new_row[sample[wanted]]))
-        rows = manifest.samples.filter(pa.array(used))
-        rows = _with_column(rows, "shard", rows["shard"].to_numpy() + first_shard)
-        samples.append(_with_column(rows, "set", np.full(len(rows), number)))
-        first_sample += int(used.sum())
+        share = _Share(manifest, number, allowed, np.zeros_like(allowed), first_shard, first_sample)
+        for batch in manifest.examples.select(["split", "sample"]).to_batches():
+            share.used[batch["sample"].to_numpy()[share.wanted(batch)]] = True
+        shares.append(share)
+        first_sample += int(share.used.sum())
         first_shard += len(manifest.shard_paths)
-    return pa.concat_tables(samples), pa.concat_tables(examples), bare
+    return shares
+
+
+def _samples(share: _Share) -> Iterator[pa.Table]:
+    first = 0
+    for batch in share.manifest.samples.to_batches():
+        rows = pa.table(batch.filter(pa.array(share.used[first : first + len(batch)])))
+        rows = _with_column(rows, "shard", rows["shard"].to_numpy() + share.first_shard)
+        yield _with_column(rows, "set", np.full(len(rows), share.number))
+        first += len(batch)
+
+
+def _examples(share: _Share) -> Iterator[pa.Table]:
+    new_row = np.cumsum(share.used) - 1 + share.first_sample
+    for batch in share.manifest.examples.to_batches():
+        rows = pa.table(batch.filter(pa.array(share.wanted(batch))))
+        yield _with_column(rows, "sample", new_row[rows["sample"].to_numpy()])
 
 
 def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -198,36 +219,29 @@ def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def _excluded_table(sets: list[Manifest], reasons: list[dict[int, str]]) -> pa.Table:
-    tables = []
+    parts = []
     for number, (manifest, left_out) in enumerate(zip(sets, reasons, strict=True)):
-        rows = manifest.samples.select(["key", "file_name", "coco_id"]).take(pa.array(list(left_out), pa.int64()))
-        columns = [
-            pa.array([number] * len(left_out), pa.int16()),
-            *rows.columns,
-            pa.array(list(left_out.values()), "string"),
-        ]
-        tables.append(pa.table(columns, schema=EXCLUDED_SCHEMA))
-    return pa.concat_tables(tables)
+        rows = np.array(list(left_out), np.int64)
+        known = [manifest.sample_columns.values(name, rows) for name in ("key", "file_name", "coco_id")]
+        columns = [[number] * len(left_out), *known, list(left_out.values())]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, EXCLUDED_SCHEMA, strict=True)]
+        parts.append(pa.table(arrays, schema=EXCLUDED_SCHEMA))
+    return pa.concat_tables(parts)
 
 
-def _write(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    with publishing(path) as temporary, open_writer(temporary, schema) as writer:
-        writer.write_table(table, _ROW_GROUP)
-
-
-def _prove(samples_file: Path, examples_file: Path, folders: list[Path]) -> None:
-    """Read the written tables back; raises InputError unless all is "train" and no picture is held out anywhere."""
-    splits = pc.unique(pq.read_table(examples_file, columns=["split"])["split"]).to_pylist()
+def _prove(out: Path, folders: list[Path], samples: pa.Table, examples: pa.Table) -> None:
+    """Search the written tables; raises InputError unless all is "train" and no picture is held out anywhere."""
+    splits = pc.unique(examples["split"]).to_pylist()
     if set(splits) - {"train"}:
-        raise InputError(f"{examples_file}: splits {sorted(splits)} were written, expected only train; report this")
-    written = pq.read_table(samples_file, columns=["key", "source", "file_name", "coco_id", "image_xxh3"]).to_pylist()
+        raise InputError(f"{out}: splits {sorted(splits)} were written, expected only train; report this")
+    written = samples.select(["key", "source", "file_name", "coco_id", "image_xxh3"]).to_batches()
     for folder in folders:
         held = held_out(Manifest.open(folder))
-        for row in written:
+        for row in (row for batch in written for row in batch.to_pylist()):
             known_by = identities(row["source"], row["file_name"], row["coco_id"], row["image_xxh3"])
             match = next((identity for identity in known_by if identity in held), None)
             if match is not None:
                 raise InputError(
-                    f"{samples_file.parent}: picture {row['key']} ({row['file_name']}) is in split {held[match]} of"
+                    f"{out}: picture {row['key']} ({row['file_name']}) is in split {held[match]} of"
                     f" {folder}, by {match[0]} {match[1]}; the set was not published"
                 )

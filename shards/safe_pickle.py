@@ -14,7 +14,7 @@ import pickle
 import pickletools
 import reprlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,9 @@ def load_data(path: Path) -> Any:
         raise InputError(f"{path}: not a readable pickle ({reprlib.repr(str(error))}); get the file again") from error
 
 
-_REF_KEYS = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
-_SENTENCE_KEYS = {"sent_id": int, "sent": str}
+# ReferIt knows some annotations by name.
+_REF_KEYS = {"ref_id": (int,), "ann_id": (int, str), "image_id": (int,), "split": (str,), "sentences": (list,)}
+_SENTENCE_KEYS = {"sent_id": (int,), "sent": (str,)}
 
 
 def load_refs(path: Path) -> list[dict[str, Any]]:
@@ -146,11 +147,12 @@ def load_refs(path: Path) -> list[dict[str, Any]]:
     return refs
 
 
-def _check(entry: Any, keys: dict[str, type], where: str) -> None:
+def _check(entry: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
     if type(entry) is not dict:
         raise InputError(f"{where}: is {reprlib.repr(entry)}, expected a dict")
-    for key, kind in keys.items():
+    for key, kinds in keys.items():
         if key not in entry:
             raise InputError(f"{where}: key {key!r} is missing; expected {', '.join(keys)}")
-        if type(entry[key]) is not kind:
-            raise InputError(f"{where}: key {key!r} is {reprlib.repr(entry[key])}, expected {kind.__name__}")
+        if type(entry[key]) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{where}: key {key!r} is {reprlib.repr(entry[key])}, expected {expected}")

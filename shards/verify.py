@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 from tqdm import tqdm
 
-from shards import jpeg
+from shards import jpeg, tables
 from shards.errors import InputError
 from shards.identity import held_out, manifest_identities
 from shards.images import EXTENSIONS
-from shards.manifest import KINDS, Manifest
+from shards.manifest import EXAMPLES, EXAMPLES_MAP, KINDS, MANIFEST, SAMPLES_MAP, Manifest
 from shards.record import Record
 from shards.rows import example_rows
 from shards.tar import BLOCK, INDEX_VERSION, padded
@@ -35,11 +37,12 @@ _BATCH = 256
 def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progress: bool = True) -> dict[str, Any]:
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
-    Always: sizes, indices, schemas, references and boxes. ``full``: every member's header and checksum, every
-    record against its rows, every picture decoded. ``against``: no picture of this set is in a split other than
-    "train" of those sets, by COCO id, file name or bytes.
+    Always: sizes, indices, schemas, references and boxes, the mapped tables' checksums and that they are the published
+    ones. ``full``: every member's header and checksum, every record against its rows, every picture decoded.
+    ``against``: no picture of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
+    _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
     _raise_first(folder, _quick_problems(manifest))
     if full:
         _raise_first(folder, _full_problems(manifest, progress))
@@ -60,6 +63,48 @@ def _raise_first(folder: Path, problems: Iterator[str]) -> None:
     if found:
         more = ", and perhaps more" if len(found) == _PROBLEMS else ""
         raise InputError(f"{folder}: {len(found)} problem(s){more}: {'; '.join(found)}")
+
+
+def _table_problems(manifest: Manifest) -> Iterator[str]:
+    for name, parquet, table in (
+        (SAMPLES_MAP, MANIFEST, manifest.samples),
+        (EXAMPLES_MAP, EXAMPLES, manifest.examples),
+    ):
+        path = manifest.folder / name
+        if tables.facts(path) != manifest.meta["tables"][name]:
+            yield f"{path}: checksum differs from the manifest's"
+        else:
+            yield from _difference(manifest.folder / parquet, name, table)
+
+
+def _difference(path: Path, name: str, table: pa.Table) -> Iterator[str]:
+    """Where a Parquet file first differs from the mapped table of this name."""
+    first = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(table.schema):
+                wrong = sorted(set(map(str, file.schema_arrow)) ^ set(map(str, table.schema)))
+                yield f"{path}: other columns than expected ({'; '.join(wrong)})"
+                return
+            for batch in file.iter_batches():
+                theirs = table.slice(first, len(batch))
+                for column in table.column_names:
+                    if not _bits(pa.chunked_array([batch[column]])).equals(_bits(theirs[column])):
+                        yield f"{path}: {column} in rows {first} to {first + len(batch) - 1} is not that of {name}"
+                        return
+                first += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        yield f"{path}: cannot be read as Parquet ({error})"
+        return
+    if first != len(table):
+        yield f"{path}: {first} rows, {name} has {len(table)}"
+
+
+def _bits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose equal values compare equal: NaN does not."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pa.chunked_array([chunk.view(pa.int32()) for chunk in column.chunks], pa.int32())
 
 
 def _quick_problems(manifest: Manifest) -> Iterator[str]:

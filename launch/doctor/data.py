@@ -12,7 +12,7 @@ from shards.errors import InputError
 
 if TYPE_CHECKING:
     from pipeline.config import TrainConfig
-    from pipeline.data.examples import Examples
+    from pipeline.data.examples import Items
     from pipeline.data.plan import Plan
 
 FEW_SHARDS = 4  # that a window should hold the items of, at the least
@@ -36,7 +36,7 @@ def planned(asked: Asked) -> Iterator[Check]:
     yield batch(asked.config, plan, asked.processes)
     yield spread(asked.config, shards, asked.processes)
     yield window(asked.config, plan, shards)
-    yield from memory(examples, asked)
+    yield from memory(source.items, asked)
 
 
 def batch(config: TrainConfig, plan: Plan, processes: int) -> Check:
@@ -86,20 +86,25 @@ def window(config: TrainConfig, plan: Plan, shards: int) -> Check:
     return Check("window", "ok", found)
 
 
-def memory(examples: Examples, asked: Asked) -> Iterator[Check]:
-    """What the set's tables take in the ranks of one node, against the memory of this machine."""
+def memory(items: Items, asked: Asked) -> Iterator[Check]:
+    """What a node holds of the set, against the memory of this machine: its tables once, the order in each process."""
     import psutil
 
     from launch.doctor.machine import memory_limit
 
-    tables = examples.manifest.samples.nbytes + examples.manifest.examples.nbytes
+    manifest = items.examples.manifest
+    tables = manifest.samples.nbytes + manifest.examples.nbytes
+    held = {id(array): array.nbytes for array in (items.examples.rows, items.first, items.count)}  # two may be one
+    order = sum(held.values())
     room = psutil.virtual_memory().available
     room = min(room, memory_limit() or room)
-    total = tables * asked.local
-    found = f"{tables / GIB:.2f} GiB of tables in each of {asked.local} processes of a node; {room / GIB:.1f} GiB free"
-    if total > room:
+    found = f"{order / GIB:.2f} GiB of order in each of {asked.local} processes of a node, {tables / GIB:.2f} GiB of "
+    found += f"mapped tables for all; {room / GIB:.1f} GiB free"
+    if order * asked.local > room:
         yield Check("set memory", "error", found, "fewer processes a node, nodes of more memory, or a smaller set")
-    elif total > room / 2:
+    elif order * asked.local + tables > room:
+        yield Check("set memory", "warning", found, "tables are read again from disk when the kernel drops them")
+    elif order * asked.local + tables > room / 2:
         yield Check("set memory", "warning", found, "pictures, batches and the network come on top")
     else:
         yield Check("set memory", "ok", found)

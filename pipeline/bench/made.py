@@ -11,16 +11,7 @@ import pyarrow as pa
 import xxhash
 from PIL import Image
 
-from shards.manifest import (
-    EXAMPLE_SCHEMA,
-    EXAMPLES,
-    MANIFEST,
-    META_KEY,
-    SAMPLE_SCHEMA,
-    VERSION,
-    meta_bytes,
-    open_writer,
-)
+from shards.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, VERSION, publish_tables
 
 WORDS = ("the", "box", "on", "left")
 _RECORD = b"{}"
@@ -81,14 +72,12 @@ def made_set(folder: Path, encoded: list[bytes], samples: int, width: int, heigh
         "has_mask": pa.array(np.zeros(samples, bool)),
     }
     meta = {"version": VERSION, "shards": [shard], "sets": [{"name": "made", "weight": 1.0}]}
-    for name, schema, values in (
-        (EXAMPLES, EXAMPLE_SCHEMA, said),
-        (MANIFEST, SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(meta)}), columns),
-    ):
-        arrays = [pa.array(values[field.name]).cast(field.type) for field in schema]
-        with open_writer(folder / name, schema) as writer:
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    publish_tables(folder, [_table(SAMPLE_SCHEMA, columns)], [_table(EXAMPLE_SCHEMA, said)], meta)
     return folder
+
+
+def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(columns[field.name]).cast(field.type) for field in schema], schema=schema)
 
 
 def _same(text: str, count: int) -> pa.Array:

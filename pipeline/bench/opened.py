@@ -1,7 +1,7 @@
 """The files that ranks open until their first step is done: a small run of two, watched from inside.
 
-Python tells an audit hook of every file that it opens, modules among them; shared libraries are found in the
-process's map of its memory. `python -m pipeline.bench.opened` is one such rank.
+Python tells an audit hook of every file that it opens, modules and mapped tables among them; shared libraries are
+found in the process's map of its memory. `python -m pipeline.bench.opened` is one such rank.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def kind_of(path: str, folder: Path) -> str:
     place = Path(path)
     if place.is_relative_to(folder / "run"):
         return "run folder"
-    if place.suffix == ".parquet":
+    if place.suffix in (".parquet", ".arrow"):
         return "manifest"
     if place.suffix == ".tar":
         return "shards"

@@ -27,6 +27,7 @@ from pipeline.bench.reads import ORDERS, Layout, Row
 from pipeline.bench.rows import surroundings
 from pipeline.data.examples import Examples, Items
 from pipeline.data.plan import Plan
+from shards.manifest import EXAMPLES_MAP, SAMPLES_MAP
 
 WORLDS = (1, 8, 64)
 LEAST_STEPS = 2 * reads.STEPS  # of an epoch: reads are looked at from its middle on
@@ -171,16 +172,21 @@ def reading(scale: Scale, layout: Layout) -> Iterator[Row]:
 
 
 def tables(scale: Scale) -> Iterator[Row]:
-    """What every process holds of the manifest, weighed on a small set with one expression a picture."""
+    """What the processes of a node map together of the manifest, and what each holds for itself.
+
+    Weighed on a small set with one expression a picture.
+    """
     with tempfile.TemporaryDirectory() as place:
         folder = made_set(Path(place), pictures(1, 64, 64), _COUNTED, 64, 64)
         examples = Examples.open(folder, "expression", "train")
         items = Items.of(examples, 0)
+        mapped = {name: found["bytes"] for name, found in examples.manifest.meta["tables"].items()}
+        order = {id(held): held.nbytes for held in (examples.rows, items.first, items.count)}  # two may be one
         held = {
-            "samples' table": examples.manifest.samples.nbytes,
-            "examples' table": examples.manifest.examples.nbytes,
-            "order of items": examples.rows.nbytes + items.first.nbytes + items.count.nbytes,
-            "files on disk": sum(file.stat().st_size for file in folder.glob("*.parquet")),
+            "samples' table, mapped": mapped[SAMPLES_MAP],
+            "examples' table, mapped": mapped[EXAMPLES_MAP],
+            "order of items, in each process": sum(order.values()),
+            "files on disk": sum(mapped.values()) + sum(file.stat().st_size for file in folder.glob("*.parquet")),
         }
     note = f"{_COUNTED:,} samples weighed; real texts and keys are longer or shorter"
     for name, size in held.items():

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from pipeline.data.masks import Mask, of_region
 from pipeline.data.plan import Plan, draw, mix
 from pipeline.data.text import WORDLESS
 from pipeline.errors import ConfigError
-from shards.manifest import EXAMPLES, MANIFEST, Manifest
+from shards.manifest import Manifest, row_type
 from shards.record import Record
 
 Kind = Literal["expression", "question"]
-Rows = NDArray[np.int64]
+Rows = NDArray[np.signedinteger[Any]]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 _FINE = 1 << 32  # steps that a probability is told apart by
+_BLOCK = 1 << 18  # rows that are looked at together
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Looks:
 class Examples:
     """The examples of one kind and split. ``rows`` are rows of the manifest's example table, in its order.
 
+    They are all that a process holds of an example: 4 bytes, 8 where the table has 2^31 rows or more. The tables are
+    mapped, and looked at batch by batch.
+
     ``wordless`` counts those left out because their text holds no word ("?", "..."): nothing can be asked of them.
     """
 
@@ -61,31 +65,21 @@ class Examples:
     def open(cls, folder: Path, kind: Kind, split: str) -> Examples:
         """Raises ConfigError, naming the splits there are, when the folder has no such example."""
         manifest = Manifest.open(folder)
-        rows = np.asarray(manifest.select(split, kind), np.int64)
-        if not len(rows):
-            table = manifest.examples
-            known = sorted({f"{k} of {s}" for k, s in zip(_text(table, "kind"), _text(table, "split"), strict=True)})
-            raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {', '.join(known) or 'none'}")
-        # Taking rows of a column in several chunks joins the chunks anew at every call: 0.2 s for two million texts.
-        whole = replace(
-            manifest, samples=manifest.samples.combine_chunks(), examples=manifest.examples.combine_chunks()
-        )
-        silent = pc.match_substring_regex(whole.examples["text"].take(pa.array(rows)), WORDLESS).to_numpy(
-            zero_copy_only=False
-        )
-        return cls(whole, kind, split, rows[~silent], int(silent.sum()))
+        examples = cls(manifest, kind, split, manifest.select(split, kind))
+        if not len(examples.rows):
+            known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
+            raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
+        silent = examples._flags("text", lambda texts: pc.match_substring_regex(texts, WORDLESS))
+        return replace(examples, rows=examples.rows[~silent], wordless=int(silent.sum()))
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """A digest of the manifest's two tables: another build of the folder has another one."""
-        digest = xxhash.xxh3_128()
-        for name in (MANIFEST, EXAMPLES):
-            digest.update((self.manifest.folder / name).read_bytes())
-        return digest.hexdigest()
+        """A digest of the set and its tables: another build of the folder has another one."""
+        return self.manifest.digest
 
     def answered(self) -> Examples:
         """Without the questions whose answer the data set hides; raises ConfigError when it hides them all."""
-        known = self._column("answer", self.rows).is_valid().to_numpy(zero_copy_only=False)
+        known = self._flags("answer", pc.is_valid)
         if not known.any():
             raise ConfigError(
                 f"{self.manifest.folder}: split {self.split!r}: hides its answers; train on another split"
@@ -94,14 +88,14 @@ class Examples:
 
     def check(self, with_masks: bool, without_target: bool) -> None:
         """Raises ConfigError where expressions lack what a task needs: a mask, or an object that they speak of."""
-        bare = ~self._column("has_mask", self.rows).to_numpy(zero_copy_only=False).astype(bool)
+        bare = self._flags("has_mask", pc.invert)
         place = f"{self.manifest.folder}: split {self.split!r}"
         if with_masks and bare.any():
             raise ConfigError(
                 f"{place}: {bare.sum()} of {len(bare)} expressions have no mask, which this task is taught and scored "
                 "by; expected a set of a source with masks, such as refcoco"
             )
-        empty = np.isnan(self.boxes(self.rows)[:, 0])
+        empty = self._flags("x", pc.is_nan)
         if not without_target and empty.any():
             raise ConfigError(
                 f"{place}: {empty.sum()} of {len(empty)} expressions speak of no object in their picture; "
@@ -109,26 +103,38 @@ class Examples:
             )
 
     def texts(self, rows: Rows) -> list[str]:
-        return self._column("text", rows).to_pylist()
+        return self.manifest.example_columns.values("text", rows)
 
     def answers(self, rows: Rows) -> list[str | None]:
-        return self._column("answer", rows).to_pylist()
+        return self.manifest.example_columns.values("answer", rows)
+
+    def human_answers(self, rows: Rows) -> list[list[str]]:
+        """What each of several people answered; empty where the data set gives one answer, or hides them."""
+        return self.manifest.example_columns.values("answers", rows)
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether it is a set whose questions several people answered."""
+        return bool(self._flags("answers", lambda given: pc.greater(pc.list_value_length(given), 0)).any())
+
+    def ids(self, rows: Rows) -> list[str]:
+        """The data set's own ids of these expressions or questions."""
+        return self.manifest.example_columns.values("item_id", rows)
 
     def families(self, rows: Rows) -> list[str | None]:
-        return self._column("family", rows).to_pylist()
+        return self.manifest.example_columns.values("family", rows)
 
     def samples(self, rows: Rows) -> Rows:
         """Rows of the sample table: the pictures of these examples."""
-        return self._column("sample", rows).to_numpy(zero_copy_only=False).astype(np.int64)
+        return self.manifest.example_columns.numbers("sample", rows).astype(np.int64)
 
     def boxes(self, rows: Rows) -> NDArray[np.float32]:
         """Boxes (B, 4) of the referents, xywh in pixels of the stored picture."""
-        columns = [self._column(name, rows).to_numpy(zero_copy_only=False) for name in ("x", "y", "w", "h")]
-        return np.stack(columns, 1).astype(np.float32)
+        return np.stack([self.manifest.example_columns.numbers(name, rows) for name in ("x", "y", "w", "h")], 1)
 
     def regions(self, rows: Rows) -> Rows:
         """The number of each example's region in the record of its picture; -1 for questions."""
-        return self._column("region", rows).to_numpy(zero_copy_only=False).astype(np.int64)
+        return self.manifest.example_columns.numbers("region", rows).astype(np.int64)
 
     def masks(self, rows: Rows) -> list[Mask]:
         """The mask (height, width) of each referent, in pixels of the stored picture, empty where there is none.
@@ -145,11 +151,15 @@ class Examples:
 
     def sides(self, samples: Rows) -> tuple[Rows, Rows]:
         """Widths and heights (B,) of these pictures in pixels."""
-        table = self.manifest.samples.select(["width", "height"]).take(pa.array(samples))
-        return table["width"].to_numpy().astype(np.int64), table["height"].to_numpy().astype(np.int64)
+        widths, heights = (self.manifest.sample_columns.numbers(name, samples) for name in ("width", "height"))
+        return widths.astype(np.int64), heights.astype(np.int64)
 
-    def _column(self, name: str, rows: Rows) -> pa.ChunkedArray:
-        return self.manifest.examples[name].take(pa.array(rows))
+    def _flags(self, name: str, test: Callable[[pa.Array], pa.Array]) -> Flags:
+        """What a test says of this column at each of `rows`."""
+        flags = np.zeros(len(self.rows), bool)
+        for where, values in self.manifest.example_columns.pieces(name, self.rows):
+            flags[where] = test(values).to_numpy(zero_copy_only=False)
+        return flags
 
 
 @dataclass(frozen=True)
@@ -168,22 +178,25 @@ class Items:
         With a ``window`` the order is local: see `Plan`, whose blocks are the items that lie in one shard together.
         """
         rows = examples.rows
-        samples = examples.samples(rows)
-        regions = examples.regions(rows)
-        begins = np.ones(len(rows), bool)
-        if examples.kind == "expression":
-            begins[1:] = (np.diff(samples) != 0) | (np.diff(regions) != 0) | (np.diff(rows) != 1)
-        starts = np.flatnonzero(begins)
-        table = examples.manifest.samples
-        sets = table["set"].to_numpy()[samples[starts]]
-        assert (np.diff(sets) >= 0).all(), "samples of a merged manifest stand set after set"
+        starts = _starts(examples)
+        first = rows if len(starts) == len(rows) else rows[starts]
+        count = np.diff(starts, append=starts.dtype.type(len(rows)))
         described = examples.manifest.meta["sets"]
-        sizes = tuple(int((sets == number).sum()) for number in range(len(described)))
-        shards = table["shard"].to_numpy()[samples[starts]]
-        borders = np.flatnonzero((np.diff(sets) != 0) | (np.diff(shards) != 0)) + 1
-        blocks = np.append(0, borders)
-        plan = Plan(sizes, tuple(float(entry["weight"]) for entry in described), seed, window, blocks)
-        return cls(examples, rows[starts], np.diff(np.append(starts, len(rows))), plan)
+        columns = examples.manifest.sample_columns
+        sizes = np.zeros(len(described), np.int64)
+        blocks = [np.zeros(1, np.int64)]
+
+        def places(part: slice) -> Rows:
+            samples = examples.samples(first[part])
+            return np.stack([columns.numbers("set", samples), columns.numbers("shard", samples)])
+
+        for at, keys, steps in _blockwise(len(first), places):
+            assert (steps[0] >= 0).all(), "samples of a merged manifest stand set after set"
+            sizes += np.bincount(keys[0], minlength=len(sizes))
+            blocks.append(at + np.flatnonzero(steps.any(0)))
+        weights = tuple(float(entry["weight"]) for entry in described)
+        plan = Plan(tuple(sizes.tolist()), weights, seed, window, np.concatenate(blocks))
+        return cls(examples, first, count.astype(np.min_scalar_type(count.max(initial=0))), plan)
 
     def step(self, step: int, batch: int, rank: int, world: int) -> Rows:
         """The example rows of one rank in one step."""
@@ -191,7 +204,8 @@ class Items:
         choice = np.zeros_like(items)
         for visit in np.unique(visits):
             here = visits == visit
-            choice[here] = draw(items[here], self.count[items[here]], mix(self.plan.seed, 3, int(visit)))
+            several = self.count[items[here]].astype(np.int64)
+            choice[here] = draw(items[here], several, mix(self.plan.seed, 3, int(visit)))
         return self.first[items] + choice
 
     def flips(self, step: int, batch: int, rank: int, world: int, share: float) -> Flags:
@@ -217,5 +231,38 @@ class Items:
         return lots
 
 
-def _text(table: pa.Table, name: str) -> list[str]:
-    return table[name].cast(pa.string()).to_pylist()
+def _kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for batch in manifest.examples.select(["kind", "split"]).to_batches():
+        pairs = pa.table(batch).group_by(["kind", "split"]).aggregate([])
+        found.update(zip(pairs["kind"].to_pylist(), pairs["split"].to_pylist(), strict=True))
+    return found
+
+
+def _starts(examples: Examples) -> Rows:
+    """Where in the rows of these examples an item begins."""
+    rows = examples.rows
+    kept = row_type(len(rows))
+    if examples.kind == "question":
+        return np.arange(len(rows), dtype=kept)
+    begins = np.ones(len(rows), bool)
+
+    def referents(part: slice) -> Rows:
+        here = rows[part]
+        return np.stack([examples.samples(here), examples.regions(here), here.astype(np.int64)])
+
+    for at, _, steps in _blockwise(len(rows), referents):
+        begins[at : at + steps.shape[1]] = (steps != [[0], [0], [1]]).any(0)
+    return np.flatnonzero(begins).astype(kept)
+
+
+def _blockwise(count: int, of: Callable[[slice], Rows]) -> Iterator[tuple[int, Rows, Rows]]:
+    """What ``of`` gives for each block of so many rows: where it begins, the keys (K, B), their steps from row to row.
+
+    The very first row takes no step: zeros.
+    """
+    last = None
+    for at in range(0, count, _BLOCK):
+        keys = of(slice(at, at + _BLOCK))
+        yield at, keys, np.diff(keys, prepend=keys[:, :1] if last is None else last)
+        last = keys[:, -1:]

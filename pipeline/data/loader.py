@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.data.ahead import Stalled, ahead
+from pipeline.data.answers import normalised, targets
 from pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
 from pipeline.data.examples import Examples, Flags, Items, Looks, Rows
 from pipeline.data.flip import flip_boxes, flip_images, flip_words
@@ -35,6 +36,8 @@ class DataConfig:
         split: The split to train on.
         size: Side of the square that pictures are letterboxed to, in pixels; divisible by 32.
         words: Words an expression or question is cut or padded to.
+        answer_minimum: Where several people answered each question, an answer is learned if it is the chosen one of so
+            many training questions (VQAv2: 9); where one answer is given, all are.
         batch: Global batch: examples a step over all processes; divisible by their number.
         threads: Threads that read and decode, a process.
         hw_decoder_load: Share of the JPEGs that a GPU with a decoder of its own (A100, H100, ...) decodes there, from 0
@@ -56,6 +59,7 @@ class DataConfig:
     split: str = "train"
     size: int = 416
     words: int = 15
+    answer_minimum: int = 9
     batch: int = 32
     threads: int = 2
     hw_decoder_load: float = HW_DECODER_LOAD
@@ -68,7 +72,7 @@ class DataConfig:
     patience: float = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("words", "batch", "threads"):
+        for name in ("words", "answer_minimum", "batch", "threads"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"data.{name}: {value}: expected at least 1")
         if self.size < 1 or self.size % 32:
@@ -94,9 +98,10 @@ class DataConfig:
 class Batch:
     """One rank's part of a step.
 
-    ``boxes`` are (B, 4) xyxy in pixels of the square, NaN for questions and where nothing is spoken of. ``masks`` are
-    (B, S, S) uint8, 0 or 1, for the tasks that want them. ``letterbox`` is that of the pictures as they are stored:
-    with all that moved them, but the mirror.
+    ``boxes`` are (B, 4) xyxy in pixels of the square, NaN for questions and where nothing is spoken of. ``answers`` are
+    what `pipeline.data.answers.targets` makes of them, (B,) or (B, answers). ``masks`` are (B, S, S) uint8, 0 or 1, for
+    the tasks that want them. ``letterbox`` is that of the pictures as they are stored: with all that moved them, but
+    the mirror.
     """
 
     rows: NDArray[np.int64]
@@ -167,19 +172,26 @@ class Loader:
         tokens = self._placed(self._vocabulary.encode(texts, config.words))
         return Batch(rows, images, tokens, boxes, self._placed(answers), letterbox, masks)
 
-    def _said(self, rows: Rows, spoken: Rows, flipped: Flags | None) -> tuple[list[str], Rows, Flags]:
-        """Texts, answer numbers, and which examples are mirrored after all."""
-        texts, known = self._examples.texts(spoken), self._examples.answers(rows)
-        answers = np.array([self._vocabulary.answer_number(answer) for answer in known], np.int64)
+    def _said(self, rows: Rows, spoken: Rows, flipped: Flags | None) -> tuple[list[str], NDArray[Any], Flags]:
+        """Texts, the targets that answers are, and which examples are mirrored after all."""
+        texts, given = self._examples.texts(spoken), self._given(rows)
+        number = self._vocabulary.answer_number
         mirrored = np.zeros(len(rows), bool) if flipped is None else flipped.copy()
         for row in np.flatnonzero(mirrored):
-            answer = known[row]
-            number = self._vocabulary.answer_number(answer and flip_words(answer))
-            if number < 0 <= answers[row]:
+            turned = [flip_words(answer) for answer in given[row]]
+            if any(number(there) < 0 <= number(here) for here, there in zip(given[row], turned, strict=True)):
                 mirrored[row] = False
             else:
-                texts[row], answers[row] = flip_words(texts[row]), number
-        return texts, answers, mirrored
+                texts[row], given[row] = flip_words(texts[row]), turned
+        return texts, targets(given, self._vocabulary), mirrored
+
+    def _given(self, rows: Rows) -> list[list[str]]:
+        """The answers to each question: the one or none, those of all people where the vocabulary is of such."""
+        chosen = [[] if answer is None else [answer] for answer in self._examples.answers(rows)]
+        if not self._vocabulary.soft:
+            return chosen
+        several = self._examples.human_answers(rows)
+        return [[normalised(answer) for answer in all or one] for all, one in zip(several, chosen, strict=True)]
 
     def _decoded(self, samples: Rows, letterbox: Letterbox, colour: Floats | None) -> torch.Tensor:
         coloured = colour is not None

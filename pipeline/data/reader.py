@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -26,6 +26,16 @@ Member = Literal["image", "json"]
 _PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
+class _Place(NamedTuple):
+    """Where a member of a row of the sample table is."""
+
+    sample: int
+    shard: int
+    offset: int
+    length: int
+    xxh3: int
+
+
 class Reader:
     """Reads members of samples by rows of the sample table, on a few threads; close it or use it in a ``with``.
 
@@ -35,12 +45,7 @@ class Reader:
 
     def __init__(self, manifest: Manifest, threads: int = 1) -> None:
         self._manifest = manifest
-        samples = manifest.samples
-        self._shard = samples["shard"].to_numpy()
-        self._places = {
-            member: tuple(samples[f"{member}_{part}"].to_numpy() for part in ("offset", "length", "xxh3"))
-            for member in ("image", "json")
-        }
+        self._columns = manifest.sample_columns
         self._files: dict[int, int] = {}
         granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = granted // 2 if granted != resource.RLIM_INFINITY else len(manifest.shard_paths)
@@ -49,37 +54,45 @@ class Reader:
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """The encoded bytes of each picture, in the order asked for."""
-        self._open(samples)
-        return self._map(lambda sample: np.frombuffer(self._bytes("image", sample), np.uint8), samples.tolist())
+        places = self._places("image", samples)
+        self._open("image", places)
+        return self._map(lambda place: np.frombuffer(self._bytes("image", place), np.uint8), places)
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
         """The mask (height, width) of one region of each picture, out of the record beside it.
 
         Raises ConfigError for a region that has none.
         """
-        self._open(samples)
-        return self._map(self._mask, zip(samples.tolist(), regions.tolist(), strict=True))
+        places = self._places("json", samples)
+        self._open("json", places)
+        return self._map(self._mask, zip(places, regions.tolist(), strict=True))
 
     def place(self, sample: int, member: Member = "image") -> str:
         """Shard, key and offset of a row of the sample table, for people."""
-        shard, key = self._manifest.shard_paths[self._shard[sample]], self._manifest.samples["key"][sample].as_py()
-        return f"{shard}: sample {key!r} at offset {self._places[member][0][sample]}"
+        (place,) = self._places(member, np.array([sample]))
+        (key,) = self._columns.values("key", np.array([sample]))
+        return f"{self._manifest.shard_paths[place.shard]}: sample {key!r} at offset {place.offset}"
 
     @property
     def under_way(self) -> list[str]:
         """The places that are being read at this moment, by any thread."""
         return [self.place(sample, member) for member, sample in list(self._under_way.values())]
 
-    def _mask(self, which: tuple[int, int]) -> Mask:
-        sample, region = which
-        return of_region(Record.from_json(self._bytes("json", sample)), region)
+    def _places(self, member: Member, samples: NDArray[np.int64]) -> list[_Place]:
+        names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
+        columns = (self._columns.numbers(name, samples).tolist() for name in names)
+        return [_Place(*row) for row in zip(samples.tolist(), *columns, strict=True)]
 
-    def _open(self, samples: NDArray[np.int64]) -> None:
-        shards, first = np.unique(self._shard[samples], return_index=True)
-        for shard, sample in zip(shards.tolist(), samples[first].tolist(), strict=True):
+    def _mask(self, which: tuple[_Place, int]) -> Mask:
+        place, region = which
+        return of_region(Record.from_json(self._bytes("json", place)), region)
+
+    def _open(self, member: Member, places: list[_Place]) -> None:
+        shards = {place.shard: place.sample for place in reversed(places)}
+        for shard, sample in sorted(shards.items()):
             file = self._files.pop(shard, None)
             if file is None:
-                with self._reading("image", sample):
+                with self._reading(member, sample):
                     file = os.open(self._manifest.shard_paths[shard], os.O_RDONLY | os.O_CLOEXEC)
             self._files[shard] = file  # the last of the dictionary: used last
         for shard in list(self._files)[: max(0, len(self._files) - max(self._most, len(shards)))]:
@@ -97,14 +110,12 @@ class Reader:
     def _map(self, make: Callable[..., T], keys: Iterable[object]) -> list[T]:
         return self._workers.map(make, keys) if self._workers else [make(key) for key in keys]
 
-    def _bytes(self, member: Member, sample: int) -> bytes:
-        shard = int(self._shard[sample])
-        offset, length, checksum = (int(column[sample]) for column in self._places[member])
-        with self._reading(member, sample):
-            data = os.pread(self._files[shard], length, offset)
-        if len(data) != length or xxhash.xxh3_64_intdigest(data) != checksum:
+    def _bytes(self, member: Member, place: _Place) -> bytes:
+        with self._reading(member, place.sample):
+            data = os.pread(self._files[place.shard], place.length, place.offset)
+        if len(data) != place.length or xxhash.xxh3_64_intdigest(data) != place.xxh3:
             raise ConfigError(
-                f"{self.place(sample, member)}: the bytes are not those that were written; "
+                f"{self.place(place.sample, member)}: the bytes are not those that were written; "
                 f"run `laconvnet shards verify {self._manifest.folder} --full` and build the set again"
             )
         return data

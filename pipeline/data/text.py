@@ -30,10 +30,14 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words and answers in the order of their numbers. Word 0 is padding, word 1 whatever is not known."""
+    """Words and answers in the order of their numbers. Word 0 is padding, word 1 whatever is not known.
+
+    ``soft`` answers are normalised, and several may be right to a degree: see `pipeline.data.answers`.
+    """
 
     words: tuple[str, ...]
     answers: tuple[str, ...] = ()
+    soft: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words, 2)})
@@ -63,12 +67,14 @@ class Vocabulary:
         return self._answers.get(answer, -1)  # type: ignore[attr-defined]
 
     def to_json(self) -> str:
-        return json.dumps({"words": self.words, "answers": self.answers}, ensure_ascii=False, indent=0)
+        fields = {"words": self.words, "answers": self.answers, "soft": self.soft}
+        return json.dumps(fields, ensure_ascii=False, indent=0)
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
         fields = json.loads(text)
-        return cls(tuple(fields["words"]), tuple(fields["answers"]))
+        # Vocabularies of before there were soft answers do not say so.
+        return cls(tuple(fields["words"]), tuple(fields["answers"]), fields.get("soft", False))
 
 
 def _ranked(names: Iterable[str]) -> tuple[str, ...]:

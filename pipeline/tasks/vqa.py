@@ -1,4 +1,4 @@
-"""Visual question answering over the answers of the training split (CLEVR's protocol)."""
+"""Visual question answering over the answers of the training split."""
 
 from __future__ import annotations
 
@@ -9,34 +9,56 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.data.answers import worth
 from pipeline.data.examples import Examples, Kind
 from pipeline.data.loader import Batch
 from pipeline.tasks.base import Sums, Task
 
 
 class Vqa(Task):
-    """Cross entropy over the answers; output (B, answers) logits."""
+    """One answer is right (CLEVR), or each to the degree that people gave it (VQAv2); output (B, answers) logits."""
 
     kind: ClassVar[Kind] = "question"
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"answer": F.cross_entropy(output, batch.answers.to(output.device))}
+        """Cross entropy; for soft answers the binary one, summed over the answers, the mean of the questions.
+
+        The papers give no loss for VQAv2. This is that of MCAN (Yu et al. 2019), from which they borrow their head (v2
+        Sec. 5.2): targets are 0.3, 0.6, 0.9 and 1 for an answer of 1, 2, 3 and more of the ten people, and all zero for
+        a question without any learned answer. MCAN sums over the batch too; Adam does not tell the two apart.
+        """
+        answers = batch.answers.to(output.device)
+        if self.vocabulary.soft:
+            loss = F.binary_cross_entropy_with_logits(output, answers, reduction="sum") / len(output)
+        else:
+            loss = F.cross_entropy(output, answers)
+        return {"answer": loss}
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        confidence, best = output.float().softmax(1).max(1)
+        logits = output.float()
+        confidence, best = (logits.sigmoid() if self.vocabulary.soft else logits.softmax(1)).max(1)
         return [
             {"answer": self.vocabulary.answers[number], "score": round(value, 4)}
             for number, value in zip(best.tolist(), confidence.tolist(), strict=True)
         ]
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """Accuracy over all questions and over each family of them; hidden truths (test splits) are not scored."""
+        """Accuracy over all questions and over each family of them; hidden truths (test splits) are not scored.
+
+        What several people answered is scored by VQAv2's accuracy; such an answer is correct if that is 0.5 or more,
+        which takes two of the ten. ``question_id`` is what an evaluation server knows a question by.
+        """
         sums: Sums = {}
-        for answer, truth, family in zip(answers, examples.answers(rows), examples.families(rows), strict=True):
+        asked = zip(examples.ids(rows), examples.families(rows), strict=True)
+        known = zip(examples.answers(rows), examples.human_answers(rows), strict=True)
+        for answer, (id, family), (truth, people) in zip(answers, asked, known, strict=True):
+            answer["question_id"] = id
             if truth is None:
                 continue
-            right = answer["answer"] == truth
-            answer.update(truth=truth, family=family, correct=right)
+            value = worth(answer["answer"], truth, people)
+            answer.update(truth=truth, family=family, correct=value >= 0.5)
+            if people:
+                answer["accuracy"] = round(value, 4)
             for name in ("accuracy", f"accuracy/{family}") if family else ("accuracy",):
-                sums[name] = sums.get(name, np.zeros(2)) + np.array([right, 1.0])
+                sums[name] = sums.get(name, np.zeros(2)) + np.array([value, 1.0])
         return sums

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -97,7 +96,7 @@ def describe(
 ) -> dict[str, Any]:
     """What one process fed to a step, and what came out."""
     rows = np.concatenate([batch.rows for batch in batches])
-    keys = examples.manifest.samples["key"].take(pa.array(examples.samples(rows))).to_pylist()
+    keys = examples.manifest.sample_columns.values("key", examples.samples(rows))
     return {
         "step": step,
         "dropout_seed": seed,

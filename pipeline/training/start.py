@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
+from pipeline.data.answers import learned, unlearned
 from pipeline.data.examples import Examples
 from pipeline.data.flip import flip_words
+from pipeline.data.loader import DataConfig
 from pipeline.data.text import Vocabulary, load_glove
 from pipeline.errors import ConfigError
 from pipeline.model import Model, build_model
@@ -53,12 +55,12 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
         return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"resuming {own}")
     if config.init_from:
         return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
-    vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0)
+    vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0, config.data.answer_minimum)
     model, told = _fresh(config, vocabulary)
     if config.model.backbone_weights:
         assert isinstance(model.visual, PlugIn)
         told = f"{told}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
-    return Start(model, vocabulary, None, f"new run: {told}")
+    return Start(model, vocabulary, None, f"new run: {told}{_of_answers(examples, vocabulary)}")
 
 
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
@@ -79,15 +81,40 @@ def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
     return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), told
 
 
-def _vocabulary(examples: Examples, earlier: Vocabulary, mirrored: bool = False) -> Vocabulary:
-    """Words and answers of the training split behind those of an earlier stage, which keep their numbers."""
+def _vocabulary(
+    examples: Examples, earlier: Vocabulary, mirrored: bool = False, minimum: int = DataConfig.answer_minimum
+) -> Vocabulary:
+    """Words and answers of the training split behind those of an earlier stage, which keep their numbers.
+
+    Where several people answered, only answers of ``minimum`` questions; raises ConfigError where none has so many.
+    """
     asked = examples.kind == "question"
     answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if asked else []
-    texts = examples.texts(examples.rows)
+    several = asked and examples.several
+    if several:
+        answers = learned(answers, minimum)
+        if not answers:
+            raise ConfigError(
+                f"data.answer_minimum: {minimum}: {examples.manifest.folder}, split {examples.split!r}, has no answer "
+                "of so many questions; expected a smaller number"
+            )
+    pieces = examples.manifest.example_columns.pieces("text", examples.rows)  # never all texts at once
+    texts = (text for _, piece in pieces for text in piece.to_pylist())
     if mirrored:  # then an expression may say a word that the set does not
-        texts += [flip_words(text) for text in texts]
+        texts = (said for text in texts for said in (text, flip_words(text)))
     found = Vocabulary.build(texts, answers)
-    return Vocabulary(_behind(earlier.words, found.words), _behind(earlier.answers if asked else (), found.answers))
+    return Vocabulary(
+        _behind(earlier.words, found.words), _behind(earlier.answers if asked else (), found.answers), several
+    )
+
+
+def _of_answers(examples: Examples, vocabulary: Vocabulary) -> str:
+    """What the log says of the answers where only the frequent ones are learned."""
+    if not vocabulary.soft:
+        return ""
+    pieces = examples.manifest.example_columns.pieces("answers", examples.rows)
+    missed = sum(unlearned(people, vocabulary) for _, people in pieces)
+    return f"; {len(vocabulary.answers)} answers, {missed} of {len(examples.rows)} questions have none of them"
 
 
 def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,7 +129,7 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     """
     state, stored = checkpoint.read(place)
     earlier = Vocabulary.from_json(stored)
-    vocabulary = _vocabulary(examples, earlier, config.data.flip > 0)
+    vocabulary = _vocabulary(examples, earlier, config.data.flip > 0, config.data.answer_minimum)
     model, _ = _fresh(config, vocabulary)
     given: dict[str, Tensor] = state["ema"] or state["model"]
     wanted = model.state_dict()
@@ -122,7 +149,7 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
         *sorted({name.split(".")[0] for name in wanted if name not in taken}),
     ]
     told = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
-    return Start(model, vocabulary, None, told)
+    return Start(model, vocabulary, None, f"{told}{_of_answers(examples, vocabulary)}")
 
 
 def _take(ours: Tensor, theirs: Tensor, what: str, may_grow: bool) -> None:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from shards.errors import InputError
 from shards.sources.base import Source
-from shards.sources.clevr import Clevr
+from shards.sources.clevr import CLEVR
+from shards.sources.clevr_humans import CLEVR_HUMANS
+from shards.sources.clevr_ref import ClevrRef
 from shards.sources.flickr30k import Flickr30k
 from shards.sources.grefcoco import GREFCOCO
 from shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
+from shards.sources.referit import REFERIT
+from shards.sources.snli_ve import SnliVe
 from shards.sources.visual_genome import VisualGenome
+from shards.sources.vqav2 import Vqav2
 
-_ALL: tuple[Source, ...] = (REFCOCO, REFCOCO_PLUS, REFCOCOG, GREFCOCO, VisualGenome(), Flickr30k(), Clevr())
+_ALL: tuple[Source, ...] = (
+    REFCOCO,
+    REFCOCO_PLUS,
+    REFCOCOG,
+    GREFCOCO,
+    REFERIT,
+    VisualGenome(),
+    Flickr30k(),
+    CLEVR,
+    CLEVR_HUMANS,
+    ClevrRef(),
+    Vqav2(),
+    SnliVe(),
+)
 
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 

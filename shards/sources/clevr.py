@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,25 @@ _FAMILIES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
 class Clevr:
-    """Questions on rendered scenes."""
+    """Questions on rendered scenes, a JSON file of them a split."""
 
-    name = "clevr"
-    title = "CLEVR: 999,968 questions with programs on 100,000 rendered pictures"
-    licence = "CC BY 4.0"
-    files = (
-        "questions/CLEVR_<split>_questions.json: questions, answers and programs",
-        "images/<split>/*.png: the pictures (or the folder that holds <split>/ as --images)",
-    )
+    name: str
+    title: str
+    question_files: str = "questions/CLEVR_<split>_questions.json"
+    licence: str = "CC BY 4.0"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (
+            f"{self.question_files}: questions, answers and programs",
+            "images/<split>/*.png: the pictures (or the folder that holds <split>/ as --images)",
+        )
+
+    def question_number(self, question: dict[str, Any], position: int, path: Path) -> int:
+        """The number of a question within its split, of which the position in the file counts from 0."""
+        return reading.field(question, f"{path}: question", int, "question_index")
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
@@ -51,25 +61,9 @@ class Clevr:
         The files give no size of the pictures: width and height are 0.
         """
         no_partition(partition, self.name)
-        folder = reading.need_folder(
-            root / "questions", "expected questions/CLEVR_<split>_questions.json under --root; change --root"
-        )
-        paths = {
-            match[1]: path
-            for path in sorted(folder.iterdir())
-            if (match := re.fullmatch(r"CLEVR_(\w+)_questions\.json", path.name))
-        }
-        if not paths:
-            raise InputError(f"{folder}: no CLEVR_<split>_questions.json there; change --root")
-        chosen = sorted(choose_splits(splits, paths.keys(), folder))
-        folders = {
-            split: reading.need_folder(
-                (images or root / "images") / split,
-                f"expected the pictures of split {split} there; name the folder above with --images or use --split",
-            )
-            for split in chosen
-        }
-        shelves = {split: _load(paths[split], split, folders[split]) for split in chosen}
+        paths = chosen_files(root, self.question_files, splits)
+        folders = picture_folders(images or root / "images", paths)
+        shelves = {split: self._load(path, split, folders[split]) for split, path in paths.items()}
 
         def records() -> Iterator[RawSample]:
             for split, shelf in shelves.items():
@@ -90,24 +84,52 @@ class Clevr:
 
         return Samples(records(), sum(len(shelf) for shelf in shelves.values()))
 
+    def _load(self, path: Path, split: str, pictures: Path) -> reading.Shelf:
+        """The questions by picture. The download has them together, but nothing says that they must be."""
+        shelf = reading.Shelf(path)
+        questions = enumerate(reading.read_items(path, "questions.item"))
+        for file_name, group in itertools.groupby(questions, lambda item: item[1].get("image_filename")):
+            entries = [
+                _question(question, f"{split}-{self.question_number(question, position, path)}", path)
+                for position, question in group
+            ]
+            if not isinstance(file_name, str):
+                raise InputError(
+                    f"{path}: question {entries[0][0]}: key 'image_filename' is {file_name!r}, expected a name"
+                )
+            reading.inside(pictures, file_name, f"{path}: question {entries[0][0]}")
+            shelf.add(file_name, entries)
+        return shelf
 
-def _load(path: Path, split: str, pictures: Path) -> reading.Shelf:
-    """The questions by picture. The download has them together, but nothing says that they must be."""
-    shelf = reading.Shelf(path)
-    questions = reading.read_items(path, "questions.item")
-    for file_name, group in itertools.groupby(questions, lambda question: question.get("image_filename")):
-        entries = [_question(question, split, path) for question in group]
-        if not isinstance(file_name, str):
-            raise InputError(
-                f"{path}: question {entries[0][0]}: key 'image_filename' is {file_name!r}, expected a name"
-            )
-        reading.inside(pictures, file_name, f"{path}: question {entries[0][0]}")
-        shelf.add(file_name, entries)
-    return shelf
+
+CLEVR = Clevr("clevr", "CLEVR: 999,968 questions with programs on 100,000 rendered pictures")
 
 
-def _question(question: dict[str, Any], split: str, path: Path) -> tuple[str, str, str | None, str | None]:
-    id = f"{split}-{reading.field(question, f'{path}: question', int, 'question_index')}"
+def chosen_files(root: Path, layout: str, splits: Collection[str] | None) -> dict[str, Path]:
+    """The files of the chosen splits, sorted, by split; the layout tells where they are, with "<split>" in their name.
+
+    Raises InputError where there is none, or not of a split that was asked for.
+    """
+    place = root / layout
+    folder = reading.need_folder(place.parent, f"expected {layout} under --root; change --root")
+    before, after = map(re.escape, place.name.split("<split>"))
+    paths = {
+        match[1]: path
+        for path in sorted(folder.iterdir())
+        if (match := re.fullmatch(rf"{before}(\w+){after}", path.name))
+    }
+    if not paths:
+        raise InputError(f"{folder}: no {place.name} there; change --root")
+    return {split: paths[split] for split in sorted(choose_splits(splits, paths.keys(), folder))}
+
+
+def picture_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
+    """The folders of the pictures by split; raises InputError for one that is not there."""
+    advice = "expected the pictures of split {} there; name the folder above with --images or use --split"
+    return {split: reading.need_folder(above / split, advice.format(split)) for split in splits}
+
+
+def _question(question: dict[str, Any], id: str, path: Path) -> tuple[str, str, str | None, str | None]:
     where = f"{path}: question {id}"
     text = reading.text(reading.field(question, where, str, "question"), where)
     if not text:

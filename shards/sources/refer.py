@@ -13,6 +13,7 @@ from ``instances.json``; the one in a ref ends in the id of an annotation and na
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,21 @@ PICTURES = Path("images", "mscoco", "images", "train2014")
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSet:
+    """The pictures of a data set: their name, and where the tool looks for them.
+
+    ``coco``: their ids and the categories of what they show are COCO's, and are kept.
+    """
+
+    title: str
+    folder: Path
+    coco: bool
+
+
+_COCO = PictureSet("COCO train2014", PICTURES, coco=True)
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     file_name: str
     width: int
@@ -47,13 +63,19 @@ class Refer:
     title: str
     default_partition: str
     licence: str = "annotations: COCO, CC BY 4.0; pictures: Flickr terms of use"
+    collection: PictureSet = _COCO
+
+    @property
+    def folder(self) -> str:
+        """The data set's folder under the root."""
+        return self.name
 
     @property
     def files(self) -> tuple[str, ...]:
         return (
-            f"{self.name}/refs(PARTITION).p: referents and sentences; --partition, {self.default_partition} by default",
-            f"{self.name}/instances.json: boxes, masks, categories and picture sizes",
-            f"{PICTURES}/*.jpg: the pictures of COCO train2014, or their folder as --images",
+            f"{self.folder}/refs(PARTITION).p: referents, sentences; --partition, {self.default_partition} by default",
+            f"{self.folder}/instances.json: boxes, masks, categories and picture sizes",
+            f"{self.collection.folder}/*.jpg: the pictures of {self.collection.title}, or their folder as --images",
         )
 
     def refs_name(self, partition: str) -> str:
@@ -66,15 +88,15 @@ class Refer:
 
     def pictures(self, root: Path) -> Path:
         """Where the data set's own tool looks for the pictures."""
-        return root / PICTURES
+        return root / self.collection.folder
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Pictures come in the order of their ids."""
         folder = reading.need_folder(
-            root / self.name,
-            f"expected the REFER layout {self.name}/{self.refs_name('...')} under --root; change --root",
+            root / self.folder,
+            f"expected the REFER layout {self.folder}/{self.refs_name('...')} under --root; change --root",
         )
         partition = partition or self.default_partition
         refs_path = folder / self.refs_name(partition)
@@ -94,13 +116,15 @@ class Refer:
         )
         pictures_at = reading.need_folder(
             images or self.pictures(root),
-            "expected the pictures of COCO train2014 there; name their folder with --images",
+            f"expected the pictures of {self.collection.title} there; name their folder with --images",
         )
         refs = self.load(refs_path)
         chosen = choose_splits(splits, {ref["split"] for ref in refs}, refs_path)
         refs = [ref for ref in refs if ref["split"] in chosen]
         _check_ids(refs, refs_path)
         pictures, annotations, categories = _load_instances(instances, refs)
+        if not self.collection.coco:
+            categories = {}
         listed = set(annotations)
         by_picture: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for ref in refs:
@@ -129,7 +153,7 @@ class Refer:
                     height=picture.height,
                     licence=self.licence,
                     regions=regions,
-                    coco_id=image_id,
+                    coco_id=image_id if self.collection.coco else None,
                 )
                 yield RawSample(record, reading.inside(pictures_at, picture.file_name, str(instances)))
 
@@ -173,7 +197,9 @@ def _load_instances(
             )
     annotations = reading.Shelf(path)
     for annotation in reading.read_items(path, "annotations.item"):
-        ann_id = reading.field(annotation, f"{path}: annotation", int, "id")
+        ann_id = annotation.get("id")
+        if isinstance(ann_id, bool) or not isinstance(ann_id, int | str):
+            raise InputError(f"{path}: annotation: key 'id' is {reprlib.repr(ann_id)}, expected a number or a name")
         if ann_id in ann_ids:
             annotations.add(ann_id, [{key: annotation.get(key) for key in _ANNOTATION_KEYS}])
     categories = {
@@ -186,7 +212,10 @@ def _load_instances(
 def _region(
     ref: dict[str, Any], annotations: reading.Shelf, picture: _Picture, categories: dict[int, str], path: Path
 ) -> Region:
-    """The region of a ref: the boxes of its annotations and the union of their masks, both empty without any."""
+    """The region of a ref: the boxes of its annotations and the union of their masks, both empty without any.
+
+    Without ``categories`` it has none.
+    """
     named: list[str] = []
     boxes: list[Box] = []
     masks: list[Rle] = []
@@ -200,12 +229,13 @@ def _region(
         # The authors of gRefCOCO leave a crowd out of a group; a ref of one object has never been a crowd.
         if len(ref["ann_ids"]) > 1 and annotation.get("iscrowd"):
             continue
-        category = reading.field(annotation, where, int, "category_id")
-        if category not in categories:
-            raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
-        named.append(categories[category])
+        if categories:
+            category = reading.field(annotation, where, int, "category_id")
+            if category not in categories:
+                raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
+            named.append(categories[category])
         boxes.append(reading.box(reading.field(annotation, where, list, "bbox"), where))
-        masks.append(to_rle(annotation.get("segmentation"), picture.height, picture.width, where))
+        masks.append(_mask(annotation.get("segmentation"), picture, where))
     where = f"{path}: ref_id {ref['ref_id']}"
     if ref["ann_ids"] and not boxes:
         raise InputError(f"{where}: every annotation of it is a crowd; get the original file")
@@ -218,3 +248,15 @@ def _region(
         mask=masks[0] if len(masks) == 1 else union(masks, picture.height, picture.width),
         category=named[0] if len(set(named)) == 1 else None,
     )
+
+
+def _mask(segmentation: Any, picture: _Picture, where: str) -> Rle:
+    """A mask of COCO, or ReferIt's list of run lengths: these bring a size of their own, for the builder to compare."""
+    if not isinstance(segmentation, list) or not segmentation or not isinstance(segmentation[0], dict):
+        return to_rle(segmentation, picture.height, picture.width, where)
+    size = reading.field(segmentation[0], f"{where}: segmentation", list, "size")
+    if len(size) != 2:
+        raise InputError(f"{where}: key 'size' of the mask is {reprlib.repr(size)}, expected [height, width]")
+    height, width = (reading.side({"size": side}, where, "size") for side in size)
+    parts = [to_rle(part, height, width, where) for part in segmentation]
+    return union(parts, height, width)

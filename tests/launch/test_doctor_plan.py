@@ -38,7 +38,7 @@ def test_a_set_that_fits(shards: Path) -> None:
     assert found["set"].found == f"40 expressions of 'train' as 40 items in 1 shards at {shards}"
     assert found["batch"].found == "8 examples over 1 processes: 8 each, 5 steps an epoch"
     assert found["window"].found == "none: a process reads all 1 shards, and keeps them open"
-    assert "of tables in each of 1 processes" in found["set memory"].found
+    assert "of order in each of 1 processes" in found["set memory"].found
     assert not planned(Asked()), "nothing was asked"
 
 
@@ -92,8 +92,11 @@ def test_tables_that_do_not_fit_the_node(shards: Path, monkeypatch: pytest.Monke
     asked = Asked(processes=64, config=config(shards, "--data.batch", "64"), cluster=Cluster(gpus_per_node=8))
     tables = planned(asked)["set memory"]
     assert "in each of 8 processes of a node" in tables.found
-    monkeypatch.setattr(machine, "memory_limit", lambda: 60_000)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 1_000)  # 8 x 40 x (4 + 1) bytes do not fit
     assert planned(asked)["set memory"].state == "error"
+    monkeypatch.setattr(machine, "memory_limit", lambda: 10_000)
+    assert planned(asked)["set memory"].meaning == "tables are read again from disk when the kernel drops them"
+    monkeypatch.setattr(machine, "memory_limit", lambda: 60_000)
     one = planned(replace(asked, processes=1))["set memory"]
     assert "in each of 1 processes" in one.found
     assert one.state != "error"

@@ -15,12 +15,19 @@ from shards.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path("configs", "stages", "papers.yaml")
-SPLITS = {"refcoco": "val testA testB", "refcoco+": "val testA testB", "refcocog": "val test", "flickr30k": "val test"}
+SPLITS = {
+    "refcoco": "val testA testB",
+    "refcoco+": "val testA testB",
+    "refcocog": "val test",
+    "referit": "val test",
+    "flickr30k": "val test",
+}
 SCORED = {
     "rec": SPLITS,
-    "res": {name: SPLITS[name] for name in ("refcoco", "refcoco+", "refcocog")},
+    "res": {**{name: SPLITS[name] for name in ("refcoco", "refcoco+", "refcocog")}, "clevr_ref+": "val"},
     "grec": {"grefcoco": "val testA testB"},
-    "vqa": {"clevr": "val"},
+    "vqa": {"clevr": "val", "clevr_humans": "val", "vqav2": "val"},
+    "entailment": {"snli_ve": "val test"},
 }
 
 
@@ -28,7 +35,7 @@ SCORED = {
 def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Graph:
     """The programme, on a machine where the raw data lie."""
     monkeypatch.chdir(ROOT)
-    for name in ("refer", "visual_genome", "flickr30k", "clevr"):
+    for name in ("refer", "visual_genome", "flickr30k", "clevr", "clevr_humans", "clevr_ref+_1.0", "vqav2", "snli_ve"):
         (tmp_path / "raw" / name).mkdir(parents=True)
     return read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw")})
 
@@ -76,10 +83,11 @@ def test_a_stage_goes_on_from_weights_of_its_own_kind(graph: Graph) -> None:
     """Another preset's weights would be refused, after days of pretraining."""
     for stage in graph.stages:
         if stage.argv[0] == "train" and "--init_from" in stage.argv:
-            loaded = config.load(Path(stage.argv[2]), ["--data.folder", "x"])
+            loaded = config.load(Path(stage.argv[2]), [*stage.argv[5:]])
             place = Path(stage.argv[stage.argv.index("--init_from") + 1])
             (earlier,) = (one for one in graph.stages if one.folder == place)
-            assert earlier.argv[-2:] == ("--model.preset", loaded.model.preset), stage.name
+            before = config.load(Path(earlier.argv[2]), [*earlier.argv[5:]])
+            assert before.model.preset == loaded.model.preset, stage.name
             assert loaded.model.task == stage.name.split("-")[0]
 
 

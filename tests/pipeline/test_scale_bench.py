@@ -167,9 +167,12 @@ def test_rows_of_the_order_and_the_tables(monkeypatch: pytest.MonkeyPatch) -> No
     assert row["ratio"] == reading[8, ORDERS[0], "shards of a rank"]["median"] / row["median"]
     assert row["baseline"] == ORDERS[0]
     tables = by_measure(parts["tables"])
-    assert tables["order of items", "of a sample"] == 24
-    assert tables["samples' table", "of all"] == pytest.approx(tables["samples' table", "of a sample"] * 640_000 / 1e9)
-    assert 100 < tables["samples' table", "of a sample"] < 300
+    assert tables["order of items, in each process", "of a sample"] == 5
+    samples = tables["samples' table, mapped", "of a sample"]
+    assert 100 < samples < 300
+    assert tables["samples' table, mapped", "of all"] == pytest.approx(samples * 640_000 / 1e9)
+    mapped = samples + tables["examples' table, mapped", "of a sample"]
+    assert mapped < tables["files on disk", "of a sample"] < 1.6 * mapped
 
 
 def test_the_size_of_a_checkpoint_is_that_of_its_file(tmp_path: Path) -> None:
@@ -198,6 +201,7 @@ def test_kinds_of_files(tmp_path: Path) -> None:
     for path, kind in {
         tmp_path / "run" / "config.yaml": "run folder",
         tmp_path / "set" / "manifest.parquet": "manifest",
+        tmp_path / "set" / "examples.arrow": "manifest",
         tmp_path / "set" / "shard-000000.tar": "shards",
         Path("/usr/lib/libcuda.so.1"): "libraries",
         Path("/usr/lib/python3/os.py"): "modules",

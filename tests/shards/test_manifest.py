@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from PIL import Image
 
+from shards import tables
 from shards.build import build
 from shards.errors import InputError
 from shards.info import info
@@ -61,16 +63,38 @@ def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
     }
     meta = json.loads(samples.schema.metadata[META_KEY])
     assert {key: meta[key] for key in ("version", "source", "licence", "shards", "sets", "quarantined")} == {
-        **{"version": 1, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
+        **{"version": 2, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
         "shards": ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"],
     }
+    assert meta["tables"] == {
+        name: {"bytes": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data)}
+        for name in ("examples.arrow", "manifest.arrow")
+        for data in [(folder / name).read_bytes()]
+    }
+
+
+def test_what_is_read_is_what_is_published_in_any_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rows in (1, 2, 5, 100):
+        monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+        place = tmp_path / str(rows)
+        place.mkdir()
+        manifest = Manifest.open(built(place))
+        for table, name in ((manifest.samples, "manifest"), (manifest.examples, "examples")):
+            published = pq.read_table(manifest.folder / f"{name}.parquet")
+            assert table.schema.equals(published.schema)
+            assert str(table.to_pylist()) == str(published.to_pylist())  # NaN is not NaN
+            assert [len(part) for part in table["kind" if name == "examples" else "key"].chunks] == [
+                min(rows, len(table) - first) for first in range(0, len(table), rows)
+            ]
+        assert manifest.select("train", "expression").tolist() == [0, 1, 2, 3, 4, 7, 8, 9, 10]
+        assert manifest.select("val", "expression").tolist() == [5]
 
 
 def test_select_gives_the_rows_of_a_split_and_kind(tmp_path: Path) -> None:
     manifest = Manifest.open(built(tmp_path))
     texts = manifest.examples["text"].to_pylist()
     train = manifest.select("train", "expression")
-    assert train.dtype == np.int64
+    assert train.dtype == np.int32
     assert [texts[row] for row in train] == [
         *["left", "the left one", "right", "left", "the left one"],
         *["left", "the left one", "right", "nothing"],
@@ -112,7 +136,7 @@ def test_what_is_no_set_is_refused_with_the_way_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, expected 1; build the set again"),
+        ({"version": 1}, "version 1, expected 2; build the set again"),
         ({"shards": ["/etc/passwd"]}, "shards must be relative paths"),
         ({"shards": ["shard-000000.tar"]}, "a shard number beyond its 1 shards"),
     ],
@@ -137,9 +161,23 @@ def test_other_columns_missing_and_truncated_shards_are_refused(tmp_path: Path) 
     with pytest.raises(InputError, match=r"shard-000002.tar: shard of .* is missing"):
         Manifest.open(folder)
     shard.write_bytes(data)
-    examples = pq.read_table(folder / "examples.parquet")
-    pq.write_table(examples.drop_columns(["text"]), folder / "examples.parquet")
-    with pytest.raises(InputError, match=r"examples.parquet: other columns than expected \(.*text"):
+    Manifest.open(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.arrow", "examples.arrow"])
+def test_missing_truncated_and_strange_mapped_tables_are_refused(tmp_path: Path, name: str) -> None:
+    folder = built(tmp_path)
+    path, data = folder / name, (folder / name).read_bytes()
+    for other in (data[:-8], data + b"x", b""):
+        path.write_bytes(other)
+        told = f"{name}: table of {len(other)} bytes, the manifest says {len(data)}; build the set again"
+        with pytest.raises(InputError, match=told):
+            Manifest.open(folder)
+    path.write_bytes(bytes(len(data)))
+    with pytest.raises(InputError, match=rf"{name}: cannot be read as an Arrow table \(.+\); build the set again"):
+        Manifest.open(folder)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read as an Arrow table \(.*No such file.*build the set"):
         Manifest.open(folder)
 
 

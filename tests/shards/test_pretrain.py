@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards import pretrain
+from shards import pretrain, tables
 from shards.build import build
 from shards.errors import InputError
 from shards.identity import identities
-from shards.manifest import Manifest
+from shards.manifest import Manifest, publish_tables
 from shards.pretrain import pretrain_set
 from shards.raw import RawSample
 from shards.record import Expression, Question, Record, Region
@@ -127,7 +127,8 @@ def test_nothing_is_copied_and_every_example_leads_to_its_record(sets: tuple[Pat
     visual_genome, coco, refcoco = sets
     out = tmp_path / "elsewhere" / "out"
     manifest = pretrain_set([(visual_genome, 1), (coco, 1)], [refcoco], out)
-    assert sorted(path.name for path in out.iterdir()) == ["examples.parquet", "excluded.parquet", "manifest.parquet"]
+    written = ["examples.arrow", "examples.parquet", "excluded.parquet", "manifest.arrow", "manifest.parquet"]
+    assert sorted(path.name for path in out.iterdir()) == written
     assert manifest.meta["shards"][0] == os.path.join("..", "..", "visual_genome", "set", "shard-000000.tar")
     assert manifest.samples["set"].to_pylist() == [0, 0, 1, 1]
     seen = []
@@ -146,6 +147,26 @@ def test_nothing_is_copied_and_every_example_leads_to_its_record(sets: tuple[Pat
         ("coco-2", "expression", "train"),
     ]
     assert manifest.read_image(3) == (coco.parent / "pictures" / "2.png").read_bytes()
+
+
+def test_the_same_bytes_whatever_the_batches_of_the_inputs(
+    sets: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filters and new row numbers go over the borders of batches."""
+    folders, whole = [], pretrain_set([(sets[0], 2), (sets[1], 1)], [sets[2]], tmp_path / "whole")
+    for rows in (1, 2, 3):
+        monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+        for folder in sets:
+            manifest = Manifest.open(folder)
+            meta = {name: value for name, value in manifest.meta.items() if name != "tables"}
+            publish_tables(folder, [manifest.samples], [manifest.examples], meta)
+            assert Manifest.open(folder).samples["key"].num_chunks == -(-len(manifest.samples) // rows)
+        monkeypatch.undo()
+        made = pretrain_set([(sets[0], 2), (sets[1], 1)], [sets[2]], tmp_path / f"out{rows}")
+        assert str(made.examples.to_pylist()) == str(whole.examples.to_pylist())
+        folders.append(made.folder)
+    for name in ("manifest.arrow", "examples.arrow", "examples.parquet", "excluded.parquet"):
+        assert {(folder / name).read_bytes() for folder in folders} == {(whole.folder / name).read_bytes()}
 
 
 @pytest.mark.parametrize("blind", ["_reasons", "_all_held_out"])

@@ -23,9 +23,14 @@ def test_the_registry_knows_its_sources() -> None:
         "refcoco+",
         "refcocog",
         "grefcoco",
+        "referit",
         "visual_genome",
         "flickr30k",
         "clevr",
+        "clevr_humans",
+        "clevr_ref+",
+        "vqav2",
+        "snli_ve",
     ]
     for name, source in sources.SOURCES.items():
         assert sources.get(name) is source

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shards.build import build
 from shards.errors import InputError
-from shards.manifest import Manifest
+from shards.manifest import Manifest, publish_tables
 from shards.pretrain import pretrain_set
 from shards.raw import RawSample
 from shards.record import Expression, Question, Record, Region
@@ -38,11 +38,18 @@ def built(
     return folder / name
 
 
-def change_column(path: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
-    table = pq.read_table(path)
+def changed(table: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
     field = table.schema.field(name)
     values = pa.array(change(table[name].to_pylist()), field.type)
-    pq.write_table(table.set_column(table.schema.get_field_index(name), field, values), path)
+    return table.set_column(table.schema.get_field_index(name), field, values)
+
+
+def change_column(path: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Change a column of manifest.parquet or examples.parquet as if the set had been built so."""
+    manifest = Manifest.open(path.parent)
+    both = {"manifest": manifest.samples, "examples": manifest.examples}
+    both[path.stem] = changed(both[path.stem], name, change)
+    publish_tables(path.parent, [both["manifest"]], [both["examples"]], manifest.meta)
 
 
 def flip(path: Path, offset: int) -> None:
@@ -65,6 +72,50 @@ def test_a_truncated_tar_is_found_without_full(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"shard-000001.tar: shard of 1000 bytes"):
         verify(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.arrow", "examples.arrow"])
+def test_a_damaged_mapped_table_is_found_without_full(tmp_path: Path, name: str) -> None:
+    folder = built(tmp_path)
+    size = (folder / name).stat().st_size
+    flip(folder / name, (folder / name).read_bytes().index(b"train"))  # a letter that nobody would miss
+    with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}: checksum differs from the manifest's$"):
+        verify(folder)
+    for at in range(3, size, 97):  # wherever it is damaged, it is told, and nothing worse happens
+        flip(folder / name, at)
+        with pytest.raises(InputError, match=f"{name}|manifest.parquet: a shard number|the manifest needs"):
+            verify(folder)
+        flip(folder / name, at)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "message"),
+    [
+        ("manifest", "file_name", "file_name in rows 0 to 3 is not that of manifest.arrow"),
+        ("examples", "x", "x in rows 0 to 7 is not that of examples.arrow"),
+        ("examples", "answers", "answers in rows 0 to 7 is not that of examples.arrow"),
+        ("examples", None, r"other columns than expected \(.*text"),
+    ],
+)
+def test_a_published_table_other_than_the_mapped_one_is_found_without_full(
+    tmp_path: Path, name: str, column: str | None, message: str
+) -> None:
+    folder = built(tmp_path)
+    path = folder / f"{name}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table, path)  # other bytes, the same rows
+    verify(folder)
+    again = changed(table, column, lambda v: [*v[:-2], v[-1], v[-2]]) if column else table.drop_columns(["text"])
+    pq.write_table(again, path)
+    with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}.parquet: {message}"):
+        verify(folder)
+    if name == "examples":
+        pq.write_table(table.slice(0, 5), path)
+        with pytest.raises(InputError, match=r"examples.parquet: 5 rows, examples.arrow has 8"):
+            verify(folder)
+        path.write_bytes(b"PAR1")
+        with pytest.raises(InputError, match=r"examples.parquet: cannot be read as Parquet"):
+            verify(folder)
 
 
 @pytest.mark.parametrize(

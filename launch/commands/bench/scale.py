@@ -15,10 +15,10 @@ _ABOUT = """Simulate a run of many ranks over very many samples on this machine,
               in blocks of 1 MiB; how many shards a step reads, and how often the hottest. Shard after shard is what a
               stream of tar files would read
   epoch       shards that one rank reads in an epoch
-  tables      the manifest in each process
+  tables      the manifest: what the processes of a node map, one copy, and what each holds for itself
   checkpoint  its parts, its writing at --rate and here, its reading when all ranks resume
   start       files that a rank of a small run of two opens until its first step is done: Python's own and shared
-              libraries; what C++ reads by itself, such as Parquet tables, is not seen
+              libraries; of a mapped table its whole size; what C++ reads by itself, such as Parquet, is not seen
 
 The exit code is 1 where `exact` is not 0. It takes a minute or two."""
 _SAME = ("bench", "device", "cores", "load", "versions", "samples", "shards", "share", "window")

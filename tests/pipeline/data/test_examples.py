@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline.bench.made import made_set, pictures
+from pipeline.data import examples as module
 from pipeline.data.examples import Examples, Items
 from pipeline.errors import ConfigError
+from shards import tables
 from shards.build import build
-from shards.manifest import Manifest
+from shards.manifest import Manifest, publish_tables
 from shards.raw import RawSample
 from shards.record import Expression, Question, Record, Region
 
@@ -41,7 +49,7 @@ def test_evaluation_rows_are_each_sentence_once(sets: dict[str, Path], source: s
     table = Manifest.open(sets[source]).examples.to_pylist()
     expected = [row for row, entry in enumerate(table) if (entry["kind"], entry["split"]) == (kind, split)]
     examples = Examples.open(sets[source], kind, split)  # type: ignore[arg-type]
-    assert examples.rows.dtype == np.int64
+    assert examples.rows.dtype == np.int32
     assert examples.rows.tolist() == expected
     assert len(expected) > 10
 
@@ -63,14 +71,96 @@ def test_columns_belong_to_the_rows_asked_for(sets: dict[str, Path]) -> None:
         assert heights.tolist() == [samples[picture]["height"] for picture in pictures]
 
 
-def test_tables_are_whole_so_that_a_batch_costs_only_itself(sets: dict[str, Path]) -> None:
-    """A column in several chunks is joined anew at every look-up."""
-    stored = Manifest.open(sets["refcoco"])
-    assert stored.examples["text"].num_chunks > 1, "the set should have several parts, or this shows nothing"
-    examples = Examples.open(sets["refcoco"], "expression", "train")
-    for table, before in ((examples.manifest.examples, stored.examples), (examples.manifest.samples, stored.samples)):
-        assert {column.num_chunks for column in table.columns} == {1}
-        assert table.equals(before)
+def in_batches(folder: Path, out: Path, rows: int) -> Path:
+    """A copy of a set whose mapped tables have so many rows a batch, beside its inputs if it is a merged one."""
+    shutil.copytree(folder, out)
+    for other in folder.parent.iterdir():
+        if not (out.parent / other.name).exists():
+            (out.parent / other.name).symlink_to(other)
+    stored = Manifest.open(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "BATCH_ROWS", rows)
+        meta = {name: value for name, value in stored.meta.items() if name != "tables"}
+        publish_tables(out, [stored.samples], [stored.examples], meta)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"), [("refcoco", "expression"), ("clevr", "question"), ("merged", "expression")]
+)
+@pytest.mark.parametrize(("rows", "few", "block"), [(1, 32, 1 << 18), (7, 0, 5), (7, 1, 1)])
+def test_batches_and_blocks_change_nothing(
+    sets: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    kind: Literal["expression", "question"],
+    rows: int,
+    few: int,
+    block: int,
+) -> None:
+    whole = Examples.open(sets[source], kind, "train")
+    expected = Items.of(whole, 3, 20)
+    folder = in_batches(sets[source], tmp_path / source, rows)
+    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    monkeypatch.setattr(tables, "_FEW", few)
+    monkeypatch.setattr(module, "_BLOCK", block)
+    examples = Examples.open(folder, kind, "train")
+    assert examples.manifest.examples["text"].num_chunks == -(-len(whole.manifest.examples) // rows) > 1
+    assert examples.rows.tolist() == whole.rows.tolist()
+    items = Items.of(examples, 3, 20)
+    assert items.first.tolist() == expected.first.tolist()
+    assert items.count.tolist() == expected.count.tolist()
+    assert items.plan.sizes == expected.plan.sizes
+    assert items.plan.blocks.tolist() == expected.plan.blocks.tolist()
+    asked = items.step(2, 24, 0, 1)
+    assert asked.tolist() == expected.step(2, 24, 0, 1).tolist()
+    for read in (Examples.texts, Examples.answers, Examples.human_answers, Examples.ids, Examples.families):
+        assert read(examples, asked) == read(whole, asked)
+    np.testing.assert_array_equal(examples.boxes(asked), whole.boxes(asked))
+    np.testing.assert_array_equal(examples.sides(examples.samples(asked)), whole.sides(whole.samples(asked)))
+    assert examples.several == whole.several
+
+
+_OPENED = """
+import sys
+from pathlib import Path
+import pyarrow.compute, pyarrow.parquet
+from pipeline.data.examples import Examples, Items
+from pipeline.data.reader import Reader
+
+def private():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+before = private()
+examples = Examples.open(Path(sys.argv[1]), "expression", "train")
+items = Items.of(examples, 0)
+reader = Reader(examples.manifest)
+for step in range(20):
+    rows = items.step(step, 64, 0, 1)
+    examples.texts(rows), examples.boxes(rows), reader.read(examples.samples(rows))
+pyarrow.default_memory_pool().release_unused()  # what it keeps for the next use is not the tables'
+print(len(examples.rows), private() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a process holds is read from /proc")
+def test_a_process_does_not_grow_by_the_tables_of_its_set(tmp_path: Path) -> None:
+    samples = 500_000
+    folder = made_set(tmp_path, pictures(1, 16, 16), samples, 16, 16)
+    size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+    assert size > 200 * samples
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", _OPENED, str(folder)],
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    opened, private = map(int, done.stdout.split())
+    assert opened == samples
+    assert private < size / 6
 
 
 def test_a_split_that_is_not_there_is_told_with_those_that_are(sets: dict[str, Path]) -> None:
@@ -202,3 +292,18 @@ def test_another_build_has_another_identity(odd: Path, sets: dict[str, Path]) ->
     names.add(Examples.open(odd, "expression", "train").identity)
     assert len(names) == 3
     assert Examples.open(odd, "question", "train").identity in names
+
+
+def test_the_identity_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> None:
+    """The tables' checksums stand in the manifest: one changed text is another set."""
+    shutil.copytree(odd, tmp_path / "same")
+    shutil.copytree(odd, tmp_path / "other")
+    stored = Manifest.open(tmp_path / "other")
+    table = stored.examples
+    texts = pa.array(["another", *table["text"].to_pylist()[1:]])
+    at = table.schema.get_field_index("text")
+    changed = table.set_column(at, table.schema.field("text"), texts)
+    publish_tables(tmp_path / "other", [stored.samples], [changed], stored.meta)
+    own = Examples.open(odd, "expression", "train").identity
+    assert Examples.open(tmp_path / "same", "expression", "train").identity == own
+    assert Examples.open(tmp_path / "other", "expression", "train").identity != own

@@ -1,4 +1,4 @@
-"""Questions: cross entropy over the answers of training, accuracy over all and over each family."""
+"""Questions: the loss over the answers of training, accuracy over all and over each family."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pipeline.tasks.vqa import Vqa
 ANSWERS = ("yes", "no", "2")
 
 
-def task(answers: tuple[str, ...] = ANSWERS) -> Vqa:
-    return Vqa(ModelConfig(task="vqa"), 64, Vocabulary((), answers))
+def task(answers: tuple[str, ...] = ANSWERS, soft: bool = False) -> Vqa:
+    return Vqa(ModelConfig(task="vqa"), 64, Vocabulary((), answers, soft))
 
 
-def batch_of(answers: list[int]) -> Batch:
+def batch_of(answers: list[int] | list[list[float]]) -> Batch:
     nothing = torch.empty(0)
     sides = np.full(len(answers), 64)
     letterbox = Letterbox.fit(sides, sides, 64)
@@ -36,8 +36,17 @@ def batch_of(answers: list[int]) -> Batch:
 class Asked:
     """As much of the examples as scoring needs."""
 
-    def __init__(self, truths: list[str | None], families: list[str | None]) -> None:
+    def __init__(
+        self, truths: list[str | None], families: list[str | None], people: list[list[str]] | None = None
+    ) -> None:
         self._truths, self._families = truths, families
+        self._people = people or [[] for _ in truths]
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        return [f"q{row}" for row in rows]
+
+    def human_answers(self, rows: NDArray[np.int64]) -> list[list[str]]:
+        return [self._people[row] for row in rows]
 
     def answers(self, rows: NDArray[np.int64]) -> list[str | None]:
         return [self._truths[row] for row in rows]
@@ -46,9 +55,12 @@ class Asked:
         return [self._families[row] for row in rows]
 
 
-def score(given: list[str], truths: list[str | None], families: list[str | None]) -> tuple[Sums, list[dict[str, Any]]]:
+def score(
+    given: list[str], truths: list[str | None], families: list[str | None], people: list[list[str]] | None = None
+) -> tuple[Sums, list[dict[str, Any]]]:
     answers: list[dict[str, Any]] = [{"answer": one, "score": 1.0} for one in given]
-    return task().score(answers, Asked(truths, families), np.arange(len(given))), answers  # type: ignore[arg-type]
+    asked = Asked(truths, families, people)
+    return task().score(answers, asked, np.arange(len(given))), answers  # type: ignore[arg-type]
 
 
 def test_the_loss_is_the_mean_negative_log_likelihood() -> None:
@@ -57,6 +69,29 @@ def test_the_loss_is_the_mean_negative_log_likelihood() -> None:
     terms = task().loss(logits, batch_of([1, 2]))
     assert set(terms) == {"answer"}
     assert terms["answer"].item() == pytest.approx(sum(expected) / 2)
+
+
+def test_the_loss_of_soft_answers_is_the_binary_cross_entropy_of_each() -> None:
+    """Summed over the answers, the mean of the questions; the last has no learned answer."""
+    logits = torch.tensor([[1.0, -2.0, 0.5], [30.0, 0.0, -1.0], [-3.0, 0.0, 2.0]], requires_grad=True)
+    wanted = torch.tensor([[0.3, 1.0, 0.0], [0.9, 0.0, 0.6], [0.0, 0.0, 0.0]])
+    right = torch.sigmoid(logits.detach().double())
+    expected = -(wanted * right.log() + (1 - wanted) * (1 - right).log()).sum() / 3
+    terms = task(soft=True).loss(logits, batch_of(wanted.tolist()))
+    assert set(terms) == {"answer"}
+    assert terms["answer"].item() == pytest.approx(expected.item(), rel=1e-5)
+    terms["answer"].backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, (right.float() - wanted) / 3)
+
+
+def test_a_soft_answer_has_its_own_probability() -> None:
+    logits = torch.tensor([[0.0, 3.0, 0.0], [-4.0, -9.0, -9.0]])
+    answers = task(soft=True).answer(logits, batch_of([0, 0]))
+    assert [answer["answer"] for answer in answers] == ["no", "yes"]
+    assert [answer["score"] for answer in answers] == [
+        pytest.approx(1 / (1 + math.exp(-value)), abs=1e-4) for value in (3, -4)
+    ]
 
 
 def test_the_answer_is_the_likeliest_word_with_its_probability() -> None:
@@ -77,12 +112,36 @@ def test_accuracy_over_all_and_by_family() -> None:
     assert [answer["correct"] for answer in answers] == [True, False, True, False, True]
     assert answers[3]["truth"] == "3", "an answer that training never saw is wrong, not left out"
     assert answers[3]["family"] == "count"
+    assert [answer["question_id"] for answer in answers] == ["q0", "q1", "q2", "q3", "q4"]
+    assert not any("accuracy" in answer for answer in answers)
+
+
+def test_what_several_people_answered_is_scored_by_their_agreement() -> None:
+    people = [
+        [*["yes"] * 9, "no"],
+        ["red", "Red.", "pink", "pink", "rose", "rose", "rose", "blue", "a rose", "dark red"],
+        ["two"] * 10,  # all agree: compared as it was written
+        [*["2"] * 9, "three"],
+        [],
+    ]
+    truths: list[str | None] = ["yes", "rose", "two", "2", "left"]
+    families: list[str | None] = ["yes/no", "other", "number", "number", None]
+    sums, answers = score(["no", "red", "2", "two", "left"], truths, families, people)
+    assert [answer.get("accuracy") for answer in answers] == [0.3, 0.6, 0.0, 1.0, None]
+    assert [answer["correct"] for answer in answers] == [False, True, False, True, True]
+    assert {name: pair.tolist() for name, pair in sums.items()} == {
+        "accuracy": pytest.approx([2.9, 5]),
+        "accuracy/yes/no": pytest.approx([0.3, 1]),
+        "accuracy/other": pytest.approx([0.6, 1]),
+        "accuracy/number": pytest.approx([1, 2]),
+    }
 
 
 def test_hidden_answers_are_not_counted_as_wrong() -> None:
     sums, answers = score(["yes", "no"], [None, "no"], ["exist", "exist"])
     assert {name: pair.tolist() for name, pair in sums.items()} == {"accuracy": [1, 1], "accuracy/exist": [1, 1]}
     assert "correct" not in answers[0]
+    assert answers[0]["question_id"] == "q0", "the server that knows the answer asks for it"
     assert score(["yes"], [None], ["exist"])[0] == {}
 
 

@@ -24,7 +24,7 @@ RECIPES = sorted((*(CONFIGS / "pretrain").glob("*.yaml"), *(CONFIGS / "finetune"
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_takes_two_steps(file: Path, sets: dict[str, Path], groups: Path) -> None:
     task_name = configuration.load(file, ["--data.folder", "x"]).model.task
-    folder = groups if task_name == "grec" else sets["clevr" if task_name == "vqa" else "refcoco"]
+    folder = groups if task_name == "grec" else sets["clevr" if TASKS[task_name].kind == "question" else "refcoco"]
     config = configuration.load(file, ["--data.folder", str(folder), "--data.size", "64"])
     task_class = TASKS[task_name]
     examples = Examples.open(folder, task_class.kind, "train")

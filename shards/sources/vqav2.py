@@ -1,0 +1,186 @@
+"""VQAv2 (Goyal et al. 2017) in the layout of its download (visualqa.org/download.html).
+
+The root holds ``v2_OpenEnded_mscoco_<part>_questions.json`` for any of the parts train2014, val2014, test2015 and
+test-dev2015, which are the splits train, val, test and test-dev, beside the first two
+``v2_mscoco_<part>_annotations.json`` with the answers of ten people a question, and the pictures of COCO,
+``train2014/``, ``val2014/`` and ``test2015/`` (or in ``--images``).
+
+test-dev asks on pictures of test2015, and its questions are among those of test. Both splits are stored as their files
+have them, because the evaluation server scores each as a whole: a question of test-dev stands twice with its picture,
+once in each split, under the one id. Neither has answers.
+
+The family of a question is its ``answer_type`` (yes/no, number, other), by which the field reports; its answer is the
+``multiple_choice_answer``. Where a file lacks them, as excerpts do, the family stays None and the answer is the
+commonest of the ten, the first of equals. An id is the ``question_id``; the number of a picture is COCO's own in all
+parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from shards.errors import InputError
+from shards.raw import RawSample
+from shards.record import Question, Record
+from shards.sources import reading
+from shards.sources.base import Samples, choose_splits, no_partition
+
+# Split: the part of its files' names, the folder of its pictures, whether its answers are published.
+_SPLITS = {
+    "train": ("train2014", "train2014", True),
+    "val": ("val2014", "val2014", True),
+    "test": ("test2015", "test2015", False),
+    "test-dev": ("test-dev2015", "test2015", False),
+}
+_PEOPLE = 10
+_HIGHEST = 10**12  # a picture's name has twelve digits
+
+# The answer, the family and the answers of all people.
+_Answered = tuple[str, str | None, list[str]]
+
+
+class Vqav2:
+    """Questions of people on pictures of COCO, each with the answers of ten."""
+
+    name = "vqav2"
+    title = "VQAv2: 1,105,904 questions on 204,721 COCO pictures, with ten answers each for train and val"
+    licence = "annotations: CC BY 4.0; pictures: Flickr terms of use"
+    files = (
+        "v2_OpenEnded_mscoco_<part>_questions.json: <part> is train2014, val2014, test2015 or test-dev2015",
+        "v2_mscoco_<part>_annotations.json: the answers for train2014 and val2014",
+        "train2014/ val2014/ test2015/ with COCO_<folder>_<12 digits>.jpg (or the folder that holds them as --images)",
+    )
+
+    def samples(
+        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+    ) -> Samples:
+        """See `shards.sources.base.Source.samples`. Pictures come in the order of folder and number.
+
+        The files give no size of the pictures: width and height are 0.
+        """
+        no_partition(partition, self.name)
+        there = {split: _questions_path(root, split) for split in _SPLITS if _questions_path(root, split).is_file()}
+        if not there:
+            raise InputError(f"{root}: no v2_OpenEnded_mscoco_<part>_questions.json there; change --root")
+        chosen = choose_splits(splits, there, root)
+        for split in (split for split in _SPLITS if split in chosen):
+            _, folder, answered = _SPLITS[split]
+            reading.need_folder(
+                (images or root) / folder,
+                f"expected the pictures of split {split} there; name the folder above with --images or use --split",
+            )
+            if answered:
+                reading.need_file(_annotations_path(root, split), f"expected it beside {there[split].name}")
+        asked: dict[str, reading.Shelf] = {}
+        answers: dict[str, reading.Shelf] = {}
+        for split in (split for split in _SPLITS if split in chosen):
+            _, folder, answered = _SPLITS[split]
+            shelf = asked.setdefault(folder, reading.Shelf(there[split]))
+            picture_of = _load_questions(there[split], split, shelf)
+            if answered:
+                answers[folder] = _load_answers(_annotations_path(root, split), picture_of)
+
+        def records() -> Iterator[RawSample]:
+            for folder, shelf in asked.items():
+                for image_id in sorted(shelf):
+                    file_name = f"COCO_{folder}_{image_id:012d}.jpg"
+                    known = dict(answers[folder].get(image_id)) if folder in answers else {}
+                    record = Record(
+                        source=self.name,
+                        picture_id=str(image_id),
+                        file_name=file_name,
+                        width=0,
+                        height=0,
+                        licence=self.licence,
+                        questions=tuple(
+                            _question(id, split, text, known.get(id)) for split, id, text in shelf.get(image_id)
+                        ),
+                        coco_id=image_id,
+                    )
+                    yield RawSample(record, (images or root) / folder / file_name)
+
+        return Samples(records(), sum(len(shelf) for shelf in asked.values()))
+
+
+def _questions_path(root: Path, split: str) -> Path:
+    return root / f"v2_OpenEnded_mscoco_{_SPLITS[split][0]}_questions.json"
+
+
+def _annotations_path(root: Path, split: str) -> Path:
+    return root / f"v2_mscoco_{_SPLITS[split][0]}_annotations.json"
+
+
+def _question(id: int, split: str, text: str, answered: _Answered | None) -> Question:
+    if answered is None:
+        return Question(str(id), split, text)
+    answer, family, people = answered
+    return Question(str(id), split, text, answer, tuple(people), family)
+
+
+def _load_questions(path: Path, split: str, shelf: reading.Shelf) -> dict[int, int]:
+    """Put split, id and text of the questions on the shelf, by picture; the picture of each id."""
+    picture_of: dict[int, int] = {}
+    questions = reading.read_items(path, "questions.item")
+    for _, group in itertools.groupby(questions, lambda question: question.get("image_id")):
+        image_id, entries = -1, []
+        for question in group:
+            id = reading.field(question, f"{path}: question", int, "question_id")
+            where = f"{path}: question_id {id}"
+            image_id = reading.field(question, where, int, "image_id")
+            if not 0 <= image_id < _HIGHEST:
+                raise InputError(f"{where}: key 'image_id' is {image_id}, expected 0 to {_HIGHEST - 1}")
+            if id in picture_of:
+                raise InputError(f"{where}: occurs twice; get the original file")
+            text = reading.text(reading.field(question, where, str, "question"), where)
+            if not text:
+                raise InputError(f"{where}: key 'question' is empty; get the file again")
+            picture_of[id] = image_id
+            entries.append((split, id, text))
+        shelf.add(image_id, entries)
+    return picture_of
+
+
+def _load_answers(path: Path, picture_of: dict[int, int]) -> reading.Shelf:
+    """The answers to these questions, by picture, as (id, (answer, family, people)); ``picture_of`` is used up."""
+    shelf = reading.Shelf(path)
+
+    def found() -> Iterator[tuple[int, int, _Answered]]:
+        for annotation in reading.read_items(path, "annotations.item"):
+            id = reading.field(annotation, f"{path}: annotation", int, "question_id")
+            where = f"{path}: question_id {id}"
+            if id not in picture_of:
+                raise InputError(f"{where}: is asked nowhere in this split, or occurs twice; get the original files")
+            image_id = picture_of.pop(id)
+            if annotation.get("image_id", image_id) != image_id:
+                raise InputError(
+                    f"{where}: key 'image_id' is {annotation['image_id']!r}, the question's is {image_id}; get the "
+                    "original files"
+                )
+            yield image_id, id, _answered(annotation, where)
+
+    # The download has the questions of a picture together, but nothing says that it must.
+    for image_id, group in itertools.groupby(found(), lambda entry: entry[0]):
+        shelf.add(image_id, [(id, answered) for _, id, answered in group])
+    if picture_of:
+        raise InputError(
+            f"{path}: {len(picture_of)} questions of this split have no annotation, such as question_id "
+            f"{next(iter(picture_of))}; get the original files"
+        )
+    return shelf
+
+
+def _answered(annotation: dict[str, Any], where: str) -> _Answered:
+    entries = reading.objects(annotation, where, "answers")
+    people = [reading.text(reading.field(entry, where, str, "answer"), where) for entry in entries]
+    if len(people) != _PEOPLE:
+        raise InputError(f"{where}: key 'answers' holds {len(people)}, expected those of {_PEOPLE} people")
+    if "multiple_choice_answer" in annotation:
+        answer = reading.text(reading.field(annotation, where, str, "multiple_choice_answer"), where)
+    else:
+        answer = Counter(people).most_common(1)[0][0]
+    family = reading.field(annotation, where, str, "answer_type") if "answer_type" in annotation else None
+    return answer, family, people

@@ -1,0 +1,83 @@
+"""Entailment: a set of SNLI-VE's layout, from its files through two steps of training to the accuracy."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.examples import Examples
+from pipeline.data.loader import DataConfig, Loader
+from pipeline.data.text import Vocabulary
+from pipeline.model import ModelConfig, build_model
+from pipeline.tasks import TASKS
+
+LABELS = ("entailment", "neutral", "contradiction")
+PICTURES = 4
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A built set: pictures of one colour, each with one hypothesis a label, in train and in val."""
+    from shards.build import build
+    from shards.sources import get
+
+    raw = tmp_path / "raw"
+    (raw / "flickr30k_images").mkdir(parents=True)
+    for split, first in (("train", 0), ("dev", PICTURES)):
+        lines = []
+        for picture in range(first, first + PICTURES):
+            Image.new("RGB", (48, 32), (60 * (picture % 4), 90, 30)).save(raw / "flickr30k_images" / f"{picture}.jpg")
+            for number, label in enumerate(LABELS):
+                said = {"gold_label": label, "sentence2": f"a {('plain', 'dull', 'round')[number]} picture"}
+                lines.append(json.dumps({"Flickr30K_ID": str(picture), "pairID": f"{picture}r{number}", **said}))
+        (raw / f"snli_ve_{split}.jsonl").write_text("\n".join(lines))
+    source = get("snli_ve")
+    samples = source.samples(raw, images=None, splits=None, partition=None)
+    facts = {"source": source.name, "licence": source.licence, "options": {}}
+    build(samples, tmp_path / "built", **facts, progress=False)
+    return tmp_path / "built"
+
+
+def test_three_answers_are_learnt_and_scored(pairs: Path) -> None:
+    task_class = TASKS["entailment"]
+    training, held_out = (Examples.open(pairs, task_class.kind, split) for split in ("train", "val"))
+    task_class.check(training)
+    answers = [answer for answer in training.answers(training.rows) if answer is not None]
+    vocabulary = Vocabulary.build(training.texts(training.rows), answers)
+    assert set(vocabulary.answers) == set(LABELS)
+    assert len(training.rows) == len(held_out.rows) == 3 * PICTURES
+    torch.manual_seed(0)
+    config = ModelConfig(preset="tiny", task="entailment")
+    model = build_model(config, len(vocabulary), len(vocabulary.answers)).train()
+    task = task_class(config, 64, vocabulary)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, 1e-3)
+    device, data = torch.device("cpu"), DataConfig(folder=str(pairs), size=64, words=8, batch=12, threads=1)
+    with closing(Loader(training, vocabulary, data, 12, device)) as loader:
+        batch = loader.batch(training.rows)
+        for _ in range(2):
+            output = model(batch.images, batch.tokens)
+            assert output.shape == (12, 3)
+            loss = task.loss(output, batch)["answer"]
+            assert loss.isfinite()
+            optimizer.zero_grad()
+            before = [parameter.detach().clone() for parameter in trained]
+            loss.backward()
+            optimizer.step()
+            assert any(bool((a != b).any()) for a, b in zip(before, trained, strict=True))
+    model.eval()
+    with closing(Loader(held_out, vocabulary, data, 12, device)) as loader, torch.no_grad():
+        batch = loader.batch(held_out.rows)
+        given = task.answer(model(batch.images, batch.tokens), batch)
+    assert {answer["answer"] for answer in given} <= set(LABELS)
+    sums = task.score(given, held_out, held_out.rows)
+    right = sum(answer["answer"] == truth for answer, truth in zip(given, held_out.answers(held_out.rows), strict=True))
+    assert {name: pair.tolist() for name, pair in sums.items()} == {"accuracy": [right, 12]}
+    truths = [{"answer": answer} for answer in held_out.answers(held_out.rows)]
+    np.testing.assert_array_equal(task.score(truths, held_out, held_out.rows)["accuracy"], [12, 12])
