@@ -203,8 +203,11 @@ def resolve(place: Path) -> Path:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], str]:
-    """State and vocabulary of a published checkpoint. Only tensors and plain values are unpickled."""
-    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    """State and vocabulary of a published checkpoint. Only tensors and plain values are unpickled.
+
+    The tensors are mapped from the file: a process reads those it looks at, and a node keeps them in memory once.
+    """
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
     return state, (folder / _VOCABULARY).read_text(encoding="utf-8")
 
 

@@ -48,6 +48,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         folder.prepare(config, run)
         report_start(source, engine, config, begun)
     session = made(config, source, engine, begun)
+    del begun  # and with it the checkpoint, which the session has taken in
     writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
     try:
         with _stop_signals() as asked:
@@ -67,19 +68,19 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
 
 def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, asked: list[int]) -> tuple[int, int]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
-    config, source, engine, begun = session.config, session.source, session.engine, session.begun
+    config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
     largest = config.data.batch // engine.world // config.engine.accumulate
-    done, signalled = begun.step, _GO_ON
+    done, signalled = session.first_step, _GO_ON
     with (
         closing(
-            Loader(source.examples, begun.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
+            Loader(source.examples, session.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
         ) as loader,
-        closing(session.stream(loader, begun.step)) as stream,
+        closing(session.stream(loader, session.first_step)) as stream,
         closing(Log(run, config, session)) as log,
         profiled(config.log, run, engine.rank) as profiler,
     ):
-        for step in range(begun.step, source.total):
+        for step in range(session.first_step, source.total):
             waiting = time.perf_counter()
             batches = list(islice(stream, config.engine.accumulate))
             waited = time.perf_counter() - waiting
@@ -99,7 +100,7 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
             if done % config.checkpoint.every == 0 or done == source.total or signalled:
                 with session.state(done) as state:
                     if writer:
-                        writer.submit(done, state, begun.vocabulary.to_json(), log.last)
+                        writer.submit(done, state, session.vocabulary.to_json(), log.last)
             if signalled:
                 break
     return done, signalled
@@ -132,7 +133,7 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
     if watch.skipped < guard.STATES:
         with session.state(step) as state:
             if session.engine.leads:
-                checkpoint.save(place / "state", state, session.begun.vocabulary.to_json())
+                checkpoint.save(place / "state", state, session.vocabulary.to_json())
         session.engine.agree(_GO_ON)  # the state is there before any process ends the run
     first = record["first_not_finite"]
     where = f"first in the output of {first}" if first else "in the backward pass"

@@ -67,7 +67,9 @@ class Session:
     """Everything of a run on one process, put together; `step` is the recipe."""
 
     def __init__(self, config: TrainConfig, source: Source, engine: Engine, begun: Start) -> None:
-        self.config, self.source, self.engine, self.begun = config, source, engine, begun
+        self.config, self.source, self.engine = config, source, engine
+        # Not the start itself: it holds all that was in the checkpoint.
+        self.vocabulary, self.first_step = begun.vocabulary, begun.step
         zero = config.engine.zero
         self.model = begun.model.to(engine.device)
         stages = self.model.visual.stages
@@ -182,7 +184,7 @@ class Session:
         """Floating-point operations that one example costs a step: two a multiply-add, forward once, backward twice."""
         config = self.config
         with torch.device("meta"):  # neither weights nor random numbers are drawn for it
-            model = build_model(config.model, len(self.begun.vocabulary), len(self.begun.vocabulary.answers))
+            model = build_model(config.model, len(self.vocabulary), len(self.vocabulary.answers))
         return 6 * int(cost(model, config.data.size, config.data.words)["macs"])
 
     @property

@@ -50,6 +50,7 @@ def rows(place: Path, starts: int, worlds: tuple[int, ...]) -> dict[int, list[in
             for line in (place / f"start-{start}" / f"rank-{rank}.jsonl").read_text().splitlines():
                 told = json.loads(line)
                 if "step" in told:
+                    assert not told["held"], "a checkpoint that was taken in is let go of"
                     found.setdefault(told["step"], []).extend(told["rows"])
     return found
 

@@ -3,8 +3,9 @@
 Its environment says what is wanted:
 
     WATCHED     folder for rank-R.jsonl: a line when the session is put together (`begun`, and `litter`: what is under
-                way in the folder of checkpoints before the first step), one a step (`step`, `rows`, `loss`), one a
-                checkpoint (`lines`: how many its thread has run so far, by file)
+                way in the folder of checkpoints before the first step), one a step (`step`, `rows`, `loss`, and whether
+                what the start has read is still `held`), one a checkpoint (`lines`: how many its thread has run so
+                far, by file)
     STOP_AT     FILE:N: the process stops (SIGSTOP) before the N-th line of FILE that its checkpoint thread runs
     STOP_AFTER  STEP:NAME: the last rank sends itself the signal of this name as it begins the last of so many steps
     KEEP_BEGUN  1: begun-STEP.pt holds what this start has really put in its places
@@ -21,6 +22,7 @@ import shutil
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
@@ -42,6 +44,7 @@ STOP_AT, _, _NUMBER = os.environ.get("STOP_AT", "").partition(":")
 STOP_AFTER, _, _NAME = os.environ.get("STOP_AFTER", "").partition(":")
 _init, _step, _stream, _write = Session.__init__, Session.step, Session.stream, checkpoint.Writer._write
 _lines = dict.fromkeys(FILES.values(), 0)
+_read: list[weakref.ref[torch.Tensor]] = []
 
 
 def tell(**what: Any) -> None:
@@ -52,21 +55,28 @@ def tell(**what: Any) -> None:
 
 def init(self: Session, *given: Any) -> None:
     _init(self, *given)
+    state = given[-1].state
+    _read.extend(map(weakref.ref, state["model"].values()) if state else ())
     run = Path(sys.argv[sys.argv.index("--run") + 1])
-    tell(begun=self.begun.step, litter=sorted(path.name for path in run.glob("checkpoints/.*")))
-    if os.environ.get("KEEP_BEGUN") and self.begun.state:
+    tell(begun=self.first_step, litter=sorted(path.name for path in run.glob("checkpoints/.*")))
+    if os.environ.get("KEEP_BEGUN") and state:
         wrapped = self.wrapped.optimizer
         adam = wrapped.optimizer if self.config.engine.zero else wrapped
         counts = sorted({int(state["step"]) for state in adam.state.values()})
-        with self.state(self.begun.step) as state:
+        with self.state(self.first_step) as state:
             if RANK == 0:
-                torch.save({**state, "adam_steps": counts}, PLACE / f"begun-{self.begun.step}.pt")
+                torch.save({**state, "adam_steps": counts}, PLACE / f"begun-{self.first_step}.pt")
 
 
 def step(self: Session, number: int, batches: list[Batch]) -> Outcome:
     outcome = _step(self, number, batches)
     rows = [row for batch in batches for row in batch.rows.tolist()]
-    tell(step=number, rows=rows, loss=float(outcome.terms["loss"]).hex())
+    tell(
+        step=number,
+        rows=rows,
+        loss=float(outcome.terms["loss"]).hex(),
+        held=any(tensor() is not None for tensor in _read),
+    )
     return outcome
 
 
