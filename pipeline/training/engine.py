@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -79,9 +78,8 @@ class Engine:
     def __init__(self, config: EngineConfig, batch: int, clip: float, folder: Path) -> None:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
         if "WORLD_SIZE" not in os.environ:
-            os.environ.update(
-                RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port()
-            )
+            # Port 0: whichever is free when it is bound. Nobody else has to know.
+            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
         import deepspeed.ops
         from accelerate import Accelerator, InitProcessGroupKwargs
         from accelerate.utils import DeepSpeedPlugin
@@ -236,9 +234,3 @@ def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import run
 
 from pipeline import config as configuration
 from pipeline.data.examples import Examples
@@ -18,7 +19,6 @@ from pipeline.data.loader import DataConfig, Loader
 from pipeline.data.text import Vocabulary
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
-from pipeline.training.loop import train
 from pipeline.training.start import _vocabulary, start
 
 SIZE = 64
@@ -113,14 +113,11 @@ def test_batches_have_the_soft_scores(several: Path) -> None:
         torch.testing.assert_close(turned.answers, torch.tensor([[0, 1, 0.3], [1, 0, 0], [0, 1, 0.3], [0.3, 0, 0]]))
 
 
-def test_a_run_learns_what_most_say_and_is_scored_by_all(
-    several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path: Path) -> None:
     flags = [f"--data.folder={several}", f"--data.size={SIZE}", "--data.words=6", "--data.batch=8", "--data.threads=1"]
     flags += ["--model.preset=tiny", "--model.task=vqa", "--optimizer.lr=3e-3", "--optimizer.ema=0"]
-    config = configuration.load(None, [*flags, "--schedule.epochs=2", "--schedule.warmup=0.2"])
-    assert train(config, tmp_path / "run")
-    told = capsys.readouterr().err
+    keys = [*flags, "--schedule.epochs=2", "--schedule.warmup=0.2"]
+    (told,) = run(1, ["-m", "launch.cli", "train", "--run", str(tmp_path / "run"), *keys])
     assert "3 answers, 2 of 48 questions have none of them" in told
     report = evaluate(tmp_path / "run", several, "val", tmp_path / "val.json", progress=False)
     assert report is not None
