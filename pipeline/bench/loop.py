@@ -87,7 +87,7 @@ class Beside(Watched):
         self.bare(batches)
         if self.ema:
             with whole(self.model, self.config.engine.zero):
-                self.ema.update(self.model, self.updates)
+                self.ema.update(self.updates)
 
 
 class Saving(Watched):

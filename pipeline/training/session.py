@@ -133,7 +133,7 @@ class Session:
         self.updates += 1
         if self.ema:
             with whole(self.model, self.config.engine.zero):
-                self.ema.update(self.model, self.updates - 1)
+                self.ema.update(self.updates - 1)
         return Outcome(sums, norm, rate)
 
     def _is_bad(self, loss: Tensor) -> bool:

@@ -13,7 +13,7 @@ def test_floats_are_averaged_and_integers_copied() -> None:
         model.weight.fill_(3.0)
         model.running_mean.fill_(4.0)  # type: ignore[union-attr]
         model.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    ema.update(model, 10_000)
+    ema.update(10_000)
     assert ema.tensors["weight"].tolist() == [2.0, 2.0]
     assert ema.tensors["running_mean"].tolist() == [2.0, 2.0]
     assert ema.tensors["num_batches_tracked"].item() == 7
@@ -25,7 +25,7 @@ def test_the_decay_warms_up() -> None:
     nn.init.zeros_(model.weight)
     ema = Ema(model, 0.9997)
     nn.init.ones_(model.weight)
-    ema.update(model, 0)
+    ema.update(0)
     torch.testing.assert_close(ema.tensors["weight"], torch.tensor([[0.9]]))
 
 
