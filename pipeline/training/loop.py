@@ -44,10 +44,10 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     begun = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
+    session = made(config, source, engine, begun)
     if engine.leads:
         folder.prepare(config, run)
         report_start(source, engine, config, begun)
-    session = made(config, source, engine, begun)
     del begun  # and with it the checkpoint, which the session has taken in
     writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
     try:

@@ -112,3 +112,17 @@ def test_adam_computes_where_its_state_lies() -> None:
 def test_what_does_not_go_together_is_told(told: str, keys: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=told):
         EngineConfig(**keys)  # type: ignore[arg-type]
+
+
+def test_what_cannot_run_leaves_no_folder(tmp_path: Path, refcoco: Path) -> None:
+    command = ["train", "--run", str(tmp_path / "run"), *TINY, "--data.folder", str(refcoco)]
+    for keys, why in (
+        (["--engine.norms", "apex", "--engine.compile", "true"], "engine.norms: 'apex': "),
+        (
+            ["--optimizer.implementation", "apex", "--engine.offload", "optimizer", "--engine.zero", "1"],
+            "'apex': runs on",
+        ),
+    ):
+        (told,) = run(1, ["-m", "launch.cli", *command, *keys], expected=2)
+        assert why in told
+        assert not (tmp_path / "run").exists()

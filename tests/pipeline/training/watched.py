@@ -2,7 +2,7 @@
 
 Its environment says what is wanted:
 
-    WATCHED     folder for rank-R.jsonl: a line when the session is put together (`begun`, and `litter`: what is under
+    WATCHED     folder for rank-R.jsonl: a line when the first batch is asked for (`begun`, and `litter`: what is under
                 way in the folder of checkpoints before the first step), one a step (`step`, `rows`, `loss`, and whether
                 what the start has read is still `held`), one a checkpoint (`lines`: how many its thread has run so
                 far, by file)
@@ -57,8 +57,6 @@ def init(self: Session, *given: Any) -> None:
     _init(self, *given)
     state = given[-1].state
     _read.extend(map(weakref.ref, state["model"].values()) if state else ())
-    run = Path(sys.argv[sys.argv.index("--run") + 1])
-    tell(begun=self.first_step, litter=sorted(path.name for path in run.glob("checkpoints/.*")))
     if os.environ.get("KEEP_BEGUN") and state:
         wrapped = self.wrapped.optimizer
         adam = wrapped.optimizer if self.config.engine.zero else wrapped
@@ -81,6 +79,8 @@ def step(self: Session, number: int, batches: list[Batch]) -> Outcome:
 
 
 def stream(self: Session, loader: Loader, first: int) -> Iterator[Batch]:
+    run = Path(sys.argv[sys.argv.index("--run") + 1])
+    tell(begun=self.first_step, litter=sorted(path.name for path in run.glob("checkpoints/.*")))
     accumulate = self.config.engine.accumulate
     for place, batch in enumerate(_stream(self, loader, first), first * accumulate):
         if STOP_AFTER and place == (int(STOP_AFTER) - 1) * accumulate and self.engine.world - 1 == RANK:
