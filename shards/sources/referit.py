@@ -7,7 +7,7 @@ them into quarantine. The splits of ``unc`` are train, val and the tests A, B an
 these and then has a label such as "testAB", which is kept as a split of its own.
 
 An annotation is known by a number, or by a name like "25_1". Its mask is a list of run lengths, of the size of the
-segmented picture. Its category contradicts the expressions too often (the tool's issue 12), so that a region has none.
+segmented picture. Its category contradicts the expressions too often (as its users tell), so that a region has none.
 The numbers of the pictures are those of IAPR TC-12, not of COCO.
 """
 
