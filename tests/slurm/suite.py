@@ -61,6 +61,18 @@ class Work:
         here = [(job, state) for job, state, comment in jobs if comment.startswith(str(self.out))]
         return [job for job, state in here if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")]
 
+    def accounted(self, *jobs: str) -> list[str]:
+        """How these jobs have ended by SLURM's own accounts, which are kept a little later than things happen."""
+
+        def states() -> dict[str, str]:
+            told = self.cluster.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State")
+            return dict(line.split("|") for line in told.splitlines())
+
+        under_way = {None, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"}
+        self.wait(lambda: not {states().get(job) for job in jobs} & under_way, f"no account of the end of {jobs}")
+        found = states()
+        return [found[job] for job in jobs]
+
     def empty(self) -> None:
         """Wait until SLURM has nothing more to do with this folder: the batch scripts have had their last word."""
         self.wait(lambda: not self.queue(), "the queue does not become empty")

@@ -81,9 +81,7 @@ def test_tasks_are_tried_elsewhere_while_the_others_go_on(work: Work) -> None:
     for share in ("1/4", "4/4"):
         first, second = (line.split()[2] for line in notes(shares) if line.startswith(share) and "ends" not in line)
         assert first != second  # off the node that was at fault
-    shown = work.cluster.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State")
-    states = dict(line.split("|") for line in shown.splitlines())
-    assert [states[f"{work.job(shares)}_{task}"] for task in range(4)] == ["COMPLETED"] * 4
+    assert work.accounted(*(f"{work.job(shares)}_{task}" for task in range(4))) == ["COMPLETED"] * 4
 
 
 def test_what_is_left_of_an_array_in_the_queue_is_waited_for(work: Work, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,10 +43,7 @@ def test_dependencies_and_a_failure_that_stops_only_what_needs_it(
     failed = read_json(stages["bad"].folder / "FAILED.json")
     assert (failed["rank"], failed["node"], failed["tail"]) == (0, "127.0.0.1", ["expected a better world"])
     # SLURM's own state tells the same: the script's exit code is the verdict.
-    told = work.cluster.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State")
-    states = dict(line.split("|") for line in told.splitlines())
-    assert states[work.job(stages["second"])] == "COMPLETED"
-    assert states[work.job(stages["bad"])] == "FAILED"
+    assert work.accounted(work.job(stages["second"]), work.job(stages["bad"])) == ["COMPLETED", "FAILED"]
     assert work.queue() == []  # those that can never start do not wait
 
     # The same command submits what is not done, and only that.
