@@ -145,7 +145,7 @@ from pipeline.data.text import Vocabulary
 from pipeline.errors import TrainingError
 examples = Examples.open(Path(sys.argv[1]), "expression", "train")
 os.pread = lambda *_: time.sleep(1000)
-config = DataConfig("unused", size=64, threads=3, patience=0.3)
+config = DataConfig("unused", size=64, threads=3, patience=2)
 try:
     with closing(Loader(examples, Vocabulary(("a",)), config, 8, torch.device("cpu"))) as loader:
         next(loader.stream([(examples.rows[:8], None)]))
@@ -157,7 +157,7 @@ except TrainingError as error:
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("told: no batch for 0.3 s, reading ")
+    assert done.stderr.startswith("told: no batch for 2 s, reading ")
     assert done.stderr.count("sample '") == 3
 
 
