@@ -23,7 +23,7 @@ class BatchNorm(KeepFloat32):
 
     `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch.
 
-    In training the statistics are those of all processes of the default group (one all-reduce forward, one backward),
+    In training the statistics are those of all processes of the default group (one exchange forward, one backward),
     so N processes give the outputs, input gradients and running statistics of one process on the joint batch.
     Parameters and statistics are never held below float32, whatever the module is cast to. Raises ValueError (from
     PyTorch) when there is a single value per channel to train on.
