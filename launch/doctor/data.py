@@ -94,8 +94,7 @@ def memory(items: Items, asked: Asked) -> Iterator[Check]:
 
     manifest = items.examples.manifest
     tables = manifest.samples.nbytes + manifest.examples.nbytes
-    held = {id(array): array.nbytes for array in (items.examples.rows, items.first, items.count)}  # two may be one
-    order = sum(held.values())
+    order = items.nbytes
     room = psutil.virtual_memory().available
     room = min(room, memory_limit() or room)
     found = f"{order / GIB:.2f} GiB of order in each of {asked.local} processes of a node, {tables / GIB:.2f} GiB of "

@@ -181,11 +181,10 @@ def tables(scale: Scale) -> Iterator[Row]:
         examples = Examples.open(folder, "expression", "train")
         items = Items.of(examples, 0)
         mapped = {name: found["bytes"] for name, found in examples.manifest.meta["tables"].items()}
-        order = {id(held): held.nbytes for held in (examples.rows, items.first, items.count)}  # two may be one
         held = {
             "samples' table, mapped": mapped[SAMPLES_MAP],
             "examples' table, mapped": mapped[EXAMPLES_MAP],
-            "order of items, in each process": sum(order.values()),
+            "order of items, in each process": items.nbytes,
             "files on disk": sum(mapped.values()) + sum(file.stat().st_size for file in folder.glob("*.parquet")),
         }
     note = f"{_COUNTED:,} samples weighed; real texts and keys are longer or shorter"

@@ -53,12 +53,16 @@ def normalised(answer: str) -> str:
     A mark of punctuation becomes a blank; it vanishes where one of its kind stands beside a blank, and so do all in an
     answer with a comma between digits. A period stays before a digit only.
     """
-    text = answer.replace("\n", " ").replace("\t", " ").strip()
+    text = _on_one_line(answer)
     close = _THOUSANDS.search(text) is not None
     marks = {ord(mark): "" if close or f"{mark} " in text or f" {mark}" in text else " " for mark in _MARKS}
     words = _PERIOD.sub("", text.translate(marks)).lower().split()
     counted = (_NUMBERS.get(word, word) for word in words)
     return " ".join(_APOSTROPHES.get(word, word) for word in counted if word not in _ARTICLES)
+
+
+def _on_one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def agreement(matches: int, people: int) -> float:
@@ -74,7 +78,7 @@ def agreement(matches: int, people: int) -> float:
 
 def accuracy(answer: str, people: Sequence[str]) -> float:
     """VQAv2's accuracy of an answer to a question that these people answered, from 0 to 1."""
-    answer, *people = (text.replace("\n", " ").replace("\t", " ").strip() for text in (answer, *people))
+    answer, *people = map(_on_one_line, (answer, *people))
     if len(set(people)) > 1:
         answer, *people = map(normalised, (answer, *people))
     return agreement(people.count(answer), len(people))

@@ -198,6 +198,11 @@ class Items:
         plan = Plan(tuple(sizes.tolist()), weights, seed, window, np.concatenate(blocks))
         return cls(examples, first, count.astype(np.min_scalar_type(count.max(initial=0))), plan)
 
+    @property
+    def nbytes(self) -> int:
+        """What a process holds of the order: the rows of the examples and the items; two of them may be one array."""
+        return sum({id(held): held.nbytes for held in (self.examples.rows, self.first, self.count)}.values())
+
     def step(self, step: int, batch: int, rank: int, world: int) -> Rows:
         """The example rows of one rank in one step."""
         items, visits = self.plan.step(step, batch, rank, world)

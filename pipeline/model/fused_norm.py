@@ -39,7 +39,8 @@ class FusedBatchNorm(torch.autograd.Function):
 
         rows = _rows(x)
         mean, var = syncbn.welford_mean_var_c_last(rows)
-        mean, var, total = moments(torch.cat([mean, var, mean.new_tensor([rows.numel() // len(weight)])]))
+        # Filled on the device: a number that is copied there would be waited for, at every norm.
+        mean, var, total = moments(torch.cat([mean, var, mean.new_full((1,), rows.numel() // len(weight))]))
         scale = torch.rsqrt(var + eps)
         out = syncbn.batchnorm_forward_c_last(
             rows, None if beside is None else _rows(beside), mean, scale, weight, bias, relu

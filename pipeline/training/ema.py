@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+Pairs = tuple[list[Tensor], list[Tensor]]
+
 
 class Ema:
     """Exponential moving average of a model's floating tensors; other buffers are copied.
@@ -21,24 +23,29 @@ class Ema:
         self._model = model
 
     @cached_property
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Ours and the model's own, which stay the same objects from the first step on, whoever holds their values.
+    def _pairs(self) -> tuple[Pairs, Pairs]:
+        """Ours beside the model's own, of floating tensors and of the others.
 
-        A state dict is made anew at every call, which takes longer than the average of a small network.
+        The model's stay the same objects from the first step on, whoever holds their values; a state dict is made anew
+        at every call, which takes longer than the average of a small network.
         """
         live: dict[str, Tensor] = dict(self._model.named_parameters(remove_duplicate=False))
         live |= dict(self._model.named_buffers(remove_duplicate=False))
-        return [(mine, live[name]) for name, mine in self.tensors.items()]
+
+        def of(floating: bool) -> Pairs:
+            names = [name for name, mine in self.tensors.items() if mine.is_floating_point() == floating]
+            return [self.tensors[name] for name in names], [live[name] for name in names]
+
+        return of(True), of(False)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights as they stand after step ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        others = [pair for pair in self._pairs if not pair[0].is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [now for _, now in floats], 1 - decay)
-        if others:
-            torch._foreach_copy_([mine for mine, _ in others], [now for _, now in others])
+        floats, others = self._pairs
+        torch._foreach_lerp_(*floats, 1 - decay)
+        if others[0]:
+            torch._foreach_copy_(*others)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Go on from saved averages; their names must be those of the model."""

@@ -131,18 +131,21 @@ def picture_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
 
 def _question(question: dict[str, Any], id: str, path: Path) -> tuple[str, str, str | None, str | None]:
     where = f"{path}: question {id}"
-    text = reading.text(reading.field(question, where, str, "question"), where)
-    if not text:
-        raise InputError(f"{where}: key 'question' is empty; get the file again")
+    text = reading.phrase(question, where, "question")
     answer = reading.field(question, where, str, "answer") if "answer" in question else None
     return id, text, answer, _family(question, where) if "program" in question else None
 
 
-def _family(question: dict[str, Any], where: str) -> str:
-    program = reading.objects(question, where, "program")
+def last_function(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """The function that a program ends in, whose output is what was asked for."""
+    program = reading.objects(entry, where, "program")
     if not program:
         raise InputError(f"{where}: key 'program' is empty, expected its functions in order")
-    function = reading.field(program[-1], f"{where}: program", str, "function", "type")
+    return program[-1]
+
+
+def _family(question: dict[str, Any], where: str) -> str:
+    function = reading.field(last_function(question, where), f"{where}: program", str, "function", "type")
     if function not in _FAMILIES:
         raise InputError(f"{where}: the program ends in {function!r}, expected one of {', '.join(sorted(_FAMILIES))}")
     return _FAMILIES[function]

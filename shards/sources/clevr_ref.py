@@ -30,7 +30,7 @@ from shards.raw import RawSample
 from shards.record import Expression, Record, Region, Rle
 from shards.sources import reading
 from shards.sources.base import Samples, no_partition
-from shards.sources.clevr import chosen_files, picture_folders
+from shards.sources.clevr import chosen_files, last_function, picture_folders
 from shards.sources.masks import union
 
 _REFEXPS = "refexps/clevr_ref+_<split>_refexps.json"
@@ -128,13 +128,9 @@ def _expressions(path: Path, split: str, pictures: Path) -> reading.Shelf:
 def _expression(refexp: dict[str, Any], id: str, path: Path) -> tuple[str, tuple[str, str, list[int]]]:
     where = f"{path}: expression {id}"
     file_name = reading.field(refexp, where, str, "image_filename")
-    text = reading.text(reading.field(refexp, where, str, "refexp"), where)
-    if not text:
-        raise InputError(f"{where}: key 'refexp' is empty; get the file again")
-    program = reading.objects(refexp, where, "program")
-    if not program:
-        raise InputError(f"{where}: key 'program' is empty, expected its functions in order")
-    objects: list[Any] = reading.field(program[-1], f"{where}: the program's last function", list, "_output")
+    text = reading.phrase(refexp, where, "refexp")
+    last = last_function(refexp, where)
+    objects: list[Any] = reading.field(last, f"{where}: the program's last function", list, "_output")
     if not objects or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in objects):
         raise InputError(
             f"{where}: the program's last '_output' is {reprlib.repr(objects)}, expected the numbers of objects"

@@ -6,8 +6,9 @@ import json
 import reprlib
 import zlib
 from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import ijson
 from tqdm import tqdm
@@ -42,6 +43,18 @@ def inside(folder: Path, name: str, where: str) -> Path:
     return folder.joinpath(*parts)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
+    """The file, and a bar of its bytes to move along, which shows itself where reading takes long."""
+    with (
+        open(path, "rb") as file,
+        tqdm(
+            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
+        ) as bar,
+    ):
+        yield file, bar
+
+
 def read_items(path: Path, prefix: str = "item") -> Iterator[dict[str, Any]]:
     """The objects of one array in a JSON file, one after another, without holding the file in memory.
 
@@ -49,12 +62,7 @@ def read_items(path: Path, prefix: str = "item") -> Iterator[dict[str, Any]]:
     InputError for broken JSON, for an array that is missing or empty, and for an element that is no object.
     """
     count = 0
-    with (
-        open(path, "rb") as file,
-        tqdm(
-            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
-        ) as bar,
-    ):
+    with opened(path) as (file, bar):
         items = ijson.items(file, prefix, use_float=True)
         while True:
             try:
@@ -121,6 +129,14 @@ def text(value: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: text {reprlib.repr(value)} is no valid Unicode ({error.reason})") from error
     return " ".join(value.split())
+
+
+def phrase(entry: dict[str, Any], where: str, key: str) -> str:
+    """The `text` under a key, which has to have words."""
+    found = text(field(entry, where, str, key), where)
+    if not found:
+        raise InputError(f"{where}: key {key!r} is empty; get the file again")
+    return found
 
 
 class Shelf:

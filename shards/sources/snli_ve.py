@@ -20,8 +20,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from shards.errors import InputError
 from shards.raw import RawSample
 from shards.record import Question, Record
@@ -124,12 +122,7 @@ def _picture(pair: dict[str, Any], where: str) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON Lines file, one line in memory at a time, each with its place for messages."""
-    with (
-        open(path, "rb") as file,
-        tqdm(
-            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
-        ) as bar,
-    ):
+    with reading.opened(path) as (file, bar):
         number = 0
         while line := file.readline(_LINE_MAX_BYTES + 1):
             number += 1

@@ -135,11 +135,8 @@ def _load_questions(path: Path, split: str, shelf: reading.Shelf) -> dict[int, i
                 raise InputError(f"{where}: key 'image_id' is {image_id}, expected 0 to {_HIGHEST - 1}")
             if id in picture_of:
                 raise InputError(f"{where}: occurs twice; get the original file")
-            text = reading.text(reading.field(question, where, str, "question"), where)
-            if not text:
-                raise InputError(f"{where}: key 'question' is empty; get the file again")
+            entries.append((split, id, reading.phrase(question, where, "question")))
             picture_of[id] = image_id
-            entries.append((split, id, text))
         shelf.add(image_id, entries)
     return picture_of
 
