@@ -3,7 +3,7 @@
     dynamic_conv(x, filters, kernel_size, groups)      v2 Eq. 2, the filters given pixel by pixel
     laconv(x, cond, weight, bias, kernel_size, groups) v2 Eq. 1-3, the filters projected from a condition map
 
-Nothing but torch is imported; shapes are in `kernels.reference`.
+Nothing but torch is imported; shapes are in `kernels.plain.taps`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import kernels.operator  # noqa: F401  (registers the operators)
+import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
 
 __all__ = ["dynamic_conv", "laconv"]
 

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from kernels import cpu, cuda, plain
+from laconvnet.kernels import cpu, cuda, plain
 
 
 class Backend(Protocol):

@@ -3,7 +3,7 @@
     filters[p, t, gr] = M[p, t, gr] * (sum_m cond[p, m] weight[(t, gr), m] + bias[(t, gr)]),  M the dropout mask
 
 and the convolution is the backend's. The filters of a chunk take at most `WORKSPACE` bytes (those of one picture where
-they alone take more), so memory does not grow with the batch. Shape legend: `kernels.reference`; M condition width, b
+they alone take more), so memory does not grow with the batch. Shape legend: `kernels.plain.taps`; M condition width, b
 pictures of a chunk, P = H*W pixels.
 """
 
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.backend import Backend, computing_dtype
-from kernels.recipe import Recipe
-from kernels.reference import accumulation_dtype
+from laconvnet.kernels.backend import Backend, computing_dtype
+from laconvnet.kernels.plain.taps import accumulation_dtype
+from laconvnet.kernels.recipe import Recipe
 
 WORKSPACE = 24 * 2**20  # bytes of filters at once: they stay in the last cache of a GPU or CPU between the steps
 

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from kernels import chunks, shared_filters
-from kernels.backend import backend, computing_dtype
-from kernels.recipe import Recipe
+from laconvnet.kernels import chunks, shared_filters
+from laconvnet.kernels.backend import backend, computing_dtype
+from laconvnet.kernels.recipe import Recipe
 
 LIBRARY = torch.library.Library("laconv", "DEF")
 

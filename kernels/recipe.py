@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kernels.backend import Backend
+from laconvnet.kernels.backend import Backend
 
 
 class Recipe(NamedTuple):

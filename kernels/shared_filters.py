@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.backend import Backend
-from kernels.recipe import Recipe
-from kernels.reference import accumulation_dtype
+from laconvnet.kernels.backend import Backend
+from laconvnet.kernels.plain.taps import accumulation_dtype
+from laconvnet.kernels.recipe import Recipe
 
 
 def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
+from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 failed while working, 2 the user's mistake, 130 interrupted."""
-    from pipeline.errors import ConfigError, TrainingError
-    from shards.errors import InputError
+    from laconvnet.pipeline.errors import ConfigError, TrainingError
+    from laconvnet.shards.errors import InputError
 
     arguments, rest = parser().parse_known_args(argv)
     arguments.keys = rest

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launch import queue
-from launch.job import CANCELLED, is_done, read_json, task_folder, write_json
-from launch.status import GRAPH, JOB, holder, on_slurm, places
-from pipeline.errors import ConfigError
+from laconvnet.launch.job import CANCELLED, is_done, read_json, task_folder, write_json
+from laconvnet.launch.slurm import queue
+from laconvnet.launch.status import GRAPH, JOB, holder, on_slurm, places
+from laconvnet.pipeline.errors import ConfigError
 
 FOLLOW_SECONDS = 1.0
 ENDS = ("DONE.json", "FAILED.json")

@@ -30,15 +30,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch import stages as graphs
-from launch.job import ENTRY, command_line, is_done, read_json, settle, write_json
-from launch.screen import Screen
-from launch.stages import Graph, Stage
-from launch.status import GRAPH, LOCK
-from pipeline.errors import ConfigError
+from laconvnet.launch.graph import stages as graphs
+from laconvnet.launch.graph.stages import Graph, Stage
+from laconvnet.launch.job import ENTRY, command_line, is_done, read_json, settle, write_json
+from laconvnet.launch.local.screen import Screen
+from laconvnet.launch.status import GRAPH, LOCK
+from laconvnet.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from launch.cluster import Cluster
+    from laconvnet.launch.slurm.cluster import Cluster
 
 
 def launch(
@@ -54,7 +54,7 @@ def launch(
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
-    `cluster` is local, for this machine, or a site's file (`launch.cluster`): then all stages are submitted to SLURM
+    `cluster` is local, for this machine, or a site's file (`launch.slurm.cluster`): then all stages are submitted to SLURM
     and this returns. `given` are texts to put in place of the file's `values` of these names. `entry` is the
     "module:function" that the jobs call with a stage's arguments. What is going on is told on standard error; `dry_run`
     prints to standard output what would run (on SLURM, the batch scripts) and touches nothing.
@@ -75,8 +75,8 @@ def launch(
     if dry_run:
         print(describe(graph, taken))
         return 0
-    from launch import precheck  # brings submitit, which nothing above needs
-    from launch.schedule import run
+    from laconvnet.launch import precheck  # brings submitit, which nothing above needs
+    from laconvnet.launch.local.scheduler import run
 
     problems = precheck.commands(graph, taken, entry)
     if problems:
@@ -91,7 +91,7 @@ def _read_both(
     file: str | Path, out: str | Path | None, given: Mapping[str, str] | None, cluster: str
 ) -> tuple[Graph, Cluster]:
     """The stages and the site. Raises ConfigError with what is wrong with either."""
-    from launch.cluster import read
+    from laconvnet.launch.slurm.cluster import read
 
     problems = []
     try:
@@ -118,7 +118,7 @@ def _launch_on_slurm(
     again: bool,
     entry: str,
 ) -> int:
-    from launch import queue, submission  # brings submitit
+    from laconvnet.launch.slurm import queue, submission  # brings submitit
 
     def waiting() -> Collection[str]:
         try:

@@ -37,13 +37,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.fence import FENCE, starts
+from laconvnet.pipeline.runs.fence import FENCE, starts
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
     from submitit.helpers import DelayedSubmission
 
-ENTRY = "launch.cli:main"
+ENTRY = "laconvnet.launch.cli:main"
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
 TAIL_LINES = 15
 CANCELLED = "cancelled"  # the reason of a job that the user has ended
@@ -171,7 +171,7 @@ def _stop_when_told(marker: Path) -> None:
     must be told apart from the one whose death it was that made srun kill the others.
 
     Not submitit's handler, which has rank 0 alone queue the job again from inside the signal: rank 0 may be the one
-    that is lost, and the others would not know. The batch script does it when all have left (`launch.batch`).
+    that is lost, and the others would not know. The batch script does it when all have left (`launch.slurm.batch`).
     """
     told = False
 

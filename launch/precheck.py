@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch import queue, slurm
-from launch.cluster import Cluster
-from launch.job import ENTRY
-from launch.stages import Graph, Stage
-from pipeline.errors import ConfigError
-from shards.errors import InputError
+from laconvnet.launch.graph.stages import Graph, Stage
+from laconvnet.launch.job import ENTRY
+from laconvnet.launch.slurm import queue, sbatch
+from laconvnet.launch.slurm.cluster import Cluster
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
+    from laconvnet.pipeline.config import TrainConfig
 
 FREE_BYTES = 1 << 30
 # Options of laconvnet whose values are read: they must be there, unless an earlier stage writes them.
 INPUTS = ("--root", "--images", "--data", "--data.folder", "--init_from", "--inputs", "--exclude", "--against")
 
 
-def shapes(graph: Graph, taken: Sequence[Stage], cluster: Cluster) -> tuple[dict[str, slurm.Shape], list[str]]:
+def shapes(graph: Graph, taken: Sequence[Stage], cluster: Cluster) -> tuple[dict[str, sbatch.Shape], list[str]]:
     """What each stage asks of the cluster, and what is wrong with it."""
     found, problems = {}, []
     for stage in taken:
         try:
-            found[stage.name] = slurm.Shape.of(stage, cluster)
+            found[stage.name] = sbatch.Shape.of(stage, cluster)
         except ValueError as error:
             problems.append(f"{graph.file}: stage {stage.name!r}: {error}")
     return found, problems
@@ -56,7 +56,7 @@ def commands(graph: Graph, taken: Iterable[Stage], entry: str) -> list[str]:
     """Whether each stage's command line parses, its configuration loads, its inputs exist, its batch divides."""
     if entry != ENTRY:
         return []
-    from launch.cli import parser  # knows the commands, which know the stages
+    from laconvnet.launch.cli import parser  # knows the commands, which know the stages
 
     line, known = parser(), Loaded()
     problems = []
@@ -73,7 +73,7 @@ class Loaded:
 
     def load(self, file: Path | None, keys: Sequence[str]) -> TrainConfig:
         """Raises ConfigError or InputError, as `pipeline.config.load` does."""
-        from pipeline import config
+        from laconvnet.pipeline import config
 
         folders = {value for option, value in _inputs(keys)}
         key = (str(file), *(part for part in keys if part not in folders))
@@ -88,7 +88,7 @@ class Loaded:
         return found
 
 
-def resources(graph: Graph, taken: Sequence[Stage], shaped: dict[str, slurm.Shape], cluster: Cluster) -> list[str]:
+def resources(graph: Graph, taken: Sequence[Stage], shaped: dict[str, sbatch.Shape], cluster: Cluster) -> list[str]:
     """Whether the partitions exist and have such nodes."""
     offered = queue.partitions()
     names = ", ".join(sorted(filter(None, offered)))

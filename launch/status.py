@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch import queue
-from launch.job import read_json, tail, task_folder
-from launch.queue import Queued
-from launch.screen import clock, table
-from pipeline.errors import ConfigError
+from laconvnet.launch.job import read_json, tail, task_folder
+from laconvnet.launch.local.screen import clock, table
+from laconvnet.launch.slurm import queue
+from laconvnet.launch.slurm.queue import Queued
+from laconvnet.pipeline.errors import ConfigError
 
 GRAPH, JOB, LOCK = "graph.json", "job.json", "launch.lock"
 STARTS, SUBMISSION = "starts.jsonl", "submission.json"  # of a stage on SLURM

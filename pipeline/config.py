@@ -11,16 +11,16 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
-from pipeline import yaml_tree
-from pipeline.data.loader import DataConfig
-from pipeline.errors import ConfigError
-from pipeline.model import ModelConfig
-from pipeline.training.checkpoint import CheckpointConfig
-from pipeline.training.engine import EngineConfig
-from pipeline.training.guard import GuardConfig
-from pipeline.training.log import LogConfig
-from pipeline.training.optimizer import OptimizerConfig
-from pipeline.training.schedule import ScheduleConfig
+from laconvnet.pipeline import yaml_tree
+from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.training.checkpoint import CheckpointConfig
+from laconvnet.pipeline.training.engine import EngineConfig
+from laconvnet.pipeline.training.guard import GuardConfig
+from laconvnet.pipeline.training.log import LogConfig
+from laconvnet.pipeline.training.optimizer import OptimizerConfig
+from laconvnet.pipeline.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.errors import ConfigError
 
 BASE = "base"
 

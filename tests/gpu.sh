@@ -31,15 +31,15 @@ verdict() {
   tests=$?
   # A progress bar in a file: a line now and then.
   export TQDM_MININTERVAL=20
-  within "$TRAIN_SECONDS" "$PYTHON" -m launch.cli bench train --device cuda --quick --minutes "$TRAIN_MINUTES" \
+  within "$TRAIN_SECONDS" "$PYTHON" -m laconvnet.launch.cli bench train --device cuda --quick --minutes "$TRAIN_MINUTES" \
     --part speed loop checkpoint memory --json >runs/gpu-train.jsonl
   train=$?
   within "$BENCH_SECONDS" \
-    "$PYTHON" -m launch.cli bench kernel --device cuda --quick --minutes "$BENCH_MINUTES" --json >runs/gpu-bench.jsonl
+    "$PYTHON" -m laconvnet.launch.cli bench kernel --device cuda --quick --minutes "$BENCH_MINUTES" --json >runs/gpu-bench.jsonl
   bench=$?
   echo
-  within 10 "$PYTHON" -m launch.cli bench show runs/gpu-train.jsonl && \
-    within 10 "$PYTHON" -m launch.cli bench show runs/gpu-bench.jsonl
+  within 10 "$PYTHON" -m laconvnet.launch.cli bench show runs/gpu-train.jsonl && \
+    within 10 "$PYTHON" -m laconvnet.launch.cli bench show runs/gpu-bench.jsonl
   tables=$?
   echo
   verdict "tests" "$tests" "$TESTS_SECONDS"

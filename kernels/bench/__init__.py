@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kernels.bench.cases import Case
-from kernels.bench.run import rows
-from kernels.bench.timing import Row, Step, compare, spread
+from laconvnet.kernels.bench.cases import Case
+from laconvnet.kernels.bench.run import rows
+from laconvnet.kernels.bench.timing import Row, Step, compare, spread
 
 __all__ = ["Case", "Row", "Step", "compare", "rows", "spread"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """One LaConv layer of a network (shape legend in `kernels.reference`)."""
+    """One LaConv layer of a network (shape legend in `kernels.plain.taps`)."""
 
     label: str  # whose layer it is: "s,b"
     size: int  # of the network's picture, pixels a side

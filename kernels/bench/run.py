@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from kernels import cuda
-from kernels.bench.cases import Case
-from kernels.bench.timing import Row, compare, median_ms
-from kernels.bench.ways import BASELINE, pictures, ways
+from laconvnet.kernels import cuda
+from laconvnet.kernels.bench.cases import Case
+from laconvnet.kernels.bench.timing import Row, compare, median_ms
+from laconvnet.kernels.bench.ways import BASELINE, pictures, ways
 
 OPERATIONS = ("dynamic_conv", "laconv")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

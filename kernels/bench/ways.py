@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kernels
-from kernels import chunks
-from kernels.backend import PLAIN, Backend
-from kernels.bench.cases import Case
-from kernels.bench.timing import Step
-from kernels.cuda import involution
-from kernels.recipe import Recipe
+from laconvnet import kernels
+from laconvnet.kernels import chunks
+from laconvnet.kernels.backend import PLAIN, Backend
+from laconvnet.kernels.bench.cases import Case
+from laconvnet.kernels.bench.timing import Step
+from laconvnet.kernels.cuda import involution
+from laconvnet.kernels.recipe import Recipe
 
 BASELINE = "unfold"
 Layer = Callable[..., Tensor]

@@ -10,13 +10,13 @@ import functools
 import warnings
 from types import ModuleType
 
-from kernels.cpu.build import BuildError
+from laconvnet.kernels.cpu.build import BuildError
 
 
 @functools.cache
 def ready() -> ModuleType | None:
     """The backend, compiled on the first call of the first process; None, after a warning, where that failed."""
-    from kernels.cpu import native
+    from laconvnet.kernels.cpu import native
 
     try:
         native.library()

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kernels.cuda.cache import cache_folder
+from laconvnet.kernels.cuda.cache import cache_folder
 
 SOURCES = Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")

@@ -1,4 +1,4 @@
-"""The C++ kernel as a backend: float32 on the CPU, pictures in any layout (shape legend in `kernels.reference`)."""
+"""The C++ kernel as a backend: float32 on the CPU, pictures in any layout (shape legend in `kernels.plain.taps`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
-from kernels import dropout
-from kernels.cpu import build
+from laconvnet.kernels import dropout
+from laconvnet.kernels.cpu import build
 
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _BUFFER, _STRIDES = ctypes.c_void_p, _NUMBERS

@@ -1,4 +1,4 @@
-// The layer, its tensors and how the work is cut (shape legend: kernels/reference.py).
+// The layer, its tensors and how the work is cut (shape legend: kernels/plain/taps.py).
 
 #pragma once
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.cuda import cache
-from kernels.cuda.cache import BuildError, Built
-from kernels.cuda.compiler import build
-from kernels.cuda.library import Library
-from kernels.cuda.toolchain import Nvcc, architecture, find_nvcc
+from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.cache import BuildError, Built
+from laconvnet.kernels.cuda.compiler import build
+from laconvnet.kernels.cuda.library import Library
+from laconvnet.kernels.cuda.toolchain import Nvcc, architecture, find_nvcc
 
 __all__ = ["BuildError", "Library", "Plan", "build", "find_nvcc", "plan", "ready", "why_not"]
 

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.cuda import cache
-from kernels.cuda.cache import BuildError, Built
-from kernels.cuda.toolchain import OLDEST, Nvcc, find_nvcc
+from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.cache import BuildError, Built
+from laconvnet.kernels.cuda.toolchain import OLDEST, Nvcc, find_nvcc
 
 NUMBER_TYPES = {"f32": "float", "f16": "laconv::half", "bf16": "laconv::bfloat16", "f64": "double"}
 # Sizes with code of their own, by the name of the entry points; `any` (0) takes every odd size.

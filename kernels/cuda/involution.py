@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kernels import cuda
-from kernels.cuda.library import TYPES, Library
+from laconvnet.kernels import cuda
+from laconvnet.kernels.cuda.library import TYPES, Library
 
 
 def ready(device: torch.device) -> Involution | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels.cuda.compiler import KERNEL_SIZES
+from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 
 TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
 _SIZE_NAMES = {number: name for name, number in KERNEL_SIZES.items() if number}
@@ -39,7 +39,7 @@ class DropoutArguments(ctypes.Structure):
 class Library:
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
-    Shapes are those of `kernels.reference`. Results take the memory format of what they are like; `layout` is what the
+    Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the
     kernels work on, any other is copied there and back. Each function raises RuntimeError naming kernel, shapes and
     the reason where it cannot do its work; then nothing is returned. Raises OSError if the file is no such library.
     """

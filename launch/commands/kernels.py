@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from launch.commands.output import rows, show
+from laconvnet.launch.commands.output import rows, show
 
 
 def add(commands: Any) -> None:
@@ -33,8 +33,8 @@ def add(commands: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from kernels.cuda import BuildError, build, resources
-    from kernels.cuda.cache import LOG
+    from laconvnet.kernels.cuda import BuildError, build, resources
+    from laconvnet.kernels.cuda.cache import LOG
 
     try:
         built = build(arguments.arch or _here(), retry=True)
@@ -70,7 +70,7 @@ def _here() -> list[str]:
     """The architectures of this machine's GPUs; all where it has none that the kernels run on."""
     import torch
 
-    from kernels.cuda.toolchain import ARCHITECTURES, architecture
+    from laconvnet.kernels.cuda.toolchain import ARCHITECTURES, architecture
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     found = {architecture(torch.cuda.get_device_capability(index)) for index in devices}

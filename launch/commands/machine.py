@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import rows
+from laconvnet.launch.commands.output import rows
 
 _ABOUT = """Check what a run needs and say what it would use. Nothing is built, downloaded or left behind.
 
@@ -34,10 +34,10 @@ def add(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from launch import cluster
-    from launch.doctor import doctor
-    from launch.doctor.check import Asked
-    from pipeline.errors import ConfigError
+    from laconvnet.launch.doctor import doctor
+    from laconvnet.launch.doctor.check import Asked
+    from laconvnet.launch.slurm import cluster
+    from laconvnet.pipeline.errors import ConfigError
 
     if arguments.processes < 1:
         raise ConfigError(f"command line: --processes: {arguments.processes}: expected at least 1")
@@ -45,8 +45,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"command line: --config: {arguments.config}: expected --data too, the set that it is for")
     config = None
     if arguments.data:
-        from pipeline.config import load
-        from shards.manifest import read_meta
+        from laconvnet.pipeline.config import load
+        from laconvnet.shards.format.manifest import read_meta
 
         read_meta(arguments.data)
         config = load(arguments.config, ["--data.folder", str(arguments.data)])

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import rows, show
+from laconvnet.launch.commands.output import rows, show
 
 _RULE = (
     'MACs are multiply-adds (not twice their number) of one picture with one expression, the papers\' "FLOPs": '
@@ -75,12 +75,12 @@ def _add_formats(command: Any, json_help: str) -> None:
 def _info(arguments: argparse.Namespace) -> int:
     import torch
 
-    from pipeline import config
-    from pipeline.errors import ConfigError
-    from pipeline.model import PRESETS, build_model
-    from pipeline.model.blocks import BLOCKS
-    from pipeline.model.cost import cost
-    from pipeline.model.heads import HEADS, TASKS
+    from laconvnet.pipeline import config
+    from laconvnet.pipeline.errors import ConfigError
+    from laconvnet.pipeline.model import PRESETS, build_model
+    from laconvnet.pipeline.model.blocks import BLOCKS
+    from laconvnet.pipeline.model.cost import cost
+    from laconvnet.pipeline.model.heads import HEADS, TASKS
 
     # A folder is the one key without a default, and costs need no data.
     keys = ["--data.folder=."]
@@ -108,7 +108,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _key(key: str, flag: str, given: str | None, known: Collection[str]) -> list[str]:
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.errors import ConfigError
 
     if given is None:
         return []
@@ -129,7 +129,7 @@ def _with_shares(row: Mapping[str, Any], total: Mapping[str, int]) -> dict[str, 
 def _table(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from pipeline.model import tables
+    from laconvnet.pipeline.model import tables
 
     chosen = tables.select(arguments.number)
     compared = list(tqdm(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))

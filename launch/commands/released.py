@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import show
+from laconvnet.launch.commands.output import show
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from pipeline.import_released import import_released
+    from laconvnet.pipeline.inference.import_released import import_released
 
     show(import_released(arguments.file, arguments.vocabulary, arguments.out), arguments.json)
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import show
+from laconvnet.launch.commands.output import show
 
 
 def add(commands: Any) -> None:
@@ -29,7 +29,7 @@ def _add_replay(commands: Any) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from pipeline.training.replay import replay
+    from laconvnet.pipeline.training.replay import replay
 
     show(replay(arguments.run, arguments.step), arguments.json)
     return 0
@@ -54,7 +54,7 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from pipeline.export import export
+    from laconvnet.pipeline.inference.export import export
 
     show(export(arguments.run, arguments.format, arguments.out), arguments.json)
     return 0

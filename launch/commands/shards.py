@@ -9,7 +9,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import rows, show
+from laconvnet.launch.commands.output import rows, show
 
 
 def add(commands: Any) -> None:
@@ -60,10 +60,10 @@ def _add_build(parts: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from shards import info
-    from shards.build import build, build_task
-    from shards.plan import plan
-    from shards.sources import get
+    from laconvnet.shards.build.builder import build, build_task
+    from laconvnet.shards.build.plan import plan
+    from laconvnet.shards.sets import info
+    from laconvnet.shards.sources import get
 
     share = _share(arguments.task) if arguments.task else None
     source = get(arguments.source)
@@ -103,7 +103,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _share(text: str) -> tuple[int, int]:
     """Share I of N, from the text or from the process's place in its job."""
-    from shards.errors import InputError
+    from laconvnet.shards.errors import InputError
 
     if text == "rank":
         return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
@@ -122,7 +122,7 @@ def _add_sources(parts: Any) -> None:
 
 
 def _sources(arguments: argparse.Namespace) -> int:
-    from shards.sources import SOURCES
+    from laconvnet.shards.sources import SOURCES
 
     for number, source in enumerate(SOURCES.values()):
         row = {"name": source.name, "title": source.title, "files": list(source.files), "licence": source.licence}
@@ -153,7 +153,7 @@ def _add_generate(parts: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from shards.synthetic import generate
+    from laconvnet.shards.synthetic import generate
 
     counts = generate(
         arguments.out,
@@ -195,16 +195,16 @@ def _add_pretrain_set(parts: Any) -> None:
 
 
 def _pretrain_set(arguments: argparse.Namespace) -> int:
-    from shards import info, pretrain
+    from laconvnet.shards.sets import info, merge
 
     inputs = [_weighted(text) for text in arguments.inputs]
-    pretrain.pretrain_set(inputs, arguments.exclude, arguments.out)
+    merge.pretrain_set(inputs, arguments.exclude, arguments.out)
     show(info.info(arguments.out), arguments.json)
     return 0
 
 
 def _weighted(text: str) -> tuple[Path, float]:
-    from shards.errors import InputError
+    from laconvnet.shards.errors import InputError
 
     folder, equals, weight = text.rpartition("=")
     if not equals:
@@ -231,7 +231,7 @@ def _add_verify(parts: Any) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from shards.verify import verify
+    from laconvnet.shards.sets.verify import verify
 
     show(verify(arguments.folder, full=arguments.full, against=arguments.against), arguments.json)
     return 0
@@ -247,7 +247,7 @@ def _add_info(parts: Any) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from shards.info import info
+    from laconvnet.shards.sets.info import info
 
     counted = info(arguments.folder)
     if arguments.json:

@@ -52,8 +52,8 @@ def _add_launch(commands: Any) -> None:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from launch.executor import launch
-    from pipeline.errors import ConfigError
+    from laconvnet.launch.executor import launch
+    from laconvnet.pipeline.errors import ConfigError
 
     given = {}
     for text in arguments.given:
@@ -88,7 +88,7 @@ def _add_status(commands: Any) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from launch.status import show
+    from laconvnet.launch.status import show
 
     return show(arguments.folder, watch=arguments.watch, as_json=arguments.json)
 
@@ -109,7 +109,7 @@ def _add_logs(commands: Any) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from launch.control import logs
+    from laconvnet.launch.control import logs
 
     return logs(arguments.folder, arguments.stage, rank=arguments.rank, follow=arguments.follow, task=arguments.task)
 
@@ -127,6 +127,6 @@ def _add_cancel(commands: Any) -> None:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    from launch.control import cancel
+    from laconvnet.launch.control import cancel
 
     return cancel(arguments.folder, arguments.stage)

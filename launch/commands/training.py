@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import show
+from laconvnet.launch.commands.output import show
 
 
 def add(commands: Any) -> None:
@@ -34,8 +34,8 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from pipeline import config
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline import config
+    from laconvnet.pipeline.errors import ConfigError
 
     if arguments.help_keys:
         print(config.parser().format_help())
@@ -46,7 +46,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.run is None:
         raise ConfigError("command line: --run is missing; expected the folder to keep the run in, such as runs/first")
-    from pipeline.training.loop import train
+    from laconvnet.pipeline.training.loop import train
 
     return 0 if train(resolved, arguments.run) else 130
 
@@ -74,7 +74,7 @@ def _add_eval(commands: Any) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    from pipeline.evaluate import evaluate
+    from laconvnet.pipeline.inference.evaluate import evaluate
 
     name = arguments.data.resolve().name
     out = arguments.out or arguments.run / "eval" / f"{name}-{arguments.split}.json"
@@ -99,7 +99,7 @@ def _add_predict(commands: Any) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from pipeline.predict import predict
+    from laconvnet.pipeline.inference.predict import predict
 
     show(predict(arguments.run, arguments.image, arguments.text, arguments.out), arguments.json)
     return 0
@@ -119,7 +119,7 @@ def _add_report(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pipeline.explain.report import report
+    from laconvnet.pipeline.report.page import report
 
     out = arguments.out or arguments.place[0] / "report.html"
     print(report(arguments.place, out), end="")

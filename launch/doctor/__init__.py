@@ -9,8 +9,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from launch.doctor import apart, data, folder, machine, network, slurm
-from launch.doctor.check import Asked, Probe, checked
+from laconvnet.launch.doctor import apart, data, folder, machine, network, slurm
+from laconvnet.launch.doctor.check import Asked, Probe, checked
 
 # Made in this process: none of them imports what could end it.
 HERE: dict[str, Probe] = {

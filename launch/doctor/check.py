@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from launch.cluster import Cluster
-    from pipeline.config import TrainConfig
+    from laconvnet.launch.slurm.cluster import Cluster
+    from laconvnet.pipeline.config import TrainConfig
 
 # error: a run that needs it cannot work; warning: it works, with less or at a risk; not there: it is optional.
 State = Literal["ok", "warning", "error", "not there"]

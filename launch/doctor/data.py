@@ -6,14 +6,14 @@ import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from launch.doctor.check import GIB, Asked, Check
-from pipeline.errors import ConfigError
-from shards.errors import InputError
+from laconvnet.launch.doctor.check import GIB, Asked, Check
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
-    from pipeline.data.examples import Items
-    from pipeline.data.plan import Plan
+    from laconvnet.pipeline.config import TrainConfig
+    from laconvnet.pipeline.data.examples import Items
+    from laconvnet.pipeline.data.plan import Plan
 
 FEW_SHARDS = 4  # that a window should hold the items of, at the least
 
@@ -22,7 +22,7 @@ def planned(asked: Asked) -> Iterator[Check]:
     """What a run of this configuration does with its set before step 1, and what of it does not fit the ranks."""
     if asked.config is None:
         return
-    from pipeline.training.session import Source  # needs torch
+    from laconvnet.pipeline.training.session import Source  # needs torch
 
     try:
         source = Source.open(asked.config)
@@ -90,7 +90,7 @@ def memory(items: Items, asked: Asked) -> Iterator[Check]:
     """What a node holds of the set, against the memory of this machine: its tables once, the order in each process."""
     import psutil
 
-    from launch.doctor.machine import memory_limit
+    from laconvnet.launch.doctor.machine import memory_limit
 
     manifest = items.examples.manifest
     tables = manifest.samples.nbytes + manifest.examples.nbytes

@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.doctor import neighbour
-from launch.doctor.check import GIB, Asked, Check, State
-from launch.doctor.machine import LOW_DISK_GIB
+from laconvnet.launch.doctor import neighbour
+from laconvnet.launch.doctor.check import GIB, Asked, Check, State
+from laconvnet.launch.doctor.machine import LOW_DISK_GIB
 
 MOUNTS = Path("/proc/self/mounts")
 NETWORK = (
@@ -34,7 +34,7 @@ OWN_LOCKS = frozenset(("nolock", "local_lock=all", "local_lock=flock", "localflo
 
 def storage(asked: Asked) -> Iterator[Check]:
     """Where runs would be written: which file system that is, and how much room it has."""
-    from launch.precheck import FREE_BYTES  # needs submitit
+    from laconvnet.launch.precheck import FREE_BYTES  # needs submitit
 
     place = nearest(asked.folder)
     device, kind, options = mounted(place)

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.doctor.check import GIB, Asked, Check
-from launch.stages import cores
+from laconvnet.launch.doctor.check import GIB, Asked, Check
+from laconvnet.launch.graph.stages import cores
 
 LOW_DISK_GIB, LOW_SHM_GIB, LOW_FILES = 10.0, 1.0, 1024
 CGROUPS = Path("/sys/fs/cgroup")

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.doctor.check import Asked, Check, State
-from launch.job import PORTS
+from laconvnet.launch.doctor.check import Asked, Check, State
+from laconvnet.launch.job import PORTS
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 HERE = "127.0.0.1"  # the address of rank 0 where all ranks are on one node; else that node's name

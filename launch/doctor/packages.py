@@ -9,15 +9,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.doctor.check import Asked, Check
-from launch.doctor.torches import driver_cuda
+from laconvnet.launch.doctor.check import Asked, Check
+from laconvnet.launch.doctor.torches import driver_cuda
 
 
 def kernels(asked: Asked) -> Iterator[Check]:
     """Which implementation of LaConv a run would take on the CPU and on each GPU, and why."""
     import torch
 
-    from kernels import cuda
+    from laconvnet.kernels import cuda
 
     nvcc = cuda.find_nvcc()
     if nvcc:
@@ -31,7 +31,7 @@ def kernels(asked: Asked) -> Iterator[Check]:
 
 
 def _on_cpu() -> Check:
-    from kernels.cpu import build
+    from laconvnet.kernels.cpu import build
 
     try:
         program = build.compiler()
@@ -63,7 +63,7 @@ def deepspeed(asked: Asked) -> Iterator[Check]:
         return
     import torch
 
-    from kernels.cuda import find_nvcc
+    from laconvnet.kernels.cuda import find_nvcc
 
     missing = [] if torch.cuda.is_available() else ["a GPU"]
     missing += [] if find_nvcc() else ["nvcc"]

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
-from launch import queue
-from launch.doctor.check import Asked, Check, State
-from launch.stages import Graph, Stage
+from laconvnet.launch.doctor.check import Asked, Check, State
+from laconvnet.launch.graph.stages import Graph, Stage
+from laconvnet.launch.slurm import queue
 
 SECONDS = 10
 
@@ -41,7 +41,7 @@ def cluster(asked: Asked) -> Iterator[Check]:
     """Whether the partitions have what the cluster's file and so many processes ask for."""
     if asked.cluster is None or asked.site is None or queue.missing_commands():
         return
-    from launch import precheck  # needs submitit
+    from laconvnet.launch import precheck  # needs submitit
 
     site = asked.cluster
     threads = site.cpus_per_task

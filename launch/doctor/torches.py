@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from launch.doctor.check import Asked, Check, State
+from laconvnet.launch.doctor.check import Asked, Check, State
 
 DRIVER = Path("/proc/driver/nvidia/version")
 # From this one on, a driver runs every program of its own major version of CUDA.
@@ -113,8 +113,8 @@ def optimizer(asked: Asked) -> Iterator[Check]:
     """What `optimizer.implementation: auto` would be."""
     import torch
 
-    from pipeline.training.apex import has_apex  # what decides it in a run
-    from pipeline.training.optimizer import EXTENSION
+    from laconvnet.pipeline.training.apex import has_apex  # what decides it in a run
+    from laconvnet.pipeline.training.optimizer import EXTENSION
 
     if not torch.cuda.is_available():
         yield Check("optimizer", "ok", "torch's Adam, fused", "no GPU is there for apex")

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.bench import Row, Step, compare
-from pipeline.bench.letterboxes import ONLY_CPU, VARIANTS, Variant, exact, per_picture
-from pipeline.bench.made import WORDS, made_set, pictures
-from pipeline.data.decode import Decoder
-from pipeline.data.examples import Examples, Items
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.plan import Plan
-from pipeline.data.text import Vocabulary
+from laconvnet.kernels.bench import Row, Step, compare
+from laconvnet.pipeline.bench.letterboxes import ONLY_CPU, VARIANTS, Variant, exact, per_picture
+from laconvnet.pipeline.bench.made import WORDS, made_set, pictures
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.plan import Plan
+from laconvnet.pipeline.data.text import Vocabulary
 
 WIDTH, HEIGHT, SIZE = 640, 480, 416
 _CPU = torch.device("cpu")

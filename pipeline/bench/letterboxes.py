@@ -13,8 +13,8 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIDataType, DALIImageType
 from PIL import Image
 
-from pipeline.data.decode import PADDING, place_of
-from pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.decode import PADDING, place_of
+from laconvnet.pipeline.data.geometry import Letterbox
 
 Bytes = NDArray[np.uint8]
 

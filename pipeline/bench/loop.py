@@ -1,6 +1,6 @@
 """The training loop as it is, watched from where it asks for its batches; in a process of its own.
 
-    python -m pipeline.bench.loop PART FOLDER DESCRIPTOR
+    python -m laconvnet.pipeline.bench.loop PART FOLDER DESCRIPTOR
 
 trains the configuration FOLDER/config.yaml to its end and writes what it sees, one JSON object a line, to the open
 file DESCRIPTOR. What a step of the loop takes is the time from handing out its batches to being asked for the next
@@ -27,12 +27,12 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline import config as configuration
-from pipeline.bench.training import CONFIG, LOOKS
-from pipeline.data.loader import Batch, Loader
-from pipeline.training import checkpoint, loop
-from pipeline.training.session import Session
-from pipeline.training.state import whole
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.bench.training import CONFIG, LOOKS
+from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.training import checkpoint, loop
+from laconvnet.pipeline.training.session import Session
+from laconvnet.pipeline.training.state import whole
 
 _RUN = "run"
 _KEPT = 4  # batches that are made before and given again and again: nothing waits for data

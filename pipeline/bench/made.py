@@ -11,7 +11,7 @@ import pyarrow as pa
 import xxhash
 from PIL import Image
 
-from shards.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, VERSION, publish_tables
+from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, VERSION, publish_tables
 
 WORDS = ("the", "box", "on", "left")
 _RECORD = b"{}"

@@ -1,7 +1,7 @@
 """The files that ranks open until their first step is done: a small run of two, watched from inside.
 
 Python tells an audit hook of every file that it opens, modules and mapped tables among them; shared libraries are
-found in the process's map of its memory. `python -m pipeline.bench.opened` is one such rank.
+found in the process's map of its memory. `python -m laconvnet.pipeline.bench.opened` is one such rank.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rows(world: int) -> Iterator[Row]:
 
 def watched() -> list[dict[str, dict[str, int]]]:
     """By rank: opens, files and bytes of each kind; raises RuntimeError where the run fails."""
-    from pipeline.bench.made import made_set, pictures
+    from laconvnet.pipeline.bench.made import made_set, pictures
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -66,7 +66,7 @@ def watched() -> list[dict[str, dict[str, int]]]:
                 with (folder / f"log{rank}").open("wb") as log:
                     begun.append(
                         subprocess.Popen(
-                            [sys.executable, "-m", "pipeline.bench.opened", str(folder)],
+                            [sys.executable, "-m", "laconvnet.pipeline.bench.opened", str(folder)],
                             env=os.environ | variables,
                             stdout=log,
                             stderr=log,
@@ -93,8 +93,8 @@ def main(folder: Path) -> None:
             opens.append(os.fsdecode(arguments[0]))
 
     sys.addaudithook(hook)
-    from pipeline import config
-    from pipeline.training.loop import train
+    from laconvnet.pipeline import config
+    from laconvnet.pipeline.training.loop import train
 
     train(config.load(folder / "config.yaml"), folder / "run")
     seen = [path for path in map(os.path.abspath, opens) if os.path.isfile(path)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.plan import Plan, Positions
+from laconvnet.pipeline.data.plan import Plan, Positions
 
 NODE = 8  # ranks of a node
 BLOCK = 1 << 20  # what a file system fetches at once

@@ -11,7 +11,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from kernels.bench import Row, spread
+from laconvnet.kernels.bench import Row, spread
 
 # A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
 _NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")

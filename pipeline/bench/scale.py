@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernels.bench import compare
-from kernels.bench.timing import device_name
-from pipeline.bench import opened, reads, state
-from pipeline.bench.made import made_set, pictures
-from pipeline.bench.reads import ORDERS, Layout, Row
-from pipeline.bench.rows import surroundings
-from pipeline.data.examples import Examples, Items
-from pipeline.data.plan import Plan
-from shards.manifest import EXAMPLES_MAP, SAMPLES_MAP
+from laconvnet.kernels.bench import compare
+from laconvnet.kernels.bench.timing import device_name
+from laconvnet.pipeline.bench import opened, reads, state
+from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.bench.reads import ORDERS, Layout, Row
+from laconvnet.pipeline.bench.rows import surroundings
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.plan import Plan
+from laconvnet.shards.format.manifest import EXAMPLES_MAP, SAMPLES_MAP
 
 WORLDS = (1, 8, 64)
 LEAST_STEPS = 2 * reads.STEPS  # of an epoch: reads are looked at from its middle on

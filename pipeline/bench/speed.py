@@ -19,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.bench import Row
-from kernels.bench.timing import device_name
-from kernels.bench.ways import BASELINE, unfold_conv
-from pipeline.bench.rows import empty_row, missing, rows_of, surroundings
-from pipeline.model import Model, ModelConfig, build_model
-from pipeline.model.blocks.laconv import Filters
-from pipeline.model.cost import cost
-from pipeline.training import hardware
-from pipeline.training.optimizer import OptimizerConfig, build_optimizer
+from laconvnet.kernels.bench import Row
+from laconvnet.kernels.bench.timing import device_name
+from laconvnet.kernels.bench.ways import BASELINE, unfold_conv
+from laconvnet.pipeline.bench.rows import empty_row, missing, rows_of, surroundings
+from laconvnet.pipeline.model import Model, ModelConfig, build_model
+from laconvnet.pipeline.model.blocks.laconv import Filters
+from laconvnet.pipeline.model.cost import cost
+from laconvnet.pipeline.training import hardware
+from laconvnet.pipeline.training.optimizer import OptimizerConfig, build_optimizer
 
 OURS = "laconv"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -201,10 +201,10 @@ def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[
         tokens = torch.randint(2, _WORDS, (network.batch, network.words), device=device)
         yield repeat((images, tokens)), f"memory: without {', '.join(missing())}"
         return
-    from pipeline.bench.made import made_set, pictures
-    from pipeline.data.examples import Examples
-    from pipeline.data.loader import DataConfig, Loader
-    from pipeline.data.text import Vocabulary
+    from laconvnet.pipeline.bench.made import made_set, pictures
+    from laconvnet.pipeline.data.examples import Examples
+    from laconvnet.pipeline.data.loader import DataConfig, Loader
+    from laconvnet.pipeline.data.text import Vocabulary
 
     width, height = _SIDES["large" if network.size > 96 else "small"]
     with tempfile.TemporaryDirectory() as place:

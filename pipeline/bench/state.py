@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from kernels.bench import spread
-from pipeline.bench.reads import NODE
-from pipeline.model import ModelConfig, build_model
-from pipeline.training import checkpoint
+from laconvnet.kernels.bench import spread
+from laconvnet.pipeline.bench.reads import NODE
+from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.training import checkpoint
 
 WORDS = 10_000
 PRESETS = ("s", "b")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kernels.bench import Row
-from kernels.bench.timing import device_name
-from pipeline.bench.rows import empty_row, rows_of, surroundings
-from pipeline.errors import ConfigError
+from laconvnet.kernels.bench import Row
+from laconvnet.kernels.bench.timing import device_name
+from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
+from laconvnet.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
+    from laconvnet.pipeline.config import TrainConfig
 
 Line = dict[str, Any]
 
@@ -46,7 +46,7 @@ _ADDED = ("median", "spread", "over_percent", "over_spread", "over_low", "over_h
 
 def settings(file: Path | None, keys: Sequence[str], device: torch.device) -> TrainConfig:
     """The configuration that is measured: of the file and the keys, else a small one for a CPU, S at 416 for a GPU."""
-    from pipeline import config as configuration
+    from laconvnet.pipeline import config as configuration
 
     usual = {} if file else _DEFAULTS[device.type]
     given = [word for key, value in usual.items() for word in (f"--{key}", value)]
@@ -94,8 +94,8 @@ class Part:
         return [{**row, **told_of} for row in rows]
 
     def _run(self, place: Path) -> Generator[Line]:
-        from pipeline import config as configuration
-        from pipeline.bench.made import made_set, pictures
+        from laconvnet.pipeline import config as configuration
+        from laconvnet.pipeline.bench.made import made_set, pictures
 
         (place / "set").mkdir()
         data = replace(self.config.data, folder=str(place / "set"))
@@ -114,7 +114,7 @@ def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator
     variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     if device.type == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, "-m", "pipeline.bench.loop", part, str(place), str(writing)]
+    command = [sys.executable, "-m", "laconvnet.pipeline.bench.loop", part, str(place), str(writing)]
     log = place / "log.txt"
     with log.open("w") as said, os.fdopen(reading) as lines:
         process = subprocess.Popen(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.errors import TrainingError
+from laconvnet.pipeline.errors import TrainingError
 
 T = TypeVar("T")
 Q = TypeVar("Q")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.text import Vocabulary
 
 # All but apostrophe, colon and period: "girl's" is no plural, 2:50 is a time.
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIDataType, DALIImageType
 
-from pipeline.data.geometry import Floats, Letterbox
+from laconvnet.pipeline.data.geometry import Floats, Letterbox
 
 PADDING = 127
 HW_DECODER_LOAD = 0.65  # DALI's default

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.data.masks import Mask, of_region
-from pipeline.data.plan import Plan, draw, mix
-from pipeline.data.text import WORDLESS
-from pipeline.errors import ConfigError
-from shards.manifest import Manifest, row_type
-from shards.record import Record
+from laconvnet.pipeline.data.masks import Mask, of_region
+from laconvnet.pipeline.data.plan import Plan, draw, mix
+from laconvnet.pipeline.data.text import WORDLESS
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.manifest import Manifest, row_type
+from laconvnet.shards.format.record import Record
 
 Kind = Literal["expression", "question"]
 Rows = NDArray[np.signedinteger[Any]]

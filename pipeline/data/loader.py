@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.ahead import Stalled, ahead
-from pipeline.data.answers import normalised, targets
-from pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
-from pipeline.data.examples import Examples, Flags, Items, Looks, Rows
-from pipeline.data.flip import flip_boxes, flip_images, flip_words
-from pipeline.data.geometry import Floats, Letterbox
-from pipeline.data.reader import Reader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.ahead import Stalled, ahead
+from laconvnet.pipeline.data.answers import normalised, targets
+from laconvnet.pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
+from laconvnet.pipeline.data.examples import Examples, Flags, Items, Looks, Rows
+from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
+from laconvnet.pipeline.data.geometry import Floats, Letterbox
+from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
 
 # What `Loader.batch` is asked: rows, the rows whose words are used, which pictures are mirrored, how all are shown.
 Request = tuple[Rows, Rows | None] | tuple[Rows, Rows | None, Flags] | tuple[Rows, Rows | None, Flags, Looks | None]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.errors import ConfigError
-from shards.record import Record, Rle
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.record import Record, Rle
 
 Mask = NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.errors import ConfigError
 
 Positions = NDArray[np.int64]
 

@@ -14,11 +14,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.data.masks import Mask, of_region
-from pipeline.data.workers import Workers
-from pipeline.errors import ConfigError
-from shards.manifest import Manifest
-from shards.record import Record
+from laconvnet.pipeline.data.masks import Mask, of_region
+from laconvnet.pipeline.data.workers import Workers
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.record import Record
 
 T = TypeVar("T")
 Member = Literal["image", "json"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.errors import ConfigError
 
 PAD, UNKNOWN = 0, 1
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")

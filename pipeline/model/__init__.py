@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.model.heads import HeadsConfig
-from pipeline.model.language import LanguageConfig
-from pipeline.model.model import Model, ModelConfig, build_model
-from pipeline.model.net import PRESETS, LaConvNet, NetConfig
+from laconvnet.pipeline.model.heads import HeadsConfig
+from laconvnet.pipeline.model.language import LanguageConfig
+from laconvnet.pipeline.model.model import Model, ModelConfig, build_model
+from laconvnet.pipeline.model.net import PRESETS, LaConvNet, NetConfig
 
 __all__ = [
     "PRESETS",

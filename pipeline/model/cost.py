@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import kernels  # noqa: F401  (the operators that are counted)
-from pipeline.model.blocks import BLOCKS
+from laconvnet import kernels  # noqa: F401  (the operators that are counted)
+from laconvnet.pipeline.model.blocks import BLOCKS
 
 PARTS = ("language", "visual", "head")
 

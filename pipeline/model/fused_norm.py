@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.model.joint import gather, moments
+from laconvnet.pipeline.model.joint import gather, moments
 
 EXTENSION = "syncbn"
 DTYPES = (torch.float16, torch.float32)  # the kernels know no bfloat16

@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.model.layers import AttentivePool, masked_softmax
-from pipeline.model.precision import KeepFloat32, no_autocast
+from laconvnet.pipeline.model.layers import AttentivePool, masked_softmax
+from laconvnet.pipeline.model.precision import KeepFloat32, no_autocast
 
 PAD = 0
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.norm import BatchNorm
 
 Activation = Literal["relu", "silu", "leaky_relu"]
 

@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.backbones import BACKBONES
-from pipeline.model.blocks import BLOCKS
-from pipeline.model.heads import HEADS, TASKS, Features, Head, HeadsConfig, heads_of
-from pipeline.model.language import LanguageConfig, LanguageEncoder
-from pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
-from pipeline.model.plugin import PlugIn
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.backbones import BACKBONES
+from laconvnet.pipeline.model.blocks import BLOCKS
+from laconvnet.pipeline.model.heads import HEADS, TASKS, Features, Head, HeadsConfig, heads_of
+from laconvnet.pipeline.model.language import LanguageConfig, LanguageEncoder
+from laconvnet.pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
+from laconvnet.pipeline.model.plugin import PlugIn
 
 
 @dataclass(frozen=True)

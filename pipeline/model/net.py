@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.blocks import BLOCKS, BlockConfig
-from pipeline.model.layers import ConvNormAct
-from pipeline.model.recompute import recomputed
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
+from laconvnet.pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.model.recompute import recomputed
 
 STRIDES = (2, 4, 8, 16, 32)
 FIVE = tuple[int, int, int, int, int]

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model import fused_norm
-from pipeline.model.joint import gather, joint_processes, moments
-from pipeline.model.precision import KeepFloat32
-from pipeline.model.recompute import recomputing
+from laconvnet.pipeline.model import fused_norm
+from laconvnet.pipeline.model.joint import gather, joint_processes, moments
+from laconvnet.pipeline.model.precision import KeepFloat32
+from laconvnet.pipeline.model.recompute import recomputing
 
 
 class BatchNorm(KeepFloat32):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.backbones import Backbone
-from pipeline.model.layers import ConvNormAct
-from pipeline.model.net import BlockStage, Downsample, NetConfig, check_sides
+from laconvnet.pipeline.model.backbones import Backbone
+from laconvnet.pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.model.net import BlockStage, Downsample, NetConfig, check_sides
 
 LAYERS = (2, 2, 2)  # blocks at strides 8, 16, 32: six, as in the papers
 _FIRST = 2  # stage of a preset that has stride 8, counted from 0

@@ -24,12 +24,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.model.heads import HeadsConfig
-from pipeline.model.heads.masks import MaskHeadConfig
-from pipeline.model.model import ModelConfig, build_model
-from pipeline.model.net import PRESETS
-from pipeline.model.released_names import module_names
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.heads import HeadsConfig
+from laconvnet.pipeline.model.heads.masks import MaskHeadConfig
+from laconvnet.pipeline.model.model import ModelConfig, build_model
+from laconvnet.pipeline.model.net import PRESETS
+from laconvnet.pipeline.model.released_names import module_names
 
 _EMBEDDING = "lang_encoder.embedding.weight"
 _PRESETS = ("s_released", "b_released")

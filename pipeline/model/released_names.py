@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.model.net import NetConfig
+from laconvnet.pipeline.model.net import NetConfig
 
 Names = dict[str, str]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.model.cost import cost
-from pipeline.model.model import ModelConfig, build_model
-from pipeline.model.net import STRIDES
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.cost import cost
+from laconvnet.pipeline.model.model import ModelConfig, build_model
+from laconvnet.pipeline.model.net import STRIDES
 
 WORD_DIM = 300  # of a word vector
 NEAR = 0.03  # relative difference that still counts as met: most figures are rounded to two digits

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.examples import Examples, Kind
-from pipeline.data.loader import Batch
-from pipeline.data.text import Vocabulary
-from pipeline.model import ModelConfig
+from laconvnet.pipeline.data.examples import Examples, Kind
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import ModelConfig
 
 # Metric sums and counts by name: added over batches and ranks, divided once at the end.
 Sums = dict[str, NDArray[np.float64]]

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.examples import Examples
-from pipeline.tasks.base import Sums
-from pipeline.tasks.res import Res, cumulative
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.tasks.base import Sums
+from laconvnet.pipeline.tasks.res import Res, cumulative
 
 # Fewer positive pixels of the original picture mean "nothing of the kind is here" (Liu et al. 2023, Sec. 5: how models
 # without a classifier of their own say so).

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.examples import Examples, Kind
-from pipeline.data.loader import Batch
-from pipeline.data.text import Vocabulary
-from pipeline.model import ModelConfig
-from pipeline.tasks.base import Sums, Task
-from pipeline.tasks.boxes import CODERS
+from laconvnet.pipeline.data.examples import Examples, Kind
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.tasks.base import Sums, Task
+from laconvnet.pipeline.tasks.boxes import CODERS
 
 
 class Rec(Task):

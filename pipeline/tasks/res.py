@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.examples import Examples, Kind
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import Batch
-from pipeline.data.masks import decode, encode
-from pipeline.tasks.base import Sums, Task
+from laconvnet.pipeline.data.examples import Examples, Kind
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.masks import decode, encode
+from laconvnet.pipeline.tasks.base import Sums, Task
 
 Pixels = NDArray[np.float64]
 

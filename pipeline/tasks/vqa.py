@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.answers import worth
-from pipeline.data.examples import Examples, Kind
-from pipeline.data.loader import Batch
-from pipeline.tasks.base import Sums, Task
+from laconvnet.pipeline.data.answers import worth
+from laconvnet.pipeline.data.examples import Examples, Kind
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.tasks.base import Sums, Task
 
 
 class Vqa(Task):

@@ -14,8 +14,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from pipeline import fence
-from pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.runs import fence
 
 _STATE, _VOCABULARY, _COMMIT = "state.pt", "vocabulary.json", "COMMIT"
 

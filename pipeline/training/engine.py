@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.errors import ConfigError, TrainingError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

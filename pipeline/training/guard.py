@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.examples import Examples
-from pipeline.data.loader import Batch
-from pipeline.errors import ConfigError, TrainingError
-from pipeline.files import publish_text
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.runs.files import publish_text
 
 INCIDENTS = "incidents"
 STATES = 3  # bad steps of one start whose state is kept: a run that skips many must not fill the disk

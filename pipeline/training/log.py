@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.training import hardware
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training import hardware
 
 if TYPE_CHECKING:
-    from pipeline.config import TrainConfig
-    from pipeline.training.session import Outcome, Session
+    from laconvnet.pipeline.config import TrainConfig
+    from laconvnet.pipeline.training.session import Outcome, Session
 
 LOG_VERSION = 2
 

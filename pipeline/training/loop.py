@@ -12,16 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import TrainConfig
-from pipeline.data.ahead import Stalled
-from pipeline.data.loader import Loader
-from pipeline.errors import TrainingError
-from pipeline.training import checkpoint, folder, guard
-from pipeline.training.engine import Engine
-from pipeline.training.log import Log
-from pipeline.training.profile import profiled
-from pipeline.training.session import Session, Source, report_start
-from pipeline.training.start import start
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.ahead import Stalled
+from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.errors import TrainingError
+from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.training import checkpoint, guard
+from laconvnet.pipeline.training.engine import Engine
+from laconvnet.pipeline.training.log import Log
+from laconvnet.pipeline.training.profile import profiled
+from laconvnet.pipeline.training.session import Session, Source, report_start
+from laconvnet.pipeline.training.start import start
 
 _GO_ON, _STOP, _FAILED = 0, 1, 2
 

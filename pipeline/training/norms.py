@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.fused_norm import DTYPES, EXTENSION
-from pipeline.model.norm import BatchNorm
-from pipeline.training.apex import has_apex, without_apex
-from pipeline.training.engine import AUTOCAST, EngineConfig
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.fused_norm import DTYPES, EXTENSION
+from laconvnet.pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.training.apex import has_apex, without_apex
+from laconvnet.pipeline.training.engine import AUTOCAST, EngineConfig
 
 
 def fused(config: EngineConfig, device: torch.device) -> bool:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.training.apex import has_apex, without_apex
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training.apex import has_apex, without_apex
 
 EXTENSION = "amp_C"  # of apex, with its Adam
 

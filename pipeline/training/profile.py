@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from pipeline.training.log import LogConfig
+from laconvnet.pipeline.training.log import LogConfig
 
 _WARMUP = 2
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from pipeline import config as configuration
-from pipeline.data.loader import Batch, Loader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.training import checkpoint, folder, guard
-from pipeline.training.engine import Engine
-from pipeline.training.session import Session, Source, in_full_precision
-from pipeline.training.start import Start, rebuild
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.training import checkpoint, guard
+from laconvnet.pipeline.training.engine import Engine
+from laconvnet.pipeline.training.session import Session, Source, in_full_precision
+from laconvnet.pipeline.training.start import Start, rebuild
 
 
 def replay(run: Path, step: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples, Items
-from pipeline.data.loader import Batch, Loader, Request, requests_of
-from pipeline.data.plan import mix, steps
-from pipeline.model import build_model
-from pipeline.model.cost import cost
-from pipeline.model.net import BlockStage
-from pipeline.tasks import TASKS
-from pipeline.training import norms
-from pipeline.training.ema import Ema
-from pipeline.training.engine import Engine
-from pipeline.training.guard import Statistics, describe, first_not_finite, poisoned
-from pipeline.training.optimizer import build_optimizer
-from pipeline.training.schedule import learning_rate
-from pipeline.training.start import Start
-from pipeline.training.state import gather_moments, scatter_moments, whole
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.loader import Batch, Loader, Request, requests_of
+from laconvnet.pipeline.data.plan import mix, steps
+from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.model.cost import cost
+from laconvnet.pipeline.model.net import BlockStage
+from laconvnet.pipeline.tasks import TASKS
+from laconvnet.pipeline.training import norms
+from laconvnet.pipeline.training.ema import Ema
+from laconvnet.pipeline.training.engine import Engine
+from laconvnet.pipeline.training.guard import Statistics, describe, first_not_finite, poisoned
+from laconvnet.pipeline.training.optimizer import build_optimizer
+from laconvnet.pipeline.training.schedule import learning_rate
+from laconvnet.pipeline.training.start import Start
+from laconvnet.pipeline.training.state import gather_moments, scatter_moments, whole
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import TrainConfig
-from pipeline.data.answers import learned, unlearned
-from pipeline.data.examples import Examples
-from pipeline.data.flip import flip_words
-from pipeline.data.loader import DataConfig
-from pipeline.data.text import Vocabulary, load_glove
-from pipeline.errors import ConfigError
-from pipeline.model import Model, build_model
-from pipeline.model.backbones import load_weights
-from pipeline.model.plugin import PlugIn
-from pipeline.training import checkpoint
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.answers import learned, unlearned
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.flip import flip_words
+from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.data.text import Vocabulary, load_glove
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import Model, build_model
+from laconvnet.pipeline.model.backbones import load_weights
+from laconvnet.pipeline.model.plugin import PlugIn
+from laconvnet.pipeline.training import checkpoint
 
 _WORDS = "language.embedding.weight"
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from shards.errors import InputError
-from shards.sources.base import Source
-from shards.sources.clevr import CLEVR
-from shards.sources.clevr_humans import CLEVR_HUMANS
-from shards.sources.clevr_ref import ClevrRef
-from shards.sources.flickr30k import Flickr30k
-from shards.sources.grefcoco import GREFCOCO
-from shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
-from shards.sources.referit import REFERIT
-from shards.sources.snli_ve import SnliVe
-from shards.sources.visual_genome import VisualGenome
-from shards.sources.vqav2 import Vqav2
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources.base import Source
+from laconvnet.shards.sources.clevr import CLEVR
+from laconvnet.shards.sources.clevr_humans import CLEVR_HUMANS
+from laconvnet.shards.sources.clevr_ref import ClevrRef
+from laconvnet.shards.sources.flickr30k import Flickr30k
+from laconvnet.shards.sources.grefcoco import GREFCOCO
+from laconvnet.shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
+from laconvnet.shards.sources.referit import REFERIT
+from laconvnet.shards.sources.snli_ve import SnliVe
+from laconvnet.shards.sources.visual_genome import VisualGenome
+from laconvnet.shards.sources.vqav2 import Vqav2
 
 _ALL: tuple[Source, ...] = (
     REFCOCO,

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from shards.errors import InputError
-from shards.raw import RawSample
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
 
 
 class Samples(Iterator[RawSample]):

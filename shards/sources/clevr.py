@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Question, Record
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question, Record
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _FAMILIES = {
     "count": "count",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.sources.clevr import Clevr
+from laconvnet.shards.sources.clevr import Clevr
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Expression, Record, Region, Rle
-from shards.sources import reading
-from shards.sources.base import Samples, no_partition
-from shards.sources.clevr import chosen_files, last_function, picture_folders
-from shards.sources.masks import union
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Record, Region, Rle
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, no_partition
+from laconvnet.shards.sources.clevr import chosen_files, last_function, picture_folders
+from laconvnet.shards.sources.masks import union
 
 _REFEXPS = "refexps/clevr_ref+_<split>_refexps.json"
 _SCENES = "scenes/clevr_ref+_<split>_scenes.json"

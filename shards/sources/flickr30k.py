@@ -23,11 +23,11 @@ from xml.etree.ElementTree import ParseError
 import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Box, Expression, Record, Region
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Box, Expression, Record, Region
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _SPLITS = ("train", "val", "test")
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\]]*)\]")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
-from shards.sources import reading
-from shards.sources.refer import PICTURES, Refer
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.refer import PICTURES, Refer
 
 _PICTURES = Path("images", "train2014")
 

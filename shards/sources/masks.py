@@ -8,9 +8,9 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from shards.errors import InputError
-from shards.record import Rle
-from shards.sources.reading import is_number
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.record import Rle
+from laconvnet.shards.sources.reading import is_number
 
 
 def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:

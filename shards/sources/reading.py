@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import ijson
 from tqdm import tqdm
 
-from shards.errors import InputError
-from shards.record import Box
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.record import Box
 
 T = TypeVar("T")
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Box, Expression, Record, Region, Rle
-from shards.safe_pickle import load_refs
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits
-from shards.sources.masks import to_rle, union
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Box, Expression, Record, Region, Rle
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits
+from laconvnet.shards.sources.masks import to_rle, union
+from laconvnet.shards.sources.safe_pickle import load_refs
 
 _LOG = logging.getLogger(__name__)
 _ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")

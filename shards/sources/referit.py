@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.sources.refer import PictureSet, Refer
+from laconvnet.shards.sources.refer import PictureSet, Refer
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Question, Record
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question, Record
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _LOG = logging.getLogger(__name__)
 _FILES = {"train": "snli_ve_train.jsonl", "val": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}

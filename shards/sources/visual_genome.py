@@ -29,11 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Box, Expression, Question, Record, Region
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Box, Expression, Question, Record, Region
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _LOG = logging.getLogger(__name__)
 _SPLIT = "train"

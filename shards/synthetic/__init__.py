@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shards.errors import InputError
-from shards.synthetic.layouts import clevr, refer, visual_genome
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
 
 __all__ = ["generate"]
 

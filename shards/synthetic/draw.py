@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.synthetic.scene import COLOURS, Scene, Shape
+from laconvnet.shards.synthetic.scene import COLOURS, Scene, Shape
 
 _CORNERS = 16  # of the polygon that stands for a circle: 97 % of its area, its extents exactly
 _SUBSAMPLES = 8  # a side of the grid inside one pixel

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shards.synthetic.interpreter import (
+from laconvnet.shards.synthetic.interpreter import (
     COMPARATIVES,
     EXTREMES,
     NOUNS,
@@ -24,7 +24,7 @@ from shards.synthetic.interpreter import (
     parse,
     resolve,
 )
-from shards.synthetic.scene import Filter, Scene, Shape
+from laconvnet.shards.synthetic.scene import Filter, Scene, Shape
 
 _Item = TypeVar("_Item")
 _Landmark = tuple[int, str, Filter]

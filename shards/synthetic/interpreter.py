@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from shards.synthetic.scene import COLOURS, Filter, Scene, Shape
+from laconvnet.shards.synthetic.scene import COLOURS, Filter, Scene, Shape
 
 NOUNS = {
     "circle": ("circle", "disc"),

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shards.synthetic.interpreter import PLURALS, RELATIONS, SIZE_WORDS, Program, execute
-from shards.synthetic.scene import COLOURS, HELD_OUT, NEUTRAL_COLOURS, SHAPES, SIZES, Filter, Scene
+from laconvnet.shards.synthetic.interpreter import PLURALS, RELATIONS, SIZE_WORDS, Program, execute
+from laconvnet.shards.synthetic.scene import COLOURS, HELD_OUT, NEUTRAL_COLOURS, SHAPES, SIZES, Filter, Scene
 
 FAMILIES: dict[str, int] = {
     "query_color": 15,

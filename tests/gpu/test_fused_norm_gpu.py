@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import fused_norm
-from pipeline.model.norm import BatchNorm
-from pipeline.training.apex import has_apex, without_apex
+from laconvnet.pipeline.model import fused_norm
+from laconvnet.pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.training.apex import has_apex, without_apex
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-import kernels
-from pipeline.model import ModelConfig, build_model
+from laconvnet import kernels
+from laconvnet.pipeline.model import ModelConfig, build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -57,8 +57,8 @@ def test_the_network_agrees_with_the_cpu(task: str) -> None:
 
 def test_decoding_on_the_gpu_agrees_with_the_cpu() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    from pipeline.data.decode import Decoder
-    from pipeline.data.geometry import Letterbox
+    from laconvnet.pipeline.data.decode import Decoder
+    from laconvnet.pipeline.data.geometry import Letterbox
 
     gradient = np.linspace(0, 255, 120 * 200).reshape(120, 200).astype(np.uint8)
     file = io.BytesIO()
@@ -76,7 +76,9 @@ def test_a_run_trains_evaluates_and_resumes(tmp_path: Path) -> None:
         pytest.importorskip(name, reason=f"{name} is not installed")
 
     def laconvnet(*arguments: object) -> None:
-        subprocess.run([sys.executable, "-m", "launch.cli", *map(str, arguments)], cwd=ROOT, check=True, timeout=300)
+        subprocess.run(
+            [sys.executable, "-m", "laconvnet.launch.cli", *map(str, arguments)], cwd=ROOT, check=True, timeout=300
+        )
 
     laconvnet("shards", "generate", "--out", tmp_path / "raw", "--pictures", 64)
     laconvnet("shards", "build", "refcoco", "--root", tmp_path / "raw/refer", "--out", tmp_path / "refcoco")

@@ -8,9 +8,10 @@ import warnings
 import pytest
 import torch
 
-from kernels import cuda, reference
-from kernels.cuda import involution
-from launch import cli
+from laconvnet.kernels import cuda
+from laconvnet.kernels.cuda import involution
+from laconvnet.kernels.plain import taps
+from laconvnet.launch import cli
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,7 +42,7 @@ def test_the_authors_way_is_right(
     grad, x = (torch.randn(b, c, h, w, device=GPU).to(dtype) for _ in range(2))
     filters = torch.randn(b, k * k * g, h, w, device=GPU).to(dtype)
     exact = [t.double() for t in (grad, x, filters)]
-    wanted = reference.forward(*exact[1:], *sizes), *reference.backward(*exact, *sizes)
+    wanted = taps.forward(*exact[1:], *sizes), *taps.backward(*exact, *sizes)
     found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
     for ours, theirs in zip(found, wanted, strict=True):
         # Summed in float32 and rounded once.
@@ -71,7 +72,7 @@ def test_rows(dtype: str, way: involution.Involution, capsys: pytest.CaptureFixt
 
 def test_rows_of_a_networks_steps(way: involution.Involution) -> None:
     """LaConvNet-S at 416 in bf16, each way once; more is measured by `make gpu`."""
-    from pipeline.bench import speed
+    from laconvnet.pipeline.bench import speed
 
     network = speed.Network(batch=4)
     found = {row["name"]: row for row in speed.rows(network, GPU, 2, 2, lambda: None)}
@@ -91,9 +92,9 @@ def test_channels_last_from_the_decoder_on_the_gpu() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     import numpy as np
 
-    from pipeline.bench.made import pictures
-    from pipeline.data.decode import Decoder
-    from pipeline.data.geometry import Letterbox
+    from laconvnet.pipeline.bench.made import pictures
+    from laconvnet.pipeline.data.decode import Decoder
+    from laconvnet.pipeline.data.geometry import Letterbox
 
     data = [np.frombuffer(one, np.uint8) for one in pictures(2, 96, 64)]
     letterbox = Letterbox.fit(np.full(2, 96), np.full(2, 64), 64)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import kernels
-from kernels import cuda, reference
+from laconvnet import kernels
+from laconvnet.kernels import cuda
+from laconvnet.kernels.plain import taps
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -50,7 +51,7 @@ def everything(way: cuda.Library, grad: Tensor, x: Tensor, filters: Tensor, *siz
 
 
 def by_torch(grad: Tensor, x: Tensor, filters: Tensor, *sizes: object) -> tuple[Tensor, ...]:
-    return reference.forward(x, filters, *sizes), *reference.backward(grad, x, filters, *sizes)  # type: ignore[arg-type]
+    return taps.forward(x, filters, *sizes), *taps.backward(grad, x, filters, *sizes)  # type: ignore[arg-type]
 
 
 SHAPES = [

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from kernels.cuda import Library, cache
-from kernels.cuda.compiler import units
+from laconvnet.kernels.cuda import Library, cache
+from laconvnet.kernels.cuda.compiler import units
 
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import kernels
-from kernels import cpu, plain
-from kernels.backend import backend
-from kernels.cpu import build, native
+from laconvnet import kernels
+from laconvnet.kernels import cpu, plain
+from laconvnet.kernels.backend import backend
+from laconvnet.kernels.cpu import build, native
 
 CPU = torch.device("cpu")
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from cuda_emulated import OnCpu
 
-from kernels import cuda
-from kernels.cuda import cache, resources, toolchain
-from kernels.cuda import compiler as building
-from kernels.cuda.cache import BuildError, Built
-from kernels.cuda.toolchain import Nvcc
+from laconvnet.kernels import cuda
+from laconvnet.kernels.cuda import cache, resources, toolchain
+from laconvnet.kernels.cuda import compiler as building
+from laconvnet.kernels.cuda.cache import BuildError, Built
+from laconvnet.kernels.cuda.toolchain import Nvcc
 
 FAKE = """#!/bin/sh
 case "$*" in *--version*) echo "Cuda compilation tools, release 13.0, V{version}"; exit;; esac

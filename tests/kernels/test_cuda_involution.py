@@ -12,9 +12,10 @@ import torch
 from cuda_emulated import FLAGS, HERE, OnCpu
 from torch import Tensor
 
-import kernels
-from kernels import cuda, reference
-from kernels.cuda import cache, involution
+from laconvnet import kernels
+from laconvnet.kernels import cuda
+from laconvnet.kernels.cuda import cache, involution
+from laconvnet.kernels.plain import taps
 
 
 class Emulated(involution.Involution, OnCpu):
@@ -55,7 +56,7 @@ def test_forward_and_gradients(way: Emulated, shape: tuple[int, ...], dtype: tor
     grad, x, filters = inputs(shape, dtype)
     sizes = (*shape[4:], interleaved)
     exact = [t.double() for t in (grad, x, filters)]
-    wanted = reference.forward(*exact[1:], *sizes), *reference.backward(*exact, *sizes)
+    wanted = taps.forward(*exact[1:], *sizes), *taps.backward(*exact, *sizes)
     found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == dtype

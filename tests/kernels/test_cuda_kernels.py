@@ -10,7 +10,7 @@ import torch
 from cuda_emulated import OnCpu, build_emulated
 from torch import Tensor
 
-from kernels import reference
+from laconvnet.kernels.plain import taps
 
 HALVES = (torch.float16, torch.bfloat16)
 ALL = (torch.float32, torch.float64, *HALVES)
@@ -68,7 +68,7 @@ def test_forward_and_gradients(library: OnCpu, shape: tuple[int, ...], dtype: to
     grad, x, filters = inputs(shape, dtype)
     k, g = shape[4:]
     exact = [t.double() for t in (grad, x, filters)]
-    wanted = reference.forward(*exact[1:], k, g, interleaved), *reference.backward(*exact, k, g, interleaved)
+    wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, k, g, interleaved)
     grad, x, filters = (amid_nan(t) for t in (grad, x, filters))
     found = (
         library.dynamic_conv(x, filters, k, g, interleaved),
@@ -85,9 +85,9 @@ def test_many_strips_and_blocks(library: OnCpu) -> None:
     shape = (3, 8, 23, 18, 3, 2)
     grad, x, filters = inputs(shape, torch.float32)
     exact = [t.double() for t in (grad, x, filters)]
-    agree(library.dynamic_conv(x, filters, 3, 2, False), reference.forward(*exact[1:], 3, 2, False), 9)
+    agree(library.dynamic_conv(x, filters, 3, 2, False), taps.forward(*exact[1:], 3, 2, False), 9)
     found = library.dynamic_conv_backward(grad, x, filters, 3, 2, False)
-    for ours, theirs in zip(found, reference.backward(*exact, 3, 2, False), strict=True):
+    for ours, theirs in zip(found, taps.backward(*exact, 3, 2, False), strict=True):
         agree(ours, theirs, 9)
 
 
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_told(library: OnCpu, words: str, call) -> None:  #
 
 def test_an_error_code_names_kernel_and_sizes(library: OnCpu) -> None:
     x = torch.zeros(1, 4, 3, 3)
-    from kernels.cuda.library import ConvArguments
+    from laconvnet.kernels.cuda.library import ConvArguments
 
     arguments = ConvArguments(batch=1, height=3, width=3, channels=4, groups=3, kernel_size=3)
     with pytest.raises(RuntimeError, match=r"forward_f32_k3 on cpu \(batch 1, .*groups 3.*divide the channels"):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import kernels
-from kernels import chunks, cpu, plain, reference, small_maps
-from kernels.cpu import native
+from laconvnet import kernels
+from laconvnet.kernels import chunks, cpu, plain
+from laconvnet.kernels.cpu import native
+from laconvnet.kernels.plain import matmul, taps
 
 SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
     (2, 8, 5, 3, 3, 2),
@@ -160,23 +161,23 @@ def test_strided_inputs() -> None:
 
 
 def test_both_ways_are_taken_and_agree() -> None:
-    assert small_maps.fits(7, 13, 13)
-    assert not small_maps.fits(3, 32, 32)
+    assert matmul.fits(7, 13, 13)
+    assert not matmul.fits(3, 32, 32)
     for interleaved in (False, True):
         x, filters = inputs(3, 12, 6, 5, 5, 4)
         grad = torch.randn_like(x)
         arguments = (x, filters, 5, 4, interleaved)
-        torch.testing.assert_close(small_maps.forward(*arguments), reference.forward(*arguments))
-        for a, b in zip(small_maps.backward(grad, *arguments), reference.backward(grad, *arguments), strict=True):
+        torch.testing.assert_close(matmul.forward(*arguments), taps.forward(*arguments))
+        for a, b in zip(matmul.backward(grad, *arguments), taps.backward(grad, *arguments), strict=True):
             torch.testing.assert_close(a, b)
 
 
 def test_chunks_of_pictures_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, filters = inputs(5, 4, 4, 4, 3, 2)
-    whole = small_maps.forward(x, filters, 3, 2, False), *small_maps.backward(x, x, filters, 3, 2, False)
-    monkeypatch.setattr(small_maps, "CHUNK", 2 * 2 * 16**2)
-    assert len(small_maps._chunks(x, 2)) == 3
-    parts = small_maps.forward(x, filters, 3, 2, False), *small_maps.backward(x, x, filters, 3, 2, False)
+    whole = matmul.forward(x, filters, 3, 2, False), *matmul.backward(x, x, filters, 3, 2, False)
+    monkeypatch.setattr(matmul, "CHUNK", 2 * 2 * 16**2)
+    assert len(matmul._chunks(x, 2)) == 3
+    parts = matmul.forward(x, filters, 3, 2, False), *matmul.backward(x, x, filters, 3, 2, False)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-import kernels
-from kernels import chunks, cpu, dropout, plain
-from kernels.bench.ways import unfold_laconv
+from laconvnet import kernels
+from laconvnet.kernels import chunks, cpu, dropout, plain
+from laconvnet.kernels.bench.ways import unfold_laconv
 
 K, G = 3, 2
 OPERATOR, BACKWARD = torch.ops.laconv.laconv.default, torch.ops.laconv.laconv_backward.default

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from launch import stages as graphs
-from launch.control import cancel, logs
-from launch.executor import launch
-from launch.job import array_of, read_json, settle, task_folder, write_json
-from launch.stages import plan
-from launch.status import status
-from pipeline.errors import ConfigError
+from laconvnet.launch.control import cancel, logs
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph import stages as graphs
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.job import array_of, read_json, settle, task_folder, write_json
+from laconvnet.launch.status import status
+from laconvnet.pipeline.errors import ConfigError
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 Until = Callable[[Callable[[], object], str], None]
-PROGRAM = f"import sys; from launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
+PROGRAM = f"import sys; from laconvnet.launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
 ARRAY = """
 shares: {run: [share, "{here}", "{task}", meet], array: 4, at_once: 2, threads: 1}
 joined: {run: [write, "{here}/f", joined, "{shares}"], threads: 1}

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from submitit.helpers import DelayedSubmission
 
-from launch.batch import Submission
-from launch.control import cancel, logs
-from launch.executor import launch
-from launch.job import read_json, write_json
-from launch.stages import Stage, plan
-from launch.status import show, status
-from pipeline.errors import ConfigError
+from laconvnet.launch.control import cancel, logs
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import Stage, plan
+from laconvnet.launch.job import read_json, write_json
+from laconvnet.launch.slurm.batch import Submission
+from laconvnet.launch.status import show, status
+from laconvnet.pipeline.errors import ConfigError
 
 Write = Callable[[str], Path]
 Submitted = tuple[Callable[..., int], dict[str, Stage]]

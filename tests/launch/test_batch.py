@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import watchdog
-from launch.batch import (
+from laconvnet.launch.job import Orphaned, check_fence, fence_file, ok_marker, read_json, write_json
+from laconvnet.launch.slurm import watchdog
+from laconvnet.launch.slurm.batch import (  # fmt: skip
     AGAIN,
     DONE,
     FAILED,
@@ -21,9 +22,8 @@ from launch.batch import (
     judge,
     main,
     refused,
-)  # fmt: skip
-from launch.failures import Lost, lost, transient
-from launch.job import Orphaned, check_fence, fence_file, ok_marker, read_json, write_json
+)
+from laconvnet.launch.slurm.failures import Lost, lost, transient
 
 KILLED = """srun: error: node7: task 3: Killed
 srun: launch/slurm: _step_signal: Terminating StepId=7.0

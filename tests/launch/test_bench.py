@@ -18,15 +18,16 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from kernels import bench, chunks, cuda, small_maps
-from kernels.backend import PLAIN
-from kernels.bench import Case, compare
-from kernels.bench.run import OPERATIONS
-from kernels.bench.ways import ways
-from kernels.cuda import involution
-from launch import cli
-from launch.commands.bench.tables import NEEDED
-from pipeline.model import PRESETS
+from laconvnet.kernels import bench, chunks, cuda
+from laconvnet.kernels.backend import PLAIN
+from laconvnet.kernels.bench import Case, compare
+from laconvnet.kernels.bench.run import OPERATIONS
+from laconvnet.kernels.bench.ways import ways
+from laconvnet.kernels.cuda import involution
+from laconvnet.kernels.plain import matmul
+from laconvnet.launch import cli
+from laconvnet.launch.commands.bench.tables import NEEDED
+from laconvnet.pipeline.model import PRESETS
 
 WAYS = {"unfold", "taps", "laconv"}
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_layer_of_two_networks_is_measured_once() -> None:
-    from launch.commands.bench.kernel import _cases
+    from laconvnet.launch.commands.bench.kernel import _cases
 
     arguments = cli.parser().parse_args(["bench", "kernel", "--preset", "s", "b", "b_released"])
     cases = _cases(arguments, CPU, torch.float32)
@@ -177,7 +178,7 @@ def test_a_way_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: p
     def refused(*_: Any) -> Any:
         raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nmore")
 
-    monkeypatch.setattr("kernels.bench.ways.unfold_conv", refused)
+    monkeypatch.setattr("laconvnet.kernels.bench.ways.unfold_conv", refused)
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--rounds", "1"]
     assert cli.main(arguments) == 1
     told = capsys.readouterr()
@@ -301,8 +302,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch, "Generator", Generator)
     # Fewer calls: all pictures at once, by matrix products.
     monkeypatch.setattr(chunks, "WORKSPACE", 2**40)
-    monkeypatch.setattr(small_maps, "CHUNK", 2**50)
-    monkeypatch.setattr(small_maps, "fits", lambda *_: True)
+    monkeypatch.setattr(matmul, "CHUNK", 2**50)
+    monkeypatch.setattr(matmul, "fits", lambda *_: True)
     monkeypatch.setattr(cuda, "ready", lambda device: None)
     monkeypatch.setattr(cuda, "why_not", lambda device: "it is pretended")
     return slept
@@ -378,8 +379,11 @@ def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], said: list[str]
     assert done.returncode == (0 if codes == (0, 0, 0) else 1)
     calls = (tmp_path / "calls").read_text()
     assert "-m pytest -m gpu tests/gpu" in calls
-    assert "-m launch.cli bench train --device cuda --quick --minutes 1 --part speed loop checkpoint memory" in calls
-    assert "-m launch.cli bench kernel --device cuda --quick --minutes 1.4 --json" in calls
+    assert (
+        "-m laconvnet.launch.cli bench train --device cuda --quick --minutes 1 --part speed loop checkpoint memory"
+        in calls
+    )
+    assert "-m laconvnet.launch.cli bench kernel --device cuda --quick --minutes 1.4 --json" in calls
     script = (ROOT / "tests/gpu.sh").read_text()
     limits = [
         int(number) for number in re.findall(r"_SECONDS=(\d+)|within (\d+) ", script) for number in number if number

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from launch import cli
-from pipeline.bench import rows as row_room
-from pipeline.bench import speed, training
-from pipeline.bench.training import Part
+from laconvnet.launch import cli
+from laconvnet.pipeline.bench import rows as row_room
+from laconvnet.pipeline.bench import speed, training
+from laconvnet.pipeline.bench.training import Part
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_what_is_done_stays_when_it_is_interrupted(
 @pytest.mark.usefixtures("made_up")
 def test_minutes_end_between_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 10**6, 60))
-    monkeypatch.setattr("launch.commands.bench.train.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("laconvnet.launch.commands.bench.train.time.monotonic", lambda: float(next(now)))
     assert cli.main([*COMMAND, "--json", "--minutes", "2.5"]) == 0
     told = capsys.readouterr()
     assert len(told.out.splitlines()) == 6
@@ -206,7 +206,7 @@ class Without:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Without())
 from launch import cli
-from pipeline.bench import speed
+from laconvnet.pipeline.bench import speed
 speed.SMALL = speed.Network(speed.ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
 sys.exit(cli.main(sys.argv[1:]))
 """

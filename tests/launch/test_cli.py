@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
+from laconvnet.launch import cli
 
 COMMANDS = [
     [],

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.cluster import Cluster, read
-from pipeline.errors import ConfigError
+from laconvnet.launch.slurm.cluster import Cluster, read
+from laconvnet.pipeline.errors import ConfigError
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "cluster" / "example.yaml"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from launch import cli, doctor
-from launch.doctor import apart, machine, packages, torches
-from launch.doctor.apart import in_process
-from launch.doctor.check import Asked, Check, checked
-from launch.doctor.torches import Version, judged
+from laconvnet.launch import cli, doctor
+from laconvnet.launch.doctor import apart, machine, packages, torches
+from laconvnet.launch.doctor.apart import in_process
+from laconvnet.launch.doctor.check import Asked, Check, checked
+from laconvnet.launch.doctor.torches import Version, judged
 
 
 def package(folder: Path, name: str, files: dict[str, str], summary: str = "") -> None:
@@ -121,7 +121,7 @@ def test_a_driver_that_a_container_does_not_hand_in(tmp_path: Path, monkeypatch:
 def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from kernels import cuda
+    from laconvnet.kernels import cuda
 
     monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from launch.cluster import Cluster
-from launch.doctor import folder, network
-from launch.doctor.check import Asked, Check, Probe, checked
+from laconvnet.launch.doctor import folder, network
+from laconvnet.launch.doctor.check import Asked, Check, Probe, checked
+from laconvnet.launch.slurm.cluster import Cluster
 
 PROBES = (folder.storage, folder.rename, folder.flock, folder.exclusive, folder.link, folder.sync, folder.clock)
 

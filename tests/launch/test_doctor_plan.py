@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import cli, doctor, queue
-from launch.cluster import Cluster
-from launch.doctor import apart, data, slurm
-from launch.doctor.check import Asked, Check
-from pipeline.bench.made import made_set, pictures
-from pipeline.config import TrainConfig, load
-from pipeline.data.plan import Plan
+from laconvnet.launch import cli, doctor
+from laconvnet.launch.doctor import apart, data, slurm
+from laconvnet.launch.doctor.check import Asked, Check
+from laconvnet.launch.slurm import queue
+from laconvnet.launch.slurm.cluster import Cluster
+from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.config import TrainConfig, load
+from laconvnet.pipeline.data.plan import Plan
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_windows(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_that_do_not_fit_the_node(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.doctor import machine
+    from laconvnet.launch.doctor import machine
 
     asked = Asked(processes=64, config=config(shards, "--data.batch", "64"), cluster=Cluster(gpus_per_node=8))
     tables = planned(asked)["set memory"]
@@ -112,7 +113,7 @@ def test_without_slurm(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_part_of_slurm_and_a_silent_controller(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.doctor.slurm import commands
+    from laconvnet.launch.doctor.slurm import commands
 
     (found,) = commands(Asked())
     assert found.state == "ok"
@@ -127,7 +128,7 @@ def test_a_part_of_slurm_and_a_silent_controller(slurm: Path, monkeypatch: pytes
 
 
 def test_a_clusters_file_against_its_partitions(slurm: Path, work: Path) -> None:
-    from launch.doctor.slurm import cluster
+    from laconvnet.launch.doctor.slurm import cluster
 
     site = work / "site.yaml"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launch import stages as graphs
-from launch.executor import launch, lock
-from launch.stages import plan
-from launch.status import status
-from pipeline.errors import ConfigError
+from laconvnet.launch.executor import launch, lock
+from laconvnet.launch.graph import stages as graphs
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.status import status
+from laconvnet.pipeline.errors import ConfigError
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
@@ -159,7 +159,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(
 
 def test_what_the_command_line_imports_is_cheap() -> None:
     program = (
-        "import sys, launch.executor, launch.status, launch.doctor; "
+        "import sys, laconvnet.launch.executor, laconvnet.launch.status, laconvnet.launch.doctor; "
         "sys.exit(' '.join({'torch', 'submitit', 'yaml', 'psutil', 'numpy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr == "\n"

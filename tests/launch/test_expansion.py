@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.stages import Graph, read
-from pipeline.errors import ConfigError
+from laconvnet.launch.graph.stages import Graph, read
+from laconvnet.pipeline.errors import ConfigError
 
 FILE = """
 folder: "{raw}-runs"

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from launch import cli
-from pipeline import config as configuration
-from pipeline import import_released
-from pipeline.data.examples import Examples
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.import_released import read_vocabulary
-from pipeline.model import ModelConfig, build_model
-from pipeline.model.released_names import module_names
-from pipeline.restore import restore
-from pipeline.training.start import start
+from laconvnet.launch import cli
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference import import_released
+from laconvnet.pipeline.inference.import_released import read_vocabulary
+from laconvnet.pipeline.inference.restore import restore
+from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.model.released_names import module_names
+from laconvnet.pipeline.training.start import start
 
 TOKENS = ["PAD", "UNK", "CLS", "the", "red", "man", "left"]
 NUMBERED = {token: number for number, token in enumerate(TOKENS)}

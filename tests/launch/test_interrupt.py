@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from launch import local
-from launch.control import cancel
-from launch.executor import launch
-from launch.stages import plan
-from launch.status import status
-from pipeline.errors import ConfigError
+from laconvnet.launch.control import cancel
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.local import controller
+from laconvnet.launch.status import status
+from laconvnet.pipeline.errors import ConfigError
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 Launcher = tuple[Path, subprocess.Popen[str]]
 Until = Callable[[Callable[[], object], str], None]
-PROGRAM = f"import sys; from launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
+PROGRAM = f"import sys; from laconvnet.launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
 GRAPH = """
 a: {{run: [linger, {work}/gate], processes: 2, threads: 1}}
 b: {{run: [write, "{{here}}/f", b, "{{a}}"], threads: 1}}
@@ -41,7 +41,7 @@ def launcher(work: Path, stages: Write, events: Events, until: Until) -> Iterato
     finally:
         process.kill()
         process.communicate()
-        local.sweep(plan(file)[0].folder)
+        controller.sweep(plan(file)[0].folder)
 
 
 def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launcher, work: Path, events: Events) -> None:
@@ -53,7 +53,7 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert local.left_over(folder) == []
+    assert controller.left_over(folder) == []
     assert events().count("tidied") == 2  # each rank was interrupted once and ended by itself
     assert "the same command goes on from here" in told
     assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "stopped"), ("b", "not started")]
@@ -68,7 +68,7 @@ def test_cancel_one_stage_and_then_the_launch(launcher: Launcher, work: Path) ->
     _, told = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "a: FAILED (rank 0): cancelled" in told
-    assert local.left_over(plan(file)[0].folder) == []
+    assert controller.left_over(plan(file)[0].folder) == []
     assert [(row["state"], row["reason"]) for row in status("runs")] == [
         ("failed", "cancelled"),
         ("not started", "a failed"),
@@ -81,14 +81,14 @@ def test_cancel_ends_the_launch_as_ctrl_c_does(launcher: Launcher) -> None:
     assert cancel(Path("runs")) == 0
     process.communicate(timeout=30)
     assert process.returncode == 130
-    assert local.left_over(plan(file)[0].folder) == []
+    assert controller.left_over(plan(file)[0].folder) == []
 
 
 def test_a_killed_launcher_takes_its_jobs_with_it(launcher: Launcher, events: Events, until: Until) -> None:
     file, process = launcher
     process.kill()
     process.wait()
-    until(lambda: not local.left_over(plan(file)[0].folder), "the jobs outlived their launcher")
+    until(lambda: not controller.left_over(plan(file)[0].folder), "the jobs outlived their launcher")
     assert events().count("tidied") == 2
 
 
@@ -97,25 +97,25 @@ def test_what_a_killed_launch_left_is_ended_first(
 ) -> None:
     file, process = launcher
     folder = plan(file)[0].folder
-    controller = next(p for p in local.left_over(folder) if "launch.local" in p.cmdline())
+    parent = next(p for p in controller.left_over(folder) if "laconvnet.launch.local.controller" in p.cmdline())
     process.send_signal(signal.SIGSTOP)  # so that it cannot react to the death of the controller
-    os.kill(controller.pid, signal.SIGKILL)
+    os.kill(parent.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-    assert len(local.left_over(folder)) >= 4
+    assert len(controller.left_over(folder)) >= 4
     (work / "gate").touch()
     assert launch(file, entry=ENTRY) == 0
     assert "a: ended" in capfd.readouterr().err
-    assert local.left_over(folder) == []
+    assert controller.left_over(folder) == []
 
 
 def test_a_killed_controller_is_a_failure_that_leaves_nothing(launcher: Launcher, until: Until) -> None:
     file, process = launcher
     folder = plan(file)[0].folder
-    controller = next(p for p in local.left_over(folder) if "launch.local" in p.cmdline())
-    os.kill(controller.pid, signal.SIGKILL)
+    parent = next(p for p in controller.left_over(folder) if "laconvnet.launch.local.controller" in p.cmdline())
+    os.kill(parent.pid, signal.SIGKILL)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "a: FAILED" in told
     assert "b: not started: a failed" in told
-    until(lambda: not local.left_over(folder), "the ranks outlived their controller")
+    until(lambda: not controller.left_over(folder), "the ranks outlived their controller")

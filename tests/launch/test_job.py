@@ -13,10 +13,10 @@ import pytest
 from submitit.helpers import DelayedSubmission
 from submitit.local.local import LocalJob
 
-from launch import local
-from launch.executor import launch
-from launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
-from launch.stages import plan
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
+from laconvnet.launch.local import controller
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ def start(work: Path, minutes: float) -> tuple[Path, LocalJob[object]]:
     """A job that ends only when it is told to."""
     folder = work / "train-0"
     (folder / "jobs").mkdir(parents=True)
-    executor = local.LocalExecutor(folder=folder / "jobs", max_num_timeout=1)
+    executor = controller.LocalExecutor(folder=folder / "jobs", max_num_timeout=1)
     executor.update_parameters(timeout_min=minutes, signal_delay_s=0)
     job = executor.submit(Command("train", "0", folder, ("sit",), entry=ENTRY))
     assert isinstance(job, LocalJob)
@@ -111,7 +111,7 @@ def test_a_requeue_runs_the_same_command_again(work: Path, events: Events, until
         os.kill(int(rank), signal.SIGUSR2)
     assert job._process is not None
     assert job._process.wait() == 0
-    assert local.left_over(folder) == []
+    assert controller.left_over(folder) == []
     assert events().count("start sit") == 2
     assert not (folder / "DONE.json").exists()
     failed = read_json(folder / "FAILED.json")
@@ -123,7 +123,7 @@ def test_the_time_limit_ends_a_job(work: Path) -> None:
     folder, job = start(work, minutes=1 / 60)
     assert job._process is not None
     assert job._process.wait() == 0
-    assert local.left_over(folder) == []
+    assert controller.left_over(folder) == []
     failed = read_json(folder / "FAILED.json")
     assert failed is not None
     assert failed["reason"].startswith("rank 0 was still running at the time limit")
@@ -142,7 +142,7 @@ def test_a_signal_of_slurms_stops_once_and_leaves_its_mark(tmp_path: Path, until
         """
         import os, signal, sys, time
         from pathlib import Path
-        from launch.job import _stop_when_told
+        from laconvnet.launch.job import _stop_when_told
         _stop_when_told(Path(sys.argv[1]))
         try:
             print("ready", flush=True)

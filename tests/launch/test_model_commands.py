@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
+from laconvnet.launch import cli
 
 TINY = ["model", "info", "--preset", "tiny", "--size", "64"]
 

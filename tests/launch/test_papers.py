@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import precheck
-from launch.executor import launch
-from launch.stages import Graph, read
-from pipeline import config
-from pipeline.errors import ConfigError
-from shards.sources import SOURCES
+from laconvnet.launch import precheck
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import Graph, read
+from laconvnet.pipeline import config
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path("configs", "stages", "papers.yaml")

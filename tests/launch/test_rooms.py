@@ -40,7 +40,7 @@ def test_nothing_imports_upward(room: str) -> None:
 
 
 def test_the_pipeline_sees_only_the_reading_side_of_shards() -> None:
-    allowed = {"shards.manifest", "shards.record", "shards.errors"}
+    allowed = {"laconvnet.shards.format.manifest", "laconvnet.shards.format.record", "laconvnet.shards.errors"}
     seen = {name for file in (ROOT / "pipeline").rglob("*.py") for name in imports(file) if name.startswith("shards")}
     assert seen
     assert seen <= allowed
@@ -58,7 +58,7 @@ def test_kernels_know_only_torch() -> None:
 
 def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels() -> None:
     """transformers looks for a package of that name, by its version."""
-    code = "import transformers, accelerate, deepspeed, kernels; print(kernels.__file__)"
+    code = "import transformers, accelerate, deepspeed, laconvnet.kernels as kernels; print(kernels.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert str(ROOT / "kernels") in done.stdout
@@ -66,6 +66,6 @@ def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels
 
 def test_the_command_starts_without_the_heavy_libraries() -> None:
     heavy = "{'torch', 'deepspeed', 'nvidia', 'submitit', 'pyarrow'}"
-    code = f"import sys, launch.cli; launch.cli.parser(); print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, laconvnet.launch.cli; laconvnet.launch.cli.parser(); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

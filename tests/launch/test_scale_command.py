@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from launch.commands.bench import scale as command
-from pipeline.bench import scale
-from pipeline.errors import ConfigError
+from laconvnet.launch.commands.bench import scale as command
+from laconvnet.pipeline.bench import scale
+from laconvnet.pipeline.errors import ConfigError
 
 
 def run(*words: str) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from launch import snapshot
-from launch.cluster import Cluster
-from launch.executor import launch
-from launch.job import write_json
-from launch.slurm import Shape, array
-from launch.stages import Stage, plan
-from pipeline.errors import ConfigError
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import Stage, plan
+from laconvnet.launch.job import write_json
+from laconvnet.launch.slurm import snapshot
+from laconvnet.launch.slurm.cluster import Cluster
+from laconvnet.launch.slurm.sbatch import Shape, array
+from laconvnet.pipeline.errors import ConfigError
 
 Write = Callable[[str], Path]
 GOLDEN = Path(__file__).parent / "golden"

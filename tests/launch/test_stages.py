@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import identity
-from launch.stages import cores, plan, read
-from pipeline.errors import ConfigError
+from laconvnet.launch.graph import identity
+from laconvnet.launch.graph.stages import cores, plan, read
+from laconvnet.pipeline.errors import ConfigError
 
 Write = Callable[[str], Path]
 
@@ -231,7 +231,7 @@ def test_the_number_of_tasks_is_not_what_is_computed(stages: Write) -> None:
 
 
 def test_tasks_side_by_side_share_the_cores(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.stages.cores", lambda: 8)
+    monkeypatch.setattr("laconvnet.launch.graph.stages.cores", lambda: 8)
     threads = [plan(stages(SHARES.replace("array: 3", f"array: {n}")))[1].threads for n in (1, 2, 64)]
     assert threads == [8, 4, 4]
     assert plan(stages(SHARES.replace("at_once: 2", "").replace("array: 3", "array: 64")))[1].threads == 1

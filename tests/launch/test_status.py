@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.executor import lock
-from launch.job import write_json
-from launch.screen import Screen, clock, table
-from launch.status import last_log, progress, show, status
-from pipeline.errors import ConfigError
+from laconvnet.launch.executor import lock
+from laconvnet.launch.job import write_json
+from laconvnet.launch.local.screen import Screen, clock, table
+from laconvnet.launch.status import last_log, progress, show, status
+from laconvnet.pipeline.errors import ConfigError
 
 
 def training(folder: Path, steps: int = 100) -> Path:
@@ -100,7 +100,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("kind", [Terminal, io.StringIO])
 def test_live_line(kind: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("launch.screen.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("laconvnet.launch.local.screen.time.monotonic", lambda: now[0])
     stream = kind()
     screen = Screen(stream)
     for second in (0, 20, 20.1, 40, 60):

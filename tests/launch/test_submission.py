@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from launch import precheck, queue, submission
-from launch.control import cancel, logs
-from launch.executor import launch
-from launch.job import ENTRY, read_json, write_json
-from launch.queue import Partition, Queued
-from launch.stages import Stage, plan, read
-from launch.status import show, status
-from pipeline.errors import ConfigError
+from laconvnet.launch import precheck
+from laconvnet.launch.control import cancel, logs
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import Stage, plan, read
+from laconvnet.launch.job import ENTRY, read_json, write_json
+from laconvnet.launch.slurm import queue, submission
+from laconvnet.launch.slurm.queue import Partition, Queued
+from laconvnet.launch.status import show, status
+from laconvnet.pipeline.errors import ConfigError
 
 Write = Callable[[str], Path]
 GRAPH = """
@@ -161,7 +162,7 @@ def test_where_stages_cannot_be_written(stages: Write, slurm: Path, monkeypatch:
         launch(file, cluster="site.yaml", out="taken/x")
     with pytest.raises(ConfigError, match="reads % in a file name as a pattern"):
         launch(file, cluster="site.yaml", out="100%")
-    monkeypatch.setattr("launch.precheck.FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("laconvnet.launch.precheck.FREE_BYTES", 1 << 60)
     with pytest.raises(ConfigError, match="MiB are free there, expected at least"):
         launch(file, cluster="site.yaml")
 
@@ -276,7 +277,7 @@ def test_logs_follow_until_the_stage_has_ended(
         else:
             log.write_text(text)
 
-    monkeypatch.setattr("launch.control.time.sleep", sleep)
+    monkeypatch.setattr("laconvnet.launch.control.time.sleep", sleep)
     capsys.readouterr()
     assert logs(Path("runs"), "raw", rank=0, follow=True) == 0
     assert capsys.readouterr().out == "one\ntwo\n"
@@ -335,7 +336,7 @@ def test_an_input_that_leaves_the_queue_meanwhile_is_told(
 def test_a_configuration_that_many_stages_name_is_loaded_once(
     stages: Write, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import config
+    from laconvnet.pipeline import config
 
     loaded: list[tuple[str, ...]] = []
     load = config.load

@@ -15,10 +15,10 @@ PICTURES, SIZE = 40, 64
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of built sets by source, and "merged": refcoco and half of visual_genome for pretraining."""
-    from shards.build import build
-    from shards.pretrain import pretrain_set
-    from shards.sources import get
-    from shards.synthetic import generate
+    from laconvnet.shards.build.builder import build
+    from laconvnet.shards.sets.merge import pretrain_set
+    from laconvnet.shards.sources import get
+    from laconvnet.shards.synthetic import generate
 
     place = tmp_path_factory.mktemp("sets")
     generate(place / "raw", pictures=PICTURES, size=SIZE, progress=False)
@@ -44,8 +44,8 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Every picture is black, 96 x 64 or 64 x 96 (w x h), with a white box in its left half and one in its right half.
     Each split has four pictures, with these groups: left box, right box, both boxes (two sentences), a unicorn.
     """
-    from shards.build import build
-    from shards.sources import get
+    from laconvnet.shards.build.builder import build
+    from laconvnet.shards.sources import get
 
     place = tmp_path_factory.mktemp("groups")
     (place / "raw" / "grefcoco").mkdir(parents=True)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from pipeline.bench.rows import interval, rows_of
-from pipeline.bench.training import loop_rows
+from laconvnet.pipeline.bench.rows import interval, rows_of
+from laconvnet.pipeline.bench.training import loop_rows
 
 
 @pytest.mark.parametrize(("number", "ranks"), [(1, (1, 1)), (5, (1, 5)), (9, (1, 9)), (25, (7, 19)), (100, (40, 61))])

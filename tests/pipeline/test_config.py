@@ -11,9 +11,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import TrainConfig, check_resumable, dump, load
-from pipeline.data.loader import DataConfig
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.config import TrainConfig, check_resumable, dump, load
+from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "data: {folder: somewhere}\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.explain.history import places, spans
-from pipeline.explain.report import report
+from laconvnet.pipeline.report.page import report
+from laconvnet.pipeline.runs.history import places, spans
 
 
 def noted(folder: Path, *entries: tuple[str, int, float, str]) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import evaluate
-from pipeline.data.examples import Examples
-from pipeline.files import publish_text
-from shards.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.inference import evaluate
+from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
 
 
 def questions(said: list[tuple[str | None, str | None]]) -> Examples:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pipeline import config as configuration
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.export import export
-from pipeline.model import build_model
-from pipeline.training import checkpoint, folder
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.export import export
+from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.training import checkpoint
 
 TINY = Path(__file__).parent / "training" / "tiny.yaml"
 WORDS = Vocabulary(("red", "ball", "left"))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.examples import Examples
-from pipeline.data.masks import encode
-from pipeline.explain.gather import gather
-from pipeline.explain.overlay import PREDICTED, TRUE
-from pipeline.explain.report import report
-from pipeline.explain.sheet import sheet
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.masks import encode
+from laconvnet.pipeline.report.gather import gather
+from laconvnet.pipeline.report.overlay import PREDICTED, TRUE
+from laconvnet.pipeline.report.page import report
+from laconvnet.pipeline.report.sheet import sheet
 
 
 def result(folder: Path, data: Path, **changes: Any) -> Path:

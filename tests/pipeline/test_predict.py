@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.masks import encode
-from pipeline.errors import ConfigError
-from pipeline.predict import _open, draw
+from laconvnet.pipeline.data.masks import encode
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.predict import _open, draw
 
 ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "images"
 

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError
-from pipeline.explain.curves import curves
-from pipeline.explain.gather import gather
-from pipeline.explain.report import report
-from pipeline.explain.scores import score, standard_error
-from pipeline.explain.sheet import sheet
-from shards.build import build
-from shards.manifest import Manifest
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.curves import curves
+from laconvnet.pipeline.report.gather import gather
+from laconvnet.pipeline.report.page import report
+from laconvnet.pipeline.report.scores import score, standard_error
+from laconvnet.pipeline.report.sheet import sheet
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
 
 ATTACK = "<script>alert('é')</script> \"left\" one"
 PICTURES = 40

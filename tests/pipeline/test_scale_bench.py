@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import opened, reads, scale, state
-from pipeline.bench.reads import ORDERS, Layout
-from pipeline.bench.scale import Scale
-from pipeline.data.plan import Plan, Positions
-from pipeline.model import ModelConfig, build_model
-from pipeline.training import checkpoint
+from laconvnet.pipeline.bench import opened, reads, scale, state
+from laconvnet.pipeline.bench.reads import ORDERS, Layout
+from laconvnet.pipeline.bench.scale import Scale
+from laconvnet.pipeline.data.plan import Plan, Positions
+from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.training import checkpoint
 
 SMALL = Scale(samples=640_000, ranks=16, share=4, window=20_000, shard_bytes=110_000 * 100)
 LAYOUT = Layout(SMALL.samples, shard_bytes=SMALL.shard_bytes)

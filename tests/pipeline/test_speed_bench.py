@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.bench import speed
-from pipeline.bench.speed import Network, Unfolded, Way, unfolded
-from pipeline.model import ModelConfig, build_model
-from pipeline.model.blocks.laconv import Filters
+from laconvnet.pipeline.bench import speed
+from laconvnet.pipeline.bench.speed import Network, Unfolded, Way, unfolded
+from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.model.blocks.laconv import Filters
 
 CPU = torch.device("cpu")
 TINY = Network(ModelConfig("tiny"), 32, 6, 4, "fp32", 1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shards.manifest import Manifest
+from laconvnet.shards.format.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -28,7 +28,7 @@ TINY = ["--model.preset", "tiny", "--data.threads", "1", "--engine.precision", "
 def laconvnet(*arguments: object, expected: int = 0) -> Any:
     """Run the command; the JSON object that it prints, if any."""
     done = subprocess.run(
-        [sys.executable, "-m", "launch.cli", *map(str, arguments)],
+        [sys.executable, "-m", "laconvnet.launch.cli", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,

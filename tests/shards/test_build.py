@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from shards import build as build_module
-from shards import manifest, tables
-from shards.build import build, build_task
-from shards.errors import InputError
-from shards.manifest import Manifest
-from shards.plan import plan
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
-from shards.writer import Chunk
+from laconvnet.shards.build import builder as build_module
+from laconvnet.shards.build.builder import build, build_task
+from laconvnet.shards.build.plan import plan
+from laconvnet.shards.build.writer import Chunk
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import manifest, tables
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
 
 ARGS: dict[str, Any] = {"source": "toy", "licence": "CC0", "options": {"split": ("train",)}, "progress": False}
 
@@ -420,7 +420,7 @@ def test_a_tar_without_its_part_does_not_stand_in_the_way(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("shards.writer.publish_bytes", interrupted)  # the index, which follows the tar
+        patch.setattr("laconvnet.shards.build.writer.publish_bytes", interrupted)  # the index, which follows the tar
         with pytest.raises(KeyboardInterrupt):
             build(samples, out, **ARGS)
     assert len(build(samples, out, **ARGS).samples) == 10

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import jpeg
-from shards.images import Picture, PictureError, read_picture
+from laconvnet.shards.build import jpeg
+from laconvnet.shards.build.images import Picture, PictureError, read_picture
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "images"
 real = pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")

@@ -12,14 +12,14 @@ import pytest
 import xxhash
 from PIL import Image
 
-from shards import tables
-from shards.build import build
-from shards.errors import InputError
-from shards.info import info
-from shards.manifest import EXAMPLE_SCHEMA, META_KEY, SAMPLE_SCHEMA, Manifest
-from shards.pretrain import pretrain_set
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import tables
+from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, META_KEY, SAMPLE_SCHEMA, Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
+from laconvnet.shards.sets.info import info
+from laconvnet.shards.sets.merge import pretrain_set
 
 
 def built(folder: Path, name: str = "toy", coco_ids: tuple[int | None, ...] = (None, None, None)) -> Path:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import tables
-from shards.errors import InputError
-from shards.tables import Columns, facts, mapped, row_type, write
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import tables
+from laconvnet.shards.format.tables import Columns, facts, mapped, row_type, write
 
 SCHEMA = pa.schema(
     [

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards import pretrain, tables
-from shards.build import build
-from shards.errors import InputError
-from shards.identity import identities
-from shards.manifest import Manifest, publish_tables
-from shards.pretrain import pretrain_set
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import tables
+from laconvnet.shards.format.manifest import Manifest, publish_tables
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
+from laconvnet.shards.sets import merge
+from laconvnet.shards.sets.holdout import identities
+from laconvnet.shards.sets.merge import pretrain_set
 
 
 class Shown(NamedTuple):
@@ -174,7 +175,7 @@ def test_the_proof_fails_where_the_exclusion_is_taken_away(
     sets: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str
 ) -> None:
     visual_genome, coco, refcoco = sets
-    monkeypatch.setattr(pretrain, blind, lambda *_: {})
+    monkeypatch.setattr(merge, blind, lambda *_: {})
     with pytest.raises(InputError, match=r"picture visual_genome-4 \(5.jpg\) is in split val of .*not published"):
         pretrain_set([(visual_genome, 1), (coco, 1)], [refcoco], tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.parquet").exists()

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from shards.build import build
-from shards.raw import RawSample
-from shards.record import Record
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Record
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

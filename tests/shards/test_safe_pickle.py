@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from shards import safe_pickle
-from shards.errors import InputError
-from shards.safe_pickle import load_data, load_refs
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources import safe_pickle
+from laconvnet.shards.sources.safe_pickle import load_data, load_refs
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
 REF = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from launch import cli
-from shards import sources
-from shards.errors import InputError
-from shards.identity import identities
-from shards.manifest import Manifest
-from shards.raw import RawSample
-from shards.record import Question
+from laconvnet.launch import cli
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question
+from laconvnet.shards.sets.holdout import identities
 
 PICTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "clevr" / "1obj" / "images"
 real = pytest.mark.skipif(not PICTURES.is_dir(), reason=f"no real samples at {PICTURES}")

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from launch import cli
-from shards import sources
-from shards.errors import InputError
-from shards.identity import identities
-from shards.manifest import Manifest
-from shards.raw import RawSample
+from laconvnet.launch import cli
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.sets.holdout import identities
 
 WIDTH, HEIGHT = 480, 320
 # Object 1 has the first pixel of the picture; object 2 stands partly behind object 0.

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shards import sources
-from shards.errors import InputError
-from shards.raw import RawSample
-from shards.record import Expression, Region
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Region
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr30k"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from shards import sources
-from shards.errors import InputError
-from shards.raw import RawSample
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
 LEFT = [[2.0, 4.0, 10.0, 4.0, 10.0, 14.0, 2.0, 14.0]]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from shards import sources
-from shards.errors import InputError
-from shards.sources import reading
-from shards.sources.base import Samples, choose_splits, no_partition
-from shards.sources.masks import to_rle
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.masks import to_rle
 
 
 def test_the_registry_knows_its_sources() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pycocotools import mask as coco_mask
 
-from shards import sources
-from shards.errors import InputError
-from shards.raw import RawSample
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")

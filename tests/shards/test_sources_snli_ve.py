@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from launch import cli
-from shards import sources
-from shards.errors import InputError
-from shards.identity import identities
-from shards.manifest import Manifest
-from shards.raw import RawSample
-from shards.record import Question
+from laconvnet.launch import cli
+from laconvnet.shards import sources
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question
+from laconvnet.shards.sets.holdout import identities
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "snli_ve"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")

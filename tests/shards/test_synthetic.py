@@ -21,13 +21,22 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from shards.errors import InputError
-from shards.synthetic import draw, generate
-from shards.synthetic.expressions import STYLES
-from shards.synthetic.interpreter import KIND_OF_FORM, Phrase, execute, parse, resolve
-from shards.synthetic.layouts import clevr, refer, visual_genome
-from shards.synthetic.questions import FAMILIES, Deck
-from shards.synthetic.scene import COLOURS, HELD_OUT, NEUTRAL_COLOURS, SHAPES, Filter, Scene, Shape, draw_scene
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.synthetic import draw, generate
+from laconvnet.shards.synthetic.expressions import STYLES
+from laconvnet.shards.synthetic.interpreter import KIND_OF_FORM, Phrase, execute, parse, resolve
+from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
+from laconvnet.shards.synthetic.questions import FAMILIES, Deck
+from laconvnet.shards.synthetic.scene import (
+    COLOURS,
+    HELD_OUT,
+    NEUTRAL_COLOURS,
+    SHAPES,
+    Filter,
+    Scene,
+    Shape,
+    draw_scene,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLES = PROJECT.parent / "shared" / "data"
@@ -112,7 +121,7 @@ def _spoken(family: Family, name: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     generate(tmp_path / "here", pictures=6, seed=3, progress=False)
-    code = "import sys; from pathlib import Path; from shards.synthetic import generate; "
+    code = "import sys; from pathlib import Path; from laconvnet.shards.synthetic import generate; "
     code += "generate(Path(sys.argv[1]), pictures=6, seed=3, progress=False)"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, cwd=PROJECT, env=environment)

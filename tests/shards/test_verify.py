@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from shards.build import build
-from shards.errors import InputError
-from shards.manifest import Manifest, publish_tables
-from shards.pretrain import pretrain_set
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
-from shards.verify import verify
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest, publish_tables
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
+from laconvnet.shards.sets.merge import pretrain_set
+from laconvnet.shards.sets.verify import verify
 
 
 def built(

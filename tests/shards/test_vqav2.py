@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import identity, sources
-from shards.build import build
-from shards.errors import InputError
-from shards.manifest import Manifest
-from shards.raw import RawSample
-from shards.record import Question
+from laconvnet.shards import sources
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question
+from laconvnet.shards.sets import holdout
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "vqav2"
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
@@ -173,8 +174,8 @@ def test_a_picture_is_that_of_refcoco_with_its_number(tmp_path: Path) -> None:
     """RefCOCO's held-out pictures are in VQAv2's train, under names that differ in the rest only."""
     root = _write(tmp_path, "train", [_asked(70, 581857)], [_annotated(70, 581857)])
     (sample,) = _samples(root)
-    ours = identity.identities("vqav2", sample.record.file_name, sample.record.coco_id, 1)
-    theirs = identity.identities("refcoco", "COCO_train2014_000000581857_16.jpg", None, 2)
+    ours = holdout.identities("vqav2", sample.record.file_name, sample.record.coco_id, 1)
+    theirs = holdout.identities("refcoco", "COCO_train2014_000000581857_16.jpg", None, 2)
     assert set(ours) & set(theirs) == {("COCO id", "581857")}
 
 

@@ -10,7 +10,7 @@ import pytest
 from cluster import Cluster, Unavailable, install
 from suite import SITE, Limited, Work
 
-from launch import cli
+from laconvnet.launch import cli
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,10 +10,10 @@ from typing import Any
 
 from cluster import Cluster
 
-from launch.executor import launch
-from launch.job import read_json
-from launch.stages import Stage, plan
-from launch.status import status
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import Stage, plan
+from laconvnet.launch.job import read_json
+from laconvnet.launch.status import status
 
 PATIENCE_SECONDS = 400  # machines are shared: what counts is the order of things
 SITE = """

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from suite import Work
 
-from launch.control import cancel, logs
-from launch.job import read_json
-from launch.stages import Stage
-from pipeline.errors import ConfigError
+from laconvnet.launch.control import cancel, logs
+from laconvnet.launch.graph.stages import Stage
+from laconvnet.launch.job import read_json
+from laconvnet.pipeline.errors import ConfigError
 
 ARRAY = """
 shares: {run: [share, "{here}", "{task}", HOW], array: 4, at_once: 2}

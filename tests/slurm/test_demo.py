@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from suite import Work
 
-from launch.stages import read
+from laconvnet.launch.graph.stages import read
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"pictures": "96", "nodes": "2"}
@@ -15,7 +15,7 @@ SMALL = {"pictures": "96", "nodes": "2"}
 
 def test_from_raw_files_to_the_report(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    work.file, work.entry = ROOT / "configs" / "demo" / "stages.yaml", "launch.cli:main"
+    work.file, work.entry = ROOT / "configs" / "demo" / "stages.yaml", "laconvnet.launch.cli:main"
     graph = read(work.file, work.out, SMALL)
     assert work.submit(out=work.out, given=SMALL) == 0
     ended = work.ended(*graph.stages)

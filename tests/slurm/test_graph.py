@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from suite import SITE, Work
 
-from launch.job import PORTS, read_json
-from launch.stages import plan
-from launch.status import show
-from pipeline.errors import ConfigError
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.job import PORTS, read_json
+from laconvnet.launch.status import show
+from laconvnet.pipeline.errors import ConfigError
 
 
 def test_dependencies_and_a_failure_that_stops_only_what_needs_it(
@@ -120,7 +120,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_submitted(work: Work) -
         uneven: {run: [train, --run, "{here}", --data.folder, "{fine}", --data.batch, 8], processes: 3}
         """
     )
-    work.entry = "launch.cli:main"
+    work.entry = "laconvnet.launch.cli:main"
     with pytest.raises(ConfigError) as caught:
         work.submit()
     lines = str(caught.value).splitlines()
@@ -150,7 +150,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_submitted(work: Work) -
 
 def test_shards_by_ranks_and_by_an_array_have_the_bytes_of_one_process(work: Work, raw: Path) -> None:
     build = f'shards, build, refcoco, --root, "{raw}/refer", --shard-bytes, 40000, --out'
-    work.entry = "launch.cli:main"
+    work.entry = "laconvnet.launch.cli:main"
     stages = work.stages(
         f"""
         whole: {{run: [{build}, "{{here}}/set"]}}
@@ -173,7 +173,7 @@ def test_shards_by_ranks_and_by_an_array_have_the_bytes_of_one_process(work: Wor
 
 
 def test_cancel(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
-    from launch.control import cancel
+    from laconvnet.launch.control import cancel
 
     stages = work.stages(
         """

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from suite import SITE, Limited, Work
 
-from launch.job import PORTS, read_json
-from launch.stages import Stage
+from laconvnet.launch.graph.stages import Stage
+from laconvnet.launch.job import PORTS, read_json
 
 COUNT = 'run: {{run: [count, "{{here}}", {steps}, {seconds}], processes: 2, nodes: 2{more}}}'
 

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from suite import SITE, Work
 
-from launch.control import cancel
-from launch.job import read_json
-from launch.stages import Stage, plan
-from launch.status import last_checkpoint
+from laconvnet.launch.control import cancel
+from laconvnet.launch.graph.stages import Stage, plan
+from laconvnet.launch.job import read_json
+from laconvnet.launch.status import last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
@@ -77,7 +77,7 @@ def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "launch.cli", "train", "--config", str(CONFIG), "--run", str(run)]
+    command = [sys.executable, "-m", "laconvnet.launch.cli", "train", "--config", str(CONFIG), "--run", str(run)]
     command += ["--data.folder", str(refcoco), *KEYS]
     common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -88,7 +88,7 @@ def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def graph(work: Work, refcoco: Path) -> dict[str, Stage]:
-    work.entry = "launch.cli:main"
+    work.entry = "laconvnet.launch.cli:main"
     keys = ", ".join(f'"{key}"' for key in KEYS)
     return work.stages(TRAIN.format(config=CONFIG, data=refcoco, keys=keys))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.commands.bench import data, kernel, scale, show, train
+from laconvnet.launch.commands.bench import data, kernel, scale, show, train
 
 
 def add(commands: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from launch.commands.output import rows
+from laconvnet.launch.commands.output import rows
 
 _DATA = """Time the way of the pictures on this machine: decoding and letterboxing 640x480 JPEGs to 416 from memory, in
 several formulations, each with its error against an exact one; the whole loader against that; finding a position in 1e9
@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from pipeline.bench import data
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.bench import data
+    from laconvnet.pipeline.errors import ConfigError
 
     for name in ("pictures", "threads", "rounds"):
         if getattr(arguments, name) < 1:

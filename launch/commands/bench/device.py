@@ -16,7 +16,7 @@ def device_of(name: str | None) -> torch.device:
     """Raises ConfigError for a GPU that is not there."""
     import torch
 
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.errors import ConfigError
 
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("command line: --device: 'cuda': PyTorch finds no GPU here; expected cpu")

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.commands.bench.device import add_device, device_of
-from launch.commands.bench.tables import check_plot, layer, plot, show_layers
+from laconvnet.launch.commands.bench.device import add_device, device_of
+from laconvnet.launch.commands.bench.tables import check_plot, layer, plot, show_layers
 
 if TYPE_CHECKING:
     import torch
 
-    from kernels.bench import Case
+    from laconvnet.kernels.bench import Case
 
 _KERNEL = """Time the LaConv operator at every stage of a network, beside what it replaces.
 
@@ -67,9 +67,9 @@ def add(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from kernels import bench
-    from kernels.bench.run import DTYPES, OPERATIONS
-    from pipeline.errors import ConfigError
+    from laconvnet.kernels import bench
+    from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
+    from laconvnet.pipeline.errors import ConfigError
 
     for name in ("rounds", "batch", "size", "minutes"):
         value = getattr(arguments, name)
@@ -113,10 +113,10 @@ def _cases(arguments: argparse.Namespace, device: torch.device, dtype: torch.dty
 
     import torch
 
-    from kernels.bench import Case
-    from pipeline.errors import ConfigError
-    from pipeline.model import PRESETS
-    from pipeline.model.net import STRIDES
+    from laconvnet.kernels.bench import Case
+    from laconvnet.pipeline.errors import ConfigError
+    from laconvnet.pipeline.model import PRESETS
+    from laconvnet.pipeline.model.net import STRIDES
 
     on_gpu = device.type == "cuda"
     found: dict[Case, list[str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from launch.commands.output import rows
+from laconvnet.launch.commands.output import rows
 
 _ABOUT = """Simulate a run of many ranks over very many samples on this machine, from its plan alone; no data is needed.
 
@@ -46,8 +46,8 @@ def add(group: Any) -> None:
 def _scale(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from pipeline.bench import scale
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.bench import scale
+    from laconvnet.pipeline.errors import ConfigError
 
     for name in ("ranks", "share", "window", "rounds", "shard_bytes"):
         if not getattr(arguments, name) >= 1:

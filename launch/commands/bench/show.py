@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launch.commands.bench.tables import NEEDED, check_plot, plot, show_layers, show_parts
+from laconvnet.launch.commands.bench.tables import NEEDED, check_plot, plot, show_layers, show_parts
 
 
 def add(group: Any) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.errors import ConfigError
 
     try:
         lines = path.read_text().splitlines()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.commands.output import rows
+from laconvnet.launch.commands.output import rows
 
 # What the tables and the roofline read of a row.
 NEEDED = {
@@ -21,7 +21,7 @@ _UNSEEN = ("bench", "baseline", "versions", "cores", "unit", "cache")
 
 
 def check_plot(path: Path | None) -> None:
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.errors import ConfigError
 
     if path and not path.parent.is_dir():
         raise ConfigError(f"command line: --plot: {path.parent}: no such folder")

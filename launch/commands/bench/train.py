@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.commands.bench.device import add_device, device_of
-from launch.commands.bench.tables import show_parts
+from laconvnet.launch.commands.bench.device import add_device, device_of
+from laconvnet.launch.commands.bench.tables import show_parts
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.bench.speed import Network
-    from pipeline.bench.training import Part
-    from pipeline.config import TrainConfig
+    from laconvnet.pipeline.bench.speed import Network
+    from laconvnet.pipeline.bench.training import Part
+    from laconvnet.pipeline.config import TrainConfig
 
 _TRAIN = """Time what training costs, in parts:
   loop        the training loop (logging, guard, averages, flags) beside bare steps of the same model, optimizer and
@@ -63,8 +63,8 @@ def add(group: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from pipeline.bench.rows import missing
-    from pipeline.errors import ConfigError
+    from laconvnet.pipeline.bench.rows import missing
+    from laconvnet.pipeline.errors import ConfigError
 
     for name in ("rounds", "epoch", "minutes"):
         value = getattr(arguments, name)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if lacking and (arguments.config or arguments.keys):
         raise ConfigError(f"command line: a configuration needs {', '.join(lacking)}, not installed here; leave it out")
     if not lacking:
-        from pipeline.bench import training
+        from laconvnet.pipeline.bench import training
 
         config = training.settings(arguments.config, arguments.keys, device)
     names = list(dict.fromkeys(arguments.part))
@@ -94,12 +94,12 @@ def _measure(
 ) -> int:
     from tqdm import tqdm
 
-    from pipeline.bench import speed
-    from pipeline.bench.rows import empty_row
+    from laconvnet.pipeline.bench import speed
+    from laconvnet.pipeline.bench.rows import empty_row
 
     runs: dict[str, Part] = {}
     if config:
-        from pipeline.bench import training
+        from laconvnet.pipeline.bench import training
 
         epoch = arguments.epoch or (100 if arguments.quick else 500)
         wanted = [name for name in names if name != "speed"]
@@ -133,7 +133,7 @@ def _measure(
 
 
 def _network(config: TrainConfig | None, device: torch.device) -> Network:
-    from pipeline.bench.speed import SMALL, Network
+    from laconvnet.pipeline.bench.speed import SMALL, Network
 
     if config is None:
         return SMALL if device.type == "cpu" else Network()

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from pipeline.model.backbones.base import Backbone
-from pipeline.model.backbones.csp_darknet import csp_darknet53
-from pipeline.model.backbones.resnet import resnet34, resnet101
-from pipeline.model.backbones.weights import load_weights
+from laconvnet.pipeline.model.backbones.base import Backbone
+from laconvnet.pipeline.model.backbones.csp_darknet import csp_darknet53
+from laconvnet.pipeline.model.backbones.resnet import resnet34, resnet101
+from laconvnet.pipeline.model.backbones.weights import load_weights
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "resnet34": resnet34,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.backbones.base import Backbone, initialise
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.backbones.base import Backbone, initialise
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class ConvBnAct(nn.Module):

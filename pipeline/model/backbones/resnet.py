@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.backbones.base import Backbone, initialise
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.backbones.base import Backbone, initialise
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.model.backbones.base import Backbone
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.backbones.base import Backbone
 
 _KEY = "model.backbone_weights"
 

@@ -6,11 +6,11 @@ A block that has no use for some of the ablations of v2 Tab. 10 names those keys
 
 from torch import nn
 
-from pipeline.model.blocks.base import BlockConfig
-from pipeline.model.blocks.film import FilmBlock
-from pipeline.model.blocks.group_conv import GroupConvBlock
-from pipeline.model.blocks.laconv import LaConvBlock
-from pipeline.model.blocks.qghc import QghcBlock
+from laconvnet.pipeline.model.blocks.base import BlockConfig
+from laconvnet.pipeline.model.blocks.film import FilmBlock
+from laconvnet.pipeline.model.blocks.group_conv import GroupConvBlock
+from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.blocks.qghc import QghcBlock
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "laconv": LaConvBlock,

@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pipeline.model.layers import norm_act
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.layers import norm_act
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.blocks.laconv import WordCondition
-from pipeline.model.layers import activate, norm_act
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import WordCondition
+from laconvnet.pipeline.model.layers import activate, norm_act
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class FilmBlock(nn.Module):

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.layers import norm_act
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
+from laconvnet.pipeline.model.layers import norm_act
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class GroupConvBlock(nn.Module):

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import kernels
-from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.layers import masked_softmax, norm_act, position_code
-from pipeline.model.norm import BatchNorm
+from laconvnet import kernels
+from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
+from laconvnet.pipeline.model.layers import masked_softmax, norm_act, position_code
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class Affinity(nn.Module):

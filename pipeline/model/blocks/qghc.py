@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.blocks.base import MLP, BlockConfig
-from pipeline.model.blocks.laconv import WordCondition
-from pipeline.model.layers import ConvNormAct, norm_act
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import WordCondition
+from laconvnet.pipeline.model.layers import ConvNormAct, norm_act
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class HybridConv(nn.Module):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.model.heads.anchors import AnchorHead
-from pipeline.model.heads.answers import AnswerHead
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.heads.masks import MaskHead
-from pipeline.model.heads.points import PointHead
+from laconvnet.pipeline.model.heads.anchors import AnchorHead
+from laconvnet.pipeline.model.heads.answers import AnswerHead
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.heads.masks import MaskHead
+from laconvnet.pipeline.model.heads.points import PointHead
 
 HEADS: dict[str, type[Head]] = {
     "anchors": AnchorHead,

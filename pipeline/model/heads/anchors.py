@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.layers import ConvNormAct
 
 
 @dataclass(frozen=True)

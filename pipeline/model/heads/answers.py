@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.layers import AttentivePool
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.layers import AttentivePool
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.heads.pafpn import PAFPN, TopDown
-from pipeline.model.joint import joint_processes
-from pipeline.model.layers import ConvNormAct, norm_act
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.heads.pafpn import PAFPN, TopDown
+from laconvnet.pipeline.model.joint import joint_processes
+from laconvnet.pipeline.model.layers import ConvNormAct, norm_act
+from laconvnet.pipeline.model.norm import BatchNorm
 
 _STRIDE = 8
 _DILATIONS = (6, 12, 18)

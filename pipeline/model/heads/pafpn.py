@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.model.layers import ConvNormAct
 
 _BOTTLENECKS = 3
 

@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.heads.pafpn import PAFPN
-from pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.heads.pafpn import PAFPN
+from laconvnet.pipeline.model.layers import ConvNormAct
 
 
 @dataclass(frozen=True)

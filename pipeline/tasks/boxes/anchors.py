@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model import ModelConfig
-from pipeline.tasks.boxes.base import BoxCoder, iou
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IGNORED_ABOVE = 0.5
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from pipeline.model import ModelConfig
+from laconvnet.pipeline.model import ModelConfig
 
 
 class BoxCoder(ABC):

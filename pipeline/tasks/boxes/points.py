@@ -7,8 +7,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.joint import joint_processes
-from pipeline.tasks.boxes.base import BoxCoder, iou
+from laconvnet.pipeline.model.joint import joint_processes
+from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IOU_WEIGHT = 5.0
 _RADIUS = 2.5  # cells from the centre of the box that count as near

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shards.synthetic.draw import paint, png
-from shards.synthetic.questions import CLEVR_RELATION, FAMILIES, Deck, Question
-from shards.synthetic.scene import Scene, draw_scene
+from laconvnet.shards.synthetic.draw import paint, png
+from laconvnet.shards.synthetic.questions import CLEVR_RELATION, FAMILIES, Deck, Question
+from laconvnet.shards.synthetic.scene import Scene, draw_scene
 
 MATERIAL = "rubber"
 MOST = 5  # shapes a picture: with six hardly anything has a short name of its own

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.synthetic.draw import jpeg, outline, outline_area, paint
-from shards.synthetic.expressions import STYLES, Speaker
-from shards.synthetic.scene import SHAPES, Scene, draw_scene
+from laconvnet.shards.synthetic.draw import jpeg, outline, outline_area, paint
+from laconvnet.shards.synthetic.expressions import STYLES, Speaker
+from laconvnet.shards.synthetic.scene import SHAPES, Scene, draw_scene
 
 FAMILY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 PICTURES = Path("refer/images/mscoco/images/train2014")
@@ -153,7 +153,7 @@ def _instances(pictures: list[RefPicture], annotations: list[dict[str, Any]], si
             "url": "",
             "version": "1.0",
             "year": 2014,
-            "contributor": "shards.synthetic",
+            "contributor": "laconvnet.shards.synthetic",
             "date_created": "2014-01-01 00:00:00",
         },
         "images": [

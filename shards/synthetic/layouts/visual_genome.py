@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.synthetic.draw import jpeg, paint
-from shards.synthetic.expressions import STYLES, express
-from shards.synthetic.layouts import clevr, refer
-from shards.synthetic.questions import OPEN_FAMILIES, Deck
-from shards.synthetic.scene import Scene, draw_scene
+from laconvnet.shards.synthetic.draw import jpeg, paint
+from laconvnet.shards.synthetic.expressions import STYLES, express
+from laconvnet.shards.synthetic.layouts import clevr, refer
+from laconvnet.shards.synthetic.questions import OPEN_FAMILIES, Deck
+from laconvnet.shards.synthetic.scene import Scene, draw_scene
 
 FOLDER = Path("visual_genome")
 PICTURES = FOLDER / "VG_100K"

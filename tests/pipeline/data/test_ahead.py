@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data import loader as loading
-from pipeline.data.ahead import Stalled, ahead
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader, Request
-from pipeline.data.text import Vocabulary
-from pipeline.data.workers import Workers
-from pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.data import loader as loading
+from laconvnet.pipeline.data.ahead import Stalled, ahead
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.workers import Workers
+from laconvnet.pipeline.errors import ConfigError, TrainingError
 
 CONFIG = DataConfig("unused", size=64, words=6, batch=8, threads=2, patience=0.5)
 
@@ -139,10 +139,10 @@ import os, sys, time
 from contextlib import closing
 from pathlib import Path
 import torch
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import TrainingError
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import TrainingError
 examples = Examples.open(Path(sys.argv[1]), "expression", "train")
 os.pread = lambda *_: time.sleep(1000)
 config = DataConfig("unused", size=64, threads=3, patience=2)

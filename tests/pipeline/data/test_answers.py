@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.answers import accuracy, agreement, learned, normalised, targets, unlearned
-from pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.answers import accuracy, agreement, learned, normalised, targets, unlearned
+from laconvnet.pipeline.data.text import Vocabulary
 
 DICTIONARY = Path(__file__).resolve().parents[4] / "shared" / "data" / "vqa_answers" / "answer_dict.json"
 ANSWERS = ("yes", "no", "2", "left", "right")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import data as bench
-from pipeline.bench.letterboxes import exact, per_picture
-from pipeline.bench.made import made_set, pictures
-from pipeline.data.decode import Decoder
-from pipeline.data.examples import Examples, Items
-from pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.bench import data as bench
+from laconvnet.pipeline.bench.letterboxes import exact, per_picture
+from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.geometry import Letterbox
 
 CPU = torch.device("cpu")
 

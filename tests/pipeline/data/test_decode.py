@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode import PADDING, Decoder
-from pipeline.data.geometry import Letterbox
-from shards.images import read_picture
+from laconvnet.pipeline.data.decode import PADDING, Decoder
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.shards.build.images import read_picture
 
 ODD = Path(__file__).resolve().parents[4] / "shared" / "data" / "images"
 real = pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.bench.made import made_set, pictures
-from pipeline.data import examples as module
-from pipeline.data.examples import Examples, Items
-from pipeline.errors import ConfigError
-from shards import tables
-from shards.build import build
-from shards.manifest import Manifest, publish_tables
-from shards.raw import RawSample
-from shards.record import Expression, Question, Record, Region
+from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.data import examples as module
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.format import tables
+from laconvnet.shards.format.manifest import Manifest, publish_tables
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Expression, Question, Record, Region
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ _OPENED = """
 import sys
 from pathlib import Path
 import pyarrow.compute, pyarrow.parquet
-from pipeline.data.examples import Examples, Items
-from pipeline.data.reader import Reader
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.reader import Reader
 
 def private():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))

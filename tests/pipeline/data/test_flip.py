@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.data.examples import Examples, Items
-from pipeline.data.flip import flip_boxes, flip_images, flip_words
-from pipeline.data.loader import Batch, DataConfig, Loader
-from pipeline.data.text import Vocabulary, words
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
+from laconvnet.pipeline.data.loader import Batch, DataConfig, Loader
+from laconvnet.pipeline.data.text import Vocabulary, words
+from laconvnet.pipeline.errors import ConfigError
 
 CPU = torch.device("cpu")
 SIZE = 96

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode import Decoder
-from pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.geometry import Letterbox
 
 SIZES = (32, 64, 416, 33)
 SIDE = st.one_of(st.integers(1, 2000), st.sampled_from([1, 2, 999, 1000]))

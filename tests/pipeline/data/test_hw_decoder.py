@@ -11,13 +11,13 @@ import pytest
 import torch
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.config import check_resumable, dump, load
-from pipeline.data import loader as loading
-from pipeline.data.decode import Decoder
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.config import check_resumable, dump, load
+from laconvnet.pipeline.data import loader as loading
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
 
 CONFIG = DataConfig("unused", size=64, words=6, batch=4, threads=1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader, Request
-from pipeline.data.text import UNKNOWN, Vocabulary
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
+from laconvnet.pipeline.data.text import UNKNOWN, Vocabulary
+from laconvnet.pipeline.errors import ConfigError
 
 CONFIG = DataConfig("unused", size=64, words=6, batch=8, threads=2)
 CPU = torch.device("cpu")

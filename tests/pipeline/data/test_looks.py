@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.decode import Decoder
-from pipeline.data.examples import Examples, Items, Looks
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import DataConfig, Loader, requests_of
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.examples import Examples, Items, Looks
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import DataConfig, Loader, requests_of
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
 
 CPU = torch.device("cpu")
 SIZE = 96

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.data.examples import Examples
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.masks import decode, encode, of_region
-from pipeline.data.reader import Reader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from shards.build import build
-from shards.manifest import Manifest
-from shards.record import Record, Region
-from shards.sources import get
-from shards.verify import verify
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.masks import decode, encode, of_region
+from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.record import Record, Region
+from laconvnet.shards.sets.verify import verify
+from laconvnet.shards.sources import get
 
 REFER = Path(__file__).resolve().parents[4] / "shared" / "data" / "refer"
 CPU = torch.device("cpu")

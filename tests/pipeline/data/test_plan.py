@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.plan import Plan, Positions, draw, mix, permute, steps
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.plan import Plan, Positions, draw, mix, permute, steps
+from laconvnet.pipeline.errors import ConfigError
 
 QUICK = settings(max_examples=40, deadline=None)
 KEYS = st.integers(0, 2**64 - 1)

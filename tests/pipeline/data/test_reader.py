@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.reader import Reader
-from pipeline.errors import ConfigError
-from shards.manifest import Manifest
+from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.manifest import Manifest
 
 
 def descriptors() -> set[str]:

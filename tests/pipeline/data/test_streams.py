@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.examples import Examples, Items
-from pipeline.data.loader import Batch, DataConfig, Loader, Request, requests_of
-from pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.loader import Batch, DataConfig, Loader, Request, requests_of
+from laconvnet.pipeline.data.text import Vocabulary
 
 BATCH = 24
 WINDOWS = st.sampled_from([0, 1, 20, 64, 10_000])
@@ -139,7 +139,7 @@ def test_the_loader_gives_the_same_batches_on_any_world_however_often_it_is_begu
 @pytest.mark.parametrize(("source", "kind"), [("refcoco", "expression"), ("clevr", "question")])
 @pytest.mark.parametrize("batch", [7, 24, 1000])
 def test_evaluation_is_given_every_example_once(sets: dict[str, Path], source: str, kind: str, batch: int) -> None:
-    """Cut as `pipeline.evaluate` cuts them: the last batch is what is left over."""
+    """Cut as `pipeline.inference.evaluate` cuts them: the last batch is what is left over."""
     examples = Examples.open(sets[source], kind, "val")  # type: ignore[arg-type]
     config = DataConfig("unused", size=32, words=6, batch=batch)
     vocabulary = Vocabulary.build(examples.texts(examples.rows))

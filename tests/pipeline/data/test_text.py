@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.examples import Examples
-from pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
+from laconvnet.pipeline.errors import ConfigError
 
 GLOVE = Path(__file__).resolve().parents[4] / "shared" / "data" / "glove"
 real = pytest.mark.skipif(not GLOVE.is_dir(), reason=f"no real samples at {GLOVE}")
@@ -82,7 +82,7 @@ def test_a_text_without_words_is_refused_by_name(text: str) -> None:
 
 @pytest.mark.parametrize(("source", "kind"), [("refcoco", "expression"), ("clevr", "question")])
 def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], source: str, kind: str) -> None:
-    from pipeline.training.start import _vocabulary
+    from laconvnet.pipeline.training.start import _vocabulary
 
     training = Examples.open(sets[source], kind, "train")
     vocabulary = _vocabulary(training, Vocabulary(()))
@@ -95,7 +95,7 @@ def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], so
 
 
 def test_a_word_of_a_test_split_alone_is_unknown(sets: dict[str, Path]) -> None:
-    from pipeline.training.start import _vocabulary
+    from laconvnet.pipeline.training.start import _vocabulary
 
     training = Examples.open(sets["visual_genome"], "expression", "train")
     few = Examples(training.manifest, training.kind, training.split, training.rows[:3])

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.examples import Examples, Items
-from pipeline.data.loader import DataConfig
-from pipeline.data.plan import Plan, Positions
-from pipeline.errors import ConfigError
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.data.plan import Plan, Positions
+from laconvnet.pipeline.errors import ConfigError
 
 QUICK = settings(max_examples=40, deadline=None)
 # Of each set: the items of its blocks, and its weight.

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.errors import ConfigError
-from pipeline.model.backbones import BACKBONES, Backbone, load_weights
-from pipeline.model.backbones.csp_darknet import CspDarkNet
-from pipeline.model.backbones.resnet import ResNet
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.backbones import BACKBONES, Backbone, load_weights
+from laconvnet.pipeline.model.backbones.csp_darknet import CspDarkNet
+from laconvnet.pipeline.model.backbones.resnet import ResNet
 
 
 def small(name: str = "basic") -> Backbone:

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model import LaConvNet, ModelConfig, build_model
-from pipeline.model.blocks import BLOCKS, BlockConfig
-from pipeline.model.blocks.film import FilmBlock
-from pipeline.model.blocks.group_conv import GroupConvBlock
-from pipeline.model.blocks.qghc import QghcBlock
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import LaConvNet, ModelConfig, build_model
+from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
+from laconvnet.pipeline.model.blocks.film import FilmBlock
+from laconvnet.pipeline.model.blocks.group_conv import GroupConvBlock
+from laconvnet.pipeline.model.blocks.qghc import QghcBlock
 
 CONFIG = BlockConfig(
     dim=8, condition=8, groups=2, packing=2, kernel_size=3, words=5, heads=2, affinity_dropout=0.0, filter_dropout=0.0
@@ -137,7 +137,7 @@ def test_gradients_are_those_of_finite_differences(name: str, monkeypatch: pytes
     def softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
         return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
 
-    monkeypatch.setattr("pipeline.model.blocks.laconv.masked_softmax", softmax)
+    monkeypatch.setattr("laconvnet.pipeline.model.blocks.laconv.masked_softmax", softmax)
     config = replace(CONFIG, dim=4, condition=4, words=3, activation="silu")
     made = block(name, config)
     x, words, mask = inputs(config, 2, 4)

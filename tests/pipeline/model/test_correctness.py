@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.model import LanguageConfig, Model, ModelConfig, build_model
-from pipeline.model.blocks import BLOCKS, BlockConfig
-from pipeline.model.blocks.laconv import LaConvBlock
-from pipeline.model.heads import HEADS, Features
-from pipeline.model.heads.anchors import MultiScaleFusion
-from pipeline.model.heads.answers import AnswerHead, AnswerHeadConfig
-from pipeline.model.language import LanguageEncoder, SelfAttention
-from pipeline.model.layers import AttentivePool, position_code
-from pipeline.model.net import PRESETS, LaConvNet
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model import LanguageConfig, Model, ModelConfig, build_model
+from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.heads import HEADS, Features
+from laconvnet.pipeline.model.heads.anchors import MultiScaleFusion
+from laconvnet.pipeline.model.heads.answers import AnswerHead, AnswerHeadConfig
+from laconvnet.pipeline.model.language import LanguageEncoder, SelfAttention
+from laconvnet.pipeline.model.layers import AttentivePool, position_code
+from laconvnet.pipeline.model.net import PRESETS, LaConvNet
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 def assert_exact(found: Tensor, expected: Tensor) -> None:
@@ -36,7 +36,7 @@ def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
 
     for module in ("blocks.laconv", "language", "layers"):
-        monkeypatch.setattr(f"pipeline.model.{module}.masked_softmax", softmax)
+        monkeypatch.setattr(f"laconvnet.pipeline.model.{module}.masked_softmax", softmax)
 
 
 def shaken(module: nn.Module) -> Any:
@@ -320,7 +320,7 @@ def permuted_block(state: dict[str, Tensor], config: BlockConfig, prefix: str = 
 def permute_position_code(monkeypatch: pytest.MonkeyPatch, orders: dict[int, Tensor]) -> None:
     """The code tells channels apart by their place: the twin's channels must carry that of the original's."""
     monkeypatch.setattr(
-        "pipeline.model.blocks.laconv.position_code",
+        "laconvnet.pipeline.model.blocks.laconv.position_code",
         lambda channels, *rest: position_code(channels, *rest)[orders[channels]],
     )
 

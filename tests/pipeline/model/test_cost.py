@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.model import Model, ModelConfig, build_model
-from pipeline.model.cost import cost
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import Model, ModelConfig, build_model
+from laconvnet.pipeline.model.cost import cost
 
 WORDS = 1000
 

@@ -17,14 +17,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.model import fused_norm
-from pipeline.model.blocks.base import BlockConfig
-from pipeline.model.blocks.laconv import LaConvBlock
-from pipeline.model.norm import BatchNorm
-from pipeline.model.recompute import recomputed
-from pipeline.training import norms
-from pipeline.training.engine import EngineConfig
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import fused_norm
+from laconvnet.pipeline.model.blocks.base import BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.recompute import recomputed
+from laconvnet.pipeline.training import norms
+from laconvnet.pipeline.training.engine import EngineConfig
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

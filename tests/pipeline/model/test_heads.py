@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model import HeadsConfig, Model, ModelConfig, build_model
-from pipeline.model.heads.base import Features, Head
-from pipeline.model.heads.masks import ASPP, MaskHead, MaskHeadConfig, PictureBranch, PictureNorm
-from pipeline.model.heads.pafpn import PAFPN, CrossStage, TopDown
-from pipeline.model.heads.points import PointHead, PointHeadConfig
-from pipeline.model.layers import ConvNormAct
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import HeadsConfig, Model, ModelConfig, build_model
+from laconvnet.pipeline.model.heads.base import Features, Head
+from laconvnet.pipeline.model.heads.masks import ASPP, MaskHead, MaskHeadConfig, PictureBranch, PictureNorm
+from laconvnet.pipeline.model.heads.pafpn import PAFPN, CrossStage, TopDown
+from laconvnet.pipeline.model.heads.points import PointHead, PointHeadConfig
+from laconvnet.pipeline.model.layers import ConvNormAct
+from laconvnet.pipeline.model.norm import BatchNorm
 
 RELEASED = (128, 256, 512)
 WIDTHS = (8, 12, 16)

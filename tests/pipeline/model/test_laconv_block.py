@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.blocks.base import BlockConfig
-from pipeline.model.blocks.laconv import Affinity, ConditionGenerator, LaConvBlock
-from pipeline.model.layers import masked_softmax, position_code
-from pipeline.model.net import PRESETS
+from laconvnet.pipeline.model.blocks.base import BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import Affinity, ConditionGenerator, LaConvBlock
+from laconvnet.pipeline.model.layers import masked_softmax, position_code
+from laconvnet.pipeline.model.net import PRESETS
 
 CONFIG = BlockConfig(dim=8, condition=12, groups=2, packing=2, kernel_size=3, words=10, heads=3)
 
@@ -134,7 +134,7 @@ def test_position_code_stays_off_the_value_path(monkeypatch: pytest.MonkeyPatch)
         made.filters.weight.zero_()  # the filters no longer depend on the condition: what is left is the value path
         plain = made(x, words, mask)
         monkeypatch.setattr(
-            "pipeline.model.blocks.laconv.position_code", lambda d, h, w, *_: torch.full((d, h, w), 100.0)
+            "laconvnet.pipeline.model.blocks.laconv.position_code", lambda d, h, w, *_: torch.full((d, h, w), 100.0)
         )
         assert torch.equal(made(x, words, mask), plain)
         made.filters.weight.normal_()

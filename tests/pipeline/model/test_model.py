@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
-from pipeline.model import HeadsConfig, LanguageConfig, Model, ModelConfig, build_model
-from pipeline.model.blocks import BLOCKS
-from pipeline.model.heads.anchors import AnchorHeadConfig
-from pipeline.model.net import PRESETS
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import HeadsConfig, LanguageConfig, Model, ModelConfig, build_model
+from laconvnet.pipeline.model.blocks import BLOCKS
+from laconvnet.pipeline.model.heads.anchors import AnchorHeadConfig
+from laconvnet.pipeline.model.net import PRESETS
 
 REC = ModelConfig(preset="tiny", heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=((12, 12), (20, 20)))))
 VQA = ModelConfig(preset="tiny", task="vqa")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.norm import BatchNorm
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

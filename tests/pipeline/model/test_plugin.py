@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import config as configuration
-from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples
-from pipeline.errors import ConfigError
-from pipeline.model import HeadsConfig, Model, ModelConfig, build_model
-from pipeline.model.backbones import BACKBONES, Backbone
-from pipeline.model.backbones.csp_darknet import CspDarkNet
-from pipeline.model.backbones.resnet import ResNet
-from pipeline.model.blocks.laconv import LaConvBlock
-from pipeline.model.cost import cost
-from pipeline.model.heads.anchors import AnchorHeadConfig
-from pipeline.model.recompute import recomputed
-from pipeline.training import checkpoint
-from pipeline.training.start import start
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import HeadsConfig, Model, ModelConfig, build_model
+from laconvnet.pipeline.model.backbones import BACKBONES, Backbone
+from laconvnet.pipeline.model.backbones.csp_darknet import CspDarkNet
+from laconvnet.pipeline.model.backbones.resnet import ResNet
+from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.cost import cost
+from laconvnet.pipeline.model.heads.anchors import AnchorHeadConfig
+from laconvnet.pipeline.model.recompute import recomputed
+from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.start import start
 
 TINY = Path(__file__).parents[1] / "training" / "tiny.yaml"
 REC = ModelConfig(
@@ -100,7 +100,7 @@ def test_recomputed_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPat
         begun.append(block)
         return recomputed(block, *inputs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pipeline.model.net.recomputed", noted)
+    monkeypatch.setattr("laconvnet.pipeline.model.net.recomputed", noted)
     gradients = []
     for again in (False, True):
         model = make()

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model import LanguageConfig, Model, ModelConfig, build_model
-from pipeline.model.heads import HEADS
-from pipeline.model.language import PAD
-from pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model import LanguageConfig, Model, ModelConfig, build_model
+from laconvnet.pipeline.model.heads import HEADS
+from laconvnet.pipeline.model.language import PAD
+from laconvnet.pipeline.model.norm import BatchNorm
 
 HALVES = (torch.bfloat16, torch.float16)
 # How an untrained network of its depth carries an error forward is its own affair: what is bounded is the error against

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from released_shapes import WORDS, Shapes, language, neck, rec_head, res_head, small, visual
 from torch import Tensor, nn
 
-import kernels
-from pipeline.errors import ConfigError
-from pipeline.model import PRESETS, ModelConfig, build_model
-from pipeline.model.language import LanguageEncoder
-from pipeline.model.released import Released, convert
+from laconvnet import kernels
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import PRESETS, ModelConfig, build_model
+from laconvnet.pipeline.model.language import LanguageEncoder
+from laconvnet.pipeline.model.released import Released, convert
 
 _THEIR_NORMS = ("norm1.weight", "norm2.weight")
 _OUR_NORMS = ("attention_norm.weight", "ffn_norm.weight")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.model import ModelConfig
-from pipeline.model.tables import ROWS, TABLES, Row, built, compare, select
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.model.tables import ROWS, TABLES, Row, built, compare, select
 
 Counted = dict[tuple[str, str], dict[str, Any]]
 

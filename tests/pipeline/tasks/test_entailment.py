@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.text import Vocabulary
-from pipeline.model import ModelConfig, build_model
-from pipeline.tasks import TASKS
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.tasks import TASKS
 
 LABELS = ("entailment", "neutral", "contradiction")
 PICTURES = 4
@@ -24,8 +24,8 @@ PICTURES = 4
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     """A built set: pictures of one colour, each with one hypothesis a label, in train and in val."""
-    from shards.build import build
-    from shards.sources import get
+    from laconvnet.shards.build.builder import build
+    from laconvnet.shards.sources import get
 
     raw = tmp_path / "raw"
     (raw / "flickr30k_images").mkdir(parents=True)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import Batch
-from pipeline.data.text import Vocabulary
-from pipeline.model import HeadsConfig, ModelConfig, build_model
-from pipeline.model.heads.points import PointHeadConfig
-from pipeline.tasks.boxes import points
-from pipeline.tasks.boxes.points import PointBoxes
-from pipeline.tasks.rec import Rec, iou_xywh
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import HeadsConfig, ModelConfig, build_model
+from laconvnet.pipeline.model.heads.points import PointHeadConfig
+from laconvnet.pipeline.tasks.boxes import points
+from laconvnet.pipeline.tasks.boxes.points import PointBoxes
+from laconvnet.pipeline.tasks.rec import Rec, iou_xywh
 
 SIZE, CELLS = 64, 8
 STRIDE = SIZE / CELLS

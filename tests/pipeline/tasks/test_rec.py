@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import Batch
-from pipeline.data.text import Vocabulary
-from pipeline.model import HeadsConfig, ModelConfig
-from pipeline.model.heads.anchors import AnchorHeadConfig
-from pipeline.tasks.rec import Rec, iou_xywh
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import HeadsConfig, ModelConfig
+from laconvnet.pipeline.model.heads.anchors import AnchorHeadConfig
+from laconvnet.pipeline.tasks.rec import Rec, iou_xywh
 
 SIZE, CELLS = 64, 8
 STRIDE = SIZE / CELLS

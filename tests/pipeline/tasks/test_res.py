@@ -12,20 +12,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline import evaluate
-from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import Batch, DataConfig
-from pipeline.data.masks import decode, encode
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.model import ModelConfig
-from pipeline.restore import Restored
-from pipeline.tasks import TASKS, Task
-from pipeline.tasks.base import Sums, add
-from pipeline.tasks.grec import FEWEST_PIXELS, Grec
-from pipeline.tasks.res import Res
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch, DataConfig
+from laconvnet.pipeline.data.masks import decode, encode
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference import evaluate
+from laconvnet.pipeline.inference.restore import Restored
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.tasks import TASKS, Task
+from laconvnet.pipeline.tasks.base import Sums, add
+from laconvnet.pipeline.tasks.grec import FEWEST_PIXELS, Grec
+from laconvnet.pipeline.tasks.res import Res
 
 SIZE = 64
 Mask = NDArray[np.uint8]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.examples import Examples
-from pipeline.data.geometry import Letterbox
-from pipeline.data.loader import Batch
-from pipeline.data.text import Vocabulary
-from pipeline.model import ModelConfig
-from pipeline.tasks.base import Sums, add
-from pipeline.tasks.vqa import Vqa
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.tasks.base import Sums, add
+from laconvnet.pipeline.tasks.vqa import Vqa
 
 ANSWERS = ("yes", "no", "2")
 

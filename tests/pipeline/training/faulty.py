@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launch import cli
-from pipeline.data.loader import Batch, Loader
-from pipeline.model.net import Stage
-from pipeline.tasks.rec import Rec
+from laconvnet.launch import cli
+from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.model.net import Stage
+from laconvnet.pipeline.tasks.rec import Rec
 
 KIND, PLACE = sys.argv[1], int(sys.argv[2])
 HERE = sys.argv[3] in ("-", os.environ.get("RANK", "0"))

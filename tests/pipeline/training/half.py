@@ -6,7 +6,7 @@ import sys
 
 from deepspeed.accelerator import get_accelerator
 
-from launch import cli
+from laconvnet.launch import cli
 
 get_accelerator().is_fp16_supported = lambda: True
 sys.exit(cli.main(sys.argv[1:]))

@@ -21,7 +21,9 @@ DEADLINE_SECONDS = 300
 _FORKED = multiprocessing.get_context("forkserver")
 # The longest of what accelerate and DeepSpeed import only while a run starts.
 _LATE = ["transformers", "torch._dynamo", "deepspeed.runtime.zero.muon.original_muon", "torch.utils.tensorboard"]
-_FORKED.set_forkserver_preload(["deepspeed", "accelerate", *_LATE, "pipeline.training.loop", "launch.cli"])
+_FORKED.set_forkserver_preload(
+    ["deepspeed", "accelerate", *_LATE, "laconvnet.pipeline.training.loop", "laconvnet.launch.cli"]
+)
 
 
 class Rank:
@@ -144,4 +146,4 @@ def run(world: int, arguments: list[str], expected: int = 0, **environment: str)
 
 def train(world: int, run_folder: Path, arguments: list[str], expected: int = 0) -> list[str]:
     """`laconvnet train` on so many ranks; the output of each."""
-    return run(world, ["-m", "launch.cli", "train", "--run", str(run_folder), *arguments], expected)
+    return run(world, ["-m", "laconvnet.launch.cli", "train", "--run", str(run_folder), *arguments], expected)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from ranks import comes_to, start
 
-from pipeline.errors import ConfigError, TrainingError
-from pipeline.training import checkpoint
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.training import checkpoint
 
 
 def state(step: int) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def test_a_hostile_state_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 _SAVER = """
 import sys, torch
 from pathlib import Path
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 step = 0
 run = Path(sys.argv[1])
 run.mkdir()

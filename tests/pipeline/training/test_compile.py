@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ranks import run
 
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 
 HERE = Path(__file__).parent
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.training.ema import Ema
+from laconvnet.pipeline.training.ema import Ema
 
 
 def test_floats_are_averaged_and_integers_copied() -> None:

@@ -10,15 +10,17 @@ import pytest
 import torch
 from ranks import run
 
-from pipeline.errors import ConfigError
-from pipeline.training import checkpoint
-from pipeline.training.engine import Engine, EngineConfig
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.engine import Engine, EngineConfig
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml"), "--schedule.epochs", "0.5"]
 
 
-def losses(folder: Path, refcoco: Path, *keys: str, script: tuple[str, ...] = ("-m", "launch.cli")) -> list[float]:
+def losses(
+    folder: Path, refcoco: Path, *keys: str, script: tuple[str, ...] = ("-m", "laconvnet.launch.cli")
+) -> list[float]:
     run(1, [*script, "train", "--run", str(folder), *TINY, "--data.folder", str(refcoco), *keys])
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]  # a step that was left out has none
@@ -123,6 +125,6 @@ def test_what_cannot_run_leaves_no_folder(tmp_path: Path, refcoco: Path) -> None
             "'apex': runs on",
         ),
     ):
-        (told,) = run(1, ["-m", "launch.cli", *command, *keys], expected=2)
+        (told,) = run(1, ["-m", "laconvnet.launch.cli", *command, *keys], expected=2)
         assert why in told
         assert not (tmp_path / "run").exists()

@@ -10,21 +10,22 @@ import pytest
 import torch
 from ranks import finish, run, start
 
-from pipeline import config as configuration
-from pipeline.data.examples import Examples
-from pipeline.data.text import Vocabulary
-from pipeline.evaluate import CONTROLS
-from pipeline.model import build_model
-from pipeline.training import checkpoint, folder
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.inference.evaluate import CONTROLS
+from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.training import checkpoint
 
 TINY = Path(__file__).parent / "tiny.yaml"
 SPLITS = {"rec": "testA", "vqa": "val"}
-COMMAND = "import sys; from launch import cli; sys.exit(cli.main(sys.argv[1:]))"
+COMMAND = "import sys; from laconvnet.launch import cli; sys.exit(cli.main(sys.argv[1:]))"
 # A stand-in for what may befall one process; the others run the command as it is.
 ON_ONE = """
 import os, sys
 from launch import cli
-from pipeline.data.loader import Loader
+from laconvnet.pipeline.data.loader import Loader
 batch, calls = Loader.batch, []
 def disturbed(*arguments):
     calls.append(arguments)
@@ -128,7 +129,9 @@ def test_what_fails_on_one_process_ends_all_with_its_reason(command: Any, tmp_pa
 
 
 def test_a_mistake_seen_by_one_process_is_one_for_all(command: Any) -> None:
-    script = ON_ONE.format(what="from pipeline.errors import ConfigError; raise ConfigError('s-1.tar: not there')")
+    script = ON_ONE.format(
+        what="from laconvnet.pipeline.errors import ConfigError; raise ConfigError('s-1.tar: not there')"
+    )
     told = run(2, ["-c", script, *command("rec")], expected=2)
     assert told[0].splitlines()[-1] == "laconvnet: process 1: s-1.tar: not there"
     assert told[1].splitlines()[-1] == "laconvnet: s-1.tar: not there"
@@ -162,8 +165,8 @@ def test_nobody_waits_for_a_process_that_was_killed(command: Any, tmp_path: Path
 def test_another_checkpoint_or_set_on_one_process_is_told() -> None:
     script = """
 import os
-from pipeline.errors import ConfigError
-from pipeline.ranks import joined
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.distributed import joined
 with joined() as ranks:
     ranks.same("run: step", 100)
     assert ranks.gather(ranks.rank * 2) == ([0, 2, 4] if ranks.leads else [])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config as configuration
-from pipeline.files import publish_text
-from pipeline.training import checkpoint, folder
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.training import checkpoint
 
 TINY = Path(__file__).parent / "tiny.yaml"
 

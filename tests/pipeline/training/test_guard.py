@@ -10,8 +10,8 @@ import pytest
 import torch
 from ranks import run
 
-from pipeline.errors import ConfigError, TrainingError
-from pipeline.training import checkpoint, guard
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.training import checkpoint, guard
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml")]
@@ -118,11 +118,11 @@ def test_a_bad_step_stops_the_run_and_its_replay_names_the_culprit(tmp_path: Pat
 def test_a_sound_step_is_replayed_from_the_checkpoint_before_it(tmp_path: Path, refcoco: Path) -> None:
     folder = tmp_path / "run"
     keys = [*TINY, "--data.folder", str(refcoco), "--checkpoint.keep", "9"]
-    run(1, ["-m", "launch.cli", "train", "--run", str(folder), *keys])
-    (told,) = run(1, ["-m", "launch.cli", "replay", str(folder), "5", "--json"])
+    run(1, ["-m", "laconvnet.launch.cli", "train", "--run", str(folder), *keys])
+    (told,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "5", "--json"])
     answer = json.loads(told.strip().splitlines()[-1])
     assert answer["finite"]
     assert answer["from"].endswith("step-00000004")
     assert sum(answer["terms"].values()) == pytest.approx(rows(folder)[5]["loss"], rel=1e-6)
-    (told,) = run(1, ["-m", "launch.cli", "replay", str(folder), "99"], expected=2)
+    (told,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "99"], expected=2)
     assert "step 99: this run has the steps 0 to" in told

@@ -9,13 +9,13 @@ import pytest
 import torch
 from ranks import train
 
-from pipeline import config as configuration
-from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.training import checkpoint
-from pipeline.training.start import start
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.start import start
 
 TINY = Path(__file__).parent / "tiny.yaml"
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from ranks import Rank, comes_to, finish, stands_still, start
 
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 
 HERE = Path(__file__).parent
 POINTS, SEED = int(os.environ.get("POINTS", "4")), int(os.environ.get("SEED", "0"))

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config import TrainConfig
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.model import ModelConfig
-from pipeline.training.engine import EngineConfig
-from pipeline.training.session import Session, Source
-from pipeline.training.start import _vocabulary
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.training.engine import EngineConfig
+from laconvnet.pipeline.training.session import Session, Source
+from laconvnet.pipeline.training.start import _vocabulary
 
 
 def config_of(folder: Path, task: str, flip: float, accumulate: int = 1) -> TrainConfig:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.training.apex import has_apex
-from pipeline.training.optimizer import EXTENSION, OptimizerConfig, build_optimizer
-from pipeline.training.state import gather_moments, scatter_moments
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training.apex import has_apex
+from laconvnet.pipeline.training.optimizer import EXTENSION, OptimizerConfig, build_optimizer
+from laconvnet.pipeline.training.state import gather_moments, scatter_moments
 
 GPU = torch.device("cuda")
 HERE = GPU if torch.cuda.is_available() else torch.device("cpu")

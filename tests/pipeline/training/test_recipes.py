@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import config as configuration
-from pipeline.data.examples import Examples
-from pipeline.data.loader import Loader
-from pipeline.data.text import Vocabulary
-from pipeline.model import build_model
-from pipeline.tasks import TASKS
-from pipeline.training.optimizer import build_optimizer
-from pipeline.training.schedule import learning_rate
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.tasks import TASKS
+from laconvnet.pipeline.training.optimizer import build_optimizer
+from laconvnet.pipeline.training.schedule import learning_rate
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 RECIPES = sorted((*(CONFIGS / "pretrain").glob("*.yaml"), *(CONFIGS / "finetune").glob("*.yaml")))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ranks import finish, run, stands_still, start, train
 
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml")]
@@ -84,7 +84,7 @@ def test_the_losses_after_a_resume_are_those_of_the_undisturbed_run(
 _SHORT_SIGHTED = """
 import os, sys
 from launch import cli
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 if os.environ["RANK"] == "1":
     checkpoint.newest = lambda run: None
 sys.exit(cli.main(sys.argv[1:]))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.training.schedule import ScheduleConfig, learning_rate
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.training.schedule import ScheduleConfig, learning_rate
 
 
 def test_warm_up_rises_in_a_line_to_the_peak() -> None:

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from ranks import run
 
-from pipeline import config as configuration
-from pipeline.data.examples import Examples
-from pipeline.data.loader import DataConfig, Loader
-from pipeline.data.text import Vocabulary
-from pipeline.errors import ConfigError
-from pipeline.evaluate import evaluate
-from pipeline.training.start import _vocabulary, start
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.evaluate import evaluate
+from laconvnet.pipeline.training.start import _vocabulary, start
 
 SIZE = 64
 
@@ -31,8 +31,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The first asks whether the picture is white (yes) or black (no), the second says left, but "middle" twice in train:
     too rarely to be learned. One of the ten people says the opposite, or "the Right".
     """
-    from shards.build import build
-    from shards.sources import get
+    from laconvnet.shards.build.builder import build
+    from laconvnet.shards.sources import get
 
     place = tmp_path_factory.mktemp("several")
     for part, numbers in (("train2014", range(24)), ("val2014", range(100, 108)), ("test2015", range(200, 204))):
@@ -117,7 +117,7 @@ def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path
     flags = [f"--data.folder={several}", f"--data.size={SIZE}", "--data.words=6", "--data.batch=8", "--data.threads=1"]
     flags += ["--model.preset=tiny", "--model.task=vqa", "--optimizer.lr=3e-3", "--optimizer.ema=0"]
     keys = [*flags, "--schedule.epochs=2", "--schedule.warmup=0.2"]
-    (told,) = run(1, ["-m", "launch.cli", "train", "--run", str(tmp_path / "run"), *keys])
+    (told,) = run(1, ["-m", "laconvnet.launch.cli", "train", "--run", str(tmp_path / "run"), *keys])
     assert "3 answers, 2 of 48 questions have none of them" in told
     report = evaluate(tmp_path / "run", several, "val", tmp_path / "val.json", progress=False)
     assert report is not None

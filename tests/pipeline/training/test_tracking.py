@@ -11,7 +11,7 @@ import pytest
 import torch
 from ranks import run
 
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 
 HERE = Path(__file__).parent
 SMALL = ["--config", str(HERE / "tiny.yaml"), "--data.size", "32", "--data.batch", "4"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ranks import run
 
-from pipeline.bench import training
+from laconvnet.pipeline.bench import training
 
 CPU = torch.device("cpu")
 KEYS = ["--data.size", "32", "--data.batch", "2", "--data.threads", "1", "--log.every", "2"]
@@ -21,7 +21,7 @@ KEYS = ["--data.size", "32", "--data.batch", "2", "--data.threads", "1", "--log.
 WATCH = """
 import os, sys, types
 from pathlib import Path
-from pipeline.bench import loop
+from laconvnet.pipeline.bench import loop
 clock = [0.0]
 def look():
     clock[0] += 0.01
@@ -63,7 +63,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def test_a_loop_that_is_slowed_down_is_seen_as_slower(measured: Any) -> None:
-    rows = measured("loop", "from pipeline.training.log import Log; slowed(Log, 'step', 0.04)")
+    rows = measured("loop", "from laconvnet.pipeline.training.log import Log; slowed(Log, 'step', 0.04)")
     assert {name: round(row["median"], 6) for name, row in rows.items()} == {
         "bare": 10,
         "bare, with averages": 10,
@@ -81,24 +81,26 @@ def test_a_loop_that_is_slowed_down_is_seen_as_slower(measured: Any) -> None:
 
 
 def test_averages_are_named_apart(measured: Any) -> None:
-    rows = measured("loop", "from pipeline.training.ema import Ema; slowed(Ema, 'update', 0.01)")
+    rows = measured("loop", "from laconvnet.pipeline.training.ema import Ema; slowed(Ema, 'update', 0.01)")
     assert [round(rows[name]["median"]) for name in ("bare", "bare, with averages", "loop")] == [10, 20, 20]
     assert rows["loop"]["over_percent"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_report_counts_at_its_interval(measured: Any) -> None:
-    rows = measured("loop", "from pipeline.training.log import Log; slowed(Log, '_report', 0.03)")
+    rows = measured("loop", "from laconvnet.pipeline.training.log import Log; slowed(Log, '_report', 0.03)")
     assert rows["loop"]["over_percent"] == pytest.approx(150)  # 30 ms in every second step
 
 
 def test_micro_batches_are_one_step(measured: Any) -> None:
-    disturbance = "from pipeline.training.log import Log; slowed(Log, 'step', 0.04)"
+    disturbance = "from laconvnet.pipeline.training.log import Log; slowed(Log, 'step', 0.04)"
     rows = measured("loop", disturbance, "--engine.accumulate", "2", "--data.batch", "4")
     assert rows["loop"]["over_percent"] == pytest.approx(400)
 
 
 def test_a_checkpoint_that_stalls_is_seen(measured: Any) -> None:
-    rows = measured("checkpoint", "from pipeline.training.checkpoint import Writer; slowed(Writer, 'submit', 0.025)")
+    rows = measured(
+        "checkpoint", "from laconvnet.pipeline.training.checkpoint import Writer; slowed(Writer, 'submit', 0.025)"
+    )
     assert {name: round(row["median"], 6) for name, row in rows.items()} == {
         "step": 10,
         "step that saves": 35,
@@ -111,7 +113,7 @@ def test_a_checkpoint_that_stalls_is_seen(measured: Any) -> None:
 
 def test_memory_is_looked_at_on_the_loaders_batches(measured: Any) -> None:
     leak = """
-from pipeline.data.loader import Loader
+from laconvnet.pipeline.data.loader import Loader
 usual, kept = Loader.batch, []
 def leaking(*arguments):
     kept.append(b"x" * 20_000_000)

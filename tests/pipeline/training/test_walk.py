@@ -13,7 +13,7 @@ import pytest
 import torch
 from ranks import run
 
-from pipeline.training import checkpoint
+from laconvnet.pipeline.training import checkpoint
 
 HERE = Path(__file__).parent
 KEYS = ["--data.size", "32", "--schedule.epochs", "1.3", "--checkpoint.every", "100", "--checkpoint.keep", "9"]

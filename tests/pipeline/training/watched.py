@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from launch import cli
-from pipeline.data.loader import Batch, Loader
-from pipeline.training import checkpoint
-from pipeline.training.session import Outcome, Session
+from laconvnet.launch import cli
+from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.session import Outcome, Session
 
 RANK = int(os.environ.get("RANK", "0"))
 PLACE = Path(os.environ["WATCHED"])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline import config as configuration
-from pipeline.data.examples import Examples, Items
-from pipeline.data.loader import Loader
-from pipeline.tasks import TASKS
-from pipeline.training.engine import Engine
-from pipeline.training.optimizer import build_optimizer
-from pipeline.training.start import start
+from laconvnet.pipeline import config as configuration
+from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.tasks import TASKS
+from laconvnet.pipeline.training.engine import Engine
+from laconvnet.pipeline.training.optimizer import build_optimizer
+from laconvnet.pipeline.training.start import start
 
 STEPS = 3
 

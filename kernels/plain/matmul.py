@@ -1,0 +1,108 @@
+"""Dynamic convolution of small maps as matrix products.
+
+Where the kernel covers a good part of the map, the filters of one picture and group are nearly a full matrix T from
+input pixels q to output pixels p: `out[c, p] = sum_q x[c, q] T[q, p]` with `T[q, p] = filters[tap(q - p), p]`, zero
+where q - p is no tap. Gathering T and calling the library's matrix product beats a loop over taps severalfold there
+(shape legend in `kernels.plain.taps`; P = H*W).
+
+A zero of T times a non-finite pixel is NaN: non-finite inputs spread over their picture and group.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from laconvnet.kernels.plain.taps import accumulation_dtype, split_groups
+
+# T holds P*P numbers where the filters hold P*k*k: measured on CPU, products win up to about four times as many.
+LARGEST_GROWTH = 4
+# Numbers of T at once: pictures are taken in chunks so that the workspace stays small (64 MiB in float32).
+CHUNK = 2**24
+
+
+def fits(kernel_size: int, height: int, width: int) -> bool:
+    return height * width <= LARGEST_GROWTH * kernel_size**2
+
+
+@functools.lru_cache(maxsize=64)
+def _indices(
+    kernel_size: int, groups: int, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where T finds its numbers in the filters of one picture, and where the filters find theirs in T.
+
+    to_matrix (g*P*P,) points into (P*k*k*g) filter values, channels last, followed by one zero; to_filters (P*k*k*g,)
+    points into (g*P*P); outside (P*k*k*g,) marks the filter values whose tap leaves the picture.
+    """
+    pixels, reach = height * width, kernel_size // 2
+    place = torch.arange(pixels, device=device)
+    row, column = place // width, place % width
+    group = torch.arange(groups, device=device)
+    down, right = row[:, None] - row, column[:, None] - column  # (q, p)
+    tap = (down + reach) * kernel_size + right + reach
+    met = (down.abs() <= reach) & (right.abs() <= reach)
+    values = kernel_size**2 * groups
+    source = place * values + tap * groups + group[:, None, None]  # (g, q, p)
+    to_matrix = torch.where(met, source, values * pixels)
+
+    tap = torch.arange(kernel_size**2, device=device)
+    down, right = row[:, None] + tap // kernel_size - reach, column[:, None] + tap % kernel_size - reach  # (p, t)
+    inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+    neighbour = torch.where(inside, down * width + right, 0)
+    to_filters = (group * pixels + neighbour[:, :, None]) * pixels + place[:, None, None]  # (p, t, g)
+    outside = ~inside[:, :, None].expand_as(to_filters)
+    return to_matrix.flatten(), to_filters.flatten(), outside.flatten()
+
+
+def _by_group(x: Tensor, groups: int, interleaved: bool) -> Tensor:
+    """(B, C, H, W) -> (B*g, n, P) in the type that is accumulated in."""
+    x = split_groups(x.contiguous().to(accumulation_dtype(x.dtype)), groups, interleaved)
+    x = x.transpose(1, 2) if interleaved else x
+    return x.reshape(x.shape[0] * groups, x.shape[2], -1)
+
+
+def _by_channel(x: Tensor, like: Tensor, groups: int, interleaved: bool) -> Tensor:
+    """The inverse of `_by_group`, in the shape of `like`."""
+    x = x.view(like.shape[0], groups, -1, *like.shape[2:])
+    return (x.transpose(1, 2) if interleaved else x).reshape(like.shape)
+
+
+def _matrices(filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+    """filters (B, k*k*g, H, W) -> T (B*g, P, P)."""
+    batch, _, height, width = filters.shape
+    to_matrix, _, _ = _indices(kernel_size, groups, height, width, filters.device)
+    flat = F.pad(filters.permute(0, 2, 3, 1).reshape(batch, filters[0].numel()), (0, 1))
+    matrices = flat.index_select(1, to_matrix).to(accumulation_dtype(filters.dtype))
+    return matrices.view(batch * groups, height * width, height * width)
+
+
+def _chunks(x: Tensor, groups: int) -> tuple[slice, ...]:
+    step = max(1, CHUNK // (groups * (x.shape[2] * x.shape[3]) ** 2))
+    return tuple(slice(start, start + step) for start in range(0, x.shape[0], step))
+
+
+def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    out = torch.empty_like(x)
+    for part in _chunks(x, groups):
+        product = _by_group(x[part], groups, interleaved) @ _matrices(filters[part], kernel_size, groups)
+        out[part] = _by_channel(product, x[part], groups, interleaved)
+    return out
+
+
+def backward(
+    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
+    _, to_filters, outside = _indices(kernel_size, groups, *x.shape[2:], x.device)
+    for part in _chunks(x, groups):
+        upper = _by_group(grad[part], groups, interleaved)
+        matrices = _matrices(filters[part], kernel_size, groups)
+        grad_x[part] = _by_channel(upper @ matrices.transpose(1, 2), x[part], groups, interleaved)
+        grad_matrices = _by_group(x[part], groups, interleaved).transpose(1, 2) @ upper
+        found = grad_matrices.view(-1, groups * matrices[0].numel()).index_select(1, to_filters)
+        found = found.masked_fill_(outside, 0).view(len(found), *x.shape[2:], -1)
+        grad_filters[part] = found.permute(0, 3, 1, 2)
+    return grad_x, grad_filters

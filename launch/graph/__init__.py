@@ -1,0 +1,1 @@
+"""The stage graph: a YAML file in, stages in the order they can run out."""

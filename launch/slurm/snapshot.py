@@ -1,0 +1,79 @@
+"""The code and configurations of a submission, copied beside its stages, so that a queued job runs what was submitted.
+
+`<out>/code-<hash>/` holds the packages; the same code gives the same folder. It is written under another name and
+renamed, so that a folder of this name is always whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from laconvnet.launch.graph.identity import config_files
+from laconvnet.launch.graph.stages import Stage
+
+PACKAGES = ("shards", "kernels", "pipeline", "launch")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def code(folder: Path) -> Path:
+    """The copy of the code that runs now, under `folder`; made where it is not there."""
+    final = folder / name()
+    if final.is_dir():
+        return final
+    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
+    try:
+        for file in _files():
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(_ROOT / file, partial / file)
+        partial.chmod(0o755)
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():  # another launch has just made the same
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def name() -> str:
+    """The name of the copy: the first ten hexadecimal digits of the SHA-256 of all names and contents."""
+    digest = hashlib.sha256()
+    for file in sorted(_files()):
+        content = (_ROOT / file).read_bytes()
+        digest.update(f"{file.as_posix()}\0{len(content)}\0".encode() + content)
+    return f"code-{digest.hexdigest()[:10]}"
+
+
+def arguments(stage: Stage) -> tuple[str, ...]:
+    """The stage's arguments with every configuration file that exists now replaced by a copy in the stage's folder.
+
+    The copy holds what the file's bases say as well.
+    """
+    import yaml
+
+    from laconvnet.pipeline import yaml_tree
+
+    argv = list(stage.argv)
+    for position, name in config_files(argv).items():
+        source = Path(name)
+        if source.is_file():
+            copy = stage.folder / "jobs" / f"config-{position}-{source.name}"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            partial = copy.with_name(f".{copy.name}.{os.getpid()}")
+            partial.write_text(yaml.safe_dump(yaml_tree.read(source), sort_keys=False), encoding="utf-8")
+            partial.replace(copy)
+            argv[position] = f"--config={copy}" if argv[position].startswith("--config=") else str(copy)
+    return tuple(argv)
+
+
+def _files() -> Iterator[Path]:
+    for package in PACKAGES:
+        for folder, inner, names in os.walk(_ROOT / package):
+            inner[:] = [name for name in inner if name != "__pycache__" and not name.startswith(".")]
+            yield from (Path(folder, name).relative_to(_ROOT) for name in names if not name.startswith("."))

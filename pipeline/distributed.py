@@ -1,0 +1,103 @@
+"""Several processes that share one piece of work and end together; or one, which does it alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+
+T = TypeVar("T")
+_Reason = tuple[str, str] | None  # the kind of a failure and its message; None of a process that has not failed
+
+
+class Ranks:
+    """This process among its peers. Every method is a collective: all processes call it, in the same order."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def each(self, work: Callable[[], T]) -> T:
+        """Do one's own part. Where one process fails, all raise: that one its own error, the others what it said.
+
+        A mistake of the user's stays one (ConfigError) and an interruption too; anything else is a TrainingError.
+        """
+        if self.world == 1:
+            return work()
+        failure: BaseException | None = None
+        try:
+            done = work()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
+        reasons: list[_Reason] = [None] * self.world
+        dist.all_gather_object(reasons, failure and (_kind(failure), f"{failure}" or type(failure).__name__))
+        if failure:
+            raise failure
+        for rank, reason in enumerate(reasons):
+            if reason:
+                _raise(rank, *reason)
+        return done
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes by rank, on the leading one; nothing on the others."""
+        if self.world == 1:
+            return [value]
+        found: list[T] | None = [value] * self.world if self.leads else None
+        dist.gather_object(value, found)
+        return found or []
+
+    def same(self, what: str, value: object) -> None:
+        """Raises ConfigError on every process where they hold different values."""
+        if self.world == 1:
+            return
+        found: list[object] = [None] * self.world
+        dist.all_gather_object(found, value)
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                raise ConfigError(
+                    f"{what}: {found[0]} on process 0, {other} on process {rank}; expected the same on all"
+                )
+
+
+ALONE = Ranks(0, 1)
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that torchrun, srun or `laconvnet launch` has started for one command, joined while it runs.
+
+    They talk through the host's memory (gloo); on GPUs each has that of its place on the node.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("gloo")
+    try:
+        yield Ranks(dist.get_rank(), world)
+        dist.barrier()  # a process that exits while another is still in a collective aborts it
+    finally:
+        dist.destroy_process_group()
+
+
+def _kind(failure: BaseException) -> str:
+    if isinstance(failure, ConfigError):
+        return "mistake"
+    return "interruption" if isinstance(failure, KeyboardInterrupt) else "failure"
+
+
+def _raise(rank: int, kind: str, message: str) -> None:
+    if kind == "interruption":
+        raise KeyboardInterrupt
+    raise (ConfigError if kind == "mistake" else TrainingError)(f"process {rank}: {message}")

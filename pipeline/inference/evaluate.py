@@ -1,0 +1,176 @@
+"""Evaluation: every example of a split exactly once, scored as its field scores it, beside what knows less."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from laconvnet.pipeline.data.answers import normalised, worth
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.data.plan import permute
+from laconvnet.pipeline.distributed import ALONE, Ranks, joined
+from laconvnet.pipeline.inference.restore import Restored, restore
+from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.tasks.base import Sums, add
+from laconvnet.shards.format.manifest import MANIFEST
+
+CONTROLS = ("shuffled_words", "blank_pictures")
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a batch has come to."""
+
+    sums: Sums
+    answers: list[dict[str, Any]]
+
+
+def evaluate(
+    run: Path, data: Path, split: str, out: Path, controls: bool = False, progress: bool = True
+) -> dict[str, Any] | None:
+    """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
+
+    With ``controls`` the same model is scored again with the words of another example, and with every picture blank:
+    what it would reach without understanding either. A question task adds the majority answer of the run's own
+    training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
+    run, folder or split that is not there, or that lacks what the task is scored by.
+
+    The processes that were started for it share the batches, and what is written is the same to the byte with any
+    number of them. The leading one writes and returns the metrics, the others return None; where one fails, all do.
+    """
+    with joined() as ranks:
+        ready, examples = ranks.each(lambda: _opened(run, data, split))
+        ranks.same(f"{run}: step of its newest checkpoint", ready.step)
+        ranks.same(f"{data}: build", examples.identity)
+        metrics, answers = _score(ready, examples, None, progress, ranks)
+        report: dict[str, Any] = {
+            "task": ready.config.model.task,
+            "split": split,
+            "examples": len(examples.rows),
+            "wordless": examples.wordless,
+            **metrics,
+            "run": str(run),
+            "data": str(data),
+            "step": ready.step,
+            "blank": ready.config.data.blank,
+        }
+        if controls:
+            report["controls"] = {name: _score(ready, examples, name, progress, ranks)[0] for name in CONTROLS}
+
+        def write() -> None:
+            trained_on = Path(ready.config.data.folder)
+            if ready.task.kind == "question" and (trained_on / MANIFEST).is_file():
+                learned = Examples.open(trained_on, "question", ready.config.data.split)
+                report["majority"] = _majority(examples, learned)
+            publish_text(out, json.dumps(report, indent=1) + "\n")
+            lines = (json.dumps(answer) + "\n" for answer in answers)
+            publish_text(out.with_suffix(".answers.jsonl"), "".join(lines))
+
+        ranks.each(write if ranks.leads else lambda: None)
+        return report if ranks.leads else None
+
+
+def _opened(run: Path, data: Path, split: str) -> tuple[Restored, Examples]:
+    ready = restore(run)
+    examples = Examples.open(data, ready.task.kind, split)
+    ready.task.check(examples)
+    return ready, examples
+
+
+def _score(
+    ready: Restored, examples: Examples, control: str | None, progress: bool, ranks: Ranks = ALONE
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and answers; on the leading process, the others have done their part of the batches.
+
+    Batches are as large as those of one process, which computes the same numbers of them in any company, and sums are
+    added in their order.
+    """
+    count, batch = len(examples.rows), ready.config.data.batch
+    cuts = [slice(first, first + batch) for first in range(0, count, batch)]
+    total: Sums = {}
+    answers: list[dict[str, Any]] = []
+    name = f"eval {control or examples.split}"
+    with (
+        closing(_pieces(ready, examples, control, cuts[ranks.rank :: ranks.world])) as pieces,
+        tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.leads)) as bar,
+    ):
+        for _ in range(0, len(cuts), ranks.world):
+            for piece in ranks.gather(ranks.each(lambda: next(pieces, None))):
+                if piece:
+                    add(total, piece.sums)
+                    answers += piece.answers
+                    bar.update(len(piece.answers))
+    return {metric: float(pair[0] / pair[1]) for metric, pair in sorted(total.items())}, answers
+
+
+@torch.inference_mode()
+def _pieces(ready: Restored, examples: Examples, control: str | None, cuts: list[slice]) -> Generator[_Piece]:
+    """The pieces of these parts of the split, in order."""
+    config = replace(ready.config.data, blank=ready.config.data.blank or control == "blank_pictures")
+    rows = examples.rows
+    spoken = _others(rows) if control == "shuffled_words" else rows
+    with (
+        closing(Loader(examples, ready.vocabulary, config, config.batch, ready.device)) as loader,
+        closing(loader.stream((rows[cut], spoken[cut]) for cut in cuts)) as batches,
+    ):
+        for batch in batches:
+            output = ready.model(batch.images, batch.tokens).float()
+            given = ready.task.answer(output, batch)
+            sums = ready.task.score(given, examples, batch.rows)
+            samples, texts = examples.samples(batch.rows).tolist(), examples.texts(batch.rows)
+            told = zip(batch.rows.tolist(), samples, texts, given, strict=True)
+            yield _Piece(
+                sums,
+                [{"example": row, "sample": sample, "text": text, **answer} for row, sample, text, answer in told],
+            )
+
+
+def _others(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each example another one: the next along one random cycle through all, so none keeps its own words."""
+    cycle = permute(np.arange(len(rows), dtype=np.int64), len(rows), _SEED)
+    other = np.empty_like(rows)
+    other[cycle] = rows[np.roll(cycle, 1)]
+    return other
+
+
+def _majority(examples: Examples, training: Examples) -> dict[str, float]:
+    """Accuracy of the training split's commonest answer, one for all questions and one for each family.
+
+    Empty where either split hides its answers.
+    """
+    asked, learned = _answered(examples), _answered(training)
+    if not asked or not learned:
+        return {}
+    overall = Counter(answer for answer, _, _ in learned).most_common(1)[0][0]
+    counted: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for answer, family, _ in learned:
+        counted[family][answer] += 1
+    by_family = {family: counter.most_common(1)[0][0] for family, counter in counted.items()}
+    known = [(by_family[family], answer, people) for answer, family, people in asked if family in by_family]
+    return {
+        "accuracy": sum(worth(overall, answer, people) for answer, _, people in asked) / len(asked),
+        "accuracy_by_family": sum(worth(*one) for one in known) / len(asked),
+    }
+
+
+def _answered(examples: Examples) -> list[tuple[str, str | None, list[str]]]:
+    """Answer, family and all people's answers of every question whose answer is known."""
+    rows = examples.rows
+    asked = zip(examples.answers(rows), examples.families(rows), examples.human_answers(rows), strict=True)
+    return [
+        (normalised(answer) if people else answer, family, people)
+        for answer, family, people in asked
+        if answer is not None
+    ]

@@ -1,0 +1,79 @@
+"""One picture, one sentence: the answer, and a drawing of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.masks import decode
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.restore import restore
+from laconvnet.pipeline.report.overlay import PREDICTED, overlay
+
+# Named, because PIL would also try formats that start other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+@torch.inference_mode()
+def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[str, Any]:
+    """The answer of a run on a picture file; ``out`` receives the picture with the answer drawn on it.
+
+    Raises ConfigError for a picture that cannot be read, a text without words and an ``out`` that cannot be written.
+    """
+    picture = _open(image)
+    ready = restore(run)
+    config = ready.config.data
+    letterbox = Letterbox.fit(np.array([picture.width]), np.array([picture.height]), config.size)
+    lossless = io.BytesIO()
+    picture.save(lossless, "PNG", compress_level=1)
+    images = Decoder(config.size, 1, 1, ready.device).decode([np.frombuffer(lossless.getvalue(), np.uint8)], letterbox)
+    tokens = torch.from_numpy(ready.vocabulary.encode([text], config.words)).to(ready.device)
+    nothing = torch.empty(0)
+    batch = Batch(np.zeros(1, np.int64), images, tokens, nothing, nothing, letterbox)
+    (answer,) = ready.task.answer(ready.model(images, tokens).float(), batch)
+    if out:
+        try:
+            draw(picture, text, answer).save(out)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--out: {out}: cannot be written ({error}); expected a name such as a.png") from error
+    return {"image": str(image), "text": text, **answer}
+
+
+def draw(picture: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
+    """The picture, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
+    scale = max(1, -(-320 // picture.width))
+    width, height = picture.width * scale, picture.height * scale
+    shown, said = picture.resize((width, height), Image.Resampling.LANCZOS), answer.get("answer")
+    if "mask" in answer:
+        mask = decode(answer["mask"], picture.height, picture.width)
+        shown, said = overlay(shown, mask, PREDICTED), None if mask.any() else "nothing"
+    sheet = Image.new("RGB", (width, height + 34), "white")
+    sheet.paste(shown)
+    pen = ImageDraw.Draw(sheet)
+    if "box" in answer:
+        x, y, w, h = (side * scale for side in answer["box"])
+        pen.rectangle((x, y, x + w, y + h), outline=PREDICTED, width=max(2, width // 200))
+    pen.text((6, height + 10), text if said is None else f"{text}  ->  {said}", fill="black")
+    return sheet
+
+
+def _open(image: Path) -> Image.Image:
+    try:
+        with Image.open(image, formats=_FORMATS) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.has_transparency_data:  # laid on white, as the shards are built
+                layers = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+            return upright.convert("RGB")
+    except FileNotFoundError as error:
+        raise ConfigError(f"--image: {image}: no such file") from error
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        raise ConfigError(f"--image: {image}: not a picture that can be decoded ({error})") from error

@@ -1,0 +1,116 @@
+"""The course of a run as a picture: loss and its terms, learning rate, speed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from laconvnet.pipeline.runs.records import is_number
+
+_NOT_TERMS = {
+    *("version", "step", "steps", "epoch", "loss", "grad_norm", "lr"),
+    *("samples_per_s", "samples_per_s_per_device", "data_wait", "mfu", "memory_mb", "device_memory_mb", "eta_s"),
+    *("skipped", "loss_scale", "time"),
+}
+_POINTS = 300  # a curve of more is drawn as the means of so many stretches: nobody sees the difference, the file does
+_WIDE = 30  # terms of the loss that differ more are drawn on a logarithmic scale
+_TERM_COLOURS = ("#c8762c", "#3f8fc0", "#5b9b58", "#a777b8", "#b3576a", "#7d8590")
+# Stand-ins that matplotlib accepts; in the file they become variables that follow the reader's light or dark theme.
+_THEME = {
+    "#010203": ("ink", "#23262b", "#e7e4dd"),
+    "#040506": ("muted", "#62676f", "#a4a9b0"),
+    "#070809": ("line", "#e4e1d9", "#2d3137"),
+}
+_INK, _MUTED, _LINE = _THEME
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "laconvnet",
+    "font.size": 7.5,
+    "axes.linewidth": 0.6,
+    "text.color": _INK,
+}
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
+    """The data URI of an SVG drawn from the rows of a run's log; None where fewer than two rows have a loss."""
+    rows = [row for row in log if is_number(row.get("loss"))]
+    if len(rows) < 2:
+        return None
+    terms = [name for name in rows[-1] if name not in _NOT_TERMS and is_number(rows[-1][name])]
+    if len(terms) == 1:
+        terms = []  # it is the loss itself
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(5, 3.9), facecolor="none")
+        canvas = FigureCanvasSVG(figure)
+        loss, rate, speed = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.2, 1.2))
+        figure.subplots_adjust(left=0.125, right=0.965, bottom=0.1, top=0.94, hspace=0.28)
+        for name, colour in zip(terms, _TERM_COLOURS * len(terms), strict=False):
+            loss.plot(*_series(rows, name), color=colour, linewidth=0.9, label=name.replace("_", " "))
+        loss.plot(*_series(rows, "loss"), color=_INK, linewidth=1.5, label="loss")
+        drawn = [row[name] for row in rows for name in ("loss", *terms) if is_number(row.get(name))]
+        if 0 < _WIDE * min(drawn) < max(drawn):
+            loss.set_yscale("log")
+            loss.yaxis.set_major_formatter("{x:g}")
+        loss.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, borderaxespad=0.2, handlelength=1.4
+        )
+        rate.plot(*_series(rows, "lr"), color=_INK, linewidth=0.9)
+        speed.plot(*_series(rows, "samples_per_s"), color=_INK, linewidth=0.9)
+        speed.set_xlabel("step", color=_MUTED)
+        for axes, title in ((loss, "loss"), (rate, "learning rate"), (speed, "samples per s")):
+            _dress(axes, title)
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+        rate.yaxis.get_offset_text().set(color=_MUTED, fontsize=6)
+        for axes in (rate, speed):
+            axes.set_ylim(bottom=0)
+        speed.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        for axis in (speed.xaxis, speed.yaxis):
+            axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+        return _uri(canvas)
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_facecolor("none")
+    axes.set_ylabel(title.replace(" ", "\n", 1), color=_MUTED)
+    axes.yaxis.set_label_coords(-0.085, 0.5)  # one line for all three, whatever the width of their numbers
+    axes.tick_params(which="both", colors=_MUTED, labelcolor=_MUTED, length=2.5, width=0.6)
+    axes.tick_params(which="minor", labelleft=False, length=1.5)
+    axes.grid(visible=True, color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_LINE)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of one column."""
+    pairs = np.array([(row["step"], row[name]) for row in rows if is_number(row.get(name))], np.float64).reshape(-1, 2)
+    if len(pairs) > _POINTS:
+        pairs = np.array([stretch.mean(0) for stretch in np.array_split(pairs, _POINTS)])
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _uri(canvas: FigureCanvasSVG) -> str:
+    drawn = io.BytesIO()
+    canvas.print_svg(drawn, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = drawn.getvalue().decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    for stand_in, (name, _, _) in _THEME.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    light, dark = ("".join(f"--{entry[0]}:{entry[which]};" for entry in _THEME.values()) for which in (1, 2))
+    style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    svg = re.sub(r"(<svg[^>]*>)", lambda head: head[1] + style, svg, count=1)
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,0 +1,241 @@
+"""What a report tells of, read from the files in the folders of runs and stage graphs alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import history
+from laconvnet.pipeline.runs.history import Span
+from laconvnet.pipeline.runs.records import is_number, read_lines, read_object
+
+LOG, CONFIG, ENVIRONMENT, GRAPH = "log.jsonl", "config.yaml", "environment.json", "graph.json"
+_EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
+# Numbers of a result that are no score.
+_NO_METRICS = ("version", "wordless")
+_FACTS = {"task": str, "split": str, "run": str, "data": str, "examples": int, "step": int}
+# A result is a few kilobytes; an annotation file of a data set, which may lie beside it, is up to a gigabyte.
+_LARGEST_RESULT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run. ``log`` has one row a logged step, in the order of steps."""
+
+    folder: Path
+    label: str
+    log: tuple[dict[str, Any], ...]
+    config: str
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one model on one split; metrics, controls and majority are shares of 1."""
+
+    file: Path
+    label: str
+    task: str
+    split: str
+    run: str
+    data: str
+    examples: int
+    step: int
+    blank: bool
+    metrics: dict[str, float]
+    controls: dict[str, dict[str, float]]
+    majority: dict[str, float]
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """What two results must have in common to be compared: task, data set and split."""
+        return self.task, os.path.realpath(self.data), self.split
+
+    @property
+    def where(self) -> str:
+        return f"{Path(self.data).name} {self.split}"
+
+    def answers(self) -> list[dict[str, Any]]:
+        """One row an example, [] where the file beside the result is gone."""
+        return list(read_lines(self.file.with_suffix(".answers.jsonl")))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a launched graph; ``state`` is done, failed, unfinished or not started, ``spans`` its course."""
+
+    name: str
+    title: str
+    folder: Path
+    command: str
+    state: str
+    seconds: float | None
+    reason: str
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A launched stage graph, its stages in the order in which they run."""
+
+    name: str
+    folder: Path
+    stages: tuple[Stage, ...]
+
+
+@dataclass
+class Gathered:
+    """Everything found, each thing once; ``left_out`` says of files that could not be read why."""
+
+    graphs: list[Graph] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def gather(places: Sequence[Path]) -> Gathered:
+    """Read the folders of runs, stage graphs or evaluations, in this order.
+
+    Raises ConfigError for a folder that is none of them, naming what was expected, and for a broken graph.json.
+    """
+    found = Gathered()
+    for place in places:
+        folder = Path(os.path.abspath(place))
+        if not folder.is_dir():
+            raise ConfigError(f"{place}: no such folder; expected one that holds {_EXPECTED}")
+        graph = _graph(folder)
+        if graph is not None:
+            if graph not in found.graphs:
+                found.graphs.append(graph)
+            for stage in graph.stages:
+                _look_through(stage.folder, found)
+        elif not _look_through(folder, found):
+            raise ConfigError(f"{place}: holds none of {_EXPECTED}; expected a folder with one of them")
+    return found
+
+
+def _look_through(folder: Path, found: Gathered) -> bool:
+    """Add the runs and results in a folder and in those directly below it; False where there are none."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    runs = [place for place in (folder, *below) if (place / LOG).is_file()]
+    files = [
+        file for place in (folder, *below, *(run / "eval" for run in runs)) for file in sorted(place.glob("*.json"))
+    ]
+    results = [result for file in files if (result := _evaluation(file, found.left_out)) is not None]
+    for place in runs:
+        if place not in [run.folder for run in found.runs]:
+            found.runs.append(_run(place, found.left_out))
+    for result in results:
+        if result.file not in [known.file for known in found.evaluations]:
+            found.evaluations.append(result)
+    return bool(runs or results)
+
+
+def _run(folder: Path, left_out: list[str]) -> Run:
+    # After a resume the steps since the last checkpoint were made again: the later row of a step is what counts.
+    by_step = {row["step"]: row for row in read_lines(folder / LOG) if isinstance(row.get("step"), int)}
+    config = folder / CONFIG
+    return Run(
+        folder,
+        label(folder),
+        tuple(by_step[step] for step in sorted(by_step)),
+        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        _object(folder / ENVIRONMENT, left_out) or {},
+    )
+
+
+def _evaluation(file: Path, left_out: list[str]) -> Evaluation | None:
+    if not file.is_file() or file.stat().st_size > _LARGEST_RESULT:
+        return None
+    value = _object(file, left_out)
+    if value is None or not all(type(value.get(key)) is kind for key, kind in _FACTS.items()) or value["examples"] < 1:
+        return None
+    metrics = _numbers({key: item for key, item in value.items() if key not in (*_FACTS, *_NO_METRICS)})
+    if not metrics:
+        return None
+    return Evaluation(
+        file=file,
+        label=label(Path(os.path.abspath(value["run"]))),
+        blank=value.get("blank") is True,
+        metrics=metrics,
+        controls={str(name): _numbers(scores) for name, scores in _mapping(value.get("controls")).items()},
+        majority=_numbers(value.get("majority")),
+        **{key: value[key] for key in _FACTS},
+    )
+
+
+def _graph(folder: Path) -> Graph | None:
+    """The stage graph launched in a folder, None where there is none."""
+    file = folder / GRAPH
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        stages = tuple(_stage(folder, entry) for entry in value["stages"])
+        return Graph(str(value["name"]), folder, stages)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: not a stage graph ({type(error).__name__}: {error}); launch it again") from error
+
+
+def _stage(root: Path, entry: dict[str, Any]) -> Stage:
+    folder = root / Path(entry["folder"]).name
+    tasks = entry.get("array")
+    places = history.places(folder, tasks if isinstance(tasks, int) else None)
+    done = read_object(folder / history.DONE)
+    failed = [(place, found) for place in places if (found := read_object(place / history.FAILED)) is not None]
+    state, record = "not started", done or (failed[0][1] if failed else {})
+    reason = str(record.get("reason", ""))
+    if done is not None and done.get("identity") == entry["identity"]:
+        state = "done"
+    elif failed:
+        state = "failed"
+        if tasks:
+            more = f" ({len(failed)} of {tasks} tasks failed)" if len(failed) > 1 else ""
+            reason = f"task {failed[0][0].name}: {reason}{more}"
+    elif any((place / history.JOB).exists() for place in places):
+        state = "unfinished"
+    seconds = record.get("seconds")
+    return Stage(
+        str(entry["name"]),
+        str(entry["title"]),
+        folder,
+        str(entry["command"]),
+        state,
+        float(seconds) if isinstance(seconds, int | float) and is_number(seconds) else None,
+        reason,
+        history.spans(places),
+    )
+
+
+def label(folder: Path) -> str:
+    """What people call a run: the title of the stage that it is, or the name of its folder."""
+    for stage in (folder, folder.parent):
+        graph = _graph(stage.parent)
+        for entry in graph.stages if graph is not None else ():
+            if entry.folder == stage:
+                called = entry.title or entry.name
+                return called if stage == folder else f"{called}/{folder.name}"
+    return folder.name
+
+
+def _object(file: Path, left_out: list[str]) -> dict[str, Any] | None:
+    try:
+        return _mapping(json.loads(file.read_text(encoding="utf-8"))) or None
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        left_out.append(f"{file}: not valid JSON ({error})")
+        return None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(value: object) -> dict[str, float]:
+    return {str(key): float(item) for key, item in _mapping(value).items() if is_number(item)}

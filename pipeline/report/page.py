@@ -1,0 +1,134 @@
+"""One self-contained HTML page on runs and stage graphs: what they reached, how, and where they fail."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.curves import curves
+from laconvnet.pipeline.report.gantt import gantt
+from laconvnet.pipeline.report.gather import Gathered, Run, gather
+from laconvnet.pipeline.report.scores import BARS, Scores, score
+from laconvnet.pipeline.report.sheet import Sheet, sheet
+from laconvnet.pipeline.report.summary import summary
+from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.runs.records import is_number
+
+_MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class _Result:
+    scores: Scores
+    sheet: Sheet
+
+
+def report(places: Sequence[Path], out: Path) -> str:
+    """Write the page on the runs, stage graphs and evaluations in these folders to ``out``, whole or not at all.
+
+    The page needs nothing beside it: no network, no script. Its table of results is returned as plain text, which
+    also lies beside the page with the ending .txt. Raises ConfigError for a folder that holds nothing to report.
+    """
+    if out.is_dir():
+        raise ConfigError(
+            f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / 'report.html'}"
+        )
+    found = gather(places)
+    results = _results(found)
+    table = summary([result.scores for result in results], out.resolve())
+    publish_text(out.with_suffix(".txt"), table)
+    publish_text(out, _render(found, results))
+    return table
+
+
+def _results(found: Gathered) -> list[_Result]:
+    results = []
+    for evaluation in sorted(found.evaluations, key=lambda evaluation: evaluation.blank):
+        answers = evaluation.answers()
+        results.append(_Result(score(evaluation, found.evaluations, answers), sheet(evaluation, answers)))
+    return results
+
+
+def _render(found: Gathered, results: list[_Result]) -> str:
+    runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "significant": _significant}
+    return environment.get_template("page.html.j2").render(
+        title=_title(found),
+        written=f"{datetime.now().astimezone():%-d %B %Y, %H:%M %Z}",
+        found=found,
+        charts=[gantt(graph) for graph in found.graphs],
+        results=results,
+        runs=runs,
+        environments=_environments(found.runs),
+        bar_names={bar: name for bar, name in BARS.items() if any(bar in r.scores.headline.bars for r in results)},
+    )
+
+
+def _title(found: Gathered) -> str:
+    names = [graph.name for graph in found.graphs]
+    inside = {stage.folder for graph in found.graphs for stage in graph.stages}
+    names += [run.label for run in found.runs if not inside.intersection((run.folder, run.folder.parent))]
+    names = names or list(dict.fromkeys(evaluation.label for evaluation in found.evaluations))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """How far a run came, from its log."""
+    last = run.log[-1] if run.log else {}
+    speeds = [row["samples_per_s"] for row in run.log if is_number(row.get("samples_per_s"))]
+    losses = [(row["step"], row["loss"]) for row in run.log if is_number(row.get("loss"))]
+    return {
+        "step": last.get("step"),
+        "steps": last.get("steps"),
+        "epoch": last.get("epoch"),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "speed": statistics.median(speeds) if speeds else None,
+    }
+
+
+def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Where the runs began: each different place once, with the runs that began there."""
+    places: list[dict[str, Any]] = []
+    for run in (run for run in runs if run.environment):
+        known = next((place for place in places if place["facts"] == run.environment), None)
+        if known is None:
+            places.append({"facts": run.environment, "runs": [run.label]})
+        else:
+            known["runs"].append(run.label)
+    return places
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    text = f"{100 * difference:+.1f}"
+    return text.replace("-", _MINUS) if float(text) else "0.0"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def _significant(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

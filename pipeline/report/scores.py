@@ -1,0 +1,117 @@
+"""The numbers of a report: scores beside what knows less, and how sure they are."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from laconvnet.pipeline.report.gather import Evaluation
+
+# What a score is held against, and how it is headed. Each knows less than the model: no words, no picture, neither.
+BARS = {
+    "shuffled_words": "shuffled words",
+    "blank_pictures": "blank pictures",
+    "majority": "majority answer",
+    "majority_by_family": "majority by family",
+    "words_only": "words-only model",
+}
+_HEADLINES = {
+    "acc@0.5": "of {n} referents found (IoU of at least 0.5)",
+    "accuracy": "of {n} questions answered rightly",
+    "giou": "mean IoU over {n} expressions",
+    "miou": "mean IoU over {n} referents",
+}
+_NAMES = {"miou": "mean IoU", "oiou": "overall IoU", "giou": "generalised IoU", "ciou": "cumulative IoU"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of 1 and its standard error, None where it is not a count of right answers over a known number."""
+
+    value: float
+    error: float | None = None
+
+    @classmethod
+    def of(cls, value: float, count: int | None) -> Share:
+        return cls(value, None if count is None else standard_error(value, count))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of one result beside its bars."""
+
+    name: str
+    count: int | None
+    score: Share
+    bars: dict[str, Share]
+    judged: bool = True
+
+    @property
+    def strongest(self) -> str | None:
+        """The bar that is hardest to pass; None where there is none, or for a model that knows no more itself."""
+        return max(self.bars, key=lambda bar: self.bars[bar].value, default=None) if self.judged else None
+
+    @property
+    def margin(self) -> float | None:
+        """The score less the strongest bar, as a share of 1."""
+        return None if self.strongest is None else self.score.value - self.bars[self.strongest].value
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One result: its headline metric, and every metric in turn."""
+
+    evaluation: Evaluation
+    headline: Line
+    lines: tuple[Line, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What the headline says, after the percentage."""
+        metric = _headline(self.evaluation)
+        return _HEADLINES.get(metric, f"{metric} on {{n}} examples").format(n=f"{self.evaluation.examples:,}")
+
+
+def standard_error(share: float, count: int) -> float:
+    """Of a share of ``count`` independent right-or-wrong answers: sqrt(p (1 - p) / n)."""
+    return math.sqrt(max(0.0, share * (1 - share)) / count)
+
+
+def score(evaluation: Evaluation, others: Sequence[Evaluation], answers: Sequence[Mapping[str, Any]]) -> Scores:
+    """The lines of one result. A result among ``others`` on the same data and split whose model was trained on blank
+    pictures is its words-only bar (the strongest of several); ``answers`` tell how many examples a family has.
+    """
+    headline = _headline(evaluation)
+    blind = [
+        other for other in others if other.blank and other.subject == evaluation.subject and headline in other.metrics
+    ]
+    words_only = None if evaluation.blank else max(blind, key=lambda other: other.metrics[headline], default=None)
+    families = Counter(f"accuracy/{answer.get('family')}" for answer in answers)
+    names = sorted(evaluation.metrics, key=lambda name: (name != headline, "/" in name, name))
+    lines = [_line(evaluation, name, words_only, families.get(name)) for name in names]
+    return Scores(evaluation, lines[0], tuple(lines))
+
+
+def _headline(evaluation: Evaluation) -> str:
+    return next((name for name in _HEADLINES if name in evaluation.metrics), min(evaluation.metrics))
+
+
+def _line(evaluation: Evaluation, metric: str, words_only: Evaluation | None, of_family: int | None) -> Line:
+    whole = evaluation.examples if metric.startswith("acc") else None
+    count = of_family if "/" in metric else whole
+    bars = {bar: scores[metric] for bar, scores in evaluation.controls.items() if bar in BARS and metric in scores}
+    if metric == "accuracy":
+        keys = {"majority": "accuracy", "majority_by_family": "accuracy_by_family"}
+        bars |= {bar: evaluation.majority[key] for bar, key in keys.items() if key in evaluation.majority}
+    if words_only is not None and metric in words_only.metrics:
+        bars["words_only"] = words_only.metrics[metric]
+    return Line(
+        _NAMES.get(metric, metric.removeprefix("accuracy/").replace("_", " ")),
+        count,
+        Share.of(evaluation.metrics[metric], count),
+        {bar: Share.of(bars[bar], count) for bar in BARS if bar in bars},
+        judged=not evaluation.blank,
+    )

@@ -1,0 +1,156 @@
+"""Sheets of pictures: what a model got right and what it got wrong, with the answer drawn beside the truth."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, UnidentifiedImageError
+
+from laconvnet.pipeline.data.masks import Mask, decode
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.gather import Evaluation
+from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+
+Box = tuple[float, float, float, float]
+
+CARDS = 12  # of each kind
+# What an answer holds (`pipeline.inference.evaluate` and the task's `answer` and `score`).
+_BOXES = {"example", "text", "box", "truth", "iou"}
+_MASKS = {"example", "text", "mask", "truth", "iou"}
+_WORDS = {"example", "text", "answer", "truth", "correct"}
+_FOUND_IOU = 0.5
+_KEPT_SIDE = 160  # a picture up to this is embedded as it is and enlarged without smoothing
+_LARGEST_SIDE = 480
+
+
+@dataclass(frozen=True)
+class Card:
+    """One example. ``image`` is a data URI, masks are drawn in it; boxes are xywh in its pixels, clipped to it."""
+
+    image: str
+    alt: str
+    width: int
+    height: int
+    text: str
+    right: bool
+    box: Box | None = None
+    true_box: Box | None = None
+    iou: float | None = None
+    answer: str | None = None
+    truth: str | None = None
+
+    @property
+    def crisp(self) -> bool:
+        return max(self.width, self.height) <= _KEPT_SIDE
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The cards of one result; ``note`` says in words why there are none."""
+
+    form: Literal["boxes", "masks", "answers", "none"] = "none"
+    right: tuple[Card, ...] = ()
+    wrong: tuple[Card, ...] = ()
+    rights: int = 0
+    wrongs: int = 0
+    note: str = ""
+
+
+def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet:
+    """Some right and some wrong answers, spread evenly over the split: the same ones every time."""
+    if not answers:
+        return Sheet(note=f"{evaluation.file.with_suffix('.answers.jsonl')} is not there; the evaluation writes it.")
+    forms: dict[Literal["boxes", "masks", "answers"], set[str]] = {"boxes": _BOXES, "masks": _MASKS, "answers": _WORDS}
+    form = next((name for name, keys in forms.items() if all(answer.keys() >= keys for answer in answers)), None)
+    if form is None:
+        return Sheet(note=f"Answers of the task {evaluation.task} are neither boxes, masks nor words.")
+    rights = [answer for answer in answers if _is_right(answer)]
+    wrongs = [answer for answer in answers if not _is_right(answer)]
+    try:
+        manifest = Manifest.open(Path(evaluation.data))
+        right, wrong = (tuple(_card(manifest, answer) for answer in _spread(some)) for some in (rights, wrongs))
+    except (InputError, ConfigError, OSError) as error:
+        return Sheet(note=f"The pictures cannot be shown: {error}")
+    return Sheet(form, right, wrong, len(rights), len(wrongs))
+
+
+def _is_right(answer: Mapping[str, Any]) -> bool:
+    return bool(answer["correct"] if "correct" in answer else answer["iou"] >= _FOUND_IOU)
+
+
+def _spread(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The middle of each of ``CARDS`` equal stretches."""
+    count = min(CARDS, len(answers))
+    return [answers[(2 * number + 1) * len(answers) // (2 * count)] for number in range(count)]
+
+
+def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
+    row, text = int(answer["example"]), str(answer["text"])
+    if not 0 <= row < len(manifest.examples) or manifest.examples["text"][row].as_py() != answer["text"]:
+        raise InputError(f"{manifest.folder}: example {row} is no longer {text!r}; the set was built anew since")
+    sample = manifest.examples["sample"][row].as_py()
+    width, height = (int(manifest.samples[side][sample].as_py()) for side in ("width", "height"))
+    data, right = manifest.read_image(sample), _is_right(answer)
+    if "mask" in answer:
+        masks = [decode(answer[key], height, width) for key in ("mask", "truth")]
+        shares = [f"{100 * mask.mean():.0f} % of it" if mask.any() else "nothing" for mask in masks]
+        alt = f"A picture of {width} by {height} pixels; predicted mask: {shares[0]}, true mask: {shares[1]}"
+        return Card(_embedded(_drawn(data, *masks)), alt, width, height, text, right, iou=float(answer["iou"]))
+    image = _embedded(data)
+    if "iou" not in answer:
+        given, truth = str(answer["answer"]), str(answer["truth"] if answer["truth"] is not None else "not published")
+        alt = f"The picture of the question: {text}"
+        return Card(image, alt, width, height, text, right, answer=given, truth=truth)
+    box, truth_box = (_clipped(answer[key], width, height) for key in ("box", "truth"))
+    alt = f"A picture of {width} by {height} pixels; predicted box at {_spoken(box)}, true box at {_spoken(truth_box)}"
+    return Card(image, alt, width, height, text, right, box, truth_box, float(answer["iou"]))
+
+
+def _drawn(data: bytes, given: Mask, true: Mask) -> bytes:
+    """The picture as a PNG with the predicted mask tinted and the true one outlined."""
+    stream = io.BytesIO()
+    with _opened(data) as picture:
+        drawn = overlay(picture.convert("RGB"), given, PREDICTED)
+    overlay(drawn, true, TRUE, filled=False).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            yield picture
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise InputError(f"a picture of the set cannot be decoded ({error}); verify the set") from error
+
+
+def _embedded(data: bytes) -> str:
+    """The data URI of a picture, made smaller where it is large."""
+    with _opened(data) as picture:
+        kind = str(picture.format)
+        if kind not in ("JPEG", "PNG") or max(picture.size) > _KEPT_SIDE:
+            smaller = picture.convert("RGB")
+            smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+            stream = io.BytesIO()
+            smaller.save(stream, "JPEG", quality=80)
+            kind, data = "JPEG", stream.getvalue()
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(data).decode()
+
+
+def _clipped(box: Sequence[float], width: int, height: int) -> Box:
+    x, y, w, h = (float(side) for side in box)
+    left, top = min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
+    return left, top, max(min(x + w, width) - left, 0.0), max(min(y + h, height) - top, 0.0)
+
+
+def _spoken(box: Box) -> str:
+    x, y, w, h = box
+    return f"x {x:.0f}, y {y:.0f}, {w:.0f} wide, {h:.0f} high"

@@ -1,0 +1,51 @@
+"""The table of a report as plain text: what each model reached, beside what knows less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from laconvnet.pipeline.report.scores import BARS, Scores
+
+# As wide as it takes: a number that is cut to fit is worse than a long line.
+_WIDTH = 1000
+_LEGEND = """\
+%: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error; for masks the mean
+IoU. Beside it the same model with the words of another example, and with blank pictures; the training split's
+commonest answer, of all questions and of a question's family; a model trained on blank pictures. margin: over the
+highest of them.
+"""
+
+
+def summary(scores: Sequence[Scores], page: Path) -> str:
+    """One row a result, in per cent, and where the page lies."""
+    bars = [bar for bar in BARS if any(bar in result.headline.bars for result in scores)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in ("model", "on"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        "examples",
+        "%",
+        *(BARS[bar].removesuffix(" answer").removesuffix(" model") for bar in bars),
+        "margin",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in scores:
+        found, line = result.evaluation, result.headline
+        error = "" if line.score.error is None else f" ±{100 * line.score.error:.1f}"
+        table.add_row(
+            found.label,
+            found.where,
+            f"{found.examples:,}",
+            f"{100 * line.score.value:.1f}{error}",
+            *(f"{100 * line.bars[bar].value:.1f}" if bar in line.bars else "-" for bar in bars),
+            "-" if line.margin is None else f"{100 * line.margin:+.1f}",
+        )
+    text = StringIO()
+    Console(file=text, width=_WIDTH, markup=False, highlight=False, emoji=False).print(table)
+    lines = [row.rstrip() for row in text.getvalue().splitlines()] if scores else ["no evaluation yet"]
+    return "\n".join([*lines, "", *([_LEGEND] if scores else []), f"report: {page}", ""])

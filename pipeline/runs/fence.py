@@ -1,0 +1,33 @@
+"""The fence between two starts of one job: what an earlier start left running must not publish any more.
+
+A node that lost its connection may go on with a job that the scheduler has started again elsewhere. The new start says
+so in a file; whoever publishes looks at it first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from laconvnet.pipeline.errors import TrainingError
+
+FENCE = "LACONVNET_FENCE"  # names the file: a JSON object with the number of the newest start
+
+
+def starts() -> int:
+    """How often the scheduler has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def check() -> None:
+    """Raises TrainingError where this job has been started again since this process was."""
+    place = os.environ.get(FENCE)
+    if not place:
+        return
+    try:
+        newest = json.loads(Path(place).read_text(encoding="utf-8"))["start"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no start has said anything yet
+    if newest > starts():
+        raise TrainingError(f"{place}: this job has been started again (start {newest}); this older one stops here")

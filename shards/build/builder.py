@@ -1,0 +1,258 @@
+"""Build a set: plan -> write -> publish, resumable, parallel, the same bytes at any number of workers.
+
+While it is built, a set has a folder ``parts``: each finished shard leaves its share of the tables there. The last
+step joins them into quarantine.parquet, the two mapped tables, examples.parquet and, last, manifest.parquet; then
+``parts`` goes. A run that was killed is continued by running the same command again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import wait as wait_for_exit
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.build.join import join_parts
+from laconvnet.shards.format.manifest import MANIFEST, Manifest, PARTS, VERSION, read_meta
+from laconvnet.shards.build.plan import Planner, SHARD_BYTES
+from laconvnet.shards.format.publish import publish_bytes, remove_temporaries
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.build.writer import Chunk, write_shard
+
+_BUILD = "build.json"
+_LOCK = ".lock"
+# A shard takes a minute; a file system that hangs for ever must not hang the build with it.
+_DEADLINE_SECONDS = 3600
+
+
+def build(
+    samples: Iterable[RawSample],
+    out: Path,
+    *,
+    source: str,
+    licence: str,
+    options: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    total: int | None = None,
+    progress: bool = True,
+) -> Manifest:
+    """Write the set of ``samples`` into ``out``, or finish it, or return it where it is finished already.
+
+    ``options`` are what the user chose (splits, partition, ...): they are stored, and a folder of other options is
+    refused. ``total`` is the number of samples for the progress bar. Pictures and regions that cannot be used go to
+    quarantine.parquet with a reason. Raises InputError for what the user can mend.
+    """
+    identity = _identity(source, licence, options, shard_bytes)
+    if _is_finished(out, identity):
+        return Manifest.open(out)
+    with _under_construction(out, identity, fcntl.LOCK_EX):
+        planner = Planner(samples, shard_bytes)
+        shards = _write(planner.chunks(), out, workers, total, progress)
+        join_parts(out, shards, planner.missing, {"version": VERSION, **identity, "sets": [_set(source)]})
+    return Manifest.open(out)
+
+
+def build_task(
+    samples: Iterable[RawSample],
+    out: Path,
+    *,
+    source: str,
+    licence: str,
+    options: dict[str, Any],
+    task: tuple[int, int],
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Write only the shards of task (I, N), 1 <= I <= N, several of which may run at once on several machines.
+
+    `build` with the same arguments then finds all shards written and publishes the set.
+    """
+    number, count = task
+    if not 1 <= number <= count:
+        raise InputError(f"task {number}/{count}: expected I/N with 1 <= I <= N")
+    identity = _identity(source, licence, options, shard_bytes)
+    if _is_finished(out, identity):
+        return
+    with _under_construction(out, identity, fcntl.LOCK_SH):
+        mine = (chunk for chunk in Planner(samples, shard_bytes).chunks() if chunk.number % count == number - 1)
+        _write(mine, out, workers, None, progress)
+
+
+def _set(source: str) -> dict[str, Any]:
+    return {"name": source, "weight": 1.0}
+
+
+def _identity(source: str, licence: str, options: dict[str, Any], shard_bytes: int) -> dict[str, Any]:
+    identity = {"source": source, "licence": licence, "options": options, "shard_bytes": shard_bytes}
+    return dict(json.loads(json.dumps(identity)))  # as it reads back: tuples are lists
+
+
+def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
+    if not (out / MANIFEST).exists():
+        return False
+    _refuse_other(out, "holds a set", read_meta(out), identity)
+    if (out / PARTS).is_dir():  # the last run was killed between the manifest and the tidying
+        _remove_parts(out)
+    return True
+
+
+def _refuse_other(out: Path, what: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{out}: {what} built with {name} {json.dumps(found.get(name))}, this command says {json.dumps(value)};"
+                " give another --out or delete that folder"
+            )
+
+
+@contextmanager
+def _under_construction(out: Path, identity: dict[str, Any], lock: int) -> Iterator[None]:
+    """The folder, locked, with its ``parts``; whatever happens inside, no temporary file stays behind."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: not a folder; give another --out")
+    _refuse_foreign(out)
+    created = not out.exists()
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        _take_lock(stack, out, lock)
+        alone = lock == fcntl.LOCK_EX
+        if alone:
+            _remove_temporaries(out)
+        try:
+            _claim(out, identity)
+            yield
+        finally:
+            if alone:
+                _remove_temporaries(out)
+                if (out / MANIFEST).exists():
+                    _remove_parts(out)
+                elif not any((out / PARTS).glob("*.parquet")):  # nothing to continue
+                    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.idx")):
+                        path.unlink()
+                    _remove_parts(out)
+                if created and not any(out.iterdir()):  # a mistake found before the first shard
+                    out.rmdir()
+
+
+def _refuse_foreign(out: Path) -> None:
+    """What is there must be ours, because an unfinished build may replace or remove it."""
+    parts = out / PARTS
+    if parts.is_dir():
+        foreign = [path for path in parts.iterdir() if not path.name.startswith(("shard-", _BUILD, "."))]
+        if foreign:
+            raise InputError(f"{foreign[0]}: no file of a build; give another --out, or move it away")
+    elif any(out.glob("shard-*")):
+        raise InputError(f"{out}: holds shards that no build of this program began; give another --out")
+
+
+def _take_lock(stack: ExitStack, out: Path, lock: int) -> None:
+    stream = stack.enter_context((out / PARTS / _LOCK).open("wb"))
+    try:
+        fcntl.flock(stream, lock | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from error
+    except OSError as error:
+        # Cluster file systems may be mounted without locks; the user then keeps two builds apart himself.
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    path = out / PARTS / _BUILD
+    if not path.exists():
+        publish_bytes(path, json.dumps(identity, sort_keys=True).encode())
+    _refuse_other(out, "holds an unfinished set", json.loads(path.read_bytes()), identity)
+
+
+def _remove_temporaries(out: Path) -> None:
+    remove_temporaries(out)
+    remove_temporaries(out / PARTS)
+
+
+def _remove_parts(out: Path) -> None:
+    parts = out / PARTS
+    for path in (*parts.glob("shard-*.parquet"), parts / _BUILD, parts / _LOCK):
+        path.unlink(missing_ok=True)
+    parts.rmdir()
+
+
+def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, progress: bool) -> int:
+    """Write all chunks; returns how many there are."""
+    if workers < 1:
+        raise InputError(f"workers {workers}, expected at least 1")
+    count = 0
+    with tqdm(total=total, unit="picture", desc="shards", disable=not progress) as bar:
+        if workers == 1:
+            for chunk in chunks:
+                bar.update(write_shard(out, chunk))
+                count += 1
+            return count
+        with _pool(workers, out) as pool:
+            pending: set[Future[int]] = set()
+            for chunk in chunks:
+                # One chunk more than there are workers, so that none waits, and no further: the source is a stream.
+                if len(pending) > workers:
+                    pending = _finish_some(pending, out, bar)
+                pending.add(pool.submit(write_shard, out, chunk))
+                count += 1
+            while pending:
+                pending = _finish_some(pending, out, bar)
+    return count
+
+
+def _finish_some(pending: set[Future[int]], out: Path, bar: tqdm[Any]) -> set[Future[int]]:
+    done, rest = wait(pending, timeout=_DEADLINE_SECONDS, return_when=FIRST_COMPLETED)
+    if not done:
+        raise TimeoutError(f"{out}: no shard was finished in {_DEADLINE_SECONDS} s; run the same command again")
+    for future in done:
+        bar.update(future.result())
+    return rest
+
+
+@contextmanager
+def _pool(workers: int, out: Path) -> Iterator[ProcessPoolExecutor]:
+    """A process pool that goes at once when the block raises, and when this process is killed."""
+    before = set(multiprocessing.active_children())
+    # spawn: the caller may have threads (tqdm's monitor, a test runner's), which fork would copy in any state.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield pool
+    except BaseException as error:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()  # what it was writing has a temporary name, which the caller removes
+        if isinstance(error, BrokenProcessPool):
+            raise RuntimeError(
+                f"{out}: a worker was killed, perhaps for memory; run the same command again, with fewer --workers"
+            ) from error
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # A terminal and a scheduler signal every process; the parent decides.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for_exit([parent.sentinel])
+    os._exit(1)

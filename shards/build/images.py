@@ -1,0 +1,154 @@
+"""One picture file to the bytes a shard stores: decoded once in full, normalised where decoders would disagree.
+
+Bytes pass through only where every decoder shows the same upright 8-bit gray or RGB pixels. The rest is encoded
+again, a lossy source as JPEG (quality 95, full chroma), a lossless one as PNG:
+
+* CMYK, palettes, 16 bits, 1 bit, and JPEG flavours outside baseline and progressive YCbCr become 8-bit gray or RGB;
+* a JPEG with stray bytes, which libjpeg skips, is encoded as it decodes (DALI refuses some); one that lost data is
+  refused;
+* transparency is laid on white: decoders that drop alpha show whatever colour hides below it, and white is what the
+  annotators saw on a page;
+* of several frames (MPO, GIF, WebP, APNG) the first stays.
+
+EXIF orientation: DALI turns by it, PIL does not, so it never enters a shard. Where the annotated size tells the
+stored picture from the upright one, that size decides. Where it cannot (unknown, square, or turned by 180 degrees)
+a picture with regions keeps its stored pixels, because the field's tools read COCO-style boxes that way, and one
+with questions only is turned upright, because that is how people saw it.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from laconvnet.shards.build import jpeg
+
+EXTENSIONS = ("jpg", "png")
+# Named, because PIL would also try formats that start other programs (EPS) or are seldom fuzzed.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as a JPEG of several frames
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = 1
+_UNREADABLE = 0
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message is the reason the quarantine table gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Bytes ready for a shard, and the size in pixels that every decoder will show."""
+
+    data: bytes
+    ext: str
+    width: int
+    height: int
+
+
+def read_picture(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: bool = False) -> Picture:
+    """Read, decode in full and normalise one picture file.
+
+    ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises PictureError with
+    the reason where the file cannot be read, decoded, or is larger than PIL's limit against decompression bombs.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _normalised(image, data, annotated, has_regions)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(f"no picture of a known format ({', '.join(FORMATS)})") from error
+    # Decoders raise nearly anything on malformed bytes (SyntaxError, struct.error, zlib.error, IndexError, ...);
+    # whatever it is, this picture is out and the build goes on.
+    except Exception as error:
+        raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+
+
+def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has_regions: bool) -> Picture:
+    is_jpeg = image.format in ("JPEG", "MPO")
+    if not is_jpeg:
+        image.load()  # before EXIF is read, which for PNG decodes as well, with errors that would pass for EXIF's
+    orientation = _orientation(image)
+    turn = orientation in _TURNS and _wants_upright(image.size, orientation, annotated, has_regions)
+    if is_jpeg:
+        fault = jpeg.fault(data)
+        if fault is not None and "premature end" in fault.lower():
+            raise PictureError(f"cannot be decoded: {fault}")
+        if image.format == "JPEG" and fault is None and jpeg.is_plain(data) and not turn:
+            return Picture(data if orientation == _UPRIGHT else jpeg.without_exif(data), "jpg", *image.size)
+        image.load()
+    if image.format == "PNG" and orientation == _UPRIGHT and _is_plain_png(image, data):
+        return Picture(data, "png", *image.size)
+    pixels = _flattened(image)
+    if turn:
+        pixels = pixels.transpose(_TURNS[orientation])
+    pixels.info.clear()  # or the encoder writes the old ICC profile and transparency beside the new pixels
+    encoded = io.BytesIO()
+    if is_jpeg or (image.format == "WEBP" and b"VP8L" not in data[:64]):
+        pixels.save(encoded, "JPEG", quality=95, subsampling=0)
+        return Picture(encoded.getvalue(), "jpg", *pixels.size)
+    pixels.save(encoded, "PNG")
+    return Picture(encoded.getvalue(), "png", *pixels.size)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8; 0 where the EXIF block cannot be read, so that it is removed."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    except Exception:  # as above: the EXIF parser raises anything on malformed bytes
+        return _UNREADABLE
+    return value if value in (_UPRIGHT, *_TURNS) else _UNREADABLE
+
+
+def _wants_upright(stored: tuple[int, int], orientation: int, annotated: tuple[int, int], has_regions: bool) -> bool:
+    upright = stored[::-1] if orientation in _SWAPS_SIDES else stored
+    if upright != stored and min(annotated) > 0:
+        return annotated == upright
+    return not has_regions
+
+
+def _is_plain_png(image: Image.Image, data: bytes) -> bool:
+    bit_depth, colour_type = data[24], data[25]  # of the IHDR chunk, which PNG puts first
+    single = getattr(image, "n_frames", 1) == 1
+    return single and bit_depth == 8 and colour_type in (0, 2) and "transparency" not in image.info
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """8-bit L or RGB pixels, transparency on white."""
+    transparency = image.info.get("transparency")
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        gray = (values >> 8).astype(np.uint8)
+        if isinstance(transparency, int):
+            gray[values == transparency] = 255
+        return Image.fromarray(gray)
+    if image.mode in ("I", "F"):
+        raise PictureError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
+    if image.has_transparency_data:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -1,0 +1,66 @@
+"""The end of a build: the parts of all shards joined into the set's tables, the manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import (EXAMPLE_SCHEMA, PARTS, QUARANTINE, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer, publish_tables)
+from laconvnet.shards.format.publish import publishing
+from laconvnet.shards.build.writer import Part
+
+
+def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[str, Any]) -> None:
+    """Publish the set of shards 0..count-1; raises InputError where not one sample is usable.
+
+    Streams part by part. ``missing`` are the quarantine rows of pictures that were not there;
+    they stand first. Shards left from an earlier, longer plan are removed.
+    """
+    parts = [Part(out, number) for number in range(count)]
+    sizes = [part.tar_bytes() for part in parts]
+    assert None not in sizes, "every shard was written before this"
+    usable = [part for part, size in zip(parts, sizes, strict=True) if size]
+    quarantined = [pa.Table.from_pylist(missing, schema=QUARANTINE_SCHEMA)]
+    quarantined += [pq.read_table(part.table("quarantine"), schema=QUARANTINE_SCHEMA) for part in parts]
+    quarantine = pa.concat_tables(quarantined)
+    if not usable:
+        first = quarantine.slice(0, 1).to_pylist()[0]
+        for path in (out / PARTS).glob("shard-*.parquet"):  # nothing here is worth continuing
+            path.unlink()
+        raise InputError(f"{first['file']}: {first['reason']}; nor is any other picture of this source usable")
+    _remove_stale(out, usable)
+
+    with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:
+        writer.write_table(quarantine)
+    facts = meta | {"shards": [part.tar.name for part in usable], "quarantined": len(quarantine)}
+    publish_tables(out, _samples(usable), _examples(usable), facts)
+
+
+def _samples(parts: list[Part]) -> Iterator[pa.Table]:
+    column = SAMPLE_SCHEMA.get_field_index("shard")
+    for number, part in enumerate(parts):
+        table = pq.read_table(part.table("samples"))
+        shard = pa.array(np.full(len(table), number, np.int32))
+        yield table.set_column(column, SAMPLE_SCHEMA.field("shard"), shard)
+
+
+def _examples(parts: list[Part]) -> Iterator[pa.Table]:
+    first_sample = 0
+    for part in parts:
+        table = pq.read_table(part.table("examples"))
+        sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int32())
+        yield table.set_column(0, EXAMPLE_SCHEMA.field("sample"), sample)
+        first_sample += pq.read_metadata(part.table("samples")).num_rows
+
+
+def _remove_stale(out: Path, usable: list[Part]) -> None:
+    wanted = {path for part in usable for path in (part.tar, part.index)}
+    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.idx")):
+        if path not in wanted:
+            path.unlink()

@@ -1,0 +1,101 @@
+"""Raw samples cut into chunks, one a shard, as a stream.
+
+The cut goes by the size of the picture files on disk: it is known before any picture is decoded, and is the same at
+any number of workers. Pictures that are not there are set aside with a reason and take no place in a chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.build.writer import Chunk
+
+SHARD_BYTES = 256 * 2**20
+# So that small pictures (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
+SHARD_SAMPLES = 10_000
+_KEY_LENGTH = 95  # with ".json" the 100 bytes of a USTAR name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a build would do, before any picture is decoded: counts, and the bytes of the picture files."""
+
+    samples: int
+    shards: int
+    bytes: int
+    missing: int
+
+
+class Planner:
+    """One pass over the raw samples; ``missing`` fills with quarantine rows while `chunks` is read."""
+
+    def __init__(self, samples: Iterable[RawSample], shard_bytes: int) -> None:
+        if shard_bytes <= 0:
+            raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
+        self._samples = samples
+        self._shard_bytes = shard_bytes
+        self.missing: list[dict[str, Any]] = []
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chunks in order; raises InputError on a key that occurs twice, or when there is no picture at all."""
+        number, held, sizes, total = 0, list[RawSample](), list[int](), 0
+        for sample, size in self._present():
+            if held and (total + size > self._shard_bytes or len(held) == SHARD_SAMPLES):
+                yield Chunk(number, tuple(held), tuple(sizes))
+                number, held, sizes, total = number + 1, [], [], 0
+            held.append(sample)
+            sizes.append(size)
+            total += size
+        if held:
+            yield Chunk(number, tuple(held), tuple(sizes))
+        elif self.missing:
+            raise InputError(
+                f"{self.missing[0]['file']}: no such picture, nor any other of {len(self.missing)}; expected the folder"
+                " that holds the pictures, check --images and --root"
+            )
+        else:
+            raise InputError("the source yields no picture; check --split and --root")
+
+    def _present(self) -> Iterator[tuple[RawSample, int]]:
+        seen: set[str] = set()
+        for sample in self._samples:
+            key = sample.record.key
+            if key in seen:
+                raise InputError(
+                    f"{sample.image}: key {key!r} occurs twice in this build; expected one record a picture, the"
+                    " picture ids different in letters, digits and dashes"
+                )
+            if len(key) > _KEY_LENGTH:
+                raise InputError(
+                    f"{sample.image}: key {key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
+                )
+            seen.add(key)
+            try:
+                found = os.stat(sample.image)
+            except OSError as error:
+                self._set_aside(sample, f"missing: {error.strerror}")
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield sample, found.st_size
+            else:
+                self._set_aside(sample, "missing: not a regular file")
+
+    def _set_aside(self, sample: RawSample, reason: str) -> None:
+        self.missing.append({"file": str(sample.image), "key": sample.record.key, "region": None, "reason": reason})
+
+
+def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
+    """What `shards.build.builder.build` would write from these samples; reads no picture. Raises InputError as it does."""
+    planner = Planner(samples, shard_bytes)
+    count = shards = total = 0
+    for chunk in planner.chunks():
+        count += len(chunk.samples)
+        shards += 1
+        total += sum(chunk.sizes)
+    return Plan(count, shards, total, len(planner.missing))

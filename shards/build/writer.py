@@ -1,0 +1,170 @@
+"""One shard: a chunk of raw samples in; a tar, its index and a part of the manifest out.
+
+This is the work of one process. It depends on nothing but its chunk, so that a shard's bytes are the same whoever
+writes it. The part's samples table is written last and carries the chunk's fingerprint: a later run with the same
+chunk finds the shard finished and does not write it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from laconvnet.shards.build.images import PictureError, read_picture
+from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer
+from laconvnet.shards.format.publish import publish_bytes, publishing, sync_folder
+from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import SCHEMA_VERSION
+from laconvnet.shards.format.rows import example_rows, fit_record
+from laconvnet.shards.format.tar import IndexEntry, TarWriter, index_bytes
+
+_FINGERPRINT = b"fingerprint"
+_TAR_BYTES = b"tar_bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The raw samples of one shard and the size of each picture file in bytes."""
+
+    number: int
+    samples: tuple[RawSample, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The files of shard ``number`` in a folder under construction."""
+
+    out: Path
+    number: int
+
+    @property
+    def tar(self) -> Path:
+        return self.out / f"shard-{self.number:06d}.tar"
+
+    @property
+    def index(self) -> Path:
+        return self.tar.with_suffix(".idx")
+
+    def table(self, name: str) -> Path:
+        """The part's share of "samples", "examples" or "quarantine"."""
+        return self.out / PARTS / f"shard-{self.number:06d}.{name}.parquet"
+
+    def tar_bytes(self, fingerprint: str | None = None) -> int | None:
+        """The finished tar's size, 0 without a usable sample; None where it is not finished or of another chunk."""
+        try:
+            found = pq.read_schema(self.table("samples")).metadata
+            size = int(found[_TAR_BYTES])
+            if fingerprint is not None and found[_FINGERPRINT].decode() != fingerprint:
+                return None
+            if size and (self.tar.stat().st_size != size or not self.index.is_file()):
+                return None
+        except (OSError, pa.ArrowException, KeyError, TypeError):
+            return None
+        return size
+
+
+def write_shard(out: Path, chunk: Chunk) -> int:
+    """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done."""
+    part = Part(out, chunk.number)
+    fingerprint = _fingerprint(chunk)
+    if part.tar_bytes(fingerprint) is not None:
+        return len(chunk.samples)
+    part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
+    tables = _Tables([], [], [])
+    size = _write_tar(part, chunk, tables)
+    for name, rows, schema in (
+        ("examples", tables.examples, EXAMPLE_SCHEMA),
+        ("quarantine", tables.quarantine, QUARANTINE_SCHEMA),
+        ("samples", tables.samples, SAMPLE_SCHEMA),
+    ):
+        if name == "samples":
+            sync_folder(out)
+            schema = schema.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size)})
+        with publishing(part.table(name)) as temporary, open_writer(temporary, schema) as writer:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    return len(chunk.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    samples: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+    quarantine: list[dict[str, Any]]
+
+
+def _fingerprint(chunk: Chunk) -> str:
+    digest = xxhash.xxh3_128(str(SCHEMA_VERSION).encode())
+    for sample, size in zip(chunk.samples, chunk.sizes, strict=True):
+        digest.update(f"{size} {sample.record!r}".encode())
+    return digest.hexdigest()
+
+
+def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
+    """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
+    entries: list[tuple[IndexEntry, IndexEntry]] = []
+    with publishing(part.tar) as temporary:
+        with temporary.open("wb") as stream, TarWriter(stream) as tar:
+            for sample in chunk.samples:
+                entry = _add_sample(sample, part.number, tar, tables)
+                if entry is not None:
+                    entries.append(entry)
+        size = temporary.stat().st_size
+    if not entries:  # readers refuse an archive without members
+        part.tar.unlink()
+        part.index.unlink(missing_ok=True)
+        return 0
+    publish_bytes(part.index, index_bytes(entries))
+    return size
+
+
+def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
+    claimed = sample.record
+    annotated = (claimed.width, claimed.height)
+    row = {"file": str(sample.image), "key": claimed.key, "region": None}
+    try:
+        picture = read_picture(sample.image, annotated, bool(claimed.regions))
+        if min(annotated) > 0 and annotated != (picture.width, picture.height):
+            raise PictureError(
+                f"the annotations are for {claimed.width}x{claimed.height}, the picture is"
+                f" {picture.width}x{picture.height}: boxes would be wrong"
+            )
+    except PictureError as error:
+        tables.quarantine.append(row | {"reason": str(error)})
+        return None
+    record, dropped = fit_record(claimed, picture.width, picture.height)
+    tables.quarantine.extend(row | {"region": region, "reason": reason} for region, reason in dropped)
+    text = record.to_json()
+    image_name, json_name = f"{record.key}.{picture.ext}", f"{record.key}.json"
+    image, json_ = tar.add(image_name, picture.data), tar.add(json_name, text)
+    tables.examples.extend(example_rows(record, len(tables.samples)))
+    tables.samples.append(
+        {
+            "key": record.key,
+            "source": record.source,
+            "picture_id": record.picture_id,
+            "file_name": record.file_name,
+            "coco_id": record.coco_id,
+            "width": record.width,
+            "height": record.height,
+            "shard": shard,
+            "image_ext": picture.ext,
+            "image_offset": image.offset,
+            "image_length": image.length,
+            "image_xxh3": image.xxh3,
+            "json_offset": json_.offset,
+            "json_length": json_.length,
+            "json_xxh3": json_.xxh3,
+            "splits": list(record.splits),
+            "set": 0,
+        }
+    )
+    return (
+        IndexEntry(picture.ext, image.offset, image.length, image_name),
+        IndexEntry("json", json_.offset, json_.length, json_name),
+    )

@@ -1,0 +1,20 @@
+"""What a source hands to the builder: a record and the picture file it speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from laconvnet.shards.format.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """One picture before the build.
+
+    The record's width and height are what the annotations claim, 0 where they claim nothing; the builder puts the
+    decoded size there. ``image`` may be missing or broken: the builder quarantines it.
+    """
+
+    record: Record
+    image: Path

@@ -1,0 +1,127 @@
+"""The sample record: everything known about one picture, as one JSON object beside its bytes.
+
+A record is what a source yields, what a shard stores as ``<key>.json`` and what every later room reads.
+Boxes are (x, y, w, h) in pixels of the stored picture, the origin at its upper left corner.
+Masks are COCO run-length encodings with ASCII counts: ``{"size": [height, width], "counts": str}``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from laconvnet.shards.errors import InputError
+
+SCHEMA_VERSION = 1
+
+Box = tuple[float, float, float, float]
+Rle = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A phrase that refers to one region of a picture."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A referent: its boxes (several where a phrase names several things), mask and expressions.
+
+    The split belongs to the region, not to the picture: RefCOCOg (google) splits by object.
+    """
+
+    id: str
+    split: str
+    boxes: tuple[Box, ...]
+    expressions: tuple[Expression, ...] = ()
+    mask: Rle | None = None
+    category: str | None = None
+    attributes: tuple[str, ...] = ()
+
+    @property
+    def box(self) -> Box:
+        """The box around all boxes (the merged box of Flickr30k Entities' protocol)."""
+        left = min(x for x, _, _, _ in self.boxes)
+        top = min(y for _, y, _, _ in self.boxes)
+        right = max(x + w for x, _, w, _ in self.boxes)
+        bottom = max(y + h for _, y, _, h in self.boxes)
+        return (left, top, right - left, bottom - top)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question on a picture; ``answer`` is None where the data set hides it (test splits)."""
+
+    id: str
+    split: str
+    text: str
+    answer: str | None = None
+    answers: tuple[str, ...] = ()
+    family: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture of one data set with all that is said about it."""
+
+    source: str
+    picture_id: str
+    file_name: str
+    width: int
+    height: int
+    licence: str
+    regions: tuple[Region, ...] = ()
+    questions: tuple[Question, ...] = ()
+    coco_id: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of the sample in its shard: no dot and no slash, which webdataset and DALI split at."""
+        return re.sub(r"[^0-9A-Za-z_+-]", "_", f"{self.source}-{self.picture_id}")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every split that some region or question of this picture belongs to, sorted."""
+        return tuple(sorted({each.split for each in self.regions} | {each.split for each in self.questions}))
+
+    def to_json(self) -> bytes:
+        """The canonical bytes: sorted keys, no spaces, so that equal records are equal files."""
+        fields = {"version": SCHEMA_VERSION, **_shallow(self)}
+        return json.dumps(fields, default=_shallow, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Record:
+        """Read back what `to_json` wrote; raises InputError for another schema version or shape."""
+        try:
+            fields = json.loads(data)
+            version = fields.pop("version")
+            if version != SCHEMA_VERSION:
+                raise InputError(f"record: version {version!r}, expected {SCHEMA_VERSION}; build the shards again")
+            fields["regions"] = tuple(_region(region) for region in fields["regions"])
+            fields["questions"] = tuple(
+                Question(**{**question, "answers": tuple(question["answers"])}) for question in fields["questions"]
+            )
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(f"record: not a sample record of this schema ({error}); build the shards again") from error
+
+
+def _shallow(part: Any) -> dict[str, Any]:
+    # dataclasses.asdict copies all the way down, which costs several times the encoding itself.
+    return {name: getattr(part, name) for name in part.__slots__}
+
+
+def _region(fields: dict[str, Any]) -> Region:
+    return Region(
+        **{
+            **fields,
+            "boxes": tuple(tuple(box) for box in fields["boxes"]),
+            "expressions": tuple(Expression(**expression) for expression in fields["expressions"]),
+            "attributes": tuple(fields["attributes"]),
+        }
+    )

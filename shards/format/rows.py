@@ -1,0 +1,90 @@
+"""A record made to fit its decoded picture, and the example rows that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from laconvnet.shards.format.record import Box, Record, Region
+
+NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
+
+
+def fit_record(record: Record, width: int, height: int) -> tuple[Record, list[tuple[str, str]]]:
+    """The record with the true size, overhanging boxes clipped, and without regions that do not fit the picture.
+
+    Also returns (region id, reason) of each region left out: one with a box that is not positive or lies wholly
+    outside, or with a mask of another size. A region goes as a whole: with one of its boxes missing its
+    expressions would speak of something else. A region without any box (an expression without a target) stays.
+    """
+    kept: list[Region] = []
+    dropped: list[tuple[str, str]] = []
+    for region in record.regions:
+        reason = _misfit(region, width, height)
+        if reason is None:
+            kept.append(dataclasses.replace(region, boxes=tuple(_clipped(box, width, height) for box in region.boxes)))
+        else:
+            dropped.append((region.id, reason))
+    return dataclasses.replace(record, width=width, height=height, regions=tuple(kept)), dropped
+
+
+def _misfit(region: Region, width: int, height: int) -> str | None:
+    for box in region.boxes:
+        x, y, w, h = box
+        if not all(math.isfinite(value) for value in box):
+            return f"box {list(box)} is not finite"
+        if w <= 0 or h <= 0:
+            return f"box {list(box)} has no area"
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            return f"box {list(box)} lies outside the picture of {width}x{height}"
+    if region.mask is not None and list(region.mask["size"]) != [height, width]:
+        return f"mask of size {list(region.mask['size'])} [height, width] on a picture of {width}x{height}"
+    return None
+
+
+def _clipped(box: Box, width: int, height: int) -> Box:
+    x, y, w, h = box
+    if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
+        return box  # exactly as annotated: no rounding of what fits
+    left, top = max(x, 0), max(y, 0)
+    return (left, top, min(x + w, width) - left, min(y + h, height) - top)
+
+
+def example_rows(record: Record, sample: int) -> list[dict[str, Any]]:
+    """The rows of examples.parquet for one picture: regions x expressions in order, then questions."""
+    rows = []
+    for number, region in enumerate(record.regions):
+        x, y, w, h = region.box if region.boxes else NO_BOX
+        for expression in region.expressions:
+            rows.append(
+                _row(sample, "expression", region.split, expression.id, expression.text, x, y, w, h)
+                | {"region": number, "has_mask": region.mask is not None}
+            )
+    for question in record.questions:
+        rows.append(
+            _row(sample, "question", question.split, question.id, question.text, *NO_BOX)
+            | {"answer": question.answer, "answers": list(question.answers), "family": question.family}
+        )
+    return rows
+
+
+def _row(
+    sample: int, kind: str, split: str, item_id: str, text: str, x: float, y: float, w: float, h: float
+) -> dict[str, Any]:
+    return {
+        "sample": sample,
+        "kind": kind,
+        "split": split,
+        "region": -1,
+        "item_id": item_id,
+        "text": text,
+        "answer": None,
+        "answers": [],
+        "family": None,
+        "x": x,
+        "y": y,
+        "w": w,
+        "h": h,
+        "has_mask": False,
+    }

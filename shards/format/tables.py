@@ -1,0 +1,182 @@
+"""Tables as Arrow files that processes map: a machine holds one copy, however many of its processes read it.
+
+A file is Arrow's IPC format, not compressed, in batches of `BATCH_ROWS` rows (fewer in the last). The kernel reads a
+page of it when somebody looks there, and may drop it again; nothing of it is copied into a process but the rows that
+were asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from laconvnet.shards.errors import InputError
+
+BATCH_ROWS = 2**18
+_BLOCK = 4 * 2**20  # bytes that are digested at once
+# Rows of one batch from which on one call for all of them is quicker than a look at each.
+_FEW = 32
+
+Rows = NDArray[np.signedinteger[Any]]
+Where = slice | NDArray[np.int64]
+
+
+def row_type(count: int) -> type[np.signedinteger[Any]]:
+    """The numbers that rows of a table of so many are kept in: half the memory where 32 bits suffice."""
+    return np.int32 if count <= np.iinfo(np.int32).max else np.int64
+
+
+def write(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+    """Write a table, given in parts of any size, as ``path``; the bytes depend on its rows alone.
+
+    Holds one batch and one part at a time.
+    """
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        waiting: list[pa.Table] = []
+        rows = 0
+        for part in parts:
+            waiting.append(part.replace_schema_metadata(None))
+            rows += len(part)
+            while rows >= BATCH_ROWS:
+                whole = pa.concat_tables(waiting)
+                writer.write_batch(_batch(whole.slice(0, BATCH_ROWS)))
+                waiting = [whole.slice(BATCH_ROWS)]
+                rows -= BATCH_ROWS
+        if rows:
+            writer.write_batch(_batch(pa.concat_tables(waiting)))
+
+
+def _batch(table: pa.Table) -> pa.RecordBatch:
+    # A slice would be written with what memory holds beside it: behind its last flag, and under a null. What `take`
+    # gives is made anew, with zeros there.
+    (batch,) = table.combine_chunks().to_batches()
+    return batch.take(pa.array(np.arange(len(batch))))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """The size and checksum of a file, as a manifest records them."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "xxh3": digest.hexdigest()}
+
+
+def mapped(path: Path, schema: pa.Schema, size: int) -> pa.Table:
+    """The table of a file of ``size`` bytes, in the memory that the file is mapped to.
+
+    Raises InputError where it is missing, of another size, no Arrow file or of other columns. A file that is cut off
+    while it is mapped ends the process (SIGBUS); one that is replaced by a rename is read on as it was.
+    """
+    try:
+        # Not by Arrow's own map: a file that Python opens is seen by those who watch what a start opens.
+        with path.open("rb") as stream:
+            found = os.fstat(stream.fileno()).st_size
+            if found != size:
+                raise InputError(f"{path}: table of {found} bytes, the manifest says {size}; build the set again")
+            pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        with pa.ipc.open_file(pa.py_buffer(pages)) as reader:
+            table = reader.read_all()
+        table.validate()
+        wrong = sorted(set(map(str, table.schema)) ^ set(map(str, schema)))
+    except InputError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read as an Arrow table ({error}); build the set again") from error
+    if wrong or not table.schema.equals(schema):
+        raise InputError(f"{path}: other columns than expected ({'; '.join(wrong)}); build the set again")
+    return table
+
+
+class Columns:
+    """Rows of a table in any order. Arrow's own ``take`` copies all batches of a column into one at every call.
+
+    Raises IndexError for a row that the table does not have.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._batches: dict[str, _Batches] = {}
+
+    def numbers(self, name: str, rows: Rows) -> NDArray[Any]:
+        """A column of numbers without nulls at these rows."""
+        batches = self._column(name)
+        views = batches.views
+        if batches.scattered(rows):
+            return np.array([views[batch][at] for batch, at in batches.places(rows)], batches.kind)
+        taken = np.empty(len(rows), batches.kind)
+        for batch, where, at in batches.groups(rows):
+            taken[where] = views[batch][at]
+        return taken
+
+    def values(self, name: str, rows: Rows) -> list[Any]:
+        """A column of any type at these rows, as Python's values."""
+        batches = self._column(name)
+        if batches.scattered(rows):
+            return [batches.arrays[batch][at].as_py() for batch, at in batches.places(rows)]
+        taken = np.empty(len(rows), object)
+        for where, found in self.pieces(name, rows):
+            taken[where] = np.fromiter(found.to_pylist(), object, len(found))
+        return list(taken.tolist())
+
+    def pieces(self, name: str, rows: Rows) -> Iterator[tuple[Where, pa.Array]]:
+        """A column at these rows, batch by batch: which of the rows, and their values."""
+        batches = self._column(name)
+        for batch, where, at in batches.groups(rows):
+            yield where, batches.arrays[batch].take(pa.array(at))
+
+    def _column(self, name: str) -> _Batches:
+        if name not in self._batches:
+            self._batches[name] = _Batches(self._table[name])
+        return self._batches[name]
+
+
+class _Batches:
+    """One column, and where in its batches its rows are."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.arrays: list[pa.Array] = column.chunks
+        self._ends = np.cumsum([len(array) for array in self.arrays], dtype=np.int64)
+        self._starts = np.append(0, self._ends)
+        self.kind = column.type.to_pandas_dtype()
+        numeric = pa.types.is_primitive(column.type) and not pa.types.is_boolean(column.type)
+        self.views = [array.to_numpy() for array in self.arrays] if numeric and not column.null_count else []
+
+    def scattered(self, rows: Rows) -> bool:
+        return len(rows) < _FEW * len(self.arrays)
+
+    def places(self, rows: Rows) -> Iterator[tuple[int, int]]:
+        """Batch and row in it, of each row."""
+        batch, at = self._found(rows)
+        return zip(batch.tolist(), at.tolist(), strict=True)
+
+    def groups(self, rows: Rows) -> Iterator[tuple[int, Where, NDArray[np.int64]]]:
+        """Rows that lie in one batch, together: the batch, which of ``rows``, and where in the batch they are."""
+        for first in range(0, len(rows), BATCH_ROWS):
+            batch, at = self._found(rows[first : first + BATCH_ROWS])
+            order = None
+            if (batch[1:] < batch[:-1]).any():
+                order = np.argsort(batch, kind="stable")
+                batch, at = batch[order], at[order]
+            borders = np.flatnonzero(batch[1:] != batch[:-1]) + 1
+            for begin, end in pairwise([0, *borders.tolist(), len(batch)]):
+                where = slice(first + begin, first + end) if order is None else first + order[begin:end]
+                yield int(batch[begin]), where, at[begin:end]
+
+    def _found(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self._starts[-1]):
+            wrong = rows[(rows < 0) | (rows >= self._starts[-1])][0]
+            raise IndexError(f"row {wrong} is out of bounds of a table of {self._starts[-1]}")
+        batch = np.searchsorted(self._ends, rows, "right")
+        return batch, rows - self._starts[batch]

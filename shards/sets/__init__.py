@@ -1,0 +1,1 @@
+"""What is done with built sets: told, checked, held apart, put together."""

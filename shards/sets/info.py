@@ -1,0 +1,61 @@
+"""What a set holds, in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.sets.holdout import Identity, manifest_identities
+
+
+def info(folder: Path) -> dict[str, Any]:
+    """Counts of a set, in all and by split, with its source, licence and the weights of its sets.
+
+    ``samples`` are rows, ``pictures`` distinct pictures (sets that were put together may share some), ``bytes``
+    those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`.
+    """
+    manifest = Manifest.open(folder)
+    picture = _picture_numbers(manifest)
+    sample_splits = manifest.samples["splits"].to_pylist()
+    example_splits = np.array(manifest.examples["split"].to_pylist(), dtype=object)
+    is_question = np.array(manifest.examples["kind"].to_pylist(), dtype=object) == "question"
+
+    def counts(samples: list[int], examples: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, int]:
+        questions = int((examples & is_question).sum())
+        return {
+            "samples": len(samples),
+            "pictures": len({picture[row] for row in samples}),
+            "examples": int(examples.sum()),
+            "expressions": int(examples.sum()) - questions,
+            "questions": questions,
+        }
+
+    rows_of: dict[str, list[int]] = {}
+    for row, splits in enumerate(sample_splits):
+        for split in splits:
+            rows_of.setdefault(split, []).append(row)
+    return {
+        "source": manifest.meta["source"],
+        "licence": manifest.meta["licence"],
+        **counts(list(range(len(sample_splits))), np.ones(len(is_question), dtype=bool)),
+        "bytes": sum(path.stat().st_size for path in manifest.shard_paths),
+        "shards": len(manifest.shard_paths),
+        "quarantined": manifest.meta["quarantined"],
+        "by_split": {split: counts(rows_of[split], example_splits == split) for split in sorted(rows_of)},
+        "weights": {entry["name"]: entry["weight"] for entry in manifest.meta["sets"]},
+    }
+
+
+def _picture_numbers(manifest: Manifest) -> list[int]:
+    """A number for each row; rows with an identity in common have the same."""
+    number_of: dict[Identity, int] = {}
+    numbers = []
+    for row, known_by in enumerate(manifest_identities(manifest)):
+        number = next((number_of[identity] for identity in known_by if identity in number_of), row)
+        for identity in known_by:
+            number_of.setdefault(identity, number)
+        numbers.append(number)
+    return numbers

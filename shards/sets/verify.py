@@ -1,0 +1,289 @@
+"""Check a built set against itself, and against the sets it must not overlap with."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from PIL import Image
+from tqdm import tqdm
+
+from laconvnet.shards.build import jpeg
+from laconvnet.shards.build.images import EXTENSIONS
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import tables
+from laconvnet.shards.format.manifest import EXAMPLES, EXAMPLES_MAP, KINDS, MANIFEST, SAMPLES_MAP, Manifest
+from laconvnet.shards.format.record import Record
+from laconvnet.shards.format.rows import example_rows
+from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
+from laconvnet.shards.sets.holdout import held_out, manifest_identities
+
+_PROBLEMS = 10
+_BOX_TOLERANCE = 0.01  # pixels: boxes are stored in 32 bits
+_FORMAT_EXT = {"JPEG": "jpg", "PNG": "png"}
+_RECORD_COLUMNS = ("key", "source", "picture_id", "file_name", "coco_id", "width", "height")
+_BATCH = 256
+
+
+def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progress: bool = True) -> dict[str, Any]:
+    """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
+
+    Always: sizes, indices, schemas, references and boxes, the mapped tables' checksums and that they are the published
+    ones. ``full``: every member's header and checksum, every record against its rows, every picture decoded.
+    ``against``: no picture of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
+    """
+    manifest = Manifest.open(folder)
+    _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
+    _raise_first(folder, _quick_problems(manifest))
+    if full:
+        _raise_first(folder, _full_problems(manifest, progress))
+    for other in against:
+        _raise_first(folder, _overlaps(manifest, other))
+    return {
+        "folder": str(folder),
+        "samples": len(manifest.samples),
+        "examples": len(manifest.examples),
+        "shards": len(manifest.shard_paths),
+        "full": full,
+        "against": [str(other) for other in against],
+    }
+
+
+def _raise_first(folder: Path, problems: Iterator[str]) -> None:
+    found = list(islice(problems, _PROBLEMS))
+    if found:
+        more = ", and perhaps more" if len(found) == _PROBLEMS else ""
+        raise InputError(f"{folder}: {len(found)} problem(s){more}: {'; '.join(found)}")
+
+
+def _table_problems(manifest: Manifest) -> Iterator[str]:
+    for name, parquet, table in (
+        (SAMPLES_MAP, MANIFEST, manifest.samples),
+        (EXAMPLES_MAP, EXAMPLES, manifest.examples),
+    ):
+        path = manifest.folder / name
+        if tables.facts(path) != manifest.meta["tables"][name]:
+            yield f"{path}: checksum differs from the manifest's"
+        else:
+            yield from _difference(manifest.folder / parquet, name, table)
+
+
+def _difference(path: Path, name: str, table: pa.Table) -> Iterator[str]:
+    """Where a Parquet file first differs from the mapped table of this name."""
+    first = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(table.schema):
+                wrong = sorted(set(map(str, file.schema_arrow)) ^ set(map(str, table.schema)))
+                yield f"{path}: other columns than expected ({'; '.join(wrong)})"
+                return
+            for batch in file.iter_batches():
+                theirs = table.slice(first, len(batch))
+                for column in table.column_names:
+                    if not _bits(pa.chunked_array([batch[column]])).equals(_bits(theirs[column])):
+                        yield f"{path}: {column} in rows {first} to {first + len(batch) - 1} is not that of {name}"
+                        return
+                first += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        yield f"{path}: cannot be read as Parquet ({error})"
+        return
+    if first != len(table):
+        yield f"{path}: {first} rows, {name} has {len(table)}"
+
+
+def _bits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose equal values compare equal: NaN does not."""
+    if not pa.types.is_floating(column.type):
+        return column
+    return pa.chunked_array([chunk.view(pa.int32()) for chunk in column.chunks], pa.int32())
+
+
+def _quick_problems(manifest: Manifest) -> Iterator[str]:
+    yield from _sample_problems(manifest)
+    yield from _example_problems(manifest)
+    for number in range(len(manifest.shard_paths)):
+        yield from _index_problems(manifest, number)
+
+
+def _sample_problems(manifest: Manifest) -> Iterator[str]:
+    samples = manifest.samples
+    columns = {name: samples[name].to_numpy() for name in ("width", "height", "set", "image_offset", "json_offset")}
+    image_end = columns["image_offset"] + -(-samples["image_length"].to_numpy() // BLOCK) * BLOCK
+    ext = np.array(samples["image_ext"].to_pylist(), dtype=object)
+    keys = samples["key"].to_pylist()
+    wrong = {
+        "a size that is not positive": (columns["width"] <= 0) | (columns["height"] <= 0),
+        "a set number beyond the sets": (columns["set"] < 0) | (columns["set"] >= len(manifest.meta["sets"])),
+        f"an extension other than {', '.join(EXTENSIONS)}": ~np.isin(ext, EXTENSIONS),
+        "an offset that is no multiple of 512": columns["image_offset"] % BLOCK != 0,
+        "a record that does not follow its picture": columns["json_offset"] != image_end + BLOCK,
+    }
+    for what, rows in wrong.items():
+        for row in np.flatnonzero(rows):
+            yield f"{_where(manifest, int(row), 'image')}: {what}"
+    if len(set(keys)) != len(keys):
+        yield f"{len(keys) - len(set(keys))} keys occur twice"
+
+
+def _example_problems(manifest: Manifest) -> Iterator[str]:
+    examples = manifest.examples
+    sample = examples["sample"].to_numpy()
+    outside = (sample < 0) | (sample >= len(manifest.samples))
+    if outside.any():
+        yield f"example {np.flatnonzero(outside)[0]}: sample {sample[outside][0]} of {len(manifest.samples)}"
+        return
+    if (np.diff(sample) < 0).any():
+        yield f"example {np.flatnonzero(np.diff(sample) < 0)[0] + 1}: examples are not in the order of their samples"
+    kind = np.array(examples["kind"].to_pylist(), dtype=object)
+    region = examples["region"].to_numpy()
+    x, y, w, h = (examples[name].to_numpy() for name in "xywh")
+    width, height = (manifest.samples[name].to_numpy()[sample] for name in ("width", "height"))
+    none = np.isnan(x) & np.isnan(y) & np.isnan(w) & np.isnan(h)
+    inside = (x >= 0) & (y >= 0) & (w > 0) & (h > 0)
+    inside &= (x + w <= width + _BOX_TOLERANCE) & (y + h <= height + _BOX_TOLERANCE)
+    wrong = {
+        f"a kind other than {', '.join(KINDS)}": ~np.isin(kind, KINDS),
+        "a region number that does not fit its kind": (region >= 0) != (kind == "expression"),
+        "a box that is not inside its picture": ~(inside | none),
+    }
+    for what, rows in wrong.items():
+        for row in np.flatnonzero(rows):
+            yield f"example {row} of {_where(manifest, int(sample[row]), 'image')}: {what}"
+
+
+def _index_problems(manifest: Manifest, number: int) -> Iterator[str]:
+    """What the DALI index of one shard says, against the rows; a set made by reference may use some rows only."""
+    path = manifest.shard_paths[number].with_suffix(".idx")
+    try:
+        version, *lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        yield f"{path}: index cannot be read ({error})"
+        return
+    rows = np.flatnonzero(manifest.samples["shard"].to_numpy() == number)
+    if version != f"{INDEX_VERSION} {len(lines)}":
+        yield f"{path}: first line {version!r}, expected '{INDEX_VERSION} {len(lines)}'"
+    if not _by_reference(manifest) and len(lines) != len(rows):
+        yield f"{path}: {len(lines)} samples, the manifest has {len(rows)}"
+    known = set(lines)
+    names = ("key", "image_ext", "image_offset", "image_length", "json_offset", "json_length")
+    for row, entry in zip(rows, manifest.samples.select(names).take(rows).to_pylist(), strict=True):
+        key, ext, *at = entry.values()
+        line = f"{ext} {at[0]} {at[1]} {key}.{ext} json {at[2]} {at[3]} {key}.json"
+        if line not in known:
+            yield f"{path}: no line {line!r}, as row {row} of the manifest has it"
+
+
+def _full_problems(manifest: Manifest, progress: bool) -> Iterator[str]:
+    count = len(manifest.samples)
+    first_example = np.searchsorted(manifest.examples["sample"].to_numpy(), np.arange(count + 1))
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor() as pool,  # decoders run without the interpreter's lock
+        tqdm(total=count, unit="picture", desc="verify", disable=not progress) as bar,
+    ):
+        warnings.simplefilter("ignore")
+        for start in range(0, count, _BATCH):
+            rows = range(start, min(start + _BATCH, count))
+            for problems in pool.map(lambda row: list(_row_problems(manifest, row, first_example)), rows):
+                yield from problems
+            bar.update(len(rows))
+
+
+def _row_problems(manifest: Manifest, number: int, first_example: Any) -> Iterator[str]:
+    row = manifest.samples.slice(number, 1).to_pylist()[0]
+    shard = manifest.shard_paths[row["shard"]]
+    with shard.open("rb") as stream:
+        stream.seek(row["image_offset"] - BLOCK)
+        blob = stream.read(row["json_offset"] + row["json_length"] - row["image_offset"] + BLOCK)
+    contents = {}
+    for member, ext in (("image", row["image_ext"]), ("json", "json")):
+        start = row[f"{member}_offset"] - row["image_offset"] + BLOCK
+        length = row[f"{member}_length"]
+        contents[member] = blob[start : start + length]
+        where = _where(manifest, number, member)
+        try:
+            header = tarfile.TarInfo.frombuf(blob[start - BLOCK : start], "utf-8", "strict")
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            yield f"{where}: damaged tar header ({error})"
+        else:
+            if (header.name, header.size) != (f"{row['key']}.{ext}", length):
+                yield f"{where}: tar header of {header.name!r}, {header.size} bytes, expected {length}"
+        if any(blob[start + length : start + padded(length)]):
+            yield f"{where}: padding is not zero"
+        if xxhash.xxh3_64_intdigest(contents[member]) != row[f"{member}_xxh3"]:
+            yield f"{where}: checksum differs from the manifest's"
+            return  # what follows would only say so again
+    yield from (f"{_where(manifest, number, 'image')}: {what}" for what in _picture_problems(contents["image"], row))
+    examples = manifest.examples.slice(first_example[number], first_example[number + 1] - first_example[number])
+    found = _record_problems(contents["json"], row, examples.to_pylist(), _by_reference(manifest))
+    yield from (f"{_where(manifest, number, 'json')}: {what}" for what in found)
+
+
+def _picture_problems(data: bytes, row: dict[str, Any]) -> Iterator[str]:
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(_FORMAT_EXT)) as image:
+            if image.size != (row["width"], row["height"]):
+                yield f"a picture of {image.size}, expected {(row['width'], row['height'])}"
+            elif _FORMAT_EXT[str(image.format)] != row["image_ext"]:
+                yield f"a {image.format} under the extension {row['image_ext']}"
+            elif image.format == "JPEG":
+                fault = jpeg.fault(data)
+                if fault is not None:
+                    yield f"cannot be decoded: {fault}"
+            else:
+                image.load()
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        yield f"cannot be decoded: {type(error).__name__}: {error}"
+
+
+def _record_problems(
+    data: bytes, row: dict[str, Any], examples: list[dict[str, Any]], by_reference: bool
+) -> Iterator[str]:
+    try:
+        record = Record.from_json(data)
+        expected = example_rows(record, 0)
+    except ValueError as error:
+        yield str(error)
+        return
+    for name in _RECORD_COLUMNS:
+        if getattr(record, name) != row[name]:
+            yield f"{name} is {getattr(record, name)!r}, in the manifest {row[name]!r}"
+    if list(record.splits) != row["splits"]:
+        yield f"splits are {list(record.splits)}, in the manifest {row['splits']}"
+    if by_reference:
+        expected = [example for example in expected if example["split"] == "train"]
+    if [_comparable(example) for example in expected] != [_comparable(example) for example in examples]:
+        yield f"{len(examples)} examples that are not the record's {len(expected)}"
+
+
+def _comparable(example: dict[str, Any]) -> dict[str, Any]:
+    box = np.array([example[name] for name in "xywh"], np.float32)
+    return example | {"sample": 0, "x": box.tobytes(), "y": 0, "w": 0, "h": 0}
+
+
+def _overlaps(manifest: Manifest, other: Path) -> Iterator[str]:
+    held = held_out(Manifest.open(other))
+    for row, known_by in enumerate(manifest_identities(manifest)):
+        match = next((identity for identity in known_by if identity in held), None)
+        if match is not None:
+            key, name = (manifest.samples[column][row].as_py() for column in ("key", "file_name"))
+            yield f"picture {key} ({name}) is in split {held[match]} of {other}, by {match[0]} {match[1]}"
+
+
+def _by_reference(manifest: Manifest) -> bool:
+    return "excluded" in manifest.meta
+
+
+def _where(manifest: Manifest, row: int, member: str) -> str:
+    row_of = {name: manifest.samples[name][row].as_py() for name in ("shard", "key", f"{member}_offset")}
+    return f"{manifest.shard_paths[row_of['shard']]}: {row_of['key']} {member} at offset {row_of[f'{member}_offset']}"

@@ -1,0 +1,158 @@
+"""The pickles of the REFER tool, read as data: nothing in the file can run, and what it can build is bounded.
+
+The ``refs(<partition>).p`` files are Python 2 pickles of lists, dicts, strings and numbers that come from the web. A
+pickle is a program for a stack machine, so its opcodes are let in by name and all others refused: no global, no call,
+no persistent id, no registered extension. The standard library's Python machine is used instead of its C one because
+its table of opcodes can be narrowed and because it keeps the memo in a dict: a hostile ``PUT 4000000000`` is one entry
+there and 64 GB in C.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import reprlib
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from laconvnet.shards.errors import InputError
+
+# Twice the largest original (RefCOCOg umd). One byte builds at most one empty container, so this bounds memory too.
+MAX_BYTES = 64 * 2**20
+
+# fmt: off
+_DATA = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE",
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS",
+    "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE",
+))
+# fmt: on
+# These three end in find_class, which knows the name to print and refuses it.
+_GLOBALS = frozenset(("GLOBAL", "STACK_GLOBAL", "INST"))
+_INTEGERS = frozenset(("INT", "LONG", "LONG1"))
+_KEYS = {"SETITEM": slice(-2, -1), "SETITEMS": slice(None, None, 2), "DICT": slice(None, None, 2)}
+
+_Step = Callable[[Any], None]
+
+
+class _Refused(Exception):
+    """What the pickle asks for and will not get."""
+
+
+def _refuse(name: str) -> _Step:
+    def step(machine: Any) -> None:
+        raise _Refused(f"uses the pickle opcode {name}")
+
+    return step
+
+
+def _with_string_keys(step: _Step, keys: slice) -> _Step:
+    # Hashing a deeply nested tuple overflows the C stack, and integers can be chosen to collide: strings do neither.
+    def checked(machine: Any) -> None:
+        for key in machine.stack[keys]:
+            if type(key) is not str:
+                raise _Refused(f"has a dict key of type {type(key).__name__}")
+        step(machine)
+
+    return checked
+
+
+def _with_small_value(step: _Step) -> _Step:
+    # An integer of megabytes can be written in hexadecimal, and printing it in decimal takes the square of its length.
+    def checked(machine: Any) -> None:
+        step(machine)
+        if machine.stack[-1].bit_length() > 64:
+            raise _Refused("has an integer of more than 64 bits")
+
+    return checked
+
+
+def _steps() -> dict[int, _Step]:
+    steps: dict[int, _Step] = {}
+    for opcode in pickletools.opcodes:
+        code = ord(opcode.code)
+        step: _Step = pickle._Unpickler.dispatch[code]
+        if opcode.name in _KEYS:
+            step = _with_string_keys(step, _KEYS[opcode.name])
+        elif opcode.name in _INTEGERS:
+            step = _with_small_value(step)
+        elif opcode.name not in _DATA | _GLOBALS:
+            step = _refuse(opcode.name)
+        steps[code] = step
+    return steps
+
+
+class _DataUnpickler(pickle._Unpickler):
+    dispatch = _steps()
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise _Refused(f"asks for the global {module}.{name}")
+
+
+def load_data(path: Path) -> Any:
+    """The lists, tuples, dicts, strings and numbers of a pickle; strings of Python 2 are read as UTF-8.
+
+    Raises InputError for a file that is missing, larger than MAX_BYTES, truncated or no pickle, and for one that holds
+    anything else: the message names the global or the opcode, and nothing of it has run.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size} bytes, more than the {MAX_BYTES} a refs pickle may have; get the original")
+    machine = _DataUnpickler(io.BytesIO(path.read_bytes()), encoding="utf-8")
+    try:
+        return machine.load()
+    except _Refused as error:
+        raise InputError(
+            f"{path}: refused, it {error}; expected only lists, dicts, strings and numbers; get the original file"
+        ) from None
+    except EOFError as error:
+        raise InputError(f"{path}: the pickle ends early; the file is truncated, get it again") from error
+    except (
+        pickle.UnpicklingError, struct.error, ValueError, OverflowError, LookupError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{path}: not a readable pickle ({reprlib.repr(str(error))}); get the file again") from error
+
+
+# ReferIt knows some annotations by name.
+_REF_KEYS = {"ref_id": (int,), "ann_id": (int, str), "image_id": (int,), "split": (str,), "sentences": (list,)}
+_SENTENCE_KEYS = {"sent_id": (int,), "sent": (str,)}
+
+
+def load_refs(path: Path) -> list[dict[str, Any]]:
+    """The refs of a REFER partition file, checked: each has ref_id, ann_id, image_id, split and sentences.
+
+    Each sentence has sent_id and sent. Raises InputError as `load_data` does, and for another shape: the message names
+    the index of the ref, the key, the value and the type expected.
+    """
+    refs = load_data(path)
+    if type(refs) is not list or not refs:
+        raise InputError(f"{path}: holds {reprlib.repr(refs)}, expected a list of refs")
+    # One list can be memoized and meant a million times over; honest sentences take more than a byte each.
+    budget = path.stat().st_size
+    for index, ref in enumerate(refs):
+        _check(ref, _REF_KEYS, f"{path}: ref {index}")
+        for number, sentence in enumerate(ref["sentences"]):
+            _check(sentence, _SENTENCE_KEYS, f"{path}: ref {index}, sentence {number}")
+        budget -= len(ref["sentences"])
+        if budget < 0:
+            raise InputError(f"{path}: ref {index}: key 'sentences' repeats one list over and over; get the original")
+    return refs
+
+
+def _check(entry: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
+    if type(entry) is not dict:
+        raise InputError(f"{where}: is {reprlib.repr(entry)}, expected a dict")
+    for key, kinds in keys.items():
+        if key not in entry:
+            raise InputError(f"{where}: key {key!r} is missing; expected {', '.join(keys)}")
+        if type(entry[key]) not in kinds:
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{where}: key {key!r} is {reprlib.repr(entry[key])}, expected {expected}")
