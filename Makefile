@@ -33,6 +33,8 @@ test: lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p build/typed/laconvnet
+	@ln -sfn $(addprefix ../../../,$(wildcard laconvnet/*.py) configs kernels launch pipeline shards) build/typed/laconvnet
 	$(BIN)/mypy
 
 # SIGKILL at so many points of training and publishing; SEED repeats what a failure names. A line a point.

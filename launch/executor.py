@@ -54,8 +54,8 @@ def launch(
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
-    `cluster` is local, for this machine, or a site's file (`launch.slurm.cluster`): then all stages are submitted to SLURM
-    and this returns. `given` are texts to put in place of the file's `values` of these names. `entry` is the
+    `cluster` is local, for this machine, or a site's file (`launch.slurm.cluster`): then all stages are submitted to
+    SLURM and this returns. `given` are texts to put in place of the file's `values` of these names. `entry` is the
     "module:function" that the jobs call with a stage's arguments. What is going on is told on standard error; `dry_run`
     prints to standard output what would run (on SLURM, the batch scripts) and touches nothing.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.

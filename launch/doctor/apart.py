@@ -1,4 +1,4 @@
-"""Probes that import foreign packages, in processes of their own; `python -m laconvnet.launch.doctor.apart PROBE ...` is one.
+"""Probes that import foreign packages, in processes of their own: `python -m laconvnet.launch.doctor.apart PROBE ...`.
 
 Probes that need torch share a process, since its import is what takes the time. Each row is written as soon as it is
 known: where a probe ends its process, the row says so, and those behind it get another process.
@@ -12,8 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
+from laconvnet import ROOT
 from laconvnet.launch.doctor import packages, torches
 from laconvnet.launch.doctor.check import Asked, Check, Probe, checked
 
@@ -46,8 +46,7 @@ def in_process(names: Sequence[str]) -> list[Check]:
 
 def _run(names: Sequence[str]) -> tuple[list[Check], int, str]:
     """One process: its rows, how many probes it finished, and how it ended where that is not all of them."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "laconvnet.launch.doctor.apart", *names]
     try:
         done = subprocess.run(

@@ -27,6 +27,7 @@ import psutil
 import submitit
 from submitit.local import local as base
 
+from laconvnet import ROOT
 from laconvnet.launch.job import Command, array_of, ok_marker, tail, write_json
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
@@ -43,7 +44,7 @@ class LocalExecutor(submitit.LocalExecutor):
         job = time.strftime("%Y%m%d-%H%M%S-") + f"{time.time_ns() // 1_000_000 % 1000:03d}"
         env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(_root()), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_NTASKS": str(ranks),
             "SUBMITIT_LOCAL_COMMAND": command,
@@ -228,10 +229,6 @@ def devices() -> list[str]:
         [program, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=60, check=False
     )
     return found.stdout.split() if found.returncode == 0 else []
-
-
-def _root() -> Path:
-    return Path(__file__).resolve().parent.parent
 
 
 def _environ(process: psutil.Process) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""What a SLURM batch script asks before and after its ranks: `python -m laconvnet.launch.slurm.batch begin|end|refused FOLDER ...`.
+"""What a SLURM batch script asks before and after its ranks.
+
+Its lines are `python -m laconvnet.launch.slurm.batch begin|end|refused FOLDER ...`.
 
 The ranks only leave files (`launch.job`); this decides, on the first node, after srun has ended. Rank 0 could not: it
 may be the one that was killed. The exit code is the verdict: 0 the stage is done, 1 it failed, AGAIN it is to be queued

@@ -1,8 +1,8 @@
 """Stages as SLURM jobs: one batch job a stage, its processes as tasks of one srun, `afterok` between them.
 
 submitit writes the batch script, pickles `launch.job.Command` and starts it in every task. Around its srun stand lines
-of ours: before it the site's setup, `launch.slurm.batch begin` and the watchdog; after it `launch.slurm.batch end`, whose exit code
-is the job's. So a job that failed ends non-zero whatever its ranks' exit codes were, and `afterok` means what it says.
+of ours: before it the site's setup, `batch begin` and the watchdog; after it `batch end`, whose exit code is the job's.
+So a job that failed ends non-zero whatever its ranks' exit codes were, and `afterok` means what it says.
 
 A stage's job is known again by its comment, which is the stage's folder; for an array, whose tasks are elements of one
 job array of SLURM's, it is the folder that those of the tasks lie in.

@@ -1,6 +1,6 @@
 """The code and configurations of a submission, copied beside its stages, so that a queued job runs what was submitted.
 
-`<out>/code-<hash>/` holds the packages; the same code gives the same folder. It is written under another name and
+`<out>/code-<hash>/` holds the package; the same code gives the same folder. It is written under another name and
 renamed, so that a folder of this name is always whole.
 """
 
@@ -10,14 +10,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import laconvnet
 from laconvnet.launch.graph.identity import config_files
 from laconvnet.launch.graph.stages import Stage
 
-PACKAGES = ("shards", "kernels", "pipeline", "launch")
-_ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("shards", "kernels", "pipeline", "launch", "configs")
+_PLACES = tuple(map(Path, laconvnet.__path__))
 
 
 def code(folder: Path) -> Path:
@@ -27,9 +27,9 @@ def code(folder: Path) -> Path:
         return final
     partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
     try:
-        for file in _files():
-            (partial / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(_ROOT / file, partial / file)
+        for name_in_copy, file in _files().items():
+            (partial / name_in_copy).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, partial / name_in_copy)
         partial.chmod(0o755)
         try:
             partial.rename(final)
@@ -44,9 +44,9 @@ def code(folder: Path) -> Path:
 def name() -> str:
     """The name of the copy: the first ten hexadecimal digits of the SHA-256 of all names and contents."""
     digest = hashlib.sha256()
-    for file in sorted(_files()):
-        content = (_ROOT / file).read_bytes()
-        digest.update(f"{file.as_posix()}\0{len(content)}\0".encode() + content)
+    for name_in_copy, file in sorted(_files().items()):
+        content = file.read_bytes()
+        digest.update(f"{name_in_copy}\0{len(content)}\0".encode() + content)
     return f"code-{digest.hexdigest()[:10]}"
 
 
@@ -72,8 +72,13 @@ def arguments(stage: Stage) -> tuple[str, ...]:
     return tuple(argv)
 
 
-def _files() -> Iterator[Path]:
-    for package in PACKAGES:
-        for folder, inner, names in os.walk(_ROOT / package):
+def _files() -> dict[str, Path]:
+    """Name in the copy -> file, of the package as an install lays it out, wherever its rooms lie."""
+    found = {f"laconvnet/{file.name}": file for file in _PLACES[0].glob("*.py")}
+    for room in ROOMS:
+        top = next(place / room for place in _PLACES if (place / room).is_dir())
+        for folder, inner, names in os.walk(top):
             inner[:] = [name for name in inner if name != "__pycache__" and not name.startswith(".")]
-            yield from (Path(folder, name).relative_to(_ROOT) for name in names if not name.startswith("."))
+            files = (Path(folder, name) for name in names if not name.startswith("."))
+            found |= {f"laconvnet/{room}/{file.relative_to(top).as_posix()}": file for file in files}
+    return found

@@ -46,6 +46,7 @@ def rows(world: int) -> Iterator[Row]:
 
 def watched() -> list[dict[str, dict[str, int]]]:
     """By rank: opens, files and bytes of each kind; raises RuntimeError where the run fails."""
+    from laconvnet import ROOT
     from laconvnet.pipeline.bench.made import made_set, pictures
 
     with tempfile.TemporaryDirectory() as place:
@@ -56,8 +57,7 @@ def watched() -> list[dict[str, dict[str, int]]]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         begun = []
         try:
             for rank in range(RANKS):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from laconvnet import ROOT
 from laconvnet.kernels.bench import Row
 from laconvnet.kernels.bench.timing import device_name
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
@@ -111,7 +112,7 @@ class Part:
 def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator[Line]]:
     """What `pipeline.bench.loop` tells. Raises RuntimeError with its last word where it fails."""
     reading, writing = os.pipe()
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     if device.type == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "laconvnet.pipeline.bench.loop", part, str(place), str(writing)]

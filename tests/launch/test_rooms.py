@@ -13,23 +13,26 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
     "shards": {"shards"},
     "kernels": {"kernels"},
-    "pipeline": {"pipeline", "kernels", "shards"},
-    "launch": {"launch", "pipeline", "kernels", "shards"},
+    "pipeline": {"pipeline", "kernels", "shards", "configs"},
+    "launch": {"launch", "pipeline", "kernels", "shards", "configs"},
 }
-ROOMS = tuple(MAY_IMPORT)
+ROOMS = (*MAY_IMPORT, "configs")
 
 
 def imports(file: Path) -> set[str]:
+    """The names that a file imports, those of the package without its own in front: shards.errors."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "laconvnet":
+            found |= {f"laconvnet.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return found
+    return {name.removeprefix("laconvnet.") for name in found}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", MAY_IMPORT)
 def test_nothing_imports_upward(room: str) -> None:
     files = list((ROOT / room).rglob("*.py"))
     assert files
@@ -39,8 +42,16 @@ def test_nothing_imports_upward(room: str) -> None:
                 assert name.split(".")[0] in MAY_IMPORT[room], f"{file}: imports {name}"
 
 
+def test_nothing_is_imported_by_a_name_that_only_a_checkout_has() -> None:
+    for file in (path for top in (*ROOMS, "laconvnet", "tests") for path in (ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & set(ROOMS), f"{file}, line {node.lineno}"
+
+
 def test_the_pipeline_sees_only_the_reading_side_of_shards() -> None:
-    allowed = {"laconvnet.shards.format.manifest", "laconvnet.shards.format.record", "laconvnet.shards.errors"}
+    allowed = {"shards.format.manifest", "shards.format.record", "shards.errors"}
     seen = {name for file in (ROOT / "pipeline").rglob("*.py") for name in imports(file) if name.startswith("shards")}
     assert seen
     assert seen <= allowed
@@ -58,7 +69,7 @@ def test_kernels_know_only_torch() -> None:
 
 def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels() -> None:
     """transformers looks for a package of that name, by its version."""
-    code = "import transformers, accelerate, deepspeed, laconvnet.kernels as kernels; print(kernels.__file__)"
+    code = "import transformers, accelerate, deepspeed, laconvnet.kernels; print(laconvnet.kernels.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert str(ROOT / "kernels") in done.stdout
@@ -66,6 +77,6 @@ def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels
 
 def test_the_command_starts_without_the_heavy_libraries() -> None:
     heavy = "{'torch', 'deepspeed', 'nvidia', 'submitit', 'pyarrow'}"
-    code = f"import sys, laconvnet.launch.cli; laconvnet.launch.cli.parser(); print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; from laconvnet.launch import cli; cli.parser(); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -160,16 +160,18 @@ def test_configurations_are_copied(stages: Write, work: Path) -> None:
 
 def test_the_copy_of_the_code_is_whole_and_made_once(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = work / "project"
-    for file in ("shards/a.py", "launch/deep/b.txt", "launch/__pycache__/x.pyc", "kernels/.hidden", "tests/no.py"):
+    inside = ("shards/a.py", "launch/deep/b.txt", "launch/__pycache__/x.pyc", "kernels/.hidden", "tests/no.py")
+    for file in (*inside, "pipeline/c.py", "configs/d.yaml", "laconvnet/__init__.py"):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(file)
-    monkeypatch.setattr(snapshot, "_ROOT", root)
+    monkeypatch.setattr(snapshot, "_PLACES", (root / "laconvnet", root))
     copy = snapshot.code(work)
     found = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
-    assert found == ["launch/deep/b.txt", "shards/a.py"]
+    names = ("__init__.py", "configs/d.yaml", "launch/deep/b.txt", "pipeline/c.py", "shards/a.py")
+    assert found == [f"laconvnet/{name}" for name in names]
     assert snapshot.code(work) == copy
     (root / "shards" / "a.py").write_text("other")
     other = snapshot.code(work)
     assert other != copy
-    assert (copy / "shards" / "a.py").read_text() == "shards/a.py"
+    assert (copy / "laconvnet" / "shards" / "a.py").read_text() == "shards/a.py"
     assert sorted(path.name for path in work.glob("*code-*")) == sorted([copy.name, other.name])
