@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_emulated import OnCpu
 
 from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda import cache, resources, toolchain
 from laconvnet.kernels.cuda import compiler as building
 from laconvnet.kernels.cuda.cache import BuildError, Built
 from laconvnet.kernels.cuda.toolchain import Nvcc
+from tests.kernels.cuda_emulated import OnCpu
 
 FAKE = """#!/bin/sh
 case "$*" in *--version*) echo "Cuda compilation tools, release 13.0, V{version}"; exit;; esac

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cuda_build import fake_nvcc
 
 from laconvnet.kernels.cuda import toolchain
 from laconvnet.launch.cli import main
+from tests.kernels.test_cuda_build import fake_nvcc
 
 PTXAS = """ptxas info    : Compiling entry function '_ZN6laconv4testEv' for 'sm_90a'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_emulated import FLAGS, HERE, OnCpu
 from torch import Tensor
 
 from laconvnet import kernels
 from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda import cache, involution
 from laconvnet.kernels.plain import taps
+from tests.kernels.cuda_emulated import FLAGS, HERE, OnCpu
 
 
 class Emulated(involution.Involution, OnCpu):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_emulated import OnCpu, build_emulated
 from torch import Tensor
 
 from laconvnet.kernels.plain import taps
+from tests.kernels.cuda_emulated import OnCpu, build_emulated
 
 HALVES = (torch.float16, torch.bfloat16)
 ALL = (torch.float32, torch.float64, *HALVES)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, Unavailable, install
-from suite import SITE, Limited, Work
 
 from laconvnet.launch import cli
+from tests.slurm.cluster import Cluster, Unavailable, install
+from tests.slurm.suite import SITE, Limited, Work
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import Cluster
-
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.job import read_json
 from laconvnet.launch.status import status
+from tests.slurm.cluster import Cluster
 
 PATIENCE_SECONDS = 400  # machines are shared: what counts is the order of things
 SITE = """

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from suite import Work
 
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.graph.stages import Stage
 from laconvnet.launch.job import read_json
 from laconvnet.pipeline.errors import ConfigError
+from tests.slurm.suite import Work
 
 ARRAY = """
 shares: {run: [share, "{here}", "{task}", HOW], array: 4, at_once: 2}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from suite import Work
 
 from laconvnet.launch.graph.stages import read
+from tests.slurm.suite import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"pictures": "96", "nodes": "2"}

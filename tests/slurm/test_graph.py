@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from suite import SITE, Work
 
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.job import PORTS, read_json
 from laconvnet.launch.status import show
 from laconvnet.pipeline.errors import ConfigError
+from tests.slurm.suite import SITE, Work
 
 
 def test_dependencies_and_a_failure_that_stops_only_what_needs_it(

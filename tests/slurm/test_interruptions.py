@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from suite import SITE, Limited, Work
-
 from laconvnet.launch.graph.stages import Stage
 from laconvnet.launch.job import PORTS, read_json
+from tests.slurm.suite import SITE, Limited, Work
 
 COUNT = 'run: {{run: [count, "{{here}}", {steps}, {seconds}], processes: 2, nodes: 2{more}}}'
 

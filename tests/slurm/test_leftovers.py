@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cluster
 import pytest
+
+from tests.slurm import cluster
 
 
 def test_a_cluster_without_its_owner_is_ended_and_removed() -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import psutil
 import pytest
-from suite import SITE, Work
 
 from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.job import read_json
 from laconvnet.launch.status import last_checkpoint
+from tests.slurm.suite import SITE, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"

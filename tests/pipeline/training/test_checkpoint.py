@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import comes_to, start
 
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import comes_to, start
 
 
 def state(step: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from ranks import run
 
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 

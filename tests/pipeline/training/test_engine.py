@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ranks import run
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.engine import Engine, EngineConfig
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml"), "--schedule.epochs", "0.5"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import finish, run, start
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
@@ -17,6 +16,7 @@ from laconvnet.pipeline.inference.evaluate import CONTROLS
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.runs import folder
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import finish, run, start
 
 TINY = Path(__file__).parent / "tiny.yaml"
 SPLITS = {"rec": "testA", "vqa": "val"}

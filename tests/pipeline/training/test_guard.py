@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run
 
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.training import checkpoint, guard
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml")]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import train
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
@@ -16,6 +15,7 @@ from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import start
+from tests.pipeline.training.ranks import train
 
 TINY = Path(__file__).parent / "tiny.yaml"
 

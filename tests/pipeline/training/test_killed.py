@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import Rank, comes_to, finish, stands_still, start
 
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import Rank, comes_to, finish, stands_still, start
 
 HERE = Path(__file__).parent
 POINTS, SEED = int(os.environ.get("POINTS", "4")), int(os.environ.get("SEED", "0"))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run
+
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 

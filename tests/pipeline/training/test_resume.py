@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import finish, run, stands_still, start, train
 
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import finish, run, stands_still, start, train
 
 HERE = Path(__file__).parent
 TINY = ["--config", str(HERE / "tiny.yaml")]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranks import run
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
@@ -20,6 +19,7 @@ from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.evaluate import evaluate
 from laconvnet.pipeline.training.start import _vocabulary, start
+from tests.pipeline.training.ranks import run
 
 SIZE = 64
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run
 
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 SMALL = ["--config", str(HERE / "tiny.yaml"), "--data.size", "32", "--data.batch", "4"]

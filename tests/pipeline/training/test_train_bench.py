@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from ranks import run
 
 from laconvnet.pipeline.bench import training
+from tests.pipeline.training.ranks import run
 
 CPU = torch.device("cpu")
 KEYS = ["--data.size", "32", "--data.batch", "2", "--data.threads", "1", "--log.every", "2"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run
 
 from laconvnet.pipeline.training import checkpoint
+from tests.pipeline.training.ranks import run
 
 HERE = Path(__file__).parent
 KEYS = ["--data.size", "32", "--schedule.epochs", "1.3", "--checkpoint.every", "100", "--checkpoint.keep", "9"]
