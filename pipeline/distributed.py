@@ -1,18 +1,73 @@
-"""Several processes that share one piece of work and end together; or one, which does it alone."""
+"""Every collective of the pipeline: what processes of one command tell each other, and how they join and leave.
+
+The functions on tensors work in whatever process group is there (none: one process); `Ranks` is for work that is shared
+out and ends together.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
+
+
+def world_size() -> int:
+    """The number of processes, 1 where none were joined."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def stack(own: Tensor) -> Tensor:
+    """The vectors (N,) of all processes, by rank: (world, N). Over gloo it takes half the time of an all-reduce."""
+    if world_size() == 1:
+        return own[None]
+    every = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(every, own)
+    return torch.stack(every)
+
+
+def sum_(value: Tensor) -> Tensor:
+    """The sum over all processes, in place; nothing waits for the device."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def maximum(number: int, device: torch.device) -> Callable[[], int]:
+    """The highest of the processes' numbers, waited for only when what comes back is called.
+
+    Every process must ask at the same place of its work.
+    """
+    if world_size() == 1:
+        return lambda: number
+    raised = torch.full((1,), number, device=device)
+    work = dist.all_reduce(raised, dist.ReduceOp.MAX, async_op=True)
+
+    def answer() -> int:
+        # On a stream of its own: not behind all that the GPU has been given to do since.
+        aside = torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()
+        with aside:
+            work.wait()
+            return int(raised.item())
+
+    return answer
+
+
+def leave() -> None:
+    """Leave together: a process that exits while another is still in a collective aborts it."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 _Reason = tuple[str, str] | None  # the kind of a failure and its message; None of a process that has not failed
 
 

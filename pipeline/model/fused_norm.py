@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from laconvnet.pipeline.model.joint import gather, moments
+from laconvnet.pipeline.distributed import stack
+from laconvnet.pipeline.model.batch_statistics import global_moments
 
 EXTENSION = "syncbn"
 DTYPES = (torch.float16, torch.float32)  # the kernels know no bfloat16
@@ -40,7 +41,7 @@ class FusedBatchNorm(torch.autograd.Function):
         rows = _rows(x)
         mean, var = syncbn.welford_mean_var_c_last(rows)
         # Filled on the device: a number that is copied there would be waited for, at every norm.
-        mean, var, total = moments(torch.cat([mean, var, mean.new_full((1,), rows.numel() // len(weight))]))
+        mean, var, total = global_moments(torch.cat([mean, var, mean.new_full((1,), rows.numel() // len(weight))]))
         scale = torch.rsqrt(var + eps)
         out = syncbn.batchnorm_forward_c_last(
             rows, None if beside is None else _rows(beside), mean, scale, weight, bias, relu
@@ -61,7 +62,7 @@ class FusedBatchNorm(torch.autograd.Function):
             added = None if beside is None else _rows(beside)
             grad = syncbn.relu_bw_c_last(grad, rows, added, mean, scale, weight, bias)
         *_, grad_weight, grad_bias = syncbn.reduce_bn_c_last(grad, rows, mean, scale, weight)
-        sums = gather(torch.cat([grad_bias, grad_weight])).sum(0)
+        sums = stack(torch.cat([grad_bias, grad_weight])).sum(0)
         of_grad, of_grad_and_x = sums[: len(weight)], sums[len(weight) :] / scale
         grad_x = syncbn.batchnorm_backward_c_last(
             grad, rows, mean, scale, weight, of_grad, of_grad_and_x, total.int().view(1)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet.pipeline.distributed import stack, world_size
 from laconvnet.pipeline.model import fused_norm
-from laconvnet.pipeline.model.joint import gather, joint_processes, moments
+from laconvnet.pipeline.model.batch_statistics import global_moments
 from laconvnet.pipeline.model.precision import KeepFloat32
 from laconvnet.pipeline.model.recompute import recomputing
 
@@ -64,7 +65,7 @@ class BatchNorm(KeepFloat32):
         """BN(x) alone."""
         if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if joint_processes() > 1:
+        if world_size() > 1:
             return self._joint(_JointBatchNorm, x)
         if not recomputing():
             self.num_batches_tracked += 1
@@ -94,7 +95,7 @@ class _JointBatchNorm(torch.autograd.Function):
         if values.numel():
             own[:channels], own[channels:-1] = torch.batch_norm_update_stats(values, None, None, 0.0)
             own[-1] = values.numel() // channels
-        mean, var, total = moments(own)
+        mean, var, total = global_moments(own)
         ctx.save_for_backward(x, mean, var, weight, total)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var, total)
@@ -112,7 +113,7 @@ class _JointBatchNorm(torch.autograd.Function):
             grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
                 grad_x, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
             )
-        sums = gather(torch.cat([grad_bias, grad_weight])).sum(0) / total
+        sums = stack(torch.cat([grad_bias, grad_weight])).sum(0) / total
         scale = torch.rsqrt(var + ctx.eps)
         slope = -weight * scale.square() * sums[channels:]
         level = -weight * scale * sums[:channels] - slope * mean

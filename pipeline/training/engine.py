@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from laconvnet.pipeline.distributed import leave, maximum
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -192,27 +193,12 @@ class Engine:
 
     def ask(self, signal: int) -> Callable[[], int]:
         """As `agree`, but the answer is waited for only when what comes back is called."""
-        if self.world == 1:
-            return lambda: signal
-        raised = torch.full((1,), signal, device=self.device)
-        under_way = torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX, async_op=True)
-
-        def answer() -> int:
-            with self._aside():  # not behind all that the GPU has been given to do since
-                under_way.wait()
-                return int(raised.item())
-
-        return answer
-
-    def _aside(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+        return maximum(signal, self.device)
 
     def close(self) -> None:
         """Leave together: a process that exits while another is still in a collective aborts it."""
         self.accelerator.end_training()
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+        leave()
 
 
 def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def main(argv):
         keys = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"]
         keys += ["CUDA_VISIBLE_DEVICES", "SLURMD_NODENAME", "SLURM_CPUS_PER_TASK"]
         values = {key: os.environ.get(key) for key in keys}
-        from laconvnet import launch
+        import laconvnet
 
-        values["code"] = str(Path(launch.__file__).parent.parent)
+        values["code"] = str(laconvnet.ROOT)
         Path(rest[0], f"{os.environ['RANK']}.json").write_text(json.dumps(values))
     return 0

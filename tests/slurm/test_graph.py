@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import laconvnet
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.job import PORTS, read_json
 from laconvnet.launch.status import show
@@ -96,8 +97,9 @@ def test_a_queued_job_runs_what_was_submitted(work: Work) -> None:
     stages = work.stages('a: {run: [write, "{here}/f", x, --config, own.yaml]}')
     assert work.submit(SITE.replace("partition: main", "partition: main\nsbatch: {begin: now+3}")) == 0
     Path("own.yaml").write_text("seed: 2\n")
-    shutil.copytree(Path(__file__).parents[2] / "launch", work.folder / "launch")
-    (work.folder / "launch" / "job.py").write_text("raise ImportError('edited while queued')")
+    shutil.copytree(laconvnet.ROOT / "launch", work.folder / "laconvnet" / "launch")
+    (work.folder / "laconvnet" / "__init__.py").touch()
+    (work.folder / "laconvnet" / "launch" / "job.py").write_text("raise ImportError('edited while queued')")
     (a,) = stages.values()
     work.wait(lambda: (a.folder / "DONE.json").exists(), "the stage did not end")
     done = read_json(a.folder / "DONE.json")

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet.pipeline.distributed import world_size
 from laconvnet.pipeline.model.heads.base import Features, Head
 from laconvnet.pipeline.model.heads.pafpn import PAFPN, TopDown
-from laconvnet.pipeline.model.joint import joint_processes
 from laconvnet.pipeline.model.layers import ConvNormAct, norm_act
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -42,7 +42,7 @@ class PictureNorm(BatchNorm):
     """
 
     def normalised(self, x: Tensor) -> Tensor:
-        if self.training and joint_processes() == 1 and x.numel() == self.channels:
+        if self.training and world_size() == 1 and x.numel() == self.channels:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().normalised(x)
 

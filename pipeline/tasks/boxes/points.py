@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from laconvnet.pipeline.model.joint import joint_processes
+from laconvnet.pipeline.distributed import sum_, world_size
 from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IOU_WEIGHT = 5.0
@@ -32,9 +31,7 @@ class PointBoxes(BoxCoder):
         overlap = iou(boxes, truth)
         positive = self._positive(overlap.detach(), truth, *output.shape[2:]).to(boxes.dtype)
         count = positive.sum()
-        if joint_processes() > 1:
-            dist.all_reduce(count)
-        count = count.clamp(min=1) / joint_processes()
+        count = sum_(count).clamp(min=1) / world_size()
         return {
             "iou": _IOU_WEIGHT * ((1 - overlap.square()) * positive).sum() / count,
             "objectness": F.binary_cross_entropy_with_logits(objectness, positive, reduction="sum") / count,

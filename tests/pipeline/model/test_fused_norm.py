@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import syncbn_double
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -25,6 +24,7 @@ from laconvnet.pipeline.model.norm import BatchNorm
 from laconvnet.pipeline.model.recompute import recomputed
 from laconvnet.pipeline.training import norms
 from laconvnet.pipeline.training.engine import EngineConfig
+from tests.pipeline.model import syncbn_double
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

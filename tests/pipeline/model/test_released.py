@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from released_shapes import WORDS, Shapes, language, neck, rec_head, res_head, small, visual
 from torch import Tensor, nn
 
 from laconvnet import kernels
@@ -16,6 +15,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import PRESETS, ModelConfig, build_model
 from laconvnet.pipeline.model.language import LanguageEncoder
 from laconvnet.pipeline.model.released import Released, convert
+from tests.pipeline.model.released_shapes import WORDS, Shapes, language, neck, rec_head, res_head, small, visual
 
 _THEIR_NORMS = ("norm1.weight", "norm2.weight")
 _OUR_NORMS = ("attention_norm.weight", "ffn_norm.weight")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laconvnet.pipeline import distributed
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
@@ -337,8 +338,9 @@ def test_two_processes_take_the_step_of_one(monkeypatch: pytest.MonkeyPatch) -> 
         counts.append(count.item())
         count.fill_(positive)
 
-    monkeypatch.setattr(points, "joint_processes", lambda: 2)
-    monkeypatch.setattr(points.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(points, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
     means, gradient = dict.fromkeys(terms, 0.0), torch.zeros_like(output)
     for part in (slice(0, 2), slice(2, 5)):
         mine = output[part].detach().requires_grad_()
