@@ -15,6 +15,9 @@ from laconvnet.pipeline.model.language import LanguageConfig, LanguageEncoder
 from laconvnet.pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
 from laconvnet.pipeline.model.plugin import PlugIn
 
+# What a configuration may put in place of the preset's value, field for field.
+_OF_NET = ("groups", "packing", "conditions", "filter_dropout", "affinity_dropout")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -32,6 +35,7 @@ class ModelConfig:
         groups: Filter groups of each of the five stages.
         kernel_size: Kernel size of every block.
         packing: Packing size of each of the five stages.
+        conditions: Width of the condition (v2 Eq. 3) of each of the five stages, a multiple of the affinity's heads.
         generator: Filters from picture and words (affinity), or from words alone.
         filter_dropout: Dropout on the filters (0.1; tiny 0).
         affinity_dropout: Dropout on the affinities between pixels and words (0.1).
@@ -48,6 +52,7 @@ class ModelConfig:
     groups: FIVE | None = None
     kernel_size: int | None = None
     packing: FIVE | None = None
+    conditions: FIVE | None = None
     generator: Literal["affinity", "words"] = "affinity"
     filter_dropout: float | None = None
     affinity_dropout: float | None = None
@@ -61,8 +66,8 @@ class ModelConfig:
             net = replace(net, kernels=tuple((self.kernel_size,) * depth for depth in net.depths))
         if self.language.hidden is not None:
             net = replace(net, words=self.language.hidden)
-        given = {name: getattr(self, name) for name in ("groups", "packing", "filter_dropout", "affinity_dropout")}
-        net = check(replace(net, **{name: value for name, value in given.items() if value is not None}))
+        given = {name: value for name in _OF_NET if (value := getattr(self, name)) is not None}
+        net = check(replace(net, **given))
         for name in getattr(BLOCKS[self.block], "ignores", ()):
             if getattr(self, name) != getattr(ModelConfig, name):
                 raise ConfigError(f"model.{name}: means nothing to block {self.block}; leave it out")

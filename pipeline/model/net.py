@@ -118,6 +118,12 @@ def check(net: NetConfig) -> NetConfig:
                 f"model.packing: expected a divisor of {room} at stage {stage}, so that every side that divides by "
                 f"{STRIDES[-1]} can be packed, got {packing}"
             )
+    for stage, condition in enumerate(net.conditions, start=1):
+        if condition < 1 or condition % net.heads:
+            raise ConfigError(
+                f"model.conditions: expected a positive multiple of the {net.heads} heads of the affinity at stage "
+                f"{stage}, got {condition}"
+            )
     for kernel_size in (size for stage in net.kernels for size in stage):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size: expected an odd positive number, got {kernel_size}")

@@ -105,7 +105,7 @@ def test_a_launch_without_a_gpu_is_told(built: Built) -> None:
 def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:
     nvcc = toolchain.find_nvcc()
     if nvcc is None:
-        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package")
+        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
     (sources / "device.cuh").write_text("this is no source;\n")
     with pytest.raises(BuildError, match=r"device\.cuh\(1\): error: .*; all its words: .*failed\.txt") as caught:
         cuda.build(["90a"], nvcc, sources)

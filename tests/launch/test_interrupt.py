@@ -23,7 +23,13 @@ Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 Launcher = tuple[Path, subprocess.Popen[str]]
 Until = Callable[[Callable[[], object], str], None]
-PROGRAM = f"import sys; from laconvnet.launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
+# SIGINT as from a terminal: what starts the tests in the background has it ignored, and processes inherit that.
+PROGRAM = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from laconvnet.launch.executor import launch
+sys.exit(launch(sys.argv[1], entry={ENTRY!r}))
+"""
 GRAPH = """
 a: {{run: [linger, {work}/gate], processes: 2, threads: 1}}
 b: {{run: [write, "{{here}}/f", b, "{{a}}"], threads: 1}}

@@ -16,6 +16,8 @@ from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "cluster"]
+TRAINING = [path for path in FILES if "stages" not in yaml.safe_load(path.read_text())]
 BASE = "data: {folder: somewhere}\n"
 
 
@@ -79,11 +81,8 @@ def test_null_leaves_an_optional_key_out(file: Path) -> None:
     assert config.data.vectors is None
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_the_projects_own_files_fit(path: Path) -> None:
-    tree = yaml.safe_load(path.read_text())
-    if "stages" in tree or path.parent.name == "cluster":
-        pytest.skip("stages or a cluster, not a training configuration")
     assert isinstance(load(path, ["--data.folder", "x"]), TrainConfig)
 
 
@@ -130,6 +129,8 @@ def test_a_base_that_cannot_be_one_is_told(tmp_path: Path, text: str, told: str)
         ("engine: {zero: 4}", "engine.zero: Expected one of [0, 1, 2, 3]. Got value: 4"),
         ("optimizer: {betas: [0.9]}", "optimizer.betas: Expected a tuple with 2 elements. Got value: [0.9]"),
         ("model: {groups: [1, 2]}", "model.groups: Expected tuple[int, int, int, int, int]"),
+        ("model: {conditions: [64, 64]}", "model.conditions: Expected tuple[int, int, int, int, int]"),
+        ("model: {conditions: [64, 64, 64, 64, 60]}", "model.conditions: expected a positive multiple of the 8 heads"),
         ("optimizer:", "optimizer: None: expected a group of keys"),
         ("optimizer: [1]", "optimizer: [1]: expected a group of keys"),
         ("data: /etc/passwd", "data: '/etc/passwd': expected a group of keys"),
@@ -273,6 +274,10 @@ def begun(file: Path) -> TrainConfig:
         (("--data.vectors", "x"), "data.vectors is None in this run but 'x' is asked for"),
         (("--data.split", "all"), "data.split is 'train' in this run but 'all' is asked for"),
         (("--data.blank", "true"), "data.blank is False in this run but True is asked for"),
+        (
+            ("--model.conditions", "[64, 64, 128, 256, 512]"),
+            "model.conditions is None in this run but [64, 64, 128, 256, 512] is asked for",
+        ),
     ],
 )
 def test_a_run_resumes_with_its_own_configuration_only(
@@ -285,6 +290,18 @@ def test_a_run_resumes_with_its_own_configuration_only(
     assert message.startswith(f"{file}: {told}")
     assert "--run" in message
     assert "\n" not in message
+
+
+def test_a_run_begun_before_a_key_was_there_resumes(file: Path, begun: TrainConfig) -> None:
+    """What its config.yaml does not say had the value that is the default now; asking for another is refused."""
+    tree = yaml.safe_load(file.read_text())
+    assert tree["model"].pop("conditions", "missing") is None
+    file.write_text(yaml.safe_dump(tree))
+    assert load(file) == begun
+    check_resumable(begun, file)
+    other = load(None, ["--data.folder", "somewhere", "--model.conditions", "[64, 64, 128, 256, 512]"])
+    with pytest.raises(ConfigError, match=r"model\.conditions is None in this run but .*64, 64, 128, 256, 512"):
+        check_resumable(other, file)
 
 
 def test_what_does_not_shape_the_learning_may_change(file: Path, begun: TrainConfig) -> None:

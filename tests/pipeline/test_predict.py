@@ -11,8 +11,9 @@ from PIL import Image
 from laconvnet.pipeline.data.masks import encode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.predict import _open, draw
+from tests.samples import SAMPLES, needs
 
-ODD = Path(__file__).resolve().parents[3] / "shared" / "data" / "images"
+ODD = SAMPLES / "images"
 
 
 def test_a_turned_picture_is_shown_upright(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_missing_picture_is_told(tmp_path: Path) -> None:
         _open(tmp_path)
 
 
-@pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")
+@needs(ODD)
 @pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "truncated_image.png", "broken.png"])
 def test_real_broken_pictures_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}: not a picture that can be decoded"):

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from laconvnet.shards.format.manifest import Manifest
+from tests.samples import SAMPLES as DATA
+from tests.samples import needs
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"the real samples are not at {DATA}"),
+    needs(DATA),
 ]
 
 TINY = ["--model.preset", "tiny", "--data.threads", "1", "--engine.precision", "fp32", "--optimizer.clip", "1"]

@@ -13,9 +13,10 @@ from PIL import Image
 
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import Picture, PictureError, read_picture
+from tests.samples import SAMPLES, needs
 
-ODD = Path(__file__).parents[3] / "shared" / "data" / "images"
-real = pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")
+ODD = SAMPLES / "images"
+real = needs(ODD)
 
 
 def decoded(picture: Picture) -> Image.Image:

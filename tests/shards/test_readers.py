@@ -13,17 +13,16 @@ import webdataset
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Record
+from tests.samples import SAMPLES, needs
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real samples at {SHARED}")
+@needs(SAMPLES)
 def test_real_pictures_are_read_back_by_tarfile_webdataset_and_dali(tmp_path: Path) -> None:
-    fn = pytest.importorskip("nvidia.dali.fn")
-    pipelines = pytest.importorskip("nvidia.dali.pipeline")
+    fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
+    pipelines = pytest.importorskip("nvidia.dali.pipeline", reason="DALI is not installed")
     from wds2idx import IndexCreator
 
-    pictures = [*sorted((SHARED / "coco").glob("*.jpg")), *sorted((SHARED / "images").iterdir())]
+    pictures = [*sorted((SAMPLES / "coco").glob("*.jpg")), *sorted((SAMPLES / "images").iterdir())]
     samples = [RawSample(Record("real", path.name, path.name, 0, 0, "mixed"), path) for path in pictures]
     manifest = build(
         samples, tmp_path / "out", source="real", licence="mixed", options={}, shard_bytes=400_000, progress=False

@@ -15,8 +15,9 @@ import pytest
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.sources import safe_pickle
 from laconvnet.shards.sources.safe_pickle import load_data, load_refs
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
+DATA = SAMPLES / "refer"
 REF = {
     "ref_id": 1,
     "ann_id": 2,
@@ -218,7 +219,7 @@ def test_another_shape_names_index_and_key(tmp_path: Path, refs: Any, message: s
         load_refs(_write(tmp_path / "refs(unc).p", pickle.dumps(refs)))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+@needs(DATA)
 def test_the_real_files_read_as_the_pickle_module_reads_them() -> None:
     paths = sorted(DATA.glob("*/refs(*).p"))
     assert len(paths) == 5

@@ -13,9 +13,10 @@ from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Question
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "clevr" / "1obj"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "clevr" / "1obj"
+real = needs(DATA)
 
 
 def _samples(root: Path, **options: Any) -> list[RawSample]:

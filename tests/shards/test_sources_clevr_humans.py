@@ -16,9 +16,10 @@ from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Question
 from laconvnet.shards.sets.holdout import identities
+from tests.samples import SAMPLES, needs
 
-PICTURES = Path(__file__).resolve().parents[3] / "shared" / "data" / "clevr" / "1obj" / "images"
-real = pytest.mark.skipif(not PICTURES.is_dir(), reason=f"no real samples at {PICTURES}")
+PICTURES = SAMPLES / "clevr" / "1obj" / "images"
+real = needs(PICTURES)
 
 
 def _samples(root: Path, **options: Any) -> list[RawSample]:

@@ -12,9 +12,10 @@ from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Region
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr30k"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "flickr30k"
+real = needs(DATA)
 
 CAPTIONS = """[/EN#7/people/other A man] waves at [/EN#0/notvisual him] near [/EN#8/scene the sea] .
 

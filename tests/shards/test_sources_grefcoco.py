@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
+DATA = SAMPLES / "refer"
 LEFT = [[2.0, 4.0, 10.0, 4.0, 10.0, 14.0, 2.0, 14.0]]
 RIGHT = [[20.0, 4.0, 30.0, 4.0, 30.0, 14.0, 20.0, 14.0]]
 OVERLAPPING = [[6.0, 8.0, 24.0, 8.0, 24.0, 12.0, 6.0, 12.0]]
@@ -101,7 +102,7 @@ def test_a_crowd_in_a_group_is_left_out_as_its_authors_do(tmp_path: Path) -> Non
         _samples(_write(tmp_path / "b", [_ref(1, [1, 2])], crowds))
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+@needs(DATA)
 def test_groups_of_real_annotations(tmp_path: Path) -> None:
     real = json.loads((DATA / "refcoco" / "instances.json").read_text())
     image = next(one for one in real["images"] if one["id"] == 495169)

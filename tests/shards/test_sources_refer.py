@@ -16,9 +16,10 @@ from pycocotools import mask as coco_mask
 from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "refer"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "refer"
+real = needs(DATA)
 SQUARE = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]]
 
 

@@ -20,9 +20,10 @@ from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Question
 from laconvnet.shards.sets.holdout import identities
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "snli_ve"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "snli_ve"
+real = needs(DATA)
 
 
 def _samples(root: Path, **options: Any) -> list[RawSample]:

@@ -14,9 +14,10 @@ from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "visual_genome"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "visual_genome"
+real = needs(DATA)
 URL = "https://example.org/people/rak248/"
 
 

@@ -37,13 +37,13 @@ from laconvnet.shards.synthetic.scene import (
     Shape,
     draw_scene,
 )
+from tests.samples import SAMPLES, needs
 
 PROJECT = Path(__file__).resolve().parents[2]
-SAMPLES = PROJECT.parent / "shared" / "data"
 PICTURES = 160
 PALETTE = np.array(list(COLOURS.values()), np.float32)
 
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the real samples are not at {SAMPLES}")
+needs_samples = needs(SAMPLES)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Question
 from laconvnet.shards.sets import holdout
+from tests.samples import SAMPLES, needs
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "vqav2"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real samples at {DATA}")
+DATA = SAMPLES / "vqav2"
+real = needs(DATA)
 PARTS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
 
 

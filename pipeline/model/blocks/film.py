@@ -20,7 +20,7 @@ class FilmBlock(nn.Module):
     one the network of Tab. 11 grows by 7.4 M parameters (7.3 M there: 23.1 to 30.4 M) to 9.7 G multiply-adds (9.8 G).
     """
 
-    ignores: ClassVar[tuple[str, ...]] = ("groups", "kernel_size", "packing", "generator")
+    ignores: ClassVar[tuple[str, ...]] = ("groups", "kernel_size", "packing", "conditions", "generator")
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()

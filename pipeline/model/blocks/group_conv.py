@@ -21,7 +21,7 @@ class GroupConvBlock(nn.Module):
     generates them: what "+ Dynamic filters" then adds is the generator and nothing else.
     """
 
-    ignores: ClassVar[tuple[str, ...]] = ("packing", "generator")
+    ignores: ClassVar[tuple[str, ...]] = ("packing", "conditions", "generator")
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()

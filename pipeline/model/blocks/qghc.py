@@ -55,7 +55,7 @@ class QghcBlock(nn.Module):
     Raises ConfigError where the groups cannot be halved or do not divide the bottleneck.
     """
 
-    ignores: ClassVar[tuple[str, ...]] = ("kernel_size", "packing", "generator")
+    ignores: ClassVar[tuple[str, ...]] = ("kernel_size", "packing", "conditions", "generator")
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 
 from laconvnet.pipeline.data.answers import accuracy, agreement, learned, normalised, targets, unlearned
 from laconvnet.pipeline.data.text import Vocabulary
+from tests.samples import SAMPLES, needs
 
-DICTIONARY = Path(__file__).resolve().parents[4] / "shared" / "data" / "vqa_answers" / "answer_dict.json"
+DICTIONARY = SAMPLES / "vqa_answers" / "answer_dict.json"
 ANSWERS = ("yes", "no", "2", "left", "right")
 SOFT = Vocabulary((), ANSWERS, soft=True)
 
@@ -60,7 +60,7 @@ def test_what_answers_are_compared_as(written: str, compared: str) -> None:
     assert normalised(written) == compared
 
 
-@pytest.mark.skipif(not DICTIONARY.is_file(), reason=f"no real samples at {DICTIONARY}")
+@needs(DICTIONARY)
 def test_every_answer_of_mcans_dictionary_is_as_it_is_compared() -> None:
     answers = list(json.loads(DICTIONARY.read_text())[0])
     assert len(answers) == 3129

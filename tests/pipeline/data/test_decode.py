@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,10 @@ from PIL import Image
 from laconvnet.pipeline.data.decode import PADDING, Decoder
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.shards.build.images import read_picture
+from tests.samples import SAMPLES, needs
 
-ODD = Path(__file__).resolve().parents[4] / "shared" / "data" / "images"
-real = pytest.mark.skipif(not ODD.is_dir(), reason=f"no real samples at {ODD}")
+ODD = SAMPLES / "images"
+real = needs(ODD)
 SIZE = 64
 Bytes = NDArray[np.uint8]
 

@@ -27,8 +27,9 @@ from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.record import Record, Region
 from laconvnet.shards.sets.verify import verify
 from laconvnet.shards.sources import get
+from tests.samples import SAMPLES, needs
 
-REFER = Path(__file__).resolve().parents[4] / "shared" / "data" / "refer"
+REFER = SAMPLES / "refer"
 CPU = torch.device("cpu")
 
 
@@ -116,7 +117,7 @@ def test_generated_polygons_reach_the_batch(sets: dict[str, Path]) -> None:
         np.testing.assert_array_equal(mask, truth)
 
 
-@pytest.mark.skipif(not REFER.is_dir(), reason=f"no real samples at {REFER}")
+@needs(REFER)
 def test_real_annotations_reach_the_batch(tmp_path: Path) -> None:
     instances = json.loads((REFER / "refcocog" / "instances.json").read_text())
     for image in instances["images"]:  # the samples come without pictures

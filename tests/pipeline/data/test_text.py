@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
 from laconvnet.pipeline.errors import ConfigError
+from tests.samples import SAMPLES, needs
 
-GLOVE = Path(__file__).resolve().parents[4] / "shared" / "data" / "glove"
-real = pytest.mark.skipif(not GLOVE.is_dir(), reason=f"no real samples at {GLOVE}")
+GLOVE = SAMPLES / "glove"
+real = needs(GLOVE)
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,10 @@ def test_parameters_follow_the_formula(kind: type[nn.Module], expected: int) -> 
     [
         (ModelConfig(block="conv"), r"^model\.block: expected one of laconv film qghc group_conv, got 'conv'$"),
         (ModelConfig(block="film", packing=(8, 4, 2, 1, 1)), r"^model\.packing: means nothing to block film; leave it"),
+        *(
+            (ModelConfig(block=block, conditions=(64, 128, 128, 256, 512)), rf"^model\.conditions: .* block {block};")
+            for block in ("film", "qghc", "group_conv")
+        ),
         (ModelConfig(block="film", kernel_size=3), r"^model\.kernel_size: means nothing to block film"),
         (ModelConfig(block="qghc", generator="words"), r"^model\.generator: means nothing to block qghc"),
         (ModelConfig(block="group_conv", packing=(1, 1, 1, 1, 1)), r"^model\.packing: means nothing to block group"),

@@ -163,6 +163,9 @@ def test_language_follows_the_preset_and_yields_to_the_config() -> None:
         ("model.preset", "'xl'", ModelConfig(preset="xl")),
         ("model.groups", "3", replace(REC, groups=(4, 4, 3, 8, 8))),
         ("model.packing", "2", replace(REC, packing=(8, 4, 2, 1, 2))),
+        ("model.conditions", "0", replace(REC, conditions=(64, 0, 64, 96, 128))),
+        ("model.conditions", "-4", replace(REC, conditions=(-4, 64, 64, 96, 128))),
+        ("model.conditions", "66", replace(REC, conditions=(64, 64, 64, 96, 66))),  # of 4 heads
         ("model.kernel_size", "4", replace(REC, kernel_size=4)),
         ("model.heads.anchors.stride", "4", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(stride=4)))),  # type: ignore[arg-type]
         ("model.heads.anchors.sizes", "none", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(sizes=())))),
@@ -174,6 +177,17 @@ def test_a_config_that_cannot_be_built_is_named(key: str, value: str, config: Mo
     with pytest.raises(ConfigError, match=f"^{key}: ") as error:
         make(config)
     assert value in str(error.value)
+
+
+def test_conditions_widen_the_generators_and_nothing_else() -> None:
+    plain = make(REC).state_dict()
+    wide = make(replace(REC, conditions=(64, 64, 64, 96, 128))).state_dict()
+    assert plain.keys() == wide.keys()
+    changed = {name.rpartition(".")[0] for name in plain if plain[name].shape != wide[name].shape}
+    parts = ("generator.affinity.query", "generator.affinity.key", "generator.affinity.value", "generator.merge")
+    blocks = [f"visual.stages.{stage}.blocks.0" for stage in (0, 1)]  # the others are so wide already
+    assert changed == {f"{block}.{part}" for block in blocks for part in (*parts, "generator.norm", "filters")}
+    assert [len(wide[f"{block}.generator.merge.weight"]) for block in blocks] == [64 * 8**2, 64 * 4**2]
 
 
 def test_other_mistakes_are_named() -> None:

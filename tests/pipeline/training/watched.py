@@ -11,6 +11,7 @@ Its environment says what is wanted:
     KEEP_BEGUN  1: begun-STEP.pt holds what this start has really put in its places
     BACKEND     what torch.compile compiles with, in place of its inductor, which takes minutes on a CPU; the last line
                 says how many `graphs` it has compiled
+    NUDGE       a new run begins on nudged weights, see rounding.py
     HALF        1: DeepSpeed believes this CPU to be capable of fp16, as GPUs are
 """
 
@@ -36,6 +37,7 @@ from laconvnet.launch import cli
 from laconvnet.pipeline.data.loader import Batch, Loader
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Outcome, Session
+from tests.rounding import begin_nudged
 
 RANK = int(os.environ.get("RANK", "0"))
 PLACE = Path(os.environ["WATCHED"])
@@ -112,6 +114,7 @@ if os.environ.get("HALF"):
     get_accelerator().is_fp16_supported = lambda: True
 if backend := os.environ.get("BACKEND"):
     torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend=backend)  # type: ignore[assignment]
+begin_nudged()
 code = cli.main(sys.argv[1:])
 if backend:
     tell(graphs=torch._dynamo.utils.counters["stats"]["unique_graphs"])

@@ -1,10 +1,15 @@
-"""One rank of a few training steps, as the loop takes them, writing what the test wants to see of each."""
+"""One rank of a few training steps, as the loop takes them, writing what the test wants to see of each.
+
+ORDER=SEED in its environment shuffles the examples within each batch.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from laconvnet.pipeline import config as configuration
@@ -30,9 +35,10 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
     loader = Loader(examples, begun.vocabulary, config.data, config.data.batch // engine.world, engine.device)
     task = task_class(config.model, config.data.size, begun.vocabulary)
-    seen = []
+    seen, order = [], os.environ.get("ORDER")
     for step in range(STEPS):
-        batch = loader.batch(items.step(step, config.data.batch, engine.rank, engine.world))
+        rows = items.step(step, config.data.batch, engine.rank, engine.world)
+        batch = loader.batch(np.random.default_rng(int(order)).permutation(rows) if order else rows)
         loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
         wrapped.backward(loss)
         gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
