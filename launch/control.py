@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from laconvnet.launch.job import CANCELLED, is_done, read_json, task_folder, write_json
+from laconvnet.files import find_object, publish_json
+from laconvnet.launch.job import CANCELLED, is_done
 from laconvnet.launch.slurm import queue
-from laconvnet.launch.status import GRAPH, JOB, holder, on_slurm, places
+from laconvnet.launch.status import holder, on_slurm, places
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.layout import ENDS, FAILED, GRAPH, JOB, batch_log, rank_log, task_folder
 
 FOLLOW_SECONDS = 1.0
-ENDS = ("DONE.json", "FAILED.json")
 
 
 def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False, task: int | None = None) -> int:
@@ -26,7 +27,7 @@ def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False, 
     Of an array that of all tasks, or of one. With `follow`, what is written from then on too, until the stage has
     ended. Raises ConfigError where there is none.
     """
-    jobs = {place: job for place in _places(root, stage, task) if (job := read_json(place / JOB)) is not None}
+    jobs = {place: job for place in _places(root, stage, task) if (job := find_object(place / JOB)) is not None}
     if not jobs:
         raise ConfigError(
             f"{root}: stage {stage!r} was not started yet; `laconvnet status {root}` tells what it waits for"
@@ -58,16 +59,16 @@ def cancel(root: Path, name: str | None = None) -> int:
     ended = []
     on_cluster = []
     for one, folder in ((stage, place) for stage in chosen for place in places(root, stage)):
-        job = read_json(folder / JOB)
-        if job is None or is_done(folder, one["identity"]) or (folder / "FAILED.json").exists():
+        job = find_object(folder / JOB)
+        if job is None or is_done(folder, one["identity"]) or (folder / FAILED).exists():
             continue
         if on_slurm(job):
             on_cluster.append((one["name"], job["id"]))
         elif launcher is not None:
             record = {"stage": one["name"], "identity": one["identity"], "job": job["id"], "host": job["host"]}
             record |= {"ended": time.time(), "rank": 0, "reason": CANCELLED, "tail": []}
-            log = folder / "jobs" / f"{job['id']}_0_log.err"
-            write_json(folder / "FAILED.json", record | {"log": str(log)}, first=True)
+            log = rank_log(folder, job["id"], 0)
+            publish_json(folder / FAILED, record | {"log": str(log)}, first=True)
             _end_process(job["pid"], job["host"], f"the job of stage {one['name']!r}")
             ended.append(f"{one['name']} (process {job['pid']})")
     if on_cluster:
@@ -82,7 +83,7 @@ def cancel(root: Path, name: str | None = None) -> int:
 
 
 def _graph(root: Path) -> dict[str, Any]:
-    graph = read_json(root / GRAPH)
+    graph = find_object(root / GRAPH)
     if graph is None:
         raise ConfigError(f"{root}: no {GRAPH} is there; expected the folder of a launched stage graph")
     return graph
@@ -112,9 +113,9 @@ def _places(root: Path, name: str, task: int | None) -> list[Path]:
 def _files(folder: Path, job: dict[str, Any], rank: int | None) -> list[Path]:
     """The job's logs that hold something: its batch script's first, then rank by rank."""
     ranks = range(job["processes"]) if rank is None else [rank]
-    names = [f"{job['id']}_batch.log"] if rank is None else []
-    names += [f"{job['id']}_{one}_log.{kind}" for one in ranks for kind in ("err", "out")]
-    return [file for file in (folder / "jobs" / name for name in names) if file.exists() and file.stat().st_size]
+    files = [batch_log(folder, job["id"])] if rank is None else []
+    files += [rank_log(folder, job["id"], one, kind) for one in ranks for kind in ("err", "out")]
+    return [file for file in files if file.exists() and file.stat().st_size]
 
 
 def _copy_new(file: Path, shown: dict[Path, int], named: bool) -> None:

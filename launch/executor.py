@@ -30,12 +30,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import ENTRY, command_line, is_done, read_json, settle, write_json
+from laconvnet.launch.job import ENTRY, command_line, is_done, settle
 from laconvnet.launch.local.screen import Screen
-from laconvnet.launch.status import GRAPH, LOCK
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.layout import GRAPH, LOCK
 
 if TYPE_CHECKING:
     from laconvnet.launch.slurm.cluster import Cluster
@@ -207,7 +208,7 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = read_json(folder / LOCK) or {}
+            who = find_object(folder / LOCK) or {}
             raise ConfigError(
                 f"{folder}: process {who.get('pid', '?')} on {who.get('host', '?')} is launching in this folder; "
                 "wait for it, interrupt it, or give another --out"
@@ -235,4 +236,4 @@ def _write_graph(graph: Graph, taken: list[Stage], cluster: str) -> None:
         for stage in graph.stages
     ]
     record = {"version": 1, "name": graph.name, "file": str(graph.file.absolute()), "cluster": cluster}
-    write_json(graph.folder / GRAPH, record | {"selected": [stage.name for stage in taken], "stages": stages})
+    publish_json(graph.folder / GRAPH, record | {"selected": [stage.name for stage in taken], "stages": stages})

@@ -19,16 +19,12 @@ may live on where a node was only cut off: `<job>.start` names the newest start;
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
-import json
 import os
-import re
 import shlex
 import signal
 import socket
-import tempfile
 import threading
 import time
 import traceback
@@ -37,7 +33,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.pipeline.runs.fence import FENCE, starts
+from laconvnet.pipeline.runs.layout import (
+    DONE,
+    FAILED,
+    array_of,
+    fence_file,
+    ok_marker,
+    stopped_marker,
+    task_folder,
+    told_file,
+)
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
@@ -47,7 +54,6 @@ ENTRY = "laconvnet.launch.cli:main"
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
 TAIL_LINES = 15
 CANCELLED = "cancelled"  # the reason of a job that the user has ended
-_ARRAY = re.compile(r"array-(\d+)")
 INTERRUPTED = 130  # exit code of a command that was told to stop, and has saved what it had
 
 
@@ -96,7 +102,7 @@ class Command:
             self._failed(env, started, f"{type(error).__name__}: {error}", text)
             raise
         if code == INTERRUPTED:  # is not failed
-            (self.folder / "jobs" / f"{env.job_id}_{env.global_rank}.stopped").touch()
+            stopped_marker(self.folder, env.job_id, env.global_rank).touch()
             raise SystemExit(INTERRUPTED)
         if code != 0:
             said = tail(env.paths.stderr)
@@ -137,7 +143,7 @@ class Command:
                 return
         ended = time.time()
         done = self._record(env, started, ended) | {"processes": self.processes, "version": self.version}
-        write_json(self.folder / "DONE.json", done)
+        publish_json(self.folder / DONE, done)
         array = array_of(self.folder)
         if array is not None:
             settle(*array, self.identity)
@@ -148,7 +154,7 @@ class Command:
         record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "log": str(log)}
         record["told"] = told_file(self.folder, env.job_id, env.global_rank).exists()
         # The first rank to fail is the cause; the others only lost their peer.
-        write_json(self.folder / "FAILED.json", record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
+        publish_json(self.folder / FAILED, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 
     def _record(self, env: JobEnvironment, started: float, ended: float) -> dict[str, Any]:
         return {
@@ -195,19 +201,9 @@ def _stop_when_told(marker: Path) -> None:
     threading.Thread(target=note, daemon=True).start()
 
 
-def told_file(folder: Path, job: str, rank: int) -> Path:
-    """The file that says that a signal of SLURM's has reached this rank of this job."""
-    return folder / "jobs" / f"{job}_{rank}.told"
-
-
-def fence_file(folder: Path, job: str) -> Path:
-    """The file that names the newest start of a job."""
-    return folder / "jobs" / f"{job}.start"
-
-
 def check_fence(folder: Path, job: str) -> None:
     """Raises Orphaned where this process belongs to an earlier start of its job than the newest."""
-    newest = read_json(fence_file(folder, job))
+    newest = find_object(fence_file(folder, job))
     if newest is not None and newest["start"] > starts():
         raise Orphaned(f"job {job} has been started again ({newest['start']}); what start {starts()} did is not kept")
 
@@ -223,19 +219,8 @@ def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
 
 def is_done(folder: Path, identity: str) -> bool:
     """Whether the stage has succeeded: its marker is there and speaks of it."""
-    done = read_json(folder / "DONE.json")
+    done = find_object(folder / DONE)
     return done is not None and done.get("identity") == identity
-
-
-def task_folder(stage: Path, tasks: int, task: int) -> Path:
-    """Where a task of an array keeps what a stage keeps in its folder."""
-    return stage / f"array-{tasks}" / str(task)
-
-
-def array_of(folder: Path) -> tuple[Path, int] | None:
-    """The stage's folder and how many tasks its array has, where this is the folder of one of them."""
-    match = _ARRAY.fullmatch(folder.parent.name)
-    return (folder.parents[1], int(match[1])) if match and folder.name.isdigit() else None
 
 
 def settle(stage: Path, tasks: int, identity: str) -> bool:
@@ -246,17 +231,12 @@ def settle(stage: Path, tasks: int, identity: str) -> bool:
     # From the end: what has been started last is what is missing, and mostly the first look tells.
     if not all(is_done(place, identity) for place in reversed(places)):
         return False
-    ended = [read_json(place / "DONE.json") or {} for place in places]
+    ended = [find_object(place / DONE) or {} for place in places]
     newest = max(ended, key=lambda done: float(done["ended"]))
     began = min(float(done["started"]) for done in ended)
     record = newest | {"tasks": tasks, "started": began, "seconds": round(newest["ended"] - began, 3)}
-    write_json(stage / "DONE.json", record)
+    publish_json(stage / DONE, record)
     return True
-
-
-def ok_marker(folder: Path, job: str, rank: int) -> Path:
-    """The file that says that the command of this rank of this job succeeded."""
-    return folder / "jobs" / f"{job}_{rank}.ok"
 
 
 def command_line(argv: tuple[str, ...]) -> str:
@@ -280,32 +260,3 @@ def tail(log: Path, lines: int = TAIL_LINES, size: int = 65536) -> list[str]:
         return []
     shown = [line.rstrip().rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     return [line for line in shown if line][-lines:]
-
-
-def write_json(path: Path, value: object, first: bool = False) -> None:
-    """Write a file whole or not at all; with `first`, one that exists already stays."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        if not first:
-            temporary.replace(path)
-        elif not path.exists():
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file, None where there is no file or no whole object in it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return value if isinstance(value, dict) else None

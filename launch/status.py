@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import socket
 import sys
 import time
@@ -20,14 +19,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.launch.job import read_json, tail, task_folder
+from laconvnet.files import find_object
+from laconvnet.launch.job import tail
 from laconvnet.launch.local.screen import clock, table
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.layout import (
+    CHECKPOINTS,
+    DONE,
+    ENDS,
+    FAILED,
+    GRAPH,
+    JOB,
+    LOCK,
+    LOG,
+    STARTS,
+    batch_log,
+    committed,
+    rank_log,
+    task_folder,
+)
 
-GRAPH, JOB, LOCK = "graph.json", "job.json", "launch.lock"
-STARTS, SUBMISSION = "starts.jsonl", "submission.json"  # of a stage on SLURM
 COLUMNS = (
     "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint",
     "seconds", "reason",
@@ -48,16 +61,16 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
     """
     folder = Path(folder).absolute()
     for root in (folder, folder.parent):
-        graph = read_json(root / GRAPH)
+        graph = find_object(root / GRAPH)
         if graph is not None:
             rows = _graph_rows(root, graph)
             rows = rows if root == folder else [row for row in rows if row["folder"] == str(folder)]
             if rows:
                 return rows
-    if (folder / "log.jsonl").exists() or (folder / "checkpoints").is_dir():
+    if (folder / LOG).exists() or (folder / CHECKPOINTS).is_dir():
         return [_run_row(folder)]
     raise ConfigError(
-        f"{folder}: neither {GRAPH} (a launched stage graph) nor log.jsonl or checkpoints/ (a run) is there; "
+        f"{folder}: neither {GRAPH} (a launched stage graph) nor {LOG} or {CHECKPOINTS}/ (a run) is there; "
         "expected the folder of one of them"
     )
 
@@ -111,7 +124,7 @@ def _told(failed: Mapping[str, Any]) -> str:
 
 def last_log(folder: Path) -> dict[str, Any]:
     """The newest whole line of a run's log.jsonl, {} where there is none; a torn last line is passed over."""
-    return _newest(folder / "log.jsonl") or {}
+    return _newest(folder / LOG) or {}
 
 
 def _newest(file: Path) -> dict[str, Any] | None:
@@ -144,14 +157,14 @@ def progress(folder: Path, log: Path | None = None) -> str:
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest committed checkpoint of a run, None where there is none."""
-    committed = (path.parent.name for path in (folder / "checkpoints").glob("step-*/COMMIT"))
-    return max((name for name in committed if re.fullmatch(r"step-\d+", name)), key=lambda n: int(n[5:]), default=None)
+    found = committed(folder)
+    return found[-1].name if found else None
 
 
 def log_file(folder: Path, rank: int = 0) -> Path | None:
     """Standard error of a rank of the stage's newest job, None where none was started."""
-    job = read_json(folder / JOB)
-    return None if job is None else folder / "jobs" / f"{job['id']}_{rank}_log.err"
+    job = find_object(folder / JOB)
+    return None if job is None else rank_log(folder, job["id"], rank)
 
 
 def holder(root: Path) -> dict[str, Any] | None:
@@ -162,7 +175,7 @@ def holder(root: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return read_json(root / LOCK) or {}
+        return find_object(root / LOCK) or {}
     return None
 
 
@@ -200,7 +213,7 @@ def _array_row(row: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, An
     failed = []
     for number, task in enumerate(tasks):
         if task["state"] == "failed":
-            cause = read_json(Path(task["folder"]) / "FAILED.json") or {}
+            cause = find_object(Path(task["folder"]) / FAILED) or {}
             where = {key: cause.get(key) for key in ("rank", "node")}
             failed.append({"task": number, **where, "reason": task["reason"]})
     starts = sum(task["starts"] or 0 for task in tasks)
@@ -226,7 +239,7 @@ class Slurm:
     @staticmethod
     def of(folders: Iterable[Path]) -> Slurm | None:
         """Asks once for all; None where there is no job of SLURM's to ask for, or no SLURM that answers."""
-        jobs = [job["id"] for job in (read_json(folder / JOB) for folder in folders) if job and on_slurm(job)]
+        jobs = [job["id"] for job in (find_object(folder / JOB) for folder in folders) if job and on_slurm(job)]
         if not jobs or queue.missing_commands():
             return None
         try:
@@ -253,7 +266,7 @@ def _slurm_row(row: dict[str, Any], folder: Path, job: dict[str, Any], slurm: Sl
             told = "cancelled" if state == "CANCELLED" else "its job is gone"
             how = "stopped" if last else "not started"
             return row | {"state": how, "eta": None, "reason": f"{told}; the same command resumes"}
-        said = tail(folder / "jobs" / f"{job['id']}_batch.log", lines=1)
+        said = tail(batch_log(folder, job["id"]), lines=1)
         reason = f"SLURM: {state}{f': {said[-1]}' if said else ''}"
         return row | {"state": "failed", "eta": None, "reason": reason}
     if found.state == "PENDING":
@@ -270,7 +283,7 @@ def last_start(folder: Path) -> dict[str, Any] | None:
 
 def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm: Slurm | None) -> dict[str, Any]:
     row = _row(name, folder)
-    done, failed, job = (read_json(folder / file) for file in ("DONE.json", "FAILED.json", JOB))
+    done, failed, job = (find_object(folder / file) for file in (*ENDS, JOB))
     if job is not None:
         row |= {"job": job["id"]}
         last = last_start(folder) if on_slurm(job) else None
@@ -305,12 +318,12 @@ def _alive(job: dict[str, Any], launching: dict[str, Any] | None) -> bool:
 def _run_row(folder: Path) -> dict[str, Any]:
     row = _row(folder.name, folder)
     entry = last_log(folder)
-    if (folder / "DONE.json").exists() or (row["step"] is not None and row["step"] == row["steps"]):
+    if (folder / DONE).exists() or (row["step"] is not None and row["step"] == row["steps"]):
         return row | {"state": "done", "eta": None}
-    written = folder / "log.jsonl"
+    written = folder / LOG
     if entry and time.time() - os.stat(written).st_mtime < STALE_SECONDS:
         return row | {"state": "running"}
-    return row | {"state": "stopped", "eta": None, "reason": "no news in log.jsonl; the same command resumes"}
+    return row | {"state": "stopped", "eta": None, "reason": f"no news in {LOG}; the same command resumes"}
 
 
 def _row(name: str, folder: Path) -> dict[str, Any]:

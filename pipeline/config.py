@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
-from laconvnet.pipeline import yaml_tree
+from laconvnet.pipeline import yaml_files
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import ModelConfig
@@ -74,7 +74,7 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     kinds = dict(_kinds(TrainConfig))
     given = _flat(_overrides(overrides, kinds))
     tree: dict[str, Any] = {}
-    for key, value in {**(_flat(yaml_tree.read(file)) if file else {}), **given}.items():
+    for key, value in {**(_flat(yaml_files.tree(file)) if file else {}), **given}.items():
         place = _place(key, file, given)
         if is_dataclass(kinds.get(key)):
             raise ConfigError(f"{place}: {key}: {value!r}: expected a group of keys, or leave it out")
@@ -125,10 +125,10 @@ def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"command line: --{key}: a value is missing")
             text = rest.pop(0)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = yaml_files.value(text)
+        except ValueError as error:
             if not _is_text(kinds.get(key)):
-                raise ConfigError(f"command line: --{key}: value {text!r} is not YAML") from error
+                raise ConfigError(f"command line: --{key}: {error}") from error
             value = text
         # A text stays as it was typed, whatever else YAML would make of it (10, no, 2024-01-01).
         given[key] = text if _is_text(kinds.get(key)) and not isinstance(value, str | None) else value

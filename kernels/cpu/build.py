@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from laconvnet.files import publishing
 from laconvnet.kernels.cuda.cache import cache_folder
 
 SOURCES = Path(__file__).resolve().parent
@@ -40,12 +41,15 @@ def library() -> ctypes.CDLL:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # Several processes may come here at once: each writes its own file, the last to rename wins.
-            with tempfile.TemporaryDirectory(dir=path.parent) as own:
-                os.replace(compiled(program, Path(own)), path)
+            with publishing(path) as own:
+                own.touch()  # a cache that must not be written to raises here; the compiler would only fail
+                _compile(program, own)
         return ctypes.CDLL(str(path))
     except PermissionError:
         with tempfile.TemporaryDirectory() as own:
-            return ctypes.CDLL(str(compiled(program, Path(own))))
+            target = Path(own) / path.name
+            _compile(program, target)
+            return ctypes.CDLL(str(target))
     except OSError as error:
         raise BuildError(f"{path}: {error}") from error
 
@@ -55,8 +59,7 @@ def place(program: str) -> Path:
     return cache_folder() / "cpu" / f"dynamic_conv-{_identity(program)}.so"
 
 
-def compiled(program: str, folder: Path) -> Path:
-    target = folder / "dynamic_conv.so"
+def _compile(program: str, target: Path) -> None:
     command = [program, *FLAGS, _tuned(), str(SOURCES / "dynamic_conv.cpp"), "-o", str(target)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
@@ -65,7 +68,6 @@ def compiled(program: str, folder: Path) -> Path:
     if done.returncode:
         said = (done.stderr.strip() or "said nothing").splitlines()
         raise BuildError(f"{' '.join(command)}: exit code {done.returncode}: {said[0]}")
-    return target
 
 
 def _tuned() -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from laconvnet.files import read_object
+
 SOURCES = Path(__file__).resolve().parent
 LIBRARY, MANIFEST, LOG = "liblaconv.so", "manifest.json", "compiler.txt"
 # A build takes half a minute on two cores; one that has not ended after this was stopped or hangs.
@@ -70,7 +72,7 @@ def find(architecture: str, source: str, nvcc: str | None) -> Built | None:
 def read(folder: Path) -> Built | None:
     """The library of a folder; None where there is none."""
     try:
-        found = json.loads((folder / MANIFEST).read_text())
+        found = read_object(folder / MANIFEST)
         built = Built(folder, tuple(found["architectures"]), found["source"], found["nvcc"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from laconvnet.files import publish_text, publishing_folder, remove_leftovers
 from laconvnet.kernels.cuda import cache
 from laconvnet.kernels.cuda.cache import BuildError, Built
 from laconvnet.kernels.cuda.toolchain import OLDEST, Nvcc, find_nvcc
@@ -77,16 +77,10 @@ def build(
                 return found
             if failed.exists() and not retry:
                 raise BuildError(f"an earlier build failed: {failed}; `laconvnet kernels build` tries again")
-            _remove_leftovers(name)
+            remove_leftovers(folder.parent, name)
             return _build(Built(folder, tuple(architectures), source, nvcc.version), nvcc, sources, failed)
     except OSError as error:
         raise BuildError(f"{folder}: {error}") from error
-
-
-def _remove_leftovers(name: str) -> None:
-    """What a killed build left: nobody else works on it while the lock is held."""
-    for path in cache.cache_folder().glob(f".{name}-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(built: Built, nvcc: Nvcc, sources: Path, failed: Path) -> Built:
@@ -94,26 +88,20 @@ def _build(built: Built, nvcc: Nvcc, sources: Path, failed: Path) -> Built:
     shutil.rmtree(folder, ignore_errors=True)  # one that nobody can read
     # Launchers hide what their ranks print; this one line is for people who start a process and see it pause.
     print(f"laconvnet: compiling CUDA kernels for sm_{', sm_'.join(architectures)} into {folder}", file=sys.stderr)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        objects, words = compile_units(staging, architectures, nvcc, sources)
-        library = staging / cache.LIBRARY
-        words += _run([nvcc.path, "-shared", "-cudart=static", "-Xlinker=-s", "-o", library, *objects])
-        for path in objects:
-            path.unlink()
-        (staging / cache.LOG).write_text(words)
-        cache.write_manifest(staging, built)
-        staging.chmod(0o755)
-        staging.rename(folder)
-        failed.unlink(missing_ok=True)
-        return built
+        with publishing_folder(folder) as staging:
+            objects, words = compile_units(staging, architectures, nvcc, sources)
+            library = staging / cache.LIBRARY
+            words += _run([nvcc.path, "-shared", "-cudart=static", "-Xlinker=-s", "-o", library, *objects])
+            for path in objects:
+                path.unlink()
+            (staging / cache.LOG).write_text(words)
+            cache.write_manifest(staging, built)
     except CompilerError as error:
-        aside = staging / "failed"
-        aside.write_text(error.words)
-        aside.replace(failed)
+        publish_text(failed, error.words)
         raise BuildError(f"{error}; all its words: {failed}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    failed.unlink(missing_ok=True)
+    return built
 
 
 class CompilerError(RuntimeError):

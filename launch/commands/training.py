@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.launch.commands.output import show
+from laconvnet.pipeline.runs.layout import EVALUATIONS, REPORT
 
 
 def add(commands: Any) -> None:
@@ -77,7 +78,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from laconvnet.pipeline.inference.evaluate import evaluate
 
     name = arguments.data.resolve().name
-    out = arguments.out or arguments.run / "eval" / f"{name}-{arguments.split}.json"
+    out = arguments.out or arguments.run / EVALUATIONS / f"{name}-{arguments.split}.json"
     report = evaluate(arguments.run, arguments.data, arguments.split, out, arguments.controls)
     if report is not None:  # of several processes the leading one alone has it
         show(report, arguments.json)
@@ -121,6 +122,6 @@ def _add_report(commands: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from laconvnet.pipeline.report.page import report
 
-    out = arguments.out or arguments.place[0] / "report.html"
+    out = arguments.out or arguments.place[0] / REPORT
     print(report(arguments.place, out), end="")
     return 0

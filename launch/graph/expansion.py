@@ -23,68 +23,84 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from laconvnet.launch.graph.faults import Faults
 
 REFERENCE = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.+-]*)\}")
 RESERVED = ("here", "task")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def kind(value: Any) -> str:
-    """How a wrong value is named in a message."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return repr(value)
+def _key(name: str) -> str:
+    if not _KEY.fullmatch(name) or name in RESERVED:
+        raise ValueError(name)
+    return name
 
 
-def values(file: Path, written: Any, given: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """The file's `values` with those given in their place; what is wrong goes to `problems`."""
-    if written is None:
-        written = {}
-    if not isinstance(written, dict):
-        problems.append(f"{file}: values: got {kind(written)}, expected a mapping of names to texts")
-        written = {}
-    known = ", ".join(map(str, written)) or "none"
-    problems += [
-        f"{file}: --set {key}: the file has no such value; expected one of {known}"
-        for key in given
-        if key not in written
-    ]
+def _free(name: str, info: ValidationInfo) -> str:
+    assert info.context is not None
+    if name in info.context:  # the file's values
+        raise ValueError(name)
+    return _key(name)
+
+
+_OTHER = f"letters, digits and '_' other than {' and '.join(RESERVED)}"
+Values = Annotated[
+    dict[Annotated[str, AfterValidator(_key)], Annotated[str, Field(description=f"a text under a name of {_OTHER}")]],
+    Field(description="a mapping of names to texts"),
+]
+Choices = Annotated[
+    dict[
+        Annotated[str, AfterValidator(_free)],
+        Annotated[
+            list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value), Field(min_length=1)
+        ],
+    ],
+    Field(
+        min_length=1,
+        description="a mapping of names that nothing else has, such as 'set', each to a list of texts, or several",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Block:
+    each: Choices = field(default_factory=dict)
+
+
+def values(written: Any, given: Mapping[str, str], faults: Faults) -> dict[str, str]:
+    """The file's `values`, those given in their place; of what is wrong with the file's there is no further fault."""
+    written = written if isinstance(written, dict) else {}
+    for key in given:
+        if key not in written:
+            faults.add(f"--set {key}: the file has no such value; expected one of {', '.join(written) or 'none'}")
     found: dict[str, str] = {}
-    for key, text in (written | {key: text for key, text in given.items() if key in written}).items():
-        if _is_key(key) and isinstance(text, str):
-            found[key] = filled(text, found)
-        else:
-            told = f"values: {key}: got {kind(text)}, expected a text under a name of letters, digits and '_'"
-            problems.append(f"{file}: {told} other than {' and '.join(RESERVED)}")
+    for key, text in written.items():
+        found[key] = filled(given.get(key, str(text)), found)
     return found
 
 
-def expand(file: Path, entries: Mapping[str, Any], known: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """Stage name -> entry, with every value put in and one entry for each combination of an `each`."""
-    found: dict[str, Any] = {}
-    for name, entry in entries.items():
-        each = entry.get("each") if isinstance(entry, dict) else None
+def expand(entries: Mapping[str, Any], known: Mapping[str, str], faults: Faults) -> dict[str, tuple[str, Any]]:
+    """Stage name -> the name it is written under and its entry: every value put in, `each` taken apart."""
+    found: dict[str, tuple[str, Any]] = {}
+    for written, entry in entries.items():
+        at = ("stages", written)
+        combinations: list[dict[str, str]] = [{}]
         if isinstance(entry, dict) and "each" in entry:
+            combinations = list(_combinations(written, entry["each"], known, faults))
             entry = {key: part for key, part in entry.items() if key != "each"}
-            combinations = _combinations(f"{file}: stage {name!r}", each, known, problems)
-        else:
-            combinations = [{}]
         for one in combinations:
-            chosen = {**known, **one}
-            called = filled(name, chosen)
-            if called in found:
-                problems.append(
-                    f"{file}: stage {name!r}: two stages are called {called!r}; expected a name with every key of each"
-                )
-            if called in known:
-                problems.append(f"{file}: stage {called!r}: values has a key of that name; rename one of them")
-            found[called] = _filled(entry, chosen)
+            name = filled(written, {**known, **one})
+            if name in found:
+                told = f"two stages are called {name!r}; expected a name with every key of each"
+                faults.add(f"stage {written!r}: {told}", at)
+            if name in known:
+                faults.add(f"stage {name!r}: values has a key of that name; rename one of them", at)
+            found[name] = written, _filled(entry, {**known, **one})
     return found
 
 
@@ -103,29 +119,10 @@ def _filled(value: Any, known: Mapping[str, str]) -> Any:
     return value
 
 
-def _combinations(where: str, each: Any, known: Mapping[str, str], problems: list[str]) -> list[dict[str, str]]:
+def _combinations(name: str, each: Any, known: Mapping[str, str], faults: Faults) -> Iterator[dict[str, str]]:
     """One mapping of the keys of `each` to texts for every stage it stands for."""
-    found: list[dict[str, str]] = []
     for block in each if isinstance(each, list) and each else [each]:
-        if not isinstance(block, dict) or not block:
-            problems.append(
-                f"{where}: each: got {kind(block)}, expected a mapping of names to lists, or a list of such"
-            )
-            continue
-        choices = {key: part if isinstance(part, list) else [part] for key, part in block.items()}
-        wrong = [key for key, parts in choices.items() if not (parts and all(isinstance(one, str) for one in parts))]
-        problems += [f"{where}: each: {key}: got {kind(block[key])}, expected a list of texts" for key in wrong]
-        taken = [key for key in choices if not _is_key(key) or key in known]
-        problems += [f"{where}: each: {key!r}: expected a name that nothing else has, such as 'set'" for key in taken]
-        if not wrong and not taken:
-            found += _product(choices, known)
-    return found
-
-
-def _product(choices: Mapping[str, list[str]], known: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    for parts in itertools.product(*choices.values()):
-        yield {key: filled(part, known) for key, part in zip(choices, parts, strict=True)}
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, str) and _KEY.fullmatch(key) is not None and key not in RESERVED
+        where = ("stages", name), f"stage {name!r}: "
+        choices = faults.check(_Block, {"each": block}, *where, context=known).each
+        for parts in itertools.product(*choices.values()) if choices else ():
+            yield {key: filled(part, known) for key, part in zip(choices, parts, strict=True)}

@@ -28,30 +28,30 @@ class Contents:
     def __init__(self) -> None:
         self._known: dict[str, str | ConfigError] = {}
 
-    def of(self, where: str, run: Sequence[str], problems: list[str]) -> dict[int, str]:
-        """Position in `run` of each configuration file's argument -> its content, canonical."""
-        found = {}
+    def of(self, run: Sequence[str]) -> tuple[dict[int, str], list[str]]:
+        """Position in `run` of each configuration file's argument -> its content, canonical; and what cannot be had."""
+        found, problems = {}, []
         for position, name in config_files(run).items():
             if REFERENCE.search(name):
                 continue  # a file that a stage writes: the identity of that stage stands for it
             if not Path(name).is_file():
-                problems.append(f"{where}: run: --config {name}: no such file in {Path.cwd()}; expected a YAML file")
+                problems.append(f"{name}: no such file in {Path.cwd()}; expected a YAML file")
                 continue
             if name not in self._known:
                 self._known[name] = _read(name)
             content = self._known[name]
             if isinstance(content, ConfigError):
-                problems.append(f"{where}: run: --config {content}")
+                problems.append(str(content))
             else:
                 found[position] = content
-        return found
+        return found, problems
 
 
 def _read(name: str) -> str | ConfigError:
-    from laconvnet.pipeline import yaml_tree
+    from laconvnet.pipeline import yaml_files
 
     try:
-        return json.dumps(_canonical(yaml_tree.read(Path(name))), ensure_ascii=False)
+        return json.dumps(_canonical(yaml_files.tree(Path(name))), ensure_ascii=False)
     except ConfigError as error:
         return error
 

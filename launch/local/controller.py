@@ -28,7 +28,9 @@ import submitit
 from submitit.local import local as base
 
 from laconvnet import ROOT
-from laconvnet.launch.job import Command, array_of, ok_marker, tail, write_json
+from laconvnet.files import publish_json
+from laconvnet.launch.job import Command, tail
+from laconvnet.pipeline.runs.layout import FAILED, JOBS, array_of, controller_log, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
@@ -58,7 +60,7 @@ class LocalExecutor(submitit.LocalExecutor):
             LAUNCHER: str(os.getpid()),
             STAGE: str(Path(self.folder).parent),
         }
-        with (Path(self.folder) / f"{job}_controller.log").open("a") as log:
+        with controller_log(Path(self.folder).parent, job).open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "laconvnet.launch.local.controller", str(self.folder)],
                 env=env,
@@ -150,9 +152,7 @@ class Controller(base.Controller):
             "ended": time.time(),
         }
         # Replaces what another rank may have written: it only lost the connection to this one.
-        write_json(
-            self.stage / "FAILED.json", record | {"rank": rank, "reason": reason, "log": str(log), "tail": tail(log)}
-        )
+        publish_json(self.stage / FAILED, record | {"rank": rank, "reason": reason, "log": str(log), "tail": tail(log)})
 
     def kill_tasks(self) -> None:
         """End what is left of the job: SIGINT as a terminal would send it, and SIGKILL to what does not heed it."""
@@ -172,7 +172,7 @@ class Controller(base.Controller):
 
 def submit(command: Command, minutes: float) -> base.LocalJob[Any]:
     """Start the command as a job of this machine; its logs go to `<stage folder>/jobs/<job>_<rank>_log.err`."""
-    folder = command.folder / "jobs"
+    folder = command.folder / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     executor = LocalExecutor(folder=folder)
     delay = min(SIGNAL_SECONDS, round(15 * minutes))  # a quarter of a short limit

@@ -13,14 +13,16 @@ from typing import Any
 
 from submitit.local.local import LocalJob
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import CANCELLED, PORTS, Command, is_done, master_port, read_json, tail, write_json
+from laconvnet.launch.job import CANCELLED, PORTS, Command, is_done, master_port, tail
 from laconvnet.launch.local import controller
 from laconvnet.launch.local.screen import Screen, clock, table
 from laconvnet.launch.slurm.batch import note
-from laconvnet.launch.status import JOB, log_file, progress
+from laconvnet.launch.status import log_file, progress
+from laconvnet.pipeline.runs.layout import ENDS, FAILED, JOB, controller_log
 from laconvnet.pipeline.runs.version import code_version
 
 POLL_SECONDS = 0.1
@@ -155,7 +157,7 @@ class Run:
         job = controller.submit(command, stage.minutes)
         assert job._process is not None
         record = {"id": job.job_id, "pid": job._process.pid, "host": socket.gethostname(), "cluster": "local"}
-        write_json(stage.folder / JOB, record | {"started": started, "processes": stage.processes})
+        publish_json(stage.folder / JOB, record | {"started": started, "processes": stage.processes})
         note(stage.folder, {"job": job.job_id, "start": attempt, "event": "start", "nodes": socket.gethostname()})
         self.running[stage.label] = Running(stage, job, started, devices, attempt)
 
@@ -182,12 +184,12 @@ class Run:
                 self.states[stage.name] = "done"
                 self.screen.line(f"    {stage.name}: done in {clock(self.seconds[stage.name])}")
             return
-        failed = read_json(stage.folder / "FAILED.json")
+        failed = find_object(stage.folder / FAILED)
         if failed is None:
-            log = stage.folder / "jobs" / f"{run.job.job_id}_controller.log"
+            log = controller_log(stage.folder, run.job.job_id)
             failed = {"rank": 0, "reason": "its job ended without a result", "log": str(log), "ended": time.time()}
             failed |= {"stage": stage.name, "job": run.job.job_id, "tail": tail(log)}
-            write_json(stage.folder / "FAILED.json", failed)
+            publish_json(stage.folder / FAILED, failed)
         if _port_was_taken(failed["reason"]) and run.attempt + 1 < PORT_ATTEMPTS:
             self.screen.line(f"    {stage.label}: its port was taken meanwhile; once more with another")
             _note_end(run, "retry", failed["reason"])
@@ -273,7 +275,7 @@ def _note_end(run: Running, outcome: str, reason: str = "") -> None:
 
 
 def _clear(stage: Stage) -> None:
-    for name in ("DONE.json", "FAILED.json"):
+    for name in ENDS:
         (stage.folder / name).unlink(missing_ok=True)
 
 

@@ -27,9 +27,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.launch.job import fence_file, is_done, read_json, tail, told_file, write_json
+from laconvnet.files import find_object, publish_json
+from laconvnet.launch.job import is_done, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
-from laconvnet.launch.status import STARTS, SUBMISSION, last_checkpoint
+from laconvnet.launch.status import last_checkpoint
+from laconvnet.pipeline.runs import layout
+from laconvnet.pipeline.runs.layout import (
+    JOBS,
+    STARTS,
+    SUBMISSION,
+    batch_log,
+    exclude_file,
+    fence_file,
+    ok_marker,
+    rank_log,
+    stopped_marker,
+    told_file,
+)
 from laconvnet.pipeline.runs.records import read_lines
 
 DONE, FAILED, AGAIN = 0, 1, 3
@@ -57,12 +71,12 @@ class Submission:
 
     @staticmethod
     def of(folder: Path) -> Submission:
-        found = read_json(folder / "jobs" / SUBMISSION)
+        found = find_object(folder / JOBS / SUBMISSION)
         assert found is not None, f"{folder}: no {SUBMISSION}"
         return Submission(**found)
 
     def write(self, folder: Path) -> None:
-        write_json(folder / "jobs" / SUBMISSION, asdict(self))
+        publish_json(folder / JOBS / SUBMISSION, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -83,11 +97,11 @@ class Verdict:
 def begin(folder: Path, job: str, start: int, nodes: str) -> int:
     """Make the folder ready for the ranks of this start; FAILED where the job only ever starts."""
     print(f"{_MARK} {start} on {nodes}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
-    write_json(fence_file(folder, job), {"start": start})
-    for name in (f"{job}_*.ok", f"{job}_*.stopped", f"{job}_*.told"):
-        for marker in (folder / "jobs").glob(name):
-            marker.unlink()
-    (folder / "FAILED.json").unlink(missing_ok=True)
+    publish_json(fence_file(folder, job), {"start": start})
+    for marker in (ok_marker, stopped_marker, told_file):
+        for file in (folder / JOBS).glob(marker(folder, job, "*").name):
+            file.unlink()
+    (folder / layout.FAILED).unlink(missing_ok=True)
     checkpoint = last_checkpoint(folder)
     idle = _idle_starts(history(folder, job), checkpoint)
     note(folder, {"job": job, "start": start, "event": "start", "nodes": nodes, "checkpoint": checkpoint})
@@ -114,7 +128,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
         return Verdict("done")
     told = _messages(folder, job)
     gone = lost(told)
-    failed = read_json(folder / "FAILED.json") or {}
+    failed = find_object(folder / layout.FAILED) or {}
     if failed.get("hang"):
         return Verdict("failed", failed["reason"], failed.get("rank"), failed.get("node"))
     # When one rank is lost, srun asks the others to stop and then kills them: only what happened to a rank before any
@@ -127,7 +141,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     if killed and (not failed or failed.get("told") or transient(said)):
         reason = f"rank {killed.rank} on {killed.node} {killed.killed}"
         return Verdict("failed", reason, killed.rank, killed.node)
-    stopped = any((folder / "jobs").glob(f"{job}_*.stopped")) or bool(gone and gone[0].told_to_stop)
+    stopped = any((folder / JOBS).glob(stopped_marker(folder, job, "*").name)) or bool(gone and gone[0].told_to_stop)
     if stopped and (failed.get("told") if failed else not left):
         return _stopped(folder, job, plan, seconds)
     if not failed:
@@ -168,26 +182,26 @@ def _last_words(
     if first is None:
         said = [line for line in told if not line.startswith(_MARK)]
         return [said[-1] if said else f"srun ended with exit code {code} and said nothing", *said], None, None
-    lines = tail(folder / "jobs" / f"{job}_{first.rank}_log.err")
+    lines = tail(rank_log(folder, job, first.rank))
     return [lines[-1] if lines else first.how, *lines], first.rank, first.node
 
 
 def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
     plan = Submission.of(folder)
     if verdict.exclude:
-        _exclude(folder / "jobs" / f"{job}.exclude", verdict.exclude, plan.spare_nodes)
+        _exclude(exclude_file(folder, job), verdict.exclude, plan.spare_nodes)
     if verdict.outcome == "failed":
-        log = folder / "jobs" / (f"{job}_batch.log" if verdict.rank is None else f"{job}_{verdict.rank}_log.err")
+        log = batch_log(folder, job) if verdict.rank is None else rank_log(folder, job, verdict.rank)
         record: dict[str, Any] = {"stage": plan.stage, "identity": plan.identity, "job": job, "ended": time.time()}
         record |= {"host": socket.gethostname(), "tail": tail(log)}
         # A rank that only lost its peer may have written first; the verdict knows better.
-        written = read_json(folder / "FAILED.json") or {}
+        written = find_object(folder / layout.FAILED) or {}
         if written.get("rank") == verdict.rank:
             record |= written
         record |= {"reason": verdict.reason, "rank": verdict.rank, "node": verdict.node, "log": str(log)}
-        write_json(folder / "FAILED.json", record)
+        publish_json(folder / layout.FAILED, record)
     else:
-        (folder / "FAILED.json").unlink(missing_ok=True)
+        (folder / layout.FAILED).unlink(missing_ok=True)
     noted = {"outcome": verdict.outcome, "reason": verdict.reason, "rank": verdict.rank, "node": verdict.node}
     note(folder, {"job": job, "start": start, "event": "end", "checkpoint": last_checkpoint(folder)} | noted)
     print(f"laconvnet: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''}", flush=True)
@@ -212,7 +226,7 @@ def _idle_starts(entries: list[dict[str, Any]], checkpoint: str | None) -> int:
 
 def _messages(folder: Path, job: str) -> list[str]:
     """The batch log of the newest start."""
-    lines = tail(folder / "jobs" / f"{job}_batch.log", lines=2000)
+    lines = tail(batch_log(folder, job), lines=2000)
     marks = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
     return lines[marks[-1] :] if marks else lines
 

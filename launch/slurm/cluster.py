@@ -7,13 +7,14 @@ what a stage needs (processes, GPUs, time) stands in the stages file.
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from laconvnet.pipeline.errors import ConfigError
+from laconvnet.launch.graph.faults import Faults
+from laconvnet.pipeline import yaml_files
 
 # What is written by us alone: the same flag from the site's file would be given twice, or undo what a stage relies on.
 OURS = (
@@ -21,8 +22,34 @@ OURS = (
     "kill-on-invalid-dep", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "partition", "requeue",
     "no-requeue", "signal", "time", "wrap",
 )  # fmt: skip
-_MEMORY = re.compile(r"\d+[KMGT]?")
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value  # an account named 2024, mem: 0
+
+
+Flag = Annotated[bool, Field(strict=True, description="true or false")]
+Whole = Annotated[int, Field(strict=True, ge=0, description="a whole number of at least 0")]
+Positive = Annotated[int, Field(strict=True, gt=0, description="a whole number, more than 0")]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a number of at least 0")]
+Minutes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a number, more than 0")]
+Text = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(strict=True, pattern=r"^[^\n]*\S[^\n]*$", description="a text of one line"),
+]
+Size = Annotated[
+    str, BeforeValidator(_as_text), Field(strict=True, pattern="^[0-9]+[KMGT]?$", description="a size such as 64G")
+]
+Lines = Annotated[
+    tuple[Annotated[str, Field(strict=True, pattern=r"^[^\n]*$", description="a text of one line")], ...],
+    Field(description="a list of lines"),
+]
+Options = Annotated[
+    dict[str, StrictStr | StrictInt | StrictBool],
+    Field(description="a mapping of sbatch's long names to texts, whole numbers or true"),
+]
 
 
 @dataclass(frozen=True)
@@ -54,95 +81,52 @@ class Cluster:
         sbatch: Further sbatch parameters by their long names, such as {"exclusive": true, "reservation": "lab"}.
     """
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gpus_per_node: int = 0
-    gpu_type: str | None = None
-    cpus_per_task: int = 4
-    mem: str | None = None
-    minutes: float = 24 * 60.0
-    signal_seconds: int = 120
-    hang_minutes: float = 60.0
-    at_once: int = 0
-    max_timeouts: int = 100
-    retries: int = 3
-    exclude: bool = True
-    mail_user: str | None = None
-    mail_type: str | None = None
-    setup: tuple[str, ...] = ()
-    container: str | None = None
-    python: str | None = None
-    srun: tuple[str, ...] = ()
-    sbatch: tuple[tuple[str, str | int | bool], ...] = ()
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    gpus_per_node: Whole = 0
+    gpu_type: Text | None = None
+    cpus_per_task: Positive = 4
+    mem: Size | None = None
+    minutes: Minutes = 24 * 60.0
+    signal_seconds: Positive = 120
+    hang_minutes: Number = 60.0
+    at_once: Whole = 0
+    max_timeouts: Whole = 100
+    retries: Whole = 3
+    exclude: Flag = True
+    mail_user: Text | None = None
+    mail_type: Text | None = None
+    setup: Lines = ()
+    container: Text | None = None
+    python: Text | None = None
+    srun: Lines = ()
+    sbatch: Options = field(default_factory=dict)
 
 
 def read(file: str | Path) -> Cluster:
-    """The site of a YAML file. Raises ConfigError with one line for each thing wrong with it."""
-    file = Path(file)
-    try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cluster: {file}: cannot be read ({error.strerror}); expected local, or a file such as "
-            "configs/cluster/example.yaml"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    known = {field.name: field for field in fields(Cluster)}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: got {raw!r}, expected a mapping with some of the keys {', '.join(known)}")
-    problems = [
-        f"{file}: key {key!r} is unknown; expected one of {', '.join(known)}" for key in raw if key not in known
-    ]
-    values = {}
-    for name, field in known.items():
-        assert field.default is not MISSING
-        if raw.get(name) is None:
-            continue
-        try:
-            values[name] = _value(raw[name], name, str(field.type))
-        except ValueError as error:
-            problems.append(f"{file}: {name}: got {raw[name]!r}, expected {error}")
-    for name in ("cpus_per_task", "minutes", "signal_seconds"):
-        if name in values and values[name] <= 0:
-            problems.append(f"{file}: {name}: got {raw[name]!r}, expected more than 0")
-    if "mem" in values and not _MEMORY.fullmatch(values["mem"]):
-        problems.append(f"{file}: mem: got {raw['mem']!r}, expected a size such as 64G")
-    for key, _ in values.get("sbatch", ()):
+    """The site of a YAML file; a key without a value counts as left out.
+
+    Raises ConfigError with one line for each thing wrong with it.
+    """
+    document = yaml_files.read(Path(file), "--cluster expects local, or a file such as configs/cluster/example.yaml")
+    faults, raw = Faults(document), document.value
+    if isinstance(raw, dict):
+        raw = {key: value for key, value in raw.items() if value is not None}
+    site = faults.check(Cluster, raw)
+    known = [field.name for field in fields(Cluster)]
+    for key in site.sbatch:
         if not _FLAG.fullmatch(key):
-            problems.append(f"{file}: sbatch: got key {key!r}, expected a long name of sbatch's without the dashes")
+            told = f"sbatch: key {key!r}: expected a long name of sbatch's without the dashes"
         elif key in OURS:
-            problems.append(f"{file}: sbatch: key {key!r} is set by laconvnet itself; leave it out")
+            told = f"sbatch: key {key!r} is set by laconvnet itself; leave it out"
         elif key.replace("-", "_") in known:
-            problems.append(f"{file}: sbatch: key {key!r}: write {key.replace('-', '_')} beside sbatch instead")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Cluster(**values)
-
-
-def _value(value: Any, name: str, kind: str) -> Any:
-    """The value as the field's type; ValueError says what was expected."""
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise ValueError("true or false")
-        return value
-    if kind in ("int", "float"):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or (kind == "float" and isinstance(value, float))) or not 0 <= value < float("inf"):
-            raise ValueError("a whole number of at least 0" if kind == "int" else "a number of at least 0")
-        return value
-    if kind == "tuple[str, ...]":
-        if not isinstance(value, list) or not all(isinstance(part, str) and "\n" not in part for part in value):
-            raise ValueError("a list of lines")
-        return tuple(value)
-    if name == "sbatch":
-        if not isinstance(value, dict) or not all(isinstance(part, str | int) for part in value.values()):
-            raise ValueError("a mapping of sbatch's long names to texts, whole numbers or true")
-        return tuple((str(key), part) for key, part in value.items())
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # an account named 2024, mem: 0
-    if not isinstance(value, str) or not value.strip() or "\n" in value:
-        raise ValueError("a text of one line")
-    return value
+            told = f"sbatch: key {key!r}: write {key.replace('-', '_')} beside sbatch instead"
+        else:
+            continue
+        faults.add(told, ("sbatch", key))
+    faults.end()
+    return site

@@ -27,6 +27,7 @@ from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.job import ENTRY, Command
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.cluster import Cluster
+from laconvnet.pipeline.runs.layout import JOBS, batch_log, exclude_file
 
 
 class SlurmExecutor(submitit.SlurmExecutor):
@@ -100,12 +101,14 @@ class Place:
     def of(stage: Stage) -> Place:
         if stage.array is None:
             where = shlex.quote(str(stage.folder))
-            return Place(str(stage.folder), stage.folder / "jobs", "%j_batch.log", where, '"$SLURM_JOB_ID"')
+            return Place(
+                str(stage.folder), stage.folder / JOBS, batch_log(stage.folder, "%j").name, where, '"$SLURM_JOB_ID"'
+            )
         # Not SLURM_JOB_ID: for one task of an array that is the id of the whole array.
         tasks = stage.job(0).folder.parent
         where = f'{shlex.quote(str(tasks))}/"$SLURM_ARRAY_TASK_ID"'
         job = '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
-        return Place(str(tasks), tasks / "%a" / "jobs", "%A_%a_batch.log", where, job)
+        return Place(str(tasks), tasks / "%a" / JOBS, batch_log(tasks, "%A_%a").name, where, job)
 
 
 def executor(
@@ -196,7 +199,7 @@ def submit_array(chosen: SlurmExecutor, works: Mapping[int | None, Command]) -> 
         for task, work in works.items():
             delayed = DelayedSubmission(work)
             delayed.set_timeout(chosen.parameters["time"], chosen.max_num_timeout)
-            pickles[task] = work.folder / "jobs" / ".submitted.pkl"
+            pickles[task] = work.folder / JOBS / ".submitted.pkl"
             delayed.dump(pickles[task])
         job = chosen._get_job_id_from_submission_command(queue.run(["sbatch", str(script_file)]))
     except BaseException:
@@ -231,7 +234,7 @@ def _step(place: Place) -> str:
 
 def _after(place: Place, python: str) -> list[str]:
     where, job = place.folder, place.job
-    exclude = f"{where}/jobs/{job}.exclude"
+    exclude = f"{where}/{exclude_file(Path(), job)}"
     return [
         "code=$?",
         "trap '' TERM  # comes when the job is queued again, before its new nodes are chosen",

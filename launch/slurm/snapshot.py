@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import laconvnet
+from laconvnet.files import publish_text, publishing_folder
 from laconvnet.launch.graph.identity import config_files
 from laconvnet.launch.graph.stages import Stage
+from laconvnet.pipeline.runs.layout import JOBS
 
 ROOMS = ("shards", "kernels", "pipeline", "launch", "configs")
 _PLACES = tuple(map(Path, laconvnet.__path__))
@@ -25,19 +26,14 @@ def code(folder: Path) -> Path:
     final = folder / name()
     if final.is_dir():
         return final
-    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
     try:
-        for name_in_copy, file in _files().items():
-            (partial / name_in_copy).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, partial / name_in_copy)
-        partial.chmod(0o755)
-        try:
-            partial.rename(final)
-        except OSError:
-            if not final.is_dir():  # another launch has just made the same
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with publishing_folder(final) as partial:
+            for name_in_copy, file in _files().items():
+                (partial / name_in_copy).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, partial / name_in_copy)
+    except OSError:
+        if not final.is_dir():  # another launch has just made the same
+            raise
     return final
 
 
@@ -57,17 +53,15 @@ def arguments(stage: Stage) -> tuple[str, ...]:
     """
     import yaml
 
-    from laconvnet.pipeline import yaml_tree
+    from laconvnet.pipeline import yaml_files
 
     argv = list(stage.argv)
     for position, name in config_files(argv).items():
         source = Path(name)
         if source.is_file():
-            copy = stage.folder / "jobs" / f"config-{position}-{source.name}"
+            copy = stage.folder / JOBS / f"config-{position}-{source.name}"
             copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_name(f".{copy.name}.{os.getpid()}")
-            partial.write_text(yaml.safe_dump(yaml_tree.read(source), sort_keys=False), encoding="utf-8")
-            partial.replace(copy)
+            publish_text(copy, yaml.safe_dump(yaml_files.tree(source), sort_keys=False))
             argv[position] = f"--config={copy}" if argv[position].startswith("--config=") else str(copy)
     return tuple(argv)
 

@@ -18,16 +18,17 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 from tqdm import tqdm
 
+from laconvnet.files import publish_json
 from laconvnet.launch import precheck
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import array_of, is_done, task_folder, write_json
+from laconvnet.launch.job import is_done
 from laconvnet.launch.local.screen import Screen, table
 from laconvnet.launch.slurm import queue, sbatch, snapshot
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.slurm.cluster import Cluster
-from laconvnet.launch.status import JOB
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.layout import ENDS, JOB, JOBS, array_of, task_folder
 from laconvnet.pipeline.runs.version import code_version
 
 
@@ -264,19 +265,19 @@ def _submit(
     entry: str,
 ) -> str:
     """Submit one stage, or tasks of its array, and note it where it works; returns the job's id."""
-    for name in ("DONE.json", "FAILED.json"):
+    for name in ENDS:
         for one in {stage.folder, *(job.folder for job in jobs)}:
             (one / name).unlink(missing_ok=True)
     works = {}
     for job in jobs:
-        (job.folder / "jobs").mkdir(parents=True, exist_ok=True)
+        (job.folder / JOBS).mkdir(parents=True, exist_ok=True)
         plan.write(job.folder)
         works[job.task] = sbatch.command(job, shape, snapshot.arguments(job), plan.version, entry)
     id = sbatch.submit(chosen, works[None]) if None in works else sbatch.submit_array(chosen, works)
     record = {"cluster": "slurm", "started": time.time(), "processes": stage.processes, "nodes": shape.nodes}
     record |= {"code": plan.code, "version": plan.version}
     if stage.array is not None:
-        write_json(stage.folder / JOB, {"id": id} | record)
+        publish_json(stage.folder / JOB, {"id": id} | record)
     for job in jobs:
-        write_json(job.folder / JOB, {"id": id if job.task is None else f"{id}_{job.task}"} | record)
+        publish_json(job.folder / JOB, {"id": id if job.task is None else f"{id}_{job.task}"} | record)
     return id

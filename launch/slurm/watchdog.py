@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from laconvnet.launch.job import tail, write_json
+from laconvnet.files import publish_json
+from laconvnet.launch.job import tail
 from laconvnet.launch.slurm.batch import Submission, job_id
 from laconvnet.launch.status import last_checkpoint
+from laconvnet.pipeline.runs.layout import FAILED, JOBS, LOG, batch_log, rank_log
 
 HANGS = 4
 POLL_SECONDS = 5.0
@@ -23,7 +25,7 @@ POLL_SECONDS = 5.0
 
 def traces(folder: Path, job: str) -> tuple[object, ...]:
     """What changes while a stage gets on: the size of its log and of its ranks' output, its newest checkpoint."""
-    files = [folder / "log.jsonl", *sorted((folder / "jobs").glob(f"{job}_*_log.*"))]
+    files = [folder / LOG, *sorted((folder / JOBS).glob(rank_log(folder, job, "*", "*").name))]
     return (last_checkpoint(folder), *(file.stat().st_size if file.exists() else -1 for file in files))
 
 
@@ -44,12 +46,12 @@ def watch(folder: Path, job: str, alive: Callable[[], bool], sleep: Callable[[fl
 
 def _say(folder: Path, job: str, plan: Submission) -> None:
     quiet = f"no news for {plan.hang_minutes:g} minutes: log, output and checkpoints stand still"
-    logs = sorted((folder / "jobs").glob(f"{job}_*_log.err"), key=lambda log: log.stat().st_mtime)
+    logs = sorted((folder / JOBS).glob(rank_log(folder, job, "*").name), key=lambda log: log.stat().st_mtime)
     last = tail(logs[0]) if logs else []
     record = {"stage": plan.stage, "identity": plan.identity, "job": job, "host": socket.gethostname(), "hang": True}
     record |= {"ended": time.time(), "rank": None, "node": None, "tail": last}
-    log = str(logs[0]) if logs else str(folder / "jobs" / f"{job}_batch.log")
-    write_json(folder / "FAILED.json", record | {"reason": quiet, "log": log})
+    log = str(logs[0]) if logs else str(batch_log(folder, job))
+    publish_json(folder / FAILED, record | {"reason": quiet, "log": log})
 
 
 if __name__ == "__main__":

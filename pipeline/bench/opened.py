@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from laconvnet.files import read_json
+
 SAMPLES, RANKS = 64, 2
 SECONDS = 300
 KINDS = ("modules", "libraries", "manifest", "shards", "run folder", "other files")
@@ -80,7 +82,7 @@ def watched() -> list[dict[str, dict[str, int]]]:
             for process in begun:
                 process.kill()
                 process.wait()
-        return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
+        return [read_json(folder / f"rank{rank}.json") for rank in range(RANKS)]
 
 
 def main(folder: Path) -> None:

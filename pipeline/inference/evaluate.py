@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from laconvnet.files import publish_json, publish_text
 from laconvnet.pipeline.data.answers import normalised, worth
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import Loader
 from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.inference.restore import Restored, restore
-from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
 from laconvnet.shards.format.manifest import MANIFEST
 
@@ -74,9 +75,10 @@ def evaluate(
             if ready.task.kind == "question" and (trained_on / MANIFEST).is_file():
                 learned = Examples.open(trained_on, "question", ready.config.data.split)
                 report["majority"] = _majority(examples, learned)
-            publish_text(out, json.dumps(report, indent=1) + "\n")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            publish_json(out, report)
             lines = (json.dumps(answer) + "\n" for answer in answers)
-            publish_text(out.with_suffix(".answers.jsonl"), "".join(lines))
+            publish_text(out.with_suffix(ANSWERS), "".join(lines))
 
         ranks.each(write if ranks.leads else lambda: None)
         return report if ranks.leads else None

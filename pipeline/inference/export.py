@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from laconvnet.files import publishing
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.restore import Restored, restore
-from laconvnet.pipeline.runs.files import publishing
 
 
 def export(run: Path, kind: str, out: Path) -> dict[str, object]:
@@ -31,6 +31,7 @@ def export(run: Path, kind: str, out: Path) -> dict[str, object]:
         "vocabulary": ready.vocabulary.to_json(),
     }
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with publishing(out) as partial:
             FORMATS[kind](ready, facts, partial)
     except OSError as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laconvnet.files import publishing_folder, read_json, remove_leftovers
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.data.text import Vocabulary, words
@@ -49,14 +48,11 @@ def import_released(file: Path, vocabulary: Path, out: Path) -> dict[str, Any]:
         "moments": {},
         "ema": None,
     }
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out.parent, out.name)
+    with publishing_folder(out) as partial:
         checkpoint.save(checkpoint.folder_of(partial, 0), state, known.to_json())
         folder.prepare(config, partial)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {
         "run": str(out),
         "preset": released.config.preset,
@@ -76,8 +72,8 @@ def read_vocabulary(file: Path) -> Vocabulary:
     words of all splits, test splits as well, as they come in that file. Raises ConfigError.
     """
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        given = read_json(file)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--vocabulary: {file}: cannot be read as JSON ({error})") from error
     tokens = given
     if isinstance(given, dict):

@@ -12,7 +12,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model
-from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.tasks import TASKS, Task
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import rebuild
@@ -32,9 +32,9 @@ class Restored:
 
 def restore(run: Path) -> Restored:
     """Raises ConfigError where the folder is no run or has not saved a checkpoint yet."""
-    if not (run / folder.CONFIG).is_file():
-        raise ConfigError(f"{run}: no {folder.CONFIG} in it; expected the --run folder of `laconvnet train`")
-    config = configuration.load(run / folder.CONFIG)
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{run}: no {CONFIG} in it; expected the --run folder of `laconvnet train`")
+    config = configuration.load(run / CONFIG)
     state, words = checkpoint.read(checkpoint.resolve(run))
     vocabulary = Vocabulary.from_json(words)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from laconvnet.files import find_object, read_json, read_object
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import history
 from laconvnet.pipeline.runs.history import Span
-from laconvnet.pipeline.runs.records import is_number, read_lines, read_object
+from laconvnet.pipeline.runs.layout import ANSWERS, CONFIG, DONE, ENVIRONMENT, EVALUATIONS, FAILED, GRAPH, JOB, LOG
+from laconvnet.pipeline.runs.records import is_number, read_lines
 
-LOG, CONFIG, ENVIRONMENT, GRAPH = "log.jsonl", "config.yaml", "environment.json", "graph.json"
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
 # Numbers of a result that are no score.
 _NO_METRICS = ("version", "wordless")
@@ -62,7 +62,7 @@ class Evaluation:
 
     def answers(self) -> list[dict[str, Any]]:
         """One row an example, [] where the file beside the result is gone."""
-        return list(read_lines(self.file.with_suffix(".answers.jsonl")))
+        return list(read_lines(self.file.with_suffix(ANSWERS)))
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,16 @@ class Gathered:
 def gather(places: Sequence[Path]) -> Gathered:
     """Read the folders of runs, stage graphs or evaluations, in this order.
 
-    Raises ConfigError for a folder that is none of them, naming what was expected, and for a broken graph.json.
+    Raises ConfigError for a folder that is none of them, naming what was expected, for a broken graph.json, and for
+    what cannot be read.
     """
+    try:
+        return _gathered(places)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _gathered(places: Sequence[Path]) -> Gathered:
     found = Gathered()
     for place in places:
         folder = Path(os.path.abspath(place))
@@ -124,7 +132,9 @@ def _look_through(folder: Path, found: Gathered) -> bool:
     below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     runs = [place for place in (folder, *below) if (place / LOG).is_file()]
     files = [
-        file for place in (folder, *below, *(run / "eval" for run in runs)) for file in sorted(place.glob("*.json"))
+        file
+        for place in (folder, *below, *(run / EVALUATIONS for run in runs))
+        for file in sorted(place.glob("*.json"))
     ]
     results = [result for file in files if (result := _evaluation(file, found.left_out)) is not None]
     for place in runs:
@@ -175,7 +185,7 @@ def _graph(folder: Path) -> Graph | None:
     if not file.is_file():
         return None
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = read_object(file)
         stages = tuple(_stage(folder, entry) for entry in value["stages"])
         return Graph(str(value["name"]), folder, stages)
     except (ValueError, KeyError, TypeError) as error:
@@ -186,8 +196,8 @@ def _stage(root: Path, entry: dict[str, Any]) -> Stage:
     folder = root / Path(entry["folder"]).name
     tasks = entry.get("array")
     places = history.places(folder, tasks if isinstance(tasks, int) else None)
-    done = read_object(folder / history.DONE)
-    failed = [(place, found) for place in places if (found := read_object(place / history.FAILED)) is not None]
+    done = find_object(folder / DONE)
+    failed = [(place, found) for place in places if (found := find_object(place / FAILED)) is not None]
     state, record = "not started", done or (failed[0][1] if failed else {})
     reason = str(record.get("reason", ""))
     if done is not None and done.get("identity") == entry["identity"]:
@@ -197,7 +207,7 @@ def _stage(root: Path, entry: dict[str, Any]) -> Stage:
         if tasks:
             more = f" ({len(failed)} of {tasks} tasks failed)" if len(failed) > 1 else ""
             reason = f"task {failed[0][0].name}: {reason}{more}"
-    elif any((place / history.JOB).exists() for place in places):
+    elif any((place / JOB).exists() for place in places):
         state = "unfinished"
     seconds = record.get("seconds")
     return Stage(
@@ -225,11 +235,11 @@ def label(folder: Path) -> str:
 
 def _object(file: Path, left_out: list[str]) -> dict[str, Any] | None:
     try:
-        return _mapping(json.loads(file.read_text(encoding="utf-8"))) or None
+        return _mapping(read_json(file)) or None
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        left_out.append(f"{file}: not valid JSON ({error})")
+    except (OSError, ValueError) as error:
+        left_out.append(str(error))
         return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from laconvnet.files import publish_text
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
@@ -18,7 +19,7 @@ from laconvnet.pipeline.report.gather import Gathered, Run, gather
 from laconvnet.pipeline.report.scores import BARS, Scores, score
 from laconvnet.pipeline.report.sheet import Sheet, sheet
 from laconvnet.pipeline.report.summary import summary
-from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.runs.layout import REPORT
 from laconvnet.pipeline.runs.records import is_number
 
 _MINUS = "\N{MINUS SIGN}"
@@ -37,12 +38,11 @@ def report(places: Sequence[Path], out: Path) -> str:
     also lies beside the page with the ending .txt. Raises ConfigError for a folder that holds nothing to report.
     """
     if out.is_dir():
-        raise ConfigError(
-            f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / 'report.html'}"
-        )
+        raise ConfigError(f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / REPORT}")
     found = gather(places)
     results = _results(found)
     table = summary([result.scores for result in results], out.resolve())
+    out.parent.mkdir(parents=True, exist_ok=True)
     publish_text(out.with_suffix(".txt"), table)
     publish_text(out, _render(found, results))
     return table

@@ -16,6 +16,7 @@ from laconvnet.pipeline.data.masks import Mask, decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.gather import Evaluation
 from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
+from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 
@@ -67,7 +68,7 @@ class Sheet:
 def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet:
     """Some right and some wrong answers, spread evenly over the split: the same ones every time."""
     if not answers:
-        return Sheet(note=f"{evaluation.file.with_suffix('.answers.jsonl')} is not there; the evaluation writes it.")
+        return Sheet(note=f"{evaluation.file.with_suffix(ANSWERS)} is not there; the evaluation writes it.")
     forms: dict[Literal["boxes", "masks", "answers"], set[str]] = {"boxes": _BOXES, "masks": _MASKS, "answers": _WORDS}
     form = next((name for name, keys in forms.items() if all(answer.keys() >= keys for answer in answers)), None)
     if form is None:

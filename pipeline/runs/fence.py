@@ -6,10 +6,10 @@ so in a file; whoever publishes looks at it first.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
+from laconvnet.files import read_object
 from laconvnet.pipeline.errors import TrainingError
 
 FENCE = "LACONVNET_FENCE"  # names the file: a JSON object with the number of the newest start
@@ -26,8 +26,8 @@ def check() -> None:
     if not place:
         return
     try:
-        newest = json.loads(Path(place).read_text(encoding="utf-8"))["start"]
-    except (OSError, ValueError, KeyError, TypeError):
+        newest = read_object(Path(place))["start"]
+    except (OSError, ValueError, KeyError):
         return  # no start has said anything yet
     if newest > starts():
         raise TrainingError(f"{place}: this job has been started again (start {newest}); this older one stops here")

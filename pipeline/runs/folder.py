@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
 
+from laconvnet.files import publish_json, publish_text, remove_leftovers
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
-from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, INCIDENTS
 from laconvnet.pipeline.runs.version import code_version
 
-CONFIG = "config.yaml"
 _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
 
 
@@ -26,7 +25,9 @@ def check(config: TrainConfig, run: Path) -> None:
 
 def sweep(run: Path) -> None:
     """Remove what a kill left half written or half deleted. One process calls it, before anything is written."""
-    for left in (*run.glob(".partial.*"), *run.glob("checkpoints/.*"), *run.glob("incidents/*/.*")):
+    for name in (ENVIRONMENT, CONFIG):  # by name: what starts this run may be writing a file of its own there
+        remove_leftovers(run, name)
+    for left in (*run.glob(f"{CHECKPOINTS}/.*"), *run.glob(f"{INCIDENTS}/*/.*")):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)  # a file server keeps what is still open; a later start sweeps it
         else:
@@ -37,7 +38,8 @@ def prepare(config: TrainConfig, run: Path) -> None:
     """Sweep, and write the resolved configuration and the surroundings of a first start."""
     sweep(run)
     if not (run / CONFIG).exists():
-        publish_text(run / "environment.json", json.dumps(_environment(), indent=1))
+        run.mkdir(parents=True, exist_ok=True)
+        publish_json(run / ENVIRONMENT, _environment())
         publish_text(run / CONFIG, configuration.dump(config))
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.pipeline.runs.records import is_number, read_lines, read_object
+from laconvnet.files import find_object
+from laconvnet.pipeline.runs.records import is_number, read_lines
+from laconvnet.pipeline.runs.layout import DONE, FAILED, JOB, STARTS, task_folder
 
-JOB, STARTS, DONE, FAILED = "job.json", "starts.jsonl", "DONE.json", "FAILED.json"
 KINDS = ("queued", "interrupted", "done", "running", "failed")  # those later are drawn over those before
 
 
@@ -25,7 +26,7 @@ class Span:
 
 def places(folder: Path, tasks: int | None) -> list[Path]:
     """Where the stage's job worked, or each task of its array."""
-    return [folder / f"array-{tasks}" / str(task) for task in range(tasks)] if tasks else [folder]
+    return [task_folder(folder, tasks, task) for task in range(tasks)] if tasks else [folder]
 
 
 def spans(places: list[Path], now: Callable[[], float] = time.time) -> tuple[Span, ...]:
@@ -35,7 +36,7 @@ def spans(places: list[Path], now: Callable[[], float] = time.time) -> tuple[Spa
 
 
 def _history(folder: Path, now: float) -> Iterator[Span]:
-    job = read_object(folder / JOB) or {}
+    job = find_object(folder / JOB) or {}
     ended = _ended(folder)
     # Only the newest job's time of submission is known; on this machine it is that of its start.
     asked = job.get("started") if job.get("cluster") == "slurm" else None
@@ -67,7 +68,7 @@ def _history(folder: Path, now: float) -> Iterator[Span]:
 
 def _ended(folder: Path) -> tuple[str, float] | None:
     for name, kind in ((DONE, "done"), (FAILED, "failed")):
-        record: dict[str, Any] = read_object(folder / name) or {}
+        record: dict[str, Any] = find_object(folder / name) or {}
         if is_number(record.get("ended")):
             return kind, float(record["ended"])
     return None

@@ -27,12 +27,3 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number (json reads NaN and Infinity too)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no file or no whole object in it."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ import torch
 import xxhash
 from torch import Tensor
 
+from laconvnet.files import publishing_folder, read_object, sync_tree
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import fence
-
-_STATE, _VOCABULARY, _COMMIT = "state.pt", "vocabulary.json", "COMMIT"
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, committed, step_folder, step_of
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,7 @@ class Writer:
 
 
 def folder_of(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """The step that a published checkpoint was saved after, by its folder's name."""
-    return int(folder.name.removeprefix("step-"))
+    return run / CHECKPOINTS / step_folder(step)
 
 
 def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
@@ -106,35 +100,22 @@ def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | Non
     Everything is written and synced in a folder of another name, the commit marker last, and the rename makes it a
     checkpoint: a kill at any point leaves the ones before untouched.
     """
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with (partial / _STATE).open("wb") as file:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with publishing_folder(final) as partial:
+        with (partial / STATE).open("wb") as file:
             torch.save(state, file)
-            _sync(file.fileno())
-        with (partial / _VOCABULARY).open("w", encoding="utf-8") as text:
-            text.write(vocabulary)
-            text.flush()
-            _sync(text.fileno())
+        (partial / VOCABULARY).write_text(vocabulary, encoding="utf-8")
         marker = {
             "version": 1,
             "step": state["step"],
             "score": score,
-            "files": {name: _describe(partial / name) for name in (_STATE, _VOCABULARY)},
+            "files": {name: _describe(partial / name) for name in (STATE, VOCABULARY)},
         }
-        with (partial / _COMMIT).open("w") as text:
-            json.dump(marker, text)
-            text.flush()
-            _sync(text.fileno())
+        (partial / COMMIT).write_text(json.dumps(marker))
+        sync_tree(partial)  # takes long: nothing but the rename may come after the look at the fence
         fence.check()
         if final.exists():
             _drop(final)
-        partial.rename(final)
-        _sync_folder(final.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
@@ -159,7 +140,7 @@ def _drop(folder: Path) -> None:
 
 def _score(folder: Path) -> float | None:
     try:
-        return json.loads((folder / _COMMIT).read_text()).get("score")
+        return read_object(folder / COMMIT).get("score")
     except (OSError, ValueError):
         return None
 
@@ -180,7 +161,7 @@ def _copied(state: Any) -> Any:
 
 def published(run: Path) -> list[Path]:
     """The committed checkpoints of a run, oldest first."""
-    return sorted(path.parent for path in (run / "checkpoints").glob(f"step-*/{_COMMIT}"))
+    return committed(run)
 
 
 def newest(run: Path) -> Path | None:
@@ -190,7 +171,7 @@ def newest(run: Path) -> Path | None:
 
 def resolve(place: Path) -> Path:
     """A run folder or checkpoint folder to a checkpoint; raises ConfigError where there is none."""
-    if (place / _COMMIT).is_file():
+    if (place / COMMIT).is_file():
         if not is_whole(place):
             raise ConfigError(f"{place}: its files are not those that were written; use another checkpoint")
         return place
@@ -207,14 +188,14 @@ def read(folder: Path) -> tuple[dict[str, Any], str]:
 
     The tensors are mapped from the file: a process reads those it looks at, and a node keeps them in memory once.
     """
-    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
-    return state, (folder / _VOCABULARY).read_text(encoding="utf-8")
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
+    return state, (folder / VOCABULARY).read_text(encoding="utf-8")
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a checkpoint was published here and its files are still what its marker says."""
     try:
-        files = json.loads((folder / _COMMIT).read_text())["files"]
+        files = read_object(folder / COMMIT)["files"]
         return all(_describe(folder / name) == described for name, described in files.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -226,15 +207,3 @@ def _describe(file: Path) -> dict[str, Any]:
         while block := data.read(1 << 22):
             digest.update(block)
     return {"bytes": file.stat().st_size, "xxh3": digest.hexdigest()}
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ knows without asking. A loss that is not finite is made to reach the gradient.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from laconvnet.files import publish_json
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.errors import ConfigError, TrainingError
-from laconvnet.pipeline.runs.files import publish_text
+from laconvnet.pipeline.runs.layout import INCIDENTS, rank_record, step_folder
 
-INCIDENTS = "incidents"
 STATES = 3  # bad steps of one start whose state is kept: a run that skips many must not fill the disk
 
 
@@ -88,7 +87,7 @@ class Guard:
 
 def folder_of(run: Path, step: int) -> Path:
     """What is kept of a bad step (counted from 0)."""
-    return run / INCIDENTS / f"step-{step:08d}"
+    return run / INCIDENTS / step_folder(step)
 
 
 def describe(
@@ -110,7 +109,7 @@ def describe(
 
 def write(folder: Path, rank: int, record: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    publish_text(folder / f"rank-{rank}.json", json.dumps(record, indent=1) + "\n")
+    publish_json(rank_record(folder, rank), record)
 
 
 @contextmanager

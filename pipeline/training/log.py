@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Log:
         self._config, self._session = config, session
         self._accelerator = session.engine.accelerator
         self._steps = session.source.total
-        self._file = (run / "log.jsonl").open("a") if session.engine.leads else None
+        self._file = (run / LOG).open("a") if session.engine.leads else None
         self._peak = hardware.peak(session.engine.device, config.engine.precision)
         self._work = session.operations() if self._peak else 0
         self._sums: dict[str, Tensor] = {}

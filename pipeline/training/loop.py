@@ -17,6 +17,7 @@ from laconvnet.pipeline.data.ahead import Stalled
 from laconvnet.pipeline.data.loader import Loader
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import INCIDENT_STATE
 from laconvnet.pipeline.training import checkpoint, guard
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.log import Log
@@ -134,7 +135,7 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
     if watch.skipped < guard.STATES:
         with session.state(step) as state:
             if session.engine.leads:
-                checkpoint.save(place / "state", state, session.vocabulary.to_json())
+                checkpoint.save(place / INCIDENT_STATE, state, session.vocabulary.to_json())
         session.engine.agree(_GO_ON)  # the state is there before any process ends the run
     first = record["first_not_finite"]
     where = f"first in the output of {first}" if first else "in the backward pass"

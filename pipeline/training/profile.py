@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
+from laconvnet.pipeline.runs.layout import PROFILE, rank_record
 from laconvnet.pipeline.training.log import LogConfig
 
 _WARMUP = 2
@@ -35,11 +36,11 @@ def profiled(config: LogConfig, run: Path, rank: int) -> Iterator[Profiler]:
         yield Profiler(None)
         return
     first, last = config.profile
-    place = run / "profile"
+    place = run / PROFILE
 
     def write(inner: torch.profiler.profile) -> None:
         place.mkdir(parents=True, exist_ok=True)
-        inner.export_chrome_trace(str(place / f"rank-{rank}.json"))
+        inner.export_chrome_trace(str(rank_record(place, rank)))
 
     warm = min(_WARMUP, first)
     window = torch.profiler.schedule(skip_first=first - warm, wait=0, warmup=warm, active=last - first, repeat=1)

@@ -15,7 +15,7 @@ from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.loader import Batch, Loader
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS
 from laconvnet.pipeline.training import checkpoint, guard
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Session, Source, in_full_precision
@@ -33,7 +33,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     the first module whose output was not finite, what anomaly detection said of the backward pass, and the weights
     with the largest gradients. Raises ConfigError where there is nothing to begin with.
     """
-    config = in_full_precision(configuration.load(run / folder.CONFIG))
+    config = in_full_precision(configuration.load(run / CONFIG))
     source = Source.open(config)
     if not 0 <= step < source.total:
         raise ConfigError(f"{run}: step {step}: this run has the steps 0 to {source.total - 1}")
@@ -41,7 +41,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     state, words = checkpoint.read(place)
     vocabulary = Vocabulary.from_json(words)
     begun = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
-    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / guard.INCIDENTS)
+    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
     session = Session(config, source, engine, begun)
     largest = config.data.batch // engine.world // config.engine.accumulate
     with (
@@ -59,7 +59,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
 
 
 def _before(run: Path, step: int) -> Path:
-    kept = guard.folder_of(run, step) / "state"
+    kept = guard.folder_of(run, step) / INCIDENT_STATE
     if kept.is_dir():
         return checkpoint.resolve(kept)
     earlier = [place for place in checkpoint.published(run) if checkpoint.step_of(place) <= step]

@@ -24,11 +24,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from laconvnet.files import publish_bytes, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.format.manifest import MANIFEST, Manifest, PARTS, VERSION, read_meta
 from laconvnet.shards.build.plan import Planner, SHARD_BYTES
-from laconvnet.shards.format.publish import publish_bytes, remove_temporaries
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.build.writer import Chunk, write_shard
 
@@ -176,12 +176,18 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
     path = out / PARTS / _BUILD
     if not path.exists():
         publish_bytes(path, json.dumps(identity, sort_keys=True).encode())
-    _refuse_other(out, "holds an unfinished set", json.loads(path.read_bytes()), identity)
+    try:
+        found = read_object(path)
+    except ValueError as error:
+        raise InputError(f"{error}; expected what a build wrote there: delete {out} and build again") from error
+    _refuse_other(out, "holds an unfinished set", found, identity)
 
 
 def _remove_temporaries(out: Path) -> None:
-    remove_temporaries(out)
-    remove_temporaries(out / PARTS)
+    for folder in (out, out / PARTS):
+        remove_leftovers(folder)
+        for path in folder.glob(".*.tmp"):  # of a build that version 0.1 began
+            path.unlink(missing_ok=True)
 
 
 def _remove_parts(out: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laconvnet.files import publishing
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (EXAMPLE_SCHEMA, PARTS, QUARANTINE, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer, publish_tables)
-from laconvnet.shards.format.publish import publishing
 from laconvnet.shards.build.writer import Part
 
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from laconvnet.files import publish_bytes, publishing
 from laconvnet.shards.build.images import PictureError, read_picture
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer
-from laconvnet.shards.format.publish import publish_bytes, publishing, sync_folder
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
 from laconvnet.shards.format.rows import example_rows, fit_record
@@ -84,7 +84,6 @@ def write_shard(out: Path, chunk: Chunk) -> int:
         ("samples", tables.samples, SAMPLE_SCHEMA),
     ):
         if name == "samples":
-            sync_folder(out)
             schema = schema.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size)})
         with publishing(part.table(name)) as temporary, open_writer(temporary, schema) as writer:
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from laconvnet.files import publishing
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format import tables
-from laconvnet.shards.format.publish import publishing, sync_folder
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type
 
@@ -126,10 +126,8 @@ def publish_tables(
     if prove:
         prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
     _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
-    sync_folder(folder)
     schema = SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(meta | {"tables": found})})
     _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
-    sync_folder(folder)
 
 
 def _publish_parquet(path: Path, schema: pa.Schema, table: pa.Table) -> None:

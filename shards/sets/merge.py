@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (
     EXCLUDED,
@@ -32,7 +33,6 @@ from laconvnet.shards.format.manifest import (
     publish_tables,
     read_meta,
 )
-from laconvnet.shards.format.publish import publishing, remove_temporaries
 from laconvnet.shards.sets.holdout import Identity, held_out, identities, manifest_identities
 
 Flags = NDArray[np.bool_]
@@ -95,7 +95,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         "without_examples": sum(int((share.allowed & ~share.used).sum()) for share in shares),
     }
     out.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(out)
+    remove_leftovers(out)
     with publishing(out / EXCLUDED) as temporary, open_writer(temporary, EXCLUDED_SCHEMA) as writer:
         writer.write_table(_excluded_table(sets, reasons))
     folders = [*(folder for folder, _ in inputs), *exclude]

@@ -10,14 +10,12 @@ import contextlib
 import fcntl
 import gc
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from laconvnet.files import publishing_folder, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
 
@@ -91,10 +89,10 @@ def _earlier(out: Path, options: dict[str, int]) -> dict[str, int] | None:
             raise InputError(f"{out}: exists and holds no {RECEIPT}, so it was not generated; name another folder")
         return None
     try:
-        earlier: dict[str, Any] = json.loads(receipt.read_text())
+        earlier = read_object(receipt)
         told = {"version": earlier["version"], **earlier["options"]}
         counts: dict[str, int] = dict(earlier["counts"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{receipt}: not a record of a generated folder ({error}); remove {out}") from error
     for name, value in {"version": VERSION, **options}.items():
         if told.get(name) != value:
@@ -123,17 +121,14 @@ def _published(out: Path) -> Iterator[Path]:
     What a killed process left there is cleared by the next one; the lock tells the two cases apart.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.partial"
     with (out.parent / f".{out.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{out}: another process is generating it now; wait or name another folder") from error
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            yield partial
-            os.replace(partial, out)
+            remove_leftovers(out.parent, out.name)
+            with publishing_folder(out, durable=False) as partial:
+                yield partial
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
             Path(lock.name).unlink(missing_ok=True)

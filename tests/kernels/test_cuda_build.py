@@ -186,7 +186,7 @@ def test_waiting_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path)
-    left = cache.cache_folder() / f".{cache.key(['90a'], cache.source_hash(), nvcc.version)}-killed"
+    left = cache.cache_folder() / f".partial.00000001.{cache.key(['90a'], cache.source_hash(), nvcc.version)}"
     left.mkdir(parents=True)
     cuda.build(["90a"], nvcc)
     assert not left.exists()

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import plan
-from laconvnet.launch.job import array_of, read_json, settle, task_folder, write_json
+from laconvnet.launch.job import array_of, settle, task_folder
 from laconvnet.launch.status import status
 from laconvnet.pipeline.errors import ConfigError
 
@@ -68,7 +69,7 @@ def test_a_task_that_fails_and_what_the_same_command_runs_again(
     assert "(1 of 4 tasks)" in capfd.readouterr().err
     counts = Counter(event for event in events() if event.startswith("start"))
     assert (counts["start 1/4"], counts["start 2/4"], counts["start joined"]) == (1, 2, 1)
-    done = read_json(shares.folder / "DONE.json")
+    done = find_object(shares.folder / "DONE.json")
     assert done is not None
     assert done["tasks"] == 4
     assert status("runs")[0]["tasks"] == {"of": 4, "done": 4}
@@ -110,15 +111,15 @@ def test_the_last_task_makes_the_stage_done(tmp_path: Path) -> None:
     places = [task_folder(stage, 3, task) for task in range(3)]
     for task in (0, 2):
         places[task].mkdir(parents=True)
-        write_json(places[task] / "DONE.json", {"identity": "a", "started": 10.0 * task, "ended": 10.0 * task + 5})
+        publish_json(places[task] / "DONE.json", {"identity": "a", "started": 10.0 * task, "ended": 10.0 * task + 5})
     assert not settle(stage, 3, "a")
     places[1].mkdir()
-    write_json(places[1] / "DONE.json", {"identity": "of other arguments", "started": 1.0, "ended": 2.0})
+    publish_json(places[1] / "DONE.json", {"identity": "of other arguments", "started": 1.0, "ended": 2.0})
     assert not settle(stage, 3, "a")
     assert not (stage / "DONE.json").exists()
-    write_json(places[1] / "DONE.json", {"identity": "a", "started": 1.0, "ended": 99.0, "host": "last"})
+    publish_json(places[1] / "DONE.json", {"identity": "a", "started": 1.0, "ended": 99.0, "host": "last"})
     assert settle(stage, 3, "a")
-    assert read_json(stage / "DONE.json") == {
+    assert find_object(stage / "DONE.json") == {
         **{"identity": "a", "started": 0.0, "ended": 99.0, "host": "last", "tasks": 3, "seconds": 99.0}
     }
     assert array_of(places[1]) == (stage, 3)

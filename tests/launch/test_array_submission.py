@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from submitit.helpers import DelayedSubmission
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
-from laconvnet.launch.job import read_json, write_json
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.status import show, status
 from laconvnet.pipeline.errors import ConfigError
@@ -39,7 +39,7 @@ def calls(slurm: Path) -> list[str]:
 
 
 def finish(stage: Stage) -> None:
-    write_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
+    publish_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
 
 
 def test_of_an_array_only_what_is_missing_is_submitted(
@@ -54,7 +54,7 @@ def test_of_an_array_only_what_is_missing_is_submitted(
         "sbatch 103 dependency=afterok:102",
     ]
     for task, job in enumerate(shares.jobs):
-        record = read_json(job.folder / "job.json")
+        record = find_object(job.folder / "job.json")
         assert record is not None
         assert record["id"] == f"102_{task}"
         pickle = DelayedSubmission.load(job.folder / "jobs" / f"102_{task}_submitted.pkl")
@@ -66,7 +66,7 @@ def test_of_an_array_only_what_is_missing_is_submitted(
     # The first is done, the second failed, the third runs, the last waits.
     finish(stages["raw"])
     finish(shares.jobs[0])
-    write_json(shares.jobs[1].folder / "FAILED.json", {"reason": "no", "ended": 1.0})
+    publish_json(shares.jobs[1].folder / "FAILED.json", {"reason": "no", "ended": 1.0})
     place = shares.folder / "array-4"
     (slurm / "queue").write_text(f"102_2|RUNNING|None|{place}\n102_3|PENDING|Resources|{place}\n")
     capsys.readouterr()
@@ -76,7 +76,7 @@ def test_of_an_array_only_what_is_missing_is_submitted(
     shown = capsys.readouterr().err
     assert "1 of 4 tasks submitted; 1 found in the queue, running; 1 found in the queue, pending" in shown
     assert not (shares.jobs[1].folder / "FAILED.json").exists()
-    assert [(read_json(job.folder / "job.json") or {})["id"] for job in shares.jobs] == [
+    assert [(find_object(job.folder / "job.json") or {})["id"] for job in shares.jobs] == [
         *("102_0", "104_1", "102_2", "102_3")
     ]
     with pytest.raises(ConfigError, match=r"still in the queue: shares \(job 102\); `laconvnet cancel` them first"):
@@ -94,7 +94,7 @@ def test_an_array_whose_tasks_are_all_done_is_done(array: Submitted, slurm: Path
         finish(job)
     assert submit() == 0
     assert calls(slurm)[3:] == ["sbatch 104"]
-    done = read_json(stages["shares"].folder / "DONE.json")
+    done = find_object(stages["shares"].folder / "DONE.json")
     assert done is not None
     assert (done["tasks"], done["seconds"]) == (4, 1.0)
     assert submit(from_="shares") == 0  # then all of them again
@@ -156,7 +156,7 @@ def test_rows_of_an_array(array: Submitted, slurm: Path, capsys: pytest.CaptureF
     assert found["tasks"] == {"of": 4, "done": 0, "waiting": 4}
     finish(shares.jobs[0])
     record = {"rank": 0, "node": "node7", "reason": "no such share", "ended": 50.0}
-    write_json(shares.jobs[1].folder / "FAILED.json", record)
+    publish_json(shares.jobs[1].folder / "FAILED.json", record)
     start = '{"job": "102_2", "start": 1, "event": "start", "time": 5.0}\n'
     (shares.jobs[2].folder / "starts.jsonl").write_text(start)
     (slurm / "queue").write_text(f"102_2|RUNNING|None|{place}\n102_3|PENDING|JobArrayTaskLimit|{place}\n")

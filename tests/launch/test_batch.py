@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from laconvnet.launch.job import Orphaned, check_fence, fence_file, ok_marker, read_json, write_json
+from laconvnet.files import find_object, publish_json
+from laconvnet.launch.job import Orphaned, check_fence, fence_file, ok_marker
 from laconvnet.launch.slurm import watchdog
 from laconvnet.launch.slurm.batch import (  # fmt: skip
     AGAIN,
@@ -48,14 +49,14 @@ def say(stage: Path, text: str, rank: int | None = None) -> None:
 def failed(stage: Path, reason: str, rank: int = 0, **more: object) -> None:
     """What a rank writes that can still do so."""
     record = {"stage": "train", "rank": rank, "node": "node6", "reason": reason, "tail": ["before", reason]}
-    write_json(stage / "FAILED.json", record | more)
+    publish_json(stage / "FAILED.json", record | more)
 
 
 def test_done_is_the_marker_whatever_srun_says(stage: Path) -> None:
-    write_json(stage / "DONE.json", {"identity": "abc"})
+    publish_json(stage / "DONE.json", {"identity": "abc"})
     say(stage, KILLED)
     assert end(stage, "7", 0, 134, 5) == DONE
-    write_json(stage / "DONE.json", {"identity": "of another configuration"})
+    publish_json(stage / "DONE.json", {"identity": "of another configuration"})
     assert end(stage, "7", 0, 0, 5) == FAILED  # success without the marker is none
 
 
@@ -64,7 +65,7 @@ def test_a_killed_rank_is_the_cause_not_those_that_lost_it(stage: Path) -> None:
     say(stage, "step 5\nstep 6\n", rank=3)
     failed(stage, "Connection closed by peer [10.0.0.7]")
     assert end(stage, "7", 0, 137, 60) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert told["reason"] == "rank 3 on node7 was killed by SIGKILL (out of memory?)"
     assert (told["rank"], told["node"], told["tail"]) == (3, "node7", ["step 5", "step 6"])
@@ -94,7 +95,7 @@ def test_a_rank_that_could_not_speak_is_quoted(stage: Path) -> None:
     say(stage, "srun: error: node6: task 1: Exited with exit code 1\n")
     say(stage, "Traceback\nModuleNotFoundError: No module named 'torch'\n", rank=1)
     assert end(stage, "7", 0, 1, 2) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert (told["reason"], told["rank"]) == ("ModuleNotFoundError: No module named 'torch'", 1)
 
@@ -115,7 +116,7 @@ def test_stops_are_not_failures(stage: Path) -> None:
     begin(stage, "7", 4, "node6")
     (stage / "jobs" / "7_2.stopped").touch()
     assert end(stage, "7", 4, 130, 511) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert told["reason"] == "reached its time limit of 10 minutes for the 3. time"
 
@@ -154,7 +155,7 @@ def test_retries_are_counted_and_nodes_excluded(stage: Path) -> None:
         assert not (stage / "FAILED.json").exists()
     failed(stage, "EADDRINUSE")
     assert end(stage, "7", 2, 1, 50) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert told["reason"] == "EADDRINUSE (after 2 retries)"
 
@@ -169,7 +170,7 @@ def test_a_failure_of_the_stages_own_is_not_tried_again(stage: Path) -> None:
     failed(stage, "ValueError: loss is not finite", rank=2)
     assert end(stage, "7", 0, 1, 50) == FAILED
     assert refused(stage, "7", 0) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert "SLURM refused" in told["reason"]
 
@@ -190,7 +191,7 @@ def test_starts_that_lead_nowhere_end(stage: Path, capsys: pytest.CaptureFixture
     for start in range(LOST_STARTS, 2 * LOST_STARTS):
         assert begin(stage, "7", start, "node6") == DONE  # it had got on
     assert begin(stage, "7", 99, "node6") == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert told["reason"].startswith(f"{LOST_STARTS} starts in a row ended without a word")
 
@@ -219,7 +220,7 @@ def test_a_task_of_an_array_is_a_job_of_its_own(tmp_path: Path, monkeypatch: pyt
     assert main(["begin", str(task)]) == DONE
     assert fence_file(task, "9_3").exists()
     assert [entry["nodes"] for entry in history(task, "9_3")] == ["node6"]
-    write_json(task / "DONE.json", {"identity": "abc"})
+    publish_json(task / "DONE.json", {"identity": "abc"})
     assert main(["end", str(task), "0", "5"]) == DONE
 
 
@@ -273,7 +274,7 @@ def test_the_watchdog_barks_when_nothing_moves(stage: Path, monkeypatch: pytest.
     assert watchdog.watch(stage, "7", lambda: now[0] < 10_000, sleep) == watchdog.HANGS
     assert now[0] == pytest.approx(450 + 300)
     assert end(stage, "7", 0, 137, 999) == FAILED
-    told = read_json(stage / "FAILED.json")
+    told = find_object(stage / "FAILED.json")
     assert told is not None
     assert told["reason"] == "no news for 5 minutes: log, output and checkpoints stand still"
 

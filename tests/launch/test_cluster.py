@@ -47,14 +47,15 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     wanted = [
         ("'partiton' is unknown", "partition"),
         ("gpus_per_node", "'eight'", "whole number"),
-        ("cpus_per_task", "0", "more than 0"),
-        ("minutes", "-5", "at least 0"),
+        ("line 4", "cpus_per_task", "got 0", "more than 0"),
+        ("line 5", "minutes", "-5", "more than 0"),
         ("exclude", "'perhaps'", "true or false"),
         ("mem", "'lots'", "64G"),
         ("account", "['a', 'b']", "one line"),
         ("setup", "'module load cuda'", "list of lines"),
-        ("srun", "[1, 2]", "list of lines"),
-        ("sbatch", "'output'", "laconvnet itself"),
+        ("line 10", "srun: item 1", "got 1", "text of one line"),
+        ("line 10", "srun: item 2", "got 2", "text of one line"),
+        ("line 11", "sbatch", "'output'", "laconvnet itself"),
         ("sbatch", "'Nice'", "long name"),
         ("sbatch", "'mail-user'", "mail_user beside"),
     ]
@@ -62,6 +63,27 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     for parts in wanted:
         assert any(all(part in line for part in (str(file), *parts)) for line in lines), parts
     assert len(lines) == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("partition: gpu\nminutes: 12:00:00\n", ["line 2", "minutes", "12:00:00", "720 minutes"]),
+        ("partition: gpu\nminutes: '12:00:00'\n", ["line 2", "minutes", "12:00:00", "720 minutes"]),
+        ("sbatch:\n  time-min: 1:30:00\n", ["line 2", "sbatch.time-min", "1:30:00", "90 minutes"]),
+        ("account: 010\n", ["line 1", "account", "010", "8"]),
+        ("partition: gpu\nmem: 1G\npartition: cpu\n", ["line 3", "'partition'", "twice", "line 1"]),
+        ("sbatch: {nice: 1.5, hint: [x]}\n", ["sbatch: nice: got 1.5", "sbatch: hint: got a list ['x']", "true"]),
+        ("minutes: .inf\nretries: true\nqos: ''\n", ["minutes: got inf", "retries: got True", "qos: got ''"]),
+        ('partition: "a\\nb"\n', ["partition", "one line"]),
+    ],
+)
+def test_what_yaml_would_misread_or_a_key_cannot_hold_is_told(tmp_path: Path, text: str, parts: list[str]) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read(file)
+    assert all(part in str(caught.value) for part in [str(file), *parts])
 
 
 @pytest.mark.parametrize(
@@ -76,5 +98,5 @@ def test_a_file_that_is_none(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"cluster: moon: cannot be read .* local, or a file"):
+    with pytest.raises(ConfigError, match=r"moon: cannot be read .* local, or a file"):
         read("moon")

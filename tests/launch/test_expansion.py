@@ -74,14 +74,18 @@ def test_what_is_given_wins_and_reaches_the_values_made_of_it(graph: Graph) -> N
     [
         ("values: [a]\nstages: {a: {run: [x]}}", ["values: got a list", "a mapping"]),
         ("values: {task: x}\nstages: {a: {run: [x]}}", ["values: task", "other than here and task"]),
+        ("values: {raw: [x], b: y}\nstages: {a: {run: ['{raw}', '{b}'], title: [c]}}", ["title: got a list", "a text"]),
         ("values: {raw: [x]}\nstages: {a: {run: [x]}}", ["values: raw: got a list", "a text"]),
         ("values: {a: x}\nstages: {a: {run: [x]}}", ["'a': values has a key of that name"]),
         ("stages: {'a-{x}': {each: [], run: [x]}}", ["each: got a list", "a mapping of names"]),
         ("stages: {'a-{x}': {each: {x: []}, run: [x]}, b: {run: [x]}}", ["each: x: got a list", "list of texts"]),
         ("stages: {'a-{x}': {each: 3, run: [x]}, b: {run: [x]}}", ["'a-{x}': each: got '3'", "mapping of names"]),
-        ("stages: {'a-{x}': {each: {x: [[y]]}, run: [x]}, b: {run: [x]}}", ["each: x: got a list", "list of texts"]),
-        ("stages: {'a-{here}': {each: {here: [y]}, run: [x]}, b: {run: [x]}}", ["each: 'here'", "nothing else has"]),
-        ("values: {x: 1}\nstages: {'{x}a': {each: {x: [y]}, run: [x]}, b: {run: [x]}}", ["each: 'x'", "nothing else"]),
+        (
+            "stages: {'a-{x}': {each: {x: [[y]]}, run: [x]}, b: {run: [x]}}",
+            ["each: x: item 1: got a list ['y']", "list of texts"],
+        ),
+        ("stages: {'a-{here}': {each: {here: [y]}, run: [x]}, b: {run: [x]}}", ["each: here", "nothing else has"]),
+        ("values: {x: 1}\nstages: {'{x}a': {each: {x: [y]}, run: [x]}, b: {run: [x]}}", ["each: x", "nothing else"]),
         ("stages: {a: {each: {x: [1, 2]}, run: ['{x}']}}", ["two stages are called 'a'", "every key of each"]),
         ("stages: {'a-{x}': {each: {y: [1]}, run: [x]}}", ["'a-{x}': expected a name of letters"]),
         ("stages: {a: {run: [x], needs: ['b-*']}}", ["'b-*' is no stage; expected one of a"]),
@@ -93,7 +97,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str, parts: 
     with pytest.raises(ConfigError) as caught:
         read(file)
     line = next(line for line in str(caught.value).splitlines() if parts[0] in line)
-    assert line.startswith(f"{file}: ")
+    assert line.startswith(f"{file}: line ")
     assert all(part in line for part in parts)
 
 

@@ -13,9 +13,10 @@ import pytest
 from submitit.helpers import DelayedSubmission
 from submitit.local.local import LocalJob
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
-from laconvnet.launch.job import PORTS, Command, is_done, master_port, read_json, tail, write_json
+from laconvnet.launch.job import PORTS, Command, is_done, master_port, tail
 from laconvnet.launch.local import controller
 
 ENTRY = "stage_entry:main"  # of the module in conftest.py
@@ -86,7 +87,7 @@ def test_success_is_that_of_every_rank(stages: Write, capfd: pytest.CaptureFixtu
 def test_refused_arguments_are_a_failure(stages: Write) -> None:
     file = stages("train: {run: [usage]}")
     assert launch(file, entry=ENTRY) == 1
-    failed = read_json(plan(file)[0].folder / "FAILED.json")
+    failed = find_object(plan(file)[0].folder / "FAILED.json")
     assert failed is not None
     assert failed["reason"] == "exit code 2 and nothing on standard error"
 
@@ -114,7 +115,7 @@ def test_a_requeue_runs_the_same_command_again(work: Path, events: Events, until
     assert controller.left_over(folder) == []
     assert events().count("start sit") == 2
     assert not (folder / "DONE.json").exists()
-    failed = read_json(folder / "FAILED.json")
+    failed = find_object(folder / "FAILED.json")
     assert failed is not None
     assert "timed-out too many times" in failed["reason"]
 
@@ -124,7 +125,7 @@ def test_the_time_limit_ends_a_job(work: Path) -> None:
     assert job._process is not None
     assert job._process.wait() == 0
     assert controller.left_over(folder) == []
-    failed = read_json(folder / "FAILED.json")
+    failed = find_object(folder / "FAILED.json")
     assert failed is not None
     assert failed["reason"].startswith("rank 0 was still running at the time limit")
 
@@ -183,17 +184,17 @@ def test_the_port_is_another_at_each_start(tmp_path: Path, monkeypatch: pytest.M
 
 def test_json_files_are_whole_or_not_there(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    write_json(file, {"a": 1}, first=True)
-    write_json(file, {"a": 2}, first=True)
-    assert read_json(file) == {"a": 1}
-    write_json(file, {"a": 3})
-    assert read_json(file) == {"a": 3}
+    publish_json(file, {"a": 1}, first=True)
+    publish_json(file, {"a": 2}, first=True)
+    assert find_object(file) == {"a": 1}
+    publish_json(file, {"a": 3})
+    assert find_object(file) == {"a": 3}
     with pytest.raises(TypeError):
-        write_json(file, {"a": object()})
-    assert read_json(file) == {"a": 3}
+        publish_json(file, {"a": object()})
+    assert find_object(file) == {"a": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     file.write_text('{"a": ')
-    assert read_json(file) is None
+    assert find_object(file) is None
 
 
 def test_tail_reads_bars_as_one_line(tmp_path: Path) -> None:

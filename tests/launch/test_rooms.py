@@ -38,7 +38,7 @@ def test_nothing_imports_upward(room: str) -> None:
     assert files
     for file in files:
         for name in imports(file):
-            if name.split(".")[0] in ROOMS:
+            if name.split(".")[0] in ROOMS:  # and `files`, which all share
                 assert name.split(".")[0] in MAY_IMPORT[room], f"{file}: imports {name}"
 
 
@@ -57,6 +57,24 @@ def test_the_pipeline_sees_only_the_reading_side_of_shards() -> None:
     assert seen <= allowed
 
 
+def test_what_all_share_knows_the_standard_library_only() -> None:
+    names = {name.split(".")[0] for name in imports(ROOT / "laconvnet" / "files.py")}
+    assert names <= set(sys.stdlib_module_names)
+
+
+def test_the_names_of_files_of_runs_and_stages_stand_once() -> None:
+    from laconvnet.pipeline.runs import layout
+
+    known = {value for value in vars(layout).values() if isinstance(value, str) and "." in value[1:]}
+    assert {"DONE.json", "config.yaml", "state.pt", "graph.json"} <= known - {layout.__file__}
+    files = [file for room in ("pipeline", "launch") for file in (ROOT / room).rglob("*.py")]
+    for file in files:
+        if file == Path(layout.__file__) or "bench" in file.parts:  # benches have folders of their own
+            continue
+        texts = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not texts & known, f"{file}: {texts & known} stand in laconvnet.pipeline.runs.layout"
+
+
 def test_shards_know_no_torch() -> None:
     names = {name.split(".")[0] for file in (ROOT / "shards").rglob("*.py") for name in imports(file)}
     assert names.isdisjoint({"torch", "deepspeed", "accelerate", "nvidia"})
@@ -64,7 +82,7 @@ def test_shards_know_no_torch() -> None:
 
 def test_kernels_know_only_torch() -> None:
     names = {name.split(".")[0] for file in (ROOT / "kernels").rglob("*.py") for name in imports(file)}
-    assert names - set(sys.stdlib_module_names) == {"torch", "kernels"}
+    assert names - set(sys.stdlib_module_names) == {"torch", "kernels", "files"}
 
 
 def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from laconvnet.files import publish_json
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
-from laconvnet.launch.job import write_json
 from laconvnet.launch.slurm import snapshot
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.launch.slurm.sbatch import Shape, array
@@ -111,7 +111,7 @@ def test_the_tasks_of_an_array_as_sbatch_takes_them(stages: Write, capsys: pytes
 
 def write_json_at(file: Path, value: object) -> None:
     file.parent.mkdir(parents=True)
-    write_json(file, value)
+    publish_json(file, value)
 
 
 def shape(stages: Write, text: str, **site: object) -> Shape:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,19 +143,26 @@ def test_everything_wrong_is_told_at_once(stages: Write) -> None:
     with pytest.raises(ConfigError) as caught:
         plan(file)
     lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{file}: stage ") for line in lines)
+    places = [re.fullmatch(rf"{re.escape(str(file))}: line (\d+): stage '(\w+)': .*", line) for line in lines]
+    assert all(places)
+    text = file.read_text().splitlines()
+    for line, place in zip(lines, places, strict=True):  # the line of the key, or of the stage where the key is missing
+        assert place is not None
+        written = text[int(place[1]) - 1].split(":")[0].strip()
+        assert f"'{written}'" in line or f": {written}: " in line, line
+    assert lines == sorted(lines, key=lambda line: int(line.split("line ")[1].split(":")[0]))
     wanted = [
         ("'a'", "run", "'nobody'", "a, b, c"),
         ("'a'", "processes", "'two'", "at least 1"),
         ("'a'", "nodes", "'none'", "at least 1"),
         ("'a'", "partition", "a list", "a text"),
-        ("'a'", "'colour'", "expected one of run"),
+        ("'a'", "'colour'", "expected one of run, each, array"),
         ("'b'", "'run' is missing", "list"),
         ("'b'", "title", "a list", "a text"),
         ("'c'", "run", "'train'", "list of arguments"),
         ("'c'", "minutes", "'0'", "above 0"),
         ("'c'", "needs", "'a'", "list of stage names"),
-        ("'d'", "argument 4", "a list"),
+        ("'d'", "run: item 4", "a list ['nested']"),
         ("'e'", "--config absent.yaml", "no such file"),
         ("'f'", "itself", "{here}"),
         ("'here'", "other than 'here' and 'task'"),
@@ -169,9 +177,16 @@ def test_everything_wrong_is_told_at_once(stages: Write) -> None:
     [
         ("stages: {a: {run: [x, '{c}']}, b: {run: [x, '{a}']}, c: {run: [x, '{b}']}}", ["a -> c -> b -> a"]),
         ("stages: {a: {run: [x]}}", ["'folder'", "--out"]),
-        ("folder: x", ["stages", "nothing"]),
+        ("folder: x", ["'stages' is missing"]),
         ("folder: x\nstages: {a: {run: [x]}}\nstagse: 1", ["'stagse'", "stages"]),
         ("folder: x\nstages:\n  a: {run: [x]}\n  a: {run: [y]}", ["line 4", "'a'", "twice"]),
+        ("folder: x\nstages:\n  a:\n    run: [x]\n    run: [y]", ["line 5", "'run'", "twice"]),
+        (
+            "folder: x\nstages:\n  a:\n    run: [x]\n    minutes: 12:00:00",
+            ["line 5", "'a'", "minutes", "'12:00:00'", "above 0", "720 minutes"],
+        ),
+        ("folder: x\nstages: {}", ["line 2", "stages", "a mapping"]),
+        ("folder: ' '\nname: [x]\nstages: {a: {run: [x]}}", ["line 1: folder", "line 2: name", "not empty"]),
         ("- a\n- b", ["a list", "mapping"]),
         ("a: [", ["not valid YAML"]),
     ],

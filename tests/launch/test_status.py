@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from laconvnet.files import publish_json
 from laconvnet.launch.executor import lock
-from laconvnet.launch.job import write_json
 from laconvnet.launch.local.screen import Screen, clock, table
 from laconvnet.launch.status import last_log, progress, show, status
 from laconvnet.pipeline.errors import ConfigError
@@ -31,12 +31,12 @@ def training(folder: Path, steps: int = 100) -> Path:
 def graph(tmp_path: Path) -> Path:
     names = {"done": [], "bad": ["done"], "lost": ["bad"], "later": []}
     stages = [{"name": name, "folder": f"{name}-0", "needs": needs} for name, needs in names.items()]
-    write_json(tmp_path / "graph.json", {"selected": list(names), "stages": stages})
+    publish_json(tmp_path / "graph.json", {"selected": list(names), "stages": stages})
     (tmp_path / "done-0").mkdir()
-    write_json(tmp_path / "done-0" / "DONE.json", {"seconds": 12.5})
+    publish_json(tmp_path / "done-0" / "DONE.json", {"seconds": 12.5})
     training(tmp_path / "bad-0")
-    write_json(tmp_path / "bad-0" / "job.json", {"id": "j", "pid": 1, "host": "h", "started": 100.0})
-    write_json(tmp_path / "bad-0" / "FAILED.json", {"ended": 160.0, "reason": "no luck"})
+    publish_json(tmp_path / "bad-0" / "job.json", {"id": "j", "pid": 1, "host": "h", "started": 100.0})
+    publish_json(tmp_path / "bad-0" / "FAILED.json", {"ended": 160.0, "reason": "no luck"})
     return tmp_path
 
 

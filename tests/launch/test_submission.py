@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch import precheck
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan, read
-from laconvnet.launch.job import ENTRY, read_json, write_json
+from laconvnet.launch.job import ENTRY
 from laconvnet.launch.slurm import queue, submission
 from laconvnet.launch.slurm.queue import Partition, Queued
 from laconvnet.launch.status import show, status
@@ -42,14 +43,14 @@ def queued(slurm: Path, four: dict[str, Stage], **states: str) -> None:
     """squeue's answer: the stages' jobs in these states."""
     lines = []
     for name, state in states.items():
-        job = read_json(four[name].folder / "job.json")
+        job = find_object(four[name].folder / "job.json")
         assert job is not None
         lines.append(f"{job['id']}|{state}|Dependency|{four[name].folder}\n")
     (slurm / "queue").write_text("".join(lines))
 
 
 def finish(stage: Stage) -> None:
-    write_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
+    publish_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
 
 
 def calls(slurm: Path) -> list[str]:
@@ -67,12 +68,12 @@ def test_a_graph_is_submitted_once(
         "sbatch 103 dependency=afterok:101",
         "sbatch 104 dependency=afterok:102:103",
     ]
-    job = read_json(four["left"].folder / "job.json")
+    job = find_object(four["left"].folder / "job.json")
     assert job is not None
     assert (job["id"], job["cluster"], job["processes"], job["nodes"]) == ("102", "slurm", 2, 1)
     assert (Path("runs") / job["code"] / "laconvnet" / "launch" / "slurm" / "batch.py").exists()
 
-    write_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
     queued(slurm, four, left="RUNNING", right="PENDING")
     capsys.readouterr()
     assert submit() == 0  # the last one is gone from the queue
@@ -206,7 +207,7 @@ def test_rows_say_what_files_and_slurm_say(
     assert rows()["raw"] == ("running", None)
     assert rows()["left"] == ("waiting", "Dependency")
     # What a rank has written is not the last word while the job is there: it may be tried again.
-    write_json(four["raw"].folder / "FAILED.json", {"ended": 50.0, "reason": "EADDRINUSE"})
+    publish_json(four["raw"].folder / "FAILED.json", {"ended": 50.0, "reason": "EADDRINUSE"})
     assert rows()["raw"] == ("running", None)
     note("raw", '{"job": "101", "start": 2, "event": "end", "reason": "time limit 3 of at most 100", "time": 5.0}')
     queued(slurm, four, raw="PENDING", left="PENDING", right="PENDING", last="PENDING")
@@ -216,8 +217,8 @@ def test_rows_say_what_files_and_slurm_say(
     assert text[0].split()[:5] == ["stage", "state", "job", "starts", "step"]
     assert text[1].split()[:4] == ["raw", "waiting", "101", "3"]
 
-    write_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
-    write_json(four["left"].folder / "FAILED.json", {"ended": 50.0, "reason": "no luck"})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
+    publish_json(four["left"].folder / "FAILED.json", {"ended": 50.0, "reason": "no luck"})
     note("right", '{"job": "103", "start": 0, "event": "start", "time": 5.0}')
     (slurm / "queue").write_text("")
     (slurm / "books").write_text("103|TIMEOUT\n104|CANCELLED by 0\n")
@@ -273,7 +274,7 @@ def test_logs_follow_until_the_stage_has_ended(
     def sleep(_: float) -> None:
         text = next(texts)
         if text is None:
-            write_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
+            publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
         else:
             log.write_text(text)
 
@@ -287,7 +288,7 @@ def test_cancel(
     submit: Callable[..., int], slurm: Path, four: dict[str, Stage], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit() == 0
-    write_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
     queued(slurm, four, left="RUNNING", right="PENDING", last="PENDING")
     assert cancel(Path("runs"), "left") == 0
     assert calls(slurm)[-1] == "scancel 102"

@@ -186,10 +186,10 @@ def test_a_missing_folder_is_the_one_thing_without_default(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data: {folder: x\n", "not YAML: while parsing a flow mapping"),
-        ("data:\n\tfolder: x\n", "not YAML: while scanning"),
-        ("\x00", "not YAML: "),
-        ("a: !!python/object/apply:os.getcwd []\n", "not YAML: could not determine a constructor"),
+        ("data: {folder: x\n", "not valid YAML: while parsing a flow mapping"),
+        ("data:\n\tfolder: x\n", "not valid YAML: while scanning"),
+        ("\x00", "not valid YAML: "),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML: could not determine a constructor"),
         ("- 1\n", "holds list, expected keys and values"),
         ("word\n", "holds str, expected keys and values"),
         ("", "holds NoneType, expected keys and values"),
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert refused(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"data: {folder: caf\xe9}\n")
-    assert refused(latin).startswith(f"{latin}: not YAML: ")
+    assert refused(latin).startswith(f"{latin}: not valid YAML: ")
 
 
 def test_no_class_of_the_files_choice_is_ever_called(file: Path, tmp_path: Path) -> None:

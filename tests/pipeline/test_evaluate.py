@@ -10,7 +10,6 @@ import pytest
 
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.inference import evaluate
-from laconvnet.pipeline.runs.files import publish_text
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
 
 
@@ -57,19 +56,3 @@ def test_hidden_answers_have_no_majority() -> None:
     hidden, known = questions([("exist", None)]), questions([("exist", "yes")])
     assert evaluate._majority(hidden, known) == {}
     assert evaluate._majority(known, hidden) == {}
-
-
-def test_files_appear_whole_and_leave_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "new" / "eval.json"
-    publish_text(target, "one")
-    publish_text(target, "two")
-    assert target.read_text() == "two"
-
-    def broken(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", broken)
-    with pytest.raises(KeyboardInterrupt):
-        publish_text(target, "three")
-    assert target.read_text() == "two"
-    assert [path.name for path in target.parent.iterdir()] == ["eval.json"]

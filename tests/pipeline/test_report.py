@@ -372,7 +372,7 @@ def test_a_broken_result_is_named_on_the_page_and_other_json_is_none(tmp_path: P
     (run / "eval" / "notes.json").write_text('{"task": "rec", "split": "val"}')
     report([run], tmp_path / "page.html")
     shown = text_of((tmp_path / "page.html").read_text())
-    assert f"Left out: {run / 'eval' / 'torn.json'}: not valid JSON" in shown
+    assert f"Left out: {run / 'eval' / 'torn.json'}: line 1 column 17: not JSON" in shown
     assert "notes.json" not in shown
 
 

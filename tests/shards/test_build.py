@@ -198,7 +198,7 @@ def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_s
         with pytest.raises(KeyboardInterrupt):
             build(samples, out, **ARGS, shard_bytes=3000)
     assert begun == at
-    assert [path.name for path in out.rglob("*") if path.name.endswith(".tmp")] == []
+    assert [path.name for path in out.rglob("*") if path.name.startswith(".partial.")] == []
     assert not (out / "manifest.parquet").exists()
     with pytest.raises(InputError, match="left unfinished; run the same build command again"):
         Manifest.open(out)
@@ -235,7 +235,7 @@ def test_an_interrupted_build_leaves_no_litter_and_resumes_to_the_same_bytes(
 
     with pytest.raises(error, match="stop"):
         build(broken(), out, **ARGS, shard_bytes=3000, workers=workers)
-    left = [path.name for path in out.rglob("*") if path.name.endswith(".tmp")]
+    left = [path.name for path in out.rglob("*") if path.name.startswith(".partial.")]
     assert left == []
     assert not (out / "manifest.parquet").exists()
     with pytest.raises(InputError, match="left unfinished; run the same build command again"):
@@ -261,7 +261,8 @@ def test_a_killed_build_resumes_to_the_same_bytes_and_its_workers_end(tmp_path: 
             yield from samples[:10]
             while not list(out.glob("parts/*.samples.parquet")):
                 pass
-            (out / ".shard-000009.tar.1.tmp").write_bytes(b"half")
+            for name in (".partial.1.shard-000009.tar", ".shard-000009.tar.1.tmp"):
+                (out / name).write_bytes(b"half")
             print(*(child.pid for child in multiprocessing.active_children()), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if __name__ == "__main__":
@@ -305,7 +306,7 @@ def test_a_picture_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path)
 
 
 def hang(out: Path, chunk: Chunk) -> int:
-    (out / f".hang-{chunk.number}.1.tmp").touch()
+    (out / f".partial.1.hang-{chunk.number}").touch()
     time.sleep(30)
     (out / "went-on").touch()
     return 0

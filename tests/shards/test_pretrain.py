@@ -181,7 +181,7 @@ def test_the_proof_fails_where_the_exclusion_is_taken_away(
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     with pytest.raises(InputError, match=r"picture coco-0 \(000000000200.jpg\) is in split val of .*by COCO id 200"):
         pretrain_set([(coco, 1)], [refcoco], tmp_path / "out")
-    assert [path for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")] == []
+    assert [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".partial.")] == []
 
 
 def test_the_same_command_again_writes_nothing_and_another_is_refused(

@@ -145,7 +145,7 @@ def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    litter = tmp_path / ".set.partial"
+    litter = tmp_path / ".partial.00000001.set"
     litter.mkdir()
     (litter / "junk").write_text("x")
     generate(tmp_path / "set", pictures=2, progress=False)

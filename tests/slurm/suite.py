@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from laconvnet.files import find_object
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
-from laconvnet.launch.job import read_json
 from laconvnet.launch.status import status
 from tests.slurm.cluster import Cluster
 
@@ -49,7 +49,7 @@ class Work:
         return {row["stage"]: row for row in status(self.out)}
 
     def job(self, stage: Stage) -> str:
-        record = read_json(stage.folder / "job.json")
+        record = find_object(stage.folder / "job.json")
         assert record is not None
         return str(record["id"])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from laconvnet.files import find_object
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.graph.stages import Stage
-from laconvnet.launch.job import read_json
 from laconvnet.pipeline.errors import ConfigError
 from tests.slurm.suite import Work
 
@@ -40,7 +40,7 @@ def test_a_failed_task_stops_dependants_and_only_it_is_submitted_again(
     }
     row = work.rows()["shares"]
     assert row["tasks"] == {"of": 4, "done": 3, "failed": 1}
-    node = read_json(shares.jobs[0].folder / "FAILED.json")["node"]
+    node = find_object(shares.jobs[0].folder / "FAILED.json")["node"]
     assert node in ("127.0.0.1", "127.0.0.2")
     assert row["failed"] == [{"task": 0, "rank": 0, "node": node, "reason": "ValueError: no such share"}]
     assert not after.folder.joinpath("f").exists()
@@ -64,7 +64,7 @@ def test_a_failed_task_stops_dependants_and_only_it_is_submitted_again(
     assert work.ended(*stages.values()) == {"shares": ("done", None), "after": ("done", None)}
     assert starts(shares) == [1 + 1, 1, 1, 1]
     assert work.job(shares) != first
-    done = read_json(shares.folder / "DONE.json")
+    done = find_object(shares.folder / "DONE.json")
     assert (done["tasks"], done["identity"]) == (4, shares.identity)
     assert work.submit() == 0
     assert "0 submitted" in capsys.readouterr().err

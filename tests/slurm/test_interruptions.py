@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from laconvnet.files import find_object
 from laconvnet.launch.graph.stages import Stage
-from laconvnet.launch.job import PORTS, read_json
+from laconvnet.launch.job import PORTS
 from tests.slurm.suite import SITE, Limited, Work
 
 COUNT = 'run: {{run: [count, "{{here}}", {steps}, {seconds}], processes: 2, nodes: 2{more}}}'
@@ -68,7 +69,7 @@ def test_a_killed_rank_is_named_with_its_node_and_ends_the_job(work: Work) -> No
     ended = work.ended(*stages.values())
     reason = "rank 1 on 127.0.0.2 was killed by SIGKILL (out of memory?)"
     assert ended == {"lose": ("failed", reason), "after": ("not started", "lose failed")}
-    failed = read_json(stages["lose"].folder / "FAILED.json")
+    failed = find_object(stages["lose"].folder / "FAILED.json")
     assert (failed["rank"], failed["node"], Path(failed["log"]).name.endswith("_1_log.err")) == (1, "127.0.0.2", True)
     assert len(history(stages["lose"], "start")) == 1  # it is the stage's own fault: not tried again
 

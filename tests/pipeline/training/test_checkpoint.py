@@ -113,7 +113,7 @@ def test_a_failed_write_leaves_the_last_one_and_no_litter(tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TrainingError, match="No space left"):
         save(tmp_path, 2)
     assert checkpoint.newest(tmp_path) == first

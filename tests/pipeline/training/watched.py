@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from laconvnet import files
 from laconvnet.launch import cli
 from laconvnet.pipeline.data.loader import Batch, Loader
 from laconvnet.pipeline.training import checkpoint
@@ -41,7 +42,9 @@ from tests.rounding import begin_nudged
 
 RANK = int(os.environ.get("RANK", "0"))
 PLACE = Path(os.environ["WATCHED"])
-FILES = {shutil.__file__: "shutil", checkpoint.__file__: "checkpoint", torch.serialization.__file__: "serialization"}
+# Publishing is the work of two files; the look at which checkpoints there are goes with it.
+FILES = {shutil.__file__: "shutil", checkpoint.__file__: "checkpoint", files.__file__: "checkpoint"}
+FILES |= {torch.serialization.__file__: "serialization"}
 STOP_AT, _, _NUMBER = os.environ.get("STOP_AT", "").partition(":")
 STOP_AFTER, _, _NAME = os.environ.get("STOP_AFTER", "").partition(":")
 _init, _step, _stream, _write = Session.__init__, Session.step, Session.stream, checkpoint.Writer._write

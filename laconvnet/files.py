@@ -1,0 +1,143 @@
+"""Files and folders that are there whole or not at all, and JSON whose faults can be told apart.
+
+What is published is written under a temporary name beside its place, synced to the disk and renamed; then the folder
+that holds it is synced. A kill or a power failure leaves what was there or the whole new thing, and at most a
+temporary, which `remove_leftovers` clears. This module knows the standard library only.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_MARK = ".partial."
+
+
+@contextmanager
+def publishing(file: Path, first: bool = False) -> Iterator[Path]:
+    """Yield a temporary name beside ``file``; what was written there becomes ``file``, or goes if the block raises.
+
+    With ``first`` a file that exists already stays, also one that another process publishes meanwhile.
+    """
+    partial = _beside(file)
+    try:
+        yield partial
+        _sync(partial)  # or the name might outlive a power failure that the bytes did not
+        if first:
+            with suppress(FileExistsError):
+                os.link(partial, file)
+        else:
+            os.replace(partial, file)
+        _sync(file.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def publish_bytes(file: Path, data: bytes) -> None:
+    """Write ``data`` as ``file``, all or nothing."""
+    with publishing(file) as partial:
+        partial.write_bytes(data)
+
+
+def publish_text(file: Path, text: str) -> None:
+    """Write ``text`` as ``file`` in UTF-8, all or nothing."""
+    # File names and texts of data sets may hold code points that no encoding has.
+    publish_bytes(file, text.encode("utf-8", "backslashreplace"))
+
+
+def publish_json(file: Path, value: object, first: bool = False) -> None:
+    """Write ``value`` as a JSON ``file``, all or nothing; with ``first`` a file that exists already stays."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    with publishing(file, first) as partial:
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def publishing_folder(folder: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a new folder beside ``folder`` that takes its name when the block ends well, and goes when it does not.
+
+    An empty folder of that name is replaced; one that holds anything is not: OSError. Without ``durable`` nothing
+    inside is synced, for folders of very many files that can be made again.
+    """
+    partial = _beside(folder)
+    try:
+        partial.mkdir()
+        yield partial
+        if durable:
+            sync_tree(partial)
+        os.replace(partial, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers left in ``folder``, of one file or folder by its name, or of all.
+
+    Only where no other writer of these can be at work.
+    """
+    # Version 0.1 wrote the file NAME as .partial.NAME.
+    patterns = (f"{_MARK}{'?' * 8}.{glob.escape(name)}", f"{_MARK}{glob.escape(name)}") if name else (f"{_MARK}*",)
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # a file server keeps what is still open; the next call gets it
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises FileNotFoundError for an absent file, another OSError for one that cannot be read, and ValueError naming the
+    file and the place for one that is damaged.
+    """
+    try:
+        return json.loads(file.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: byte {error.start}: not UTF-8 ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: line {error.lineno} column {error.colno}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise ValueError(f"{file}: not JSON that can be read: it is nested too deeply") from error
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises what `read_json` does, and ValueError for a value that is no object."""
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def find_object(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where the file is absent or damaged. Raises OSError where it cannot be read."""
+    try:
+        return read_object(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _beside(place: Path) -> Path:
+    """A name of its own for every writer, which ends as the final one does: some writers look at the ending."""
+    return place.with_name(f"{_MARK}{secrets.token_hex(4)}.{place.name}")
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder and all that is in it to the disk."""
+    for place in (*folder.rglob("*"), folder):
+        _sync(place)
+
+
+def _sync(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,124 @@
+"""What a run, a stage and a launch keep in their folders: every file name stands here, and nowhere else.
+
+    LAUNCH/                     of `laconvnet launch`
+      graph.json                the stages, resolved, and which of them were asked for
+      launch.lock               held while the launch goes on, and names it
+      replaced/                 folders of stages that were started from nothing again
+      code-HASH/                the code that jobs on a cluster run
+      STAGE-IDENTITY/           a stage; of a training stage it is the folder of the run as well
+        DONE.json               it has succeeded
+        FAILED.json             why it failed: the rank, its reason, the last lines of its log
+        job.json                its newest job
+        starts.jsonl            a line for each start and end of its jobs
+        jobs/                   logs, submissions and marks of the ranks, see the functions below
+        array-N/I/              what a stage keeps, for task I of the N of its array
+    RUN/                        of `laconvnet train`
+      config.yaml               the resolved configuration
+      environment.json          where it ran, with which versions
+      log.jsonl                 a line each `log.every` steps
+      checkpoints/step-S/       state.pt, vocabulary.json, and COMMIT: what these two must be
+      incidents/step-S/         of a bad step: rank-R.json, and state/, which is a checkpoint
+      profile/                  rank-R.json: the trace of `log.profile`
+      eval/                     results, and beside each its .answers.jsonl
+      report.html               the report, where nothing else was asked for
+
+Paths are made, never looked at; `committed` alone reads a folder. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# A launch
+GRAPH, LOCK, REPLACED, REPORT = "graph.json", "launch.lock", "replaced", "report.html"
+
+# A stage, or one task of its array
+DONE, FAILED, JOB, STARTS = "DONE.json", "FAILED.json", "job.json", "starts.jsonl"
+ENDS = (DONE, FAILED)  # how a job can end
+JOBS = "jobs"
+SUBMISSION = "submission.json"  # in `jobs`: what the batch script must know
+_ARRAY = re.compile(r"array-(\d+)")
+
+# A run
+CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.jsonl"
+CHECKPOINTS, INCIDENTS, PROFILE, EVALUATIONS = "checkpoints", "incidents", "profile", "eval"
+STATE, VOCABULARY, COMMIT = "state.pt", "vocabulary.json", "COMMIT"  # of a checkpoint; the marker is written last
+INCIDENT_STATE = "state"  # the checkpoint of an incident
+ANSWERS = ".answers.jsonl"  # the ending of what lies beside a result
+_STEP = re.compile(r"step-(\d+)")
+
+
+def step_folder(step: int) -> str:
+    """What the folder of a step is called, in `checkpoints` and in `incidents`."""
+    return f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step that a published checkpoint was saved after, by its folder's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def committed(run: Path) -> list[Path]:
+    """The published checkpoints of a run, oldest first."""
+    found = (marker.parent for marker in (run / CHECKPOINTS).glob(f"step-*/{COMMIT}"))
+    return sorted((folder for folder in found if _STEP.fullmatch(folder.name)), key=step_of)
+
+
+def rank_record(folder: Path, rank: int) -> Path:
+    """What one rank wrote of an incident or a profile."""
+    return folder / f"rank-{rank}.json"
+
+
+def task_folder(stage: Path, tasks: int, task: int) -> Path:
+    """Where a task of an array keeps what a stage keeps in its folder."""
+    return stage / f"array-{tasks}" / str(task)
+
+
+def array_of(folder: Path) -> tuple[Path, int] | None:
+    """The stage's folder and how many tasks its array has, where this is the folder of one of them."""
+    match = _ARRAY.fullmatch(folder.parent.name)
+    return (folder.parents[1], int(match[1])) if match and folder.name.isdigit() else None
+
+
+# Of a stage's jobs, by the job's id. In patterns of SLURM's and of bash `job` is what they fill in.
+
+
+def rank_log(folder: Path, job: str, rank: int | str, kind: str = "err") -> Path:
+    """Standard error (err) or output (out) of a rank; submitit gives it its name."""
+    return folder / JOBS / f"{job}_{rank}_log.{kind}"
+
+
+def batch_log(folder: Path, job: str) -> Path:
+    """The batch script's own output and srun's messages."""
+    return folder / JOBS / f"{job}_batch.log"
+
+
+def controller_log(folder: Path, job: str) -> Path:
+    """What the process said that starts and watches the ranks of a job on this machine."""
+    return folder / JOBS / f"{job}_controller.log"
+
+
+def ok_marker(folder: Path, job: str, rank: int | str) -> Path:
+    """The file that says that the command of this rank of this job succeeded."""
+    return folder / JOBS / f"{job}_{rank}.ok"
+
+
+def stopped_marker(folder: Path, job: str, rank: int | str) -> Path:
+    """The file that says that this rank was told to stop and has done so."""
+    return folder / JOBS / f"{job}_{rank}.stopped"
+
+
+def told_file(folder: Path, job: str, rank: int | str) -> Path:
+    """The file that says that a signal of SLURM's has reached this rank of this job."""
+    return folder / JOBS / f"{job}_{rank}.told"
+
+
+def fence_file(folder: Path, job: str) -> Path:
+    """The file that names the newest start of a job."""
+    return folder / JOBS / f"{job}.start"
+
+
+def exclude_file(folder: Path, job: str) -> Path:
+    """The nodes that the job is to keep off from now on."""
+    return folder / JOBS / f"{job}.exclude"
