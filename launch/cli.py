@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from laconvnet.pipeline.errors import ConfigError, TrainingError
     from laconvnet.shards.errors import InputError
 
-    arguments, rest = parser().parse_known_args(argv)
-    arguments.keys = rest
+    line = parser()
+    arguments, rest = line.parse_known_args(argv)
+    arguments.keys, arguments.line = rest, line
     if rest and not getattr(arguments, "takes_keys", False):
         print(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`", file=sys.stderr)
         return MISTAKE

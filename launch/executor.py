@@ -19,6 +19,7 @@ mend is a ConfigError (exit code 2 of the command line).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING
 from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import ENTRY, command_line, is_done, settle
+from laconvnet.launch.job import command_line, is_done, settle
 from laconvnet.launch.local.screen import Screen
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import GRAPH, LOCK
@@ -44,20 +45,20 @@ if TYPE_CHECKING:
 
 def launch(
     file: str | Path,
+    line: argparse.ArgumentParser,
     cluster: str = "local",
     out: str | Path | None = None,
     dry_run: bool = False,
     only: str | None = None,
     from_: str | None = None,
     force: bool = False,
-    entry: str = ENTRY,
     given: Mapping[str, str] | None = None,
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
     `cluster` is local, for this machine, or a site's file (`launch.slurm.cluster`): then all stages are submitted to
-    SLURM and this returns. `given` are texts to put in place of the file's `values` of these names. `entry` is the
-    "module:function" that the jobs call with a stage's arguments. What is going on is told on standard error; `dry_run`
+    SLURM and this returns. `given` are texts to put in place of the file's `values` of these names. `line`, the
+    parser of `laconvnet`, checks the stages' command lines. What is going on is told on standard error; `dry_run`
     prints to standard output what would run (on SLURM, the batch scripts) and touches nothing.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
     """
@@ -71,7 +72,7 @@ def launch(
                 settle(stage.folder, stage.array, stage.identity)
     again = force or from_ is not None
     if site is not None:
-        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, entry)
+        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line)
     taken = select(graph, only, from_, force)
     if dry_run:
         print(describe(graph, taken))
@@ -79,13 +80,13 @@ def launch(
     from laconvnet.launch import precheck  # brings submitit, which nothing above needs
     from laconvnet.launch.local.scheduler import run
 
-    problems = precheck.commands(graph, taken, entry)
+    problems = precheck.commands(graph, taken, line)
     if problems:
         raise ConfigError("\n".join(problems))
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         _write_graph(graph, taken, cluster)
-        return run(graph, taken, Screen(sys.stderr), force, again, entry)
+        return run(graph, taken, Screen(sys.stderr), force, again)
 
 
 def _read_both(
@@ -117,7 +118,7 @@ def _launch_on_slurm(
     dry_run: bool,
     force: bool,
     again: bool,
-    entry: str,
+    line: argparse.ArgumentParser,
 ) -> int:
     from laconvnet.launch.slurm import queue, submission  # brings submitit
 
@@ -133,10 +134,10 @@ def _launch_on_slurm(
     if dry_run:
         print(submission.dry_run(graph, taken, site, again), end="")
         return 0
-    shaped = submission.check(graph, taken, site, entry)
+    shaped = submission.check(graph, taken, site, line)
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
-        submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, again, entry)
+        submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, again)
         _write_graph(graph, taken, name)
     return 0
 

@@ -29,7 +29,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from submitit import JobEnvironment
     from submitit.helpers import DelayedSubmission
 
-ENTRY = "laconvnet.launch.cli:main"
+ENTRY = "laconvnet.launch.cli:main"  # the function that jobs call with their arguments
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
 TAIL_LINES = 15
 CANCELLED = "cancelled"  # the reason of a job that the user has ended
@@ -78,7 +78,7 @@ class Command:
     port: int | None = None  # of rank 0's store; None: derived from the job's id
     devices: str | None = None  # CUDA_VISIBLE_DEVICES; None: as the scheduler set it
     version: str | None = None  # of the code, for DONE.json
-    entry: str = ENTRY  # "module:function" called with the arguments
+    entry: str = field(default_factory=lambda: ENTRY)
 
     def __call__(self) -> None:
         """Run the command in this task. Raises what it raises, CommandFailed where it returns an exit code."""

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -21,9 +20,9 @@ from typing import Any
 
 from laconvnet.files import find_object
 from laconvnet.launch.job import tail
-from laconvnet.launch.local.screen import clock, table
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
+from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import (
     CHECKPOINTS,
@@ -79,17 +78,19 @@ def show(folder: str | Path, watch: bool = False, as_json: bool = False) -> int:
     """Print the status to standard output, again and again with `watch` until nothing runs or waits any more."""
     while True:
         rows = status(folder)
-        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) if as_json else text_table(rows)
-        if watch and not as_json and sys.stdout.isatty():
-            print("\x1b[H\x1b[2J", end="")
-        print(text, flush=True)
+        if as_json:
+            print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), flush=True)
+        else:
+            if watch:
+                console().clear()  # does nothing in a pipe
+            print_rows(rows)
         if not watch or not any(row["state"] in ("running", "waiting") for row in rows):
             return 0
         time.sleep(WATCH_SECONDS)
 
 
-def text_table(rows: list[dict[str, Any]]) -> str:
-    """The rows for people."""
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print the rows for people."""
     shown = []
     for row in rows:
         steps = "" if row["steps"] is None else f"/{row['steps']}"
@@ -110,9 +111,10 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     if any(row["tasks"] for row in rows):
         headings |= {"tasks": "tasks"}
     headings |= {"step": "step", "samples_per_s": "samples/s", "eta": "left"}
-    lines = [table(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"})]
-    lines += [f"{row['stage']} {_told(one)}" for row in rows for one in row["failed"] or ()]
-    return "\n".join(lines)
+    write(drawn(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"}))
+    for row in rows:
+        for one in row["failed"] or ():
+            print(f"{row['stage']} {_told(one)}", flush=True)
 
 
 def _told(failed: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from laconvnet.pipeline.model import ModelConfig
 from laconvnet.pipeline.training.checkpoint import CheckpointConfig
 from laconvnet.pipeline.training.engine import EngineConfig
 from laconvnet.pipeline.training.guard import GuardConfig
-from laconvnet.pipeline.training.log import LogConfig
+from laconvnet.pipeline.training.log_config import LogConfig
 from laconvnet.pipeline.training.optimizer import OptimizerConfig
 from laconvnet.pipeline.training.schedule import ScheduleConfig
 

@@ -126,21 +126,38 @@ class Ranks:
 ALONE = Ranks(0, 1)
 
 
+def world() -> int:
+    """How many processes were started for this command, by whoever sets WORLD_SIZE; 1 where nobody does.
+
+    Raises ConfigError under a bare srun of several tasks: they would not know of each other, and all do the same work.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1":
+        raise ConfigError(
+            f"SLURM_STEP_NUM_TASKS: srun has started {tasks} tasks and WORLD_SIZE is not set, so they do not know of "
+            f"each other; expected one task a node (--ntasks-per-node 1) that runs torchrun, as "
+            "`laconvnet train --help` writes it, or `laconvnet launch`"
+        )
+    return 1
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun, srun or `laconvnet launch` has started for one command, joined while it runs.
 
     They talk through the host's memory (gloo); on GPUs each has that of its place on the node.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    count = world()
+    if count == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("gloo")
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield Ranks(dist.get_rank(), count)
         dist.barrier()  # a process that exits while another is still in a collective aborts it
     finally:
         dist.destroy_process_group()

@@ -2,52 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+from laconvnet.launch import commandline
+from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
 
 
 def add(commands: Any) -> None:
-    group = commands.add_parser(
-        "kernels", help="the CUDA kernels of LaConv", description="The CUDA kernels of LaConv."
-    ).add_subparsers(required=True, metavar="COMMAND")
-    command = group.add_parser(
-        "build",
-        help="compile the kernels now",
-        description="Compile the CUDA kernels into the cache (LACONVNET_KERNEL_CACHE, else the user's cache folder), "
-        "where every run finds them. The first run on a GPU does the same for its own kind of GPU; a machine without a "
-        "GPU can do it for others.",
-    )
-    command.add_argument(
-        "--arch",
-        action="append",
-        choices=("80", "90a", "100"),
-        help="GPUs to compile for: 80 (A100), 90a (H100, H200), 100 (B200); several times for several (default: the "
-        "GPUs of this machine, or all three where there is none)",
-    )
-    command.add_argument("--verbose", action="store_true", help="print registers, spills and memory of each kernel")
-    command.add_argument("--json", action="store_true", help="print one JSON object; --verbose: one more a kernel")
-    command.set_defaults(command=_build)
+    commandline.group(commands, "kernels", "the CUDA kernels of LaConv", "The CUDA kernels of LaConv.", build)
 
 
-def _build(arguments: argparse.Namespace) -> int:
-    from laconvnet.kernels.cuda import BuildError, build, resources
+def build(
+    *,
+    arch: Annotated[
+        Sequence[Literal["80", "90a", "100"]],
+        Arg(
+            "GPUs to compile for: 80 (A100), 90a (H100, H200), 100 (B200); several times for several (default: the "
+            "GPUs of this machine, or all three where there is none)",
+            append=True,
+        ),
+    ] = (),
+    verbose: Annotated[bool, Arg("print registers, spills and memory of each kernel")] = False,
+    json: Annotated[bool, Arg("print one JSON object; --verbose: one more a kernel")] = False,
+) -> int:
+    """Compile the kernels now.
+
+    Compile the CUDA kernels into the cache (LACONVNET_KERNEL_CACHE, else the user's cache folder), where every run
+    finds them. The first run on a GPU does the same for its own kind of GPU; a machine without a GPU can do it for
+    others.
+    """
+    from laconvnet.kernels import cuda
+    from laconvnet.kernels.cuda import resources
     from laconvnet.kernels.cuda.cache import LOG
 
     try:
-        built = build(arguments.arch or _here(), retry=True)
-    except BuildError as error:
+        built = cuda.build(arch or _here(), retry=True)
+    except cuda.BuildError as error:
         print(f"laconvnet: {error}", file=sys.stderr)
         return 1
     size = built.library.stat().st_size
     found = {"library": str(built.library), "architectures": list(built.architectures), "nvcc": built.nvcc}
-    show({**found, "bytes": size}, arguments.json)
-    if arguments.verbose:
+    show({**found, "bytes": size}, json)
+    if verbose:
         kernels = resources.parse((built.folder / LOG).read_text())
         names = resources.readable([one.kernel for one in kernels])
-        if not arguments.json:
+        if not json:
             print()
         rows(
             [
@@ -61,7 +63,7 @@ def _build(arguments: argparse.Namespace) -> int:
                 }
                 for name, one in zip(names, kernels, strict=True)
             ],
-            arguments.json,
+            json,
         )
     return 0
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from csv import DictWriter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from laconvnet.launch import commandline
+from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
 
+Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
 _RULE = (
     'MACs are multiply-adds (not twice their number) of one picture with one expression, the papers\' "FLOPs": '
     "convolutions, linear layers, the recurrence, both attention products and dynamic convolutions are counted; batch "
@@ -19,63 +21,39 @@ _RULE = (
 
 
 def add(commands: Any) -> None:
-    group = commands.add_parser(
-        "model", help="parameters and costs of the networks", description="The networks and their costs."
-    ).add_subparsers(required=True, metavar="COMMAND")
-    _add_info(group)
-    _add_table(group)
+    about = "parameters and costs of the networks", "The networks and their costs."
+    commandline.group(commands, "model", *about, info, table, epilog=_RULE)
 
 
-def _add_info(commands: Any) -> None:
-    info = commands.add_parser(
-        "info",
-        help="parameters and MACs by part and layer",
-        description="Parameters and MACs by part and by layer, word vectors apart. Keys of a training configuration "
-        f"may follow as --key.sub VALUE, such as --model.kernel_size 3, and win over the file. {_RULE}",
-    )
-    info.add_argument("--config", type=Path, metavar="FILE", help="training configuration to cost (YAML)")
-    info.add_argument("--preset", metavar="P", help="tiny, 10, 15, 19, s, b, s_released or b_released (default: s)")
-    info.add_argument("--task", metavar="T", help="what is asked, such as rec, res or vqa (default: rec)")
-    info.add_argument(
-        "--head", metavar="H", help="what answers, such as anchors or points (default: that of the preset or the task)"
-    )
-    info.add_argument(
-        "--block", metavar="B", help="what the network is made of, such as laconv or film (default: laconv)"
-    )
-    info.add_argument("--size", type=int, metavar="N", help="side of the picture in pixels (default: 416)")
-    info.add_argument("--words", type=int, metavar="N", help="words of an expression (default: 15)")
-    info.add_argument(
-        "--vocabulary", type=int, default=10_000, metavar="N", help="words of the vocabulary (default: 10000)"
-    )
-    info.add_argument("--answers", type=int, default=28, metavar="N", help="answers of a VQA head (default: 28, CLEVR)")
-    info.add_argument("--layers", action="store_true", help="a row for every layer in place of every part")
-    _add_formats(info, "print one JSON object, layers included")
-    info.set_defaults(command=_info, takes_keys=True)
+def info(
+    keys: Sequence[str],
+    *,
+    config: Annotated[Path | None, Arg("training configuration to cost (YAML)", "FILE")] = None,
+    preset: Annotated[str | None, Arg("tiny, 10, 15, 19, s, b, s_released or b_released (default: s)", "P")] = None,
+    task: Annotated[str | None, Arg("what is asked, such as rec, res or vqa (default: rec)", "T")] = None,
+    head: Annotated[
+        str | None,
+        Arg("what answers, such as anchors or points (default: that of the preset or the task)", "H"),
+    ] = None,
+    block: Annotated[
+        str | None, Arg("what the network is made of, such as laconv or film (default: laconv)", "B")
+    ] = None,
+    size: Annotated[int | None, Arg("side of the picture in pixels (default: 416)", "N")] = None,
+    words: Annotated[int | None, Arg("words of an expression (default: 15)", "N")] = None,
+    vocabulary: Annotated[int, Arg("words of the vocabulary", "N")] = 10_000,
+    answers: Annotated[int, Arg("answers of a VQA head (default: 28, CLEVR)", "N")] = 28,
+    layers: Annotated[bool, Arg("a row for every layer in place of every part")] = False,
+    json: Annotated[bool, Arg("print one JSON object, layers included", group="format")] = False,
+    csv: Csv = False,
+) -> None:
+    """Parameters and MACs by part and layer.
 
-
-def _add_table(commands: Any) -> None:
-    table = commands.add_parser(
-        "table",
-        help="the papers' cost tables beside what is counted here",
-        description="The papers' tables of configurations and costs, each row beside the configuration that is counted "
-        "for it here, the difference in per cent, and the reason where it is not met. Counted at 15 words and without "
-        f"word vectors. {_RULE}",
-    )
-    table.add_argument("number", nargs="*", metavar="N", help="table of v2, or v1-4b (default: all)")
-    _add_formats(table, "print one JSON object a row")
-    table.set_defaults(command=_table)
-
-
-def _add_formats(command: Any, json_help: str) -> None:
-    formats = command.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_true", help=json_help)
-    formats.add_argument("--csv", action="store_true", help="print comma-separated values")
-
-
-def _info(arguments: argparse.Namespace) -> int:
+    Parameters and MACs by part and by layer, word vectors apart. Keys of a training configuration may follow as
+    --key.sub VALUE, such as --model.kernel_size 3, and win over the file.
+    """
     import torch
 
-    from laconvnet.pipeline import config
+    from laconvnet.pipeline import config as configuration
     from laconvnet.pipeline.errors import ConfigError
     from laconvnet.pipeline.model import PRESETS, build_model
     from laconvnet.pipeline.model.blocks import BLOCKS
@@ -83,38 +61,37 @@ def _info(arguments: argparse.Namespace) -> int:
     from laconvnet.pipeline.model.heads import HEADS, TASKS
 
     # A folder is the one key without a default, and costs need no data.
-    keys = ["--data.folder=."]
-    for name, known in (("preset", PRESETS), ("task", TASKS), ("head", HEADS), ("block", BLOCKS)):
-        keys += _key(f"model.{name}", name, getattr(arguments, name), known)
-    keys += [f"--data.{name}={given}" for name in ("size", "words") if (given := getattr(arguments, name)) is not None]
-    for name in ("vocabulary", "answers"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"command line: --{name}: {getattr(arguments, name)}: expected at least 1")
-    resolved = config.load(arguments.config, [*keys, *arguments.keys])
+    given = ["--data.folder=."]
+    given += _key("preset", preset, PRESETS) + _key("task", task, TASKS)
+    given += _key("head", head, HEADS) + _key("block", block, BLOCKS)
+    given += [f"--data.{name}={value}" for name, value in (("size", size), ("words", words)) if value is not None]
+    for name, value in (("vocabulary", vocabulary), ("answers", answers)):
+        if value < 1:
+            raise ConfigError(f"command line: --{name}: {value}: expected at least 1")
+    resolved = configuration.load(config, [*given, *keys])
     with torch.device("meta"):
-        model = build_model(resolved.model, arguments.vocabulary, arguments.answers)
+        model = build_model(resolved.model, vocabulary, answers)
     counted = cost(model, resolved.data.size, resolved.data.words)
-    if arguments.json:
+    if json:
         show(counted, True)
-        return 0
-    parts, layers = counted.pop("parts"), counted.pop("layers")
-    table = layers if arguments.layers else [{"part": name, **part} for name, part in parts.items()]
-    if arguments.csv:
-        _csv(table)
-        return 0
-    rows([_with_shares(row, counted) for row in table], False)
+        return
+    parts, by_layer = counted.pop("parts"), counted.pop("layers")
+    found = by_layer if layers else [{"part": name, **part} for name, part in parts.items()]
+    if csv:
+        _csv(found)
+        return
+    rows([_with_shares(row, counted) for row in found], False)
     show(counted, False)
-    return 0
 
 
-def _key(key: str, flag: str, given: str | None, known: Collection[str]) -> list[str]:
+def _key(name: str, given: str | None, known: Collection[str]) -> list[str]:
     from laconvnet.pipeline.errors import ConfigError
 
     if given is None:
         return []
     if given not in known:
-        raise ConfigError(f"command line: --{flag}: {given!r}: expected one of {', '.join(known)}")
-    return [f"--{key}={given}"]
+        raise ConfigError(f"command line: --{name}: {given!r}: expected one of {', '.join(known)}")
+    return [f"--model.{name}={given}"]
 
 
 def _with_shares(row: Mapping[str, Any], total: Mapping[str, int]) -> dict[str, Any]:
@@ -126,24 +103,33 @@ def _with_shares(row: Mapping[str, Any], total: Mapping[str, int]) -> dict[str, 
     return result
 
 
-def _table(arguments: argparse.Namespace) -> int:
+def table(
+    number: Annotated[Sequence[str], Arg("table of v2, or v1-4b (default: all)", "N")] = (),
+    *,
+    json: Annotated[bool, Arg("print one JSON object a row", group="format")] = False,
+    csv: Csv = False,
+) -> None:
+    """The papers' cost tables beside what is counted here.
+
+    The papers' tables of configurations and costs, each row beside the configuration that is counted for it here, the
+    difference in per cent, and the reason where it is not met. Counted at 15 words and without word vectors.
+    """
     from tqdm import tqdm
 
     from laconvnet.pipeline.model import tables
 
-    chosen = tables.select(arguments.number)
+    chosen = tables.select(number)
     compared = list(tqdm(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))
-    if arguments.json:
+    if json:
         rows(compared, True)
-        return 0
-    if arguments.csv:
+        return
+    if csv:
         _csv(compared)
-        return 0
-    for number in dict.fromkeys(row["table"] for row in compared):
-        print(_title(number))
-        rows(_in_figures([row for row in compared if row["table"] == number]), False)
+        return
+    for one in dict.fromkeys(row["table"] for row in compared):
+        print(_title(one))
+        rows(_in_figures([row for row in compared if row["table"] == one]), False)
         print()
-    return 0
 
 
 def _title(number: str) -> str:
@@ -173,6 +159,6 @@ def _in_figures(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _csv(table: Sequence[Mapping[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, list(table[0]), lineterminator="\n")
+    writer = DictWriter(sys.stdout, list(table[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)

@@ -2,59 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from laconvnet.launch import commandline
+from laconvnet.launch.commandline import Arg, Json, Run
 from laconvnet.launch.commands.output import show
 
 
 def add(commands: Any) -> None:
-    _add_replay(commands)
-    _add_export(commands)
+    commandline.add(commands, replay, export)
 
 
-def _add_replay(commands: Any) -> None:
-    command = commands.add_parser(
-        "replay",
-        help="run one bad step of a run again",
-        description="Run one step of a run again, from the state before it, in fp32 and under anomaly detection: which "
-        "module was the first whose output is not finite, and what broke in the backward pass. The run stays as it is. "
-        "The guard keeps the state before a bad step; for other steps the newest checkpoint before it is taken.",
-    )
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    command.add_argument("step", type=int, metavar="STEP", help="the step, counted from 0 as the guard names it")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(command=_replay)
+def replay(
+    run: Run,
+    step: Annotated[int, Arg("the step, counted from 0 as the guard names it", "STEP")],
+    *,
+    json: Json = False,
+) -> None:
+    """Run one bad step of a run again.
+
+    Run one step of a run again, from the state before it, in fp32 and under anomaly detection: which module was the
+    first whose output is not finite, and what broke in the backward pass. The run stays as it is. The guard keeps the
+    state before a bad step; for other steps the newest checkpoint before it is taken.
+    """
+    from laconvnet.pipeline.training import replay as again
+
+    show(again.replay(run, step), json)
 
 
-def _replay(arguments: argparse.Namespace) -> int:
-    from laconvnet.pipeline.training.replay import replay
+def export(
+    run: Run,
+    *,
+    format: Annotated[
+        Literal["safetensors", "pt2"],
+        Arg("safetensors: the tensors by name; pt2: the inference model as torch.export writes it"),
+    ],
+    out: Annotated[Path, Arg("the file to write", "F")],
+    json: Json = False,
+) -> None:
+    """Write a run's model for other programs.
 
-    show(replay(arguments.run, arguments.step), arguments.json)
-    return 0
+    The averaged weights of a run's newest checkpoint, with configuration and vocabulary in the file.
+    """
+    from laconvnet.pipeline.inference import export as exporting
 
-
-def _add_export(commands: Any) -> None:
-    command = commands.add_parser(
-        "export",
-        help="write a run's model for other programs",
-        description="The averaged weights of a run's newest checkpoint, with configuration and vocabulary in the file.",
-    )
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    command.add_argument(
-        "--format",
-        required=True,
-        choices=("safetensors", "pt2"),
-        help="safetensors: the tensors by name; pt2: the inference model as torch.export writes it",
-    )
-    command.add_argument("--out", type=Path, required=True, metavar="F", help="the file to write")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(command=_export)
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from laconvnet.pipeline.inference.export import export
-
-    show(export(arguments.run, arguments.format, arguments.out), arguments.json)
-    return 0
+    show(exporting.export(run, format, out), json)

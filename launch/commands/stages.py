@@ -3,130 +3,101 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from laconvnet.launch import commandline
+from laconvnet.launch.commandline import Arg, JsonLines
+
+Graph = Annotated[Path, Arg("folder of a launched graph", "DIR")]
 
 
 def add(commands: Any) -> None:
-    _add_launch(commands)
-    _add_status(commands)
-    _add_logs(commands)
-    _add_cancel(commands)
+    commandline.add(commands, launch, status, logs, cancel)
 
 
-def _add_launch(commands: Any) -> None:
-    command = commands.add_parser(
-        "launch",
-        help="run a graph of stages",
-        description="Run the stages of a YAML file in the order of their needs, here or on SLURM. A stage that is done "
-        "is found done, one that is in the queue is found there; after a failure or Ctrl-C the same command goes on. "
-        "A stage may be an array of jobs of their own: those that are done stay done.",
-        epilog="Examples of the file: configs/stages/*.yaml, configs/demo/stages.yaml; of a site's: "
-        "configs/cluster/example.yaml.",
-    )
-    command.add_argument("file", type=Path, metavar="STAGES.yaml", help="the stages")
-    command.add_argument(
-        "--cluster",
-        default="local",
-        metavar="C",
-        help="where: local is this machine (default); else a SLURM site's file",
-    )
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder for all stages (default: the file's `folder`)")
-    command.add_argument("--dry-run", action="store_true", help="print what would run (batch scripts), run nothing")
-    command.add_argument(
-        "--set",
-        dest="given",
-        action="append",
-        default=[],
-        metavar="KEY=TEXT",
-        help="another text for one of the file's `values`, such as raw=/data; may be given several times",
-    )
-    command.add_argument(
-        "--only", metavar="S", help="only this stage; what it needs must be done, or on SLURM in the queue"
-    )
-    command.add_argument("--from", dest="from_", metavar="S", help="this stage again, and all that need it")
-    command.add_argument(
-        "--force", action="store_true", help="with --only or --from: also what is done; else everything anew"
-    )
-    command.set_defaults(command=_launch)
+def launch(
+    line: argparse.ArgumentParser,
+    file: Annotated[Path, Arg("the stages", "STAGES.yaml")],
+    *,
+    cluster: Annotated[str, Arg("where: local is this machine (default); else a SLURM site's file", "C")] = "local",
+    out: Annotated[Path | None, Arg("folder for all stages (default: the file's `folder`)", "DIR")] = None,
+    dry_run: Annotated[bool, Arg("print what would run (batch scripts), run nothing")] = False,
+    given: Annotated[
+        Sequence[str],
+        Arg(
+            "another text for one of the file's `values`, such as raw=/data; may be given several times",
+            "KEY=TEXT",
+            flag="--set",
+            append=True,
+        ),
+    ] = (),
+    only: Annotated[
+        str | None, Arg("only this stage; what it needs must be done, or on SLURM in the queue", "S")
+    ] = None,
+    from_: Annotated[str | None, Arg("this stage again, and all that need it", "S")] = None,
+    force: Annotated[bool, Arg("with --only or --from: also what is done; else everything anew")] = False,
+) -> int:
+    """Run a graph of stages.
 
+    Run the stages of a YAML file in the order of their needs, here or on SLURM. A stage that is done is found done, one
+    that is in the queue is found there; after a failure or Ctrl-C the same command goes on. A stage may be an array of
+    jobs of their own: those that are done stay done.
 
-def _launch(arguments: argparse.Namespace) -> int:
-    from laconvnet.launch.executor import launch
+    Examples of the file: configs/stages/*.yaml, configs/demo/stages.yaml; of a site's: configs/cluster/example.yaml.
+    """
+    from laconvnet.launch import executor
     from laconvnet.pipeline.errors import ConfigError
 
-    given = {}
-    for text in arguments.given:
+    values = {}
+    for text in given:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise ConfigError(f"--set: got {text!r}, expected KEY=TEXT, as in raw=/data")
-        given[key] = value
-
-    return launch(
-        arguments.file,
-        cluster=arguments.cluster,
-        out=arguments.out,
-        dry_run=arguments.dry_run,
-        only=arguments.only,
-        from_=arguments.from_,
-        force=arguments.force,
-        given=given,
-    )
+        values[key] = value
+    return executor.launch(file, line, cluster, out, dry_run, only, from_, force, values)
 
 
-def _add_status(commands: Any) -> None:
-    command = commands.add_parser(
-        "status",
-        help="how far stages and runs are",
-        description="How far a launched graph, or a single run, is: from its files, and from squeue and sacct. Of an "
-        "array, how many of its tasks are done, and which failed where and why.",
-    )
-    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph, or of a run")
-    command.add_argument("--watch", action="store_true", help="refresh until all is done")
-    command.add_argument("--json", action="store_true", help="print one JSON object a line")
-    command.set_defaults(command=_status)
+def status(
+    folder: Annotated[Path, Arg("folder of a launched graph, or of a run", "DIR")],
+    *,
+    watch: Annotated[bool, Arg("refresh until all is done")] = False,
+    json: JsonLines = False,
+) -> int:
+    """How far stages and runs are.
 
-
-def _status(arguments: argparse.Namespace) -> int:
+    How far a launched graph, or a single run, is: from its files, and from squeue and sacct. Of an array, how many of
+    its tasks are done, and which failed where and why.
+    """
     from laconvnet.launch.status import show
 
-    return show(arguments.folder, watch=arguments.watch, as_json=arguments.json)
+    return show(folder, watch=watch, as_json=json)
 
 
-def _add_logs(commands: Any) -> None:
-    command = commands.add_parser(
-        "logs",
-        help="what a stage has written",
-        description="The output of a stage's newest job: of its batch script and all its ranks, or of one rank; of an "
-        "array, of all its tasks or of one.",
-    )
-    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph")
-    command.add_argument("stage", metavar="STAGE", help="one of its stages")
-    command.add_argument("--rank", type=int, metavar="N", help="only this process of the stage")
-    command.add_argument("--task", type=int, metavar="I", help="only this task of an array, counted from 0")
-    command.add_argument("--follow", action="store_true", help="go on until the stage has ended")
-    command.set_defaults(command=_logs)
+def logs(
+    folder: Graph,
+    stage: Annotated[str, Arg("one of its stages", "STAGE")],
+    *,
+    rank: Annotated[int | None, Arg("only this process of the stage", "N")] = None,
+    task: Annotated[int | None, Arg("only this task of an array, counted from 0", "I")] = None,
+    follow: Annotated[bool, Arg("go on until the stage has ended")] = False,
+) -> int:
+    """What a stage has written.
+
+    The output of a stage's newest job: of its batch script and all its ranks, or of one rank; of an array, of all its
+    tasks or of one.
+    """
+    from laconvnet.launch import control
+
+    return control.logs(folder, stage, rank=rank, follow=follow, task=task)
 
 
-def _logs(arguments: argparse.Namespace) -> int:
-    from laconvnet.launch.control import logs
+def cancel(folder: Graph, stage: Annotated[str | None, Arg("only this stage (default: all)", "STAGE")] = None) -> int:
+    """End a launched graph or one of its stages.
 
-    return logs(arguments.folder, arguments.stage, rank=arguments.rank, follow=arguments.follow, task=arguments.task)
+    End the jobs of a launched graph, or of one stage. What they have saved stays; the same launch goes on from there.
+    """
+    from laconvnet.launch import control
 
-
-def _add_cancel(commands: Any) -> None:
-    command = commands.add_parser(
-        "cancel",
-        help="end a launched graph or one of its stages",
-        description="End the jobs of a launched graph, or of one stage. What they have saved stays; the same launch "
-        "goes on from there.",
-    )
-    command.add_argument("folder", type=Path, metavar="DIR", help="folder of a launched graph")
-    command.add_argument("stage", nargs="?", metavar="STAGE", help="only this stage (default: all)")
-    command.set_defaults(command=_cancel)
-
-
-def _cancel(arguments: argparse.Namespace) -> int:
-    from laconvnet.launch.control import cancel
-
-    return cancel(arguments.folder, arguments.stage)
+    return control.cancel(folder, stage)

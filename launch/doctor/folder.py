@@ -34,7 +34,7 @@ OWN_LOCKS = frozenset(("nolock", "local_lock=all", "local_lock=flock", "localflo
 
 def storage(asked: Asked) -> Iterator[Check]:
     """Where runs would be written: which file system that is, and how much room it has."""
-    from laconvnet.launch.precheck import FREE_BYTES  # needs submitit
+    from laconvnet.launch.slurm.capacity import FREE_BYTES  # needs submitit
 
     place = nearest(asked.folder)
     device, kind, options = mounted(place)

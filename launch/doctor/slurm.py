@@ -41,7 +41,7 @@ def cluster(asked: Asked) -> Iterator[Check]:
     """Whether the partitions have what the cluster's file and so many processes ask for."""
     if asked.cluster is None or asked.site is None or queue.missing_commands():
         return
-    from laconvnet.launch import precheck  # needs submitit
+    from laconvnet.launch.slurm import capacity  # needs submitit
 
     site = asked.cluster
     threads = site.cpus_per_task
@@ -58,11 +58,11 @@ def cluster(asked: Asked) -> Iterator[Check]:
         gpus=1 if site.gpus_per_node else 0,
     )
     graph = Graph("", asked.site, asked.folder, (stage,))
-    shaped, problems = precheck.shapes(graph, [stage], site)
+    shaped, problems = capacity.shapes(graph, [stage], site)
     if shaped:
         # All GPUs that the file says a node has, whatever these processes take of them.
         whole = {name: replace(shape, gpus=site.gpus_per_node) for name, shape in shaped.items()}
-        problems += precheck.resources(graph, [stage], whole, site)
+        problems += capacity.resources(graph, [stage], whole, site)
     before = f"{graph.file}: stage 'run': "
     for problem in problems:
         meaning = f"change it in {asked.site}, or ask for other --processes"

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.job import CANCELLED, PORTS, Command, is_done, master_port, tail
 from laconvnet.launch.local import controller
-from laconvnet.launch.local.screen import Screen, clock, table
+from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.slurm.batch import note
 from laconvnet.launch.status import log_file, progress
+from laconvnet.launch.table import clock
 from laconvnet.pipeline.runs.layout import ENDS, FAILED, JOB, controller_log
 from laconvnet.pipeline.runs.version import code_version
 
@@ -30,14 +32,14 @@ PORT_ATTEMPTS = 3
 STATES = ("done", "found done", "failed", "stopped", "not started")
 
 
-def run(graph: Graph, taken: list[Stage], screen: Screen, force: bool, again: bool, entry: str) -> int:
+def run(graph: Graph, taken: list[Stage], screen: Screen, force: bool, again: bool) -> int:
     """Run the stages of `graph` that are `taken`, from nothing with `force`; returns the exit code.
 
     Of an array the tasks that are not done; with `again` those too.
     """
-    with Interrupts() as interrupts:
+    with Interrupts() as interrupts, closing(screen):
         jobs = _prepare(graph, taken, force, again, screen)
-        return Run(graph, jobs, screen, interrupts, entry).run()
+        return Run(graph, jobs, screen, interrupts).run()
 
 
 class Interrupts:
@@ -76,8 +78,8 @@ class Running:
 class Run:
     """One pass over the jobs of the stages taken."""
 
-    def __init__(self, graph: Graph, jobs: list[Stage], screen: Screen, interrupts: Interrupts, entry: str) -> None:
-        self.graph, self.screen, self.interrupts, self.entry = graph, screen, interrupts, entry
+    def __init__(self, graph: Graph, jobs: list[Stage], screen: Screen, interrupts: Interrupts) -> None:
+        self.graph, self.screen, self.interrupts = graph, screen, interrupts
         self.began = time.time()
         self.version = code_version()
         self.devices = controller.devices()
@@ -148,7 +150,6 @@ class Run:
             port=_free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if stage.processes > 1 else None,
             devices=",".join(devices) or None,
             version=self.version,
-            entry=self.entry,
         )
         if stage.name not in self.announced:
             self.announced.add(stage.name)
@@ -241,7 +242,7 @@ class Run:
             }
             for stage in self.graph.stages
         ]
-        self.screen.line(table(rows, {"stage": "stage", "state": "state", "seconds": "seconds", "reason": ""}))
+        self.screen.table(rows, {"stage": "stage", "state": "state", "seconds": "seconds", "reason": ""})
         counts = Counter(self.states.values())
         shown = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
         self.screen.line(f"total {time.time() - self.began:.1f} s: {shown}; {self.graph.folder}")

@@ -24,7 +24,7 @@ from submitit.core.utils import JobPaths
 from submitit.helpers import DelayedSubmission
 
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import ENTRY, Command
+from laconvnet.launch.job import Command
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.pipeline.runs.layout import JOBS, batch_log, exclude_file
@@ -71,9 +71,7 @@ class Shape:
         return Shape(partition, nodes, tasks, cpus, tasks * stage.gpus, math.ceil(minutes))
 
 
-def command(
-    stage: Stage, shape: Shape, argv: tuple[str, ...], version: str | None = None, entry: str = ENTRY
-) -> Command:
+def command(stage: Stage, shape: Shape, argv: tuple[str, ...], version: str | None = None) -> Command:
     """What each task of the stage calls."""
     return Command(
         stage=stage.name,
@@ -83,7 +81,6 @@ def command(
         processes=stage.processes,
         threads=shape.cpus,
         version=version,
-        entry=entry,
     )
 
 

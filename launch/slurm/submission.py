@@ -6,6 +6,7 @@ what is missing and nothing twice. Of an array that holds for each task.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -23,8 +24,8 @@ from laconvnet.launch import precheck
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.job import is_done
-from laconvnet.launch.local.screen import Screen, table
-from laconvnet.launch.slurm import queue, sbatch, snapshot
+from laconvnet.launch.local.screen import Screen
+from laconvnet.launch.slurm import capacity, queue, sbatch, snapshot
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.pipeline.errors import ConfigError
@@ -37,7 +38,7 @@ def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool)
 
     SLURM's queue is not looked at: what waits there would be found there.
     """
-    shaped, problems = precheck.shapes(graph, taken, cluster)
+    shaped, problems = capacity.shapes(graph, taken, cluster)
     if problems:
         raise ConfigError("\n".join(problems))
     names = {stage.name for stage in taken}
@@ -51,15 +52,20 @@ def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool)
     return "\n".join(texts)
 
 
-def check(graph: Graph, taken: Sequence[Stage], cluster: Cluster, entry: str) -> dict[str, sbatch.Shape]:
-    """What each stage asks of the cluster. Raises ConfigError with every problem that can be seen now."""
+def check(
+    graph: Graph, taken: Sequence[Stage], cluster: Cluster, line: argparse.ArgumentParser
+) -> dict[str, sbatch.Shape]:
+    """What each stage asks of the cluster; `line` parses the stages' command lines.
+
+    Raises ConfigError with every problem that can be seen now.
+    """
     missing = queue.missing_commands()
     if missing:
         raise ConfigError(f"cluster: {', '.join(missing)}: no such commands here; expected a machine of the cluster")
-    shaped, problems = precheck.shapes(graph, taken, cluster)
+    shaped, problems = capacity.shapes(graph, taken, cluster)
     whole = [stage for stage in taken if stage.name in shaped]
-    problems += precheck.folders(graph)
-    problems += precheck.commands(graph, taken, entry)
+    problems += capacity.folders(graph)
+    problems += precheck.commands(graph, taken, line)
 
     def script(stage: Stage) -> str:
         tasks = range(stage.array or 0)
@@ -67,7 +73,7 @@ def check(graph: Graph, taken: Sequence[Stage], cluster: Cluster, entry: str) ->
 
     with _outside_of_jobs():
         # sbatch would say the same again, less clearly.
-        problems += precheck.resources(graph, whole, shaped, cluster) or precheck.scripts(graph, whole, script)
+        problems += capacity.resources(graph, whole, shaped, cluster) or precheck.scripts(graph, whole, script)
     if problems:
         raise ConfigError("\n".join(problems))
     return shaped
@@ -105,7 +111,6 @@ def submit(
     screen: Screen,
     force: bool,
     again: bool,
-    entry: str,
 ) -> None:
     """Submit what is not in the queue of the stages taken; `shaped` is what `check` found.
 
@@ -120,13 +125,13 @@ def submit(
         ids = {name: _after(graph.stage(name), jobs) for name, jobs in known.items()}
         _refuse_unmet(graph, new, ids)
         if new:
-            _submit_all(graph, new, shaped, cluster, ids, force, entry)
+            _submit_all(graph, new, shaped, cluster, ids, force)
     rows = []
     for stage in graph.stages:
         job = " ".join(dict.fromkeys(id.partition("_")[0] for id in ids.get(stage.name, ())))
         state = _told(stage, known.get(stage.name, ()), len(new.get(stage.name, ())))
         rows.append({"stage": stage.name, "job": job or None, "state": state})
-    screen.line(table(rows, {"stage": "stage", "job": "job", "state": "state"}))
+    screen.table(rows, {"stage": "stage", "job": "job", "state": "state"})
     screen.line(f"{len(new)} submitted; `laconvnet status {graph.folder}` tells how far they are")
 
 
@@ -201,7 +206,6 @@ def _submit_all(
     cluster: Cluster,
     ids: dict[str, list[str]],
     force: bool,
-    entry: str,
 ) -> None:
     """Submit what is new of each stage, one after the other behind those it needs; jobs' ids are added to `ids`."""
     code = snapshot.code(graph.folder)
@@ -230,7 +234,7 @@ def _submit_all(
             after = [job for need in stage.needs for job in ids.get(need, ())]
             tasks = [job.task for job in jobs if job.task is not None]
             chosen = sbatch.executor(graph, stage, shape, cluster, code, after, tasks)
-            job = _submit(stage, jobs, shape, plan, chosen, entry)
+            job = _submit(stage, jobs, shape, plan, chosen)
             ids.setdefault(name, []).append(job)
             submitted.append((job, stage))
     except BaseException as error:
@@ -262,7 +266,6 @@ def _submit(
     shape: sbatch.Shape,
     plan: Submission,
     chosen: sbatch.SlurmExecutor,
-    entry: str,
 ) -> str:
     """Submit one stage, or tasks of its array, and note it where it works; returns the job's id."""
     for name in ENDS:
@@ -272,7 +275,7 @@ def _submit(
     for job in jobs:
         (job.folder / JOBS).mkdir(parents=True, exist_ok=True)
         plan.write(job.folder)
-        works[job.task] = sbatch.command(job, shape, snapshot.arguments(job), plan.version, entry)
+        works[job.task] = sbatch.command(job, shape, snapshot.arguments(job), plan.version)
     id = sbatch.submit(chosen, works[None]) if None in works else sbatch.submit_array(chosen, works)
     record = {"cluster": "slurm", "started": time.time(), "processes": stage.processes, "nodes": shape.nodes}
     record |= {"code": plan.code, "version": plan.version}

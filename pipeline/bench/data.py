@@ -18,7 +18,7 @@ from laconvnet.pipeline.bench.made import WORDS, made_set, pictures
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.geometry import Letterbox
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.plan import Plan
 from laconvnet.pipeline.data.text import Vocabulary
 
@@ -75,7 +75,7 @@ def loading(encoded: list[bytes], device: torch.device, threads: int, rounds: in
     with tempfile.TemporaryDirectory() as place:
         examples, loader = _opened(made_set(Path(place), encoded, size, WIDTH, HEIGHT), size, threads, device)
         with closing(loader):
-            requests = [(examples.rows, None)] * _STRETCH
+            requests = [Request(examples.rows)] * _STRETCH
             made = {
                 "decoder from memory": lambda: [decoder.decode(data, letterbox) for _ in requests][-1],
                 "loader": lambda: list(loader.stream(requests))[-1].images,
@@ -109,7 +109,7 @@ def beginning(encoded: list[bytes], samples: int, device: torch.device, threads:
 
         def first(items: Items) -> torch.Tensor:
             with closing(_loader(items.examples, size, threads, device)) as loader:
-                stream = loader.stream([(items.step(0, size, 0, 1), None)])
+                stream = loader.stream([Request(items.step(0, size, 0, 1))])
                 return next(stream).images
 
         def laid_out(examples: Examples) -> Items:

@@ -29,7 +29,7 @@ import torch
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.bench.training import CONFIG, LOOKS
-from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.training import checkpoint, loop
 from laconvnet.pipeline.training.session import Session
 from laconvnet.pipeline.training.state import whole
@@ -46,8 +46,8 @@ class Watched(Session):
         super().__init__(*given)
         self.tell = tell
 
-    def stream(self, loader: Loader, first: int) -> Generator[Batch]:
-        with closing(super().stream(loader, first)) as made:
+    def stream(self, first: int) -> Generator[Batch]:
+        with closing(super().stream(first)) as made:
             kept = [list(islice(made, self.config.engine.accumulate)) for _ in range(_KEPT)]
         for step in range(first, self.source.total):
             yield from self.watch(step, kept[step % _KEPT])
@@ -104,9 +104,9 @@ class Saving(Watched):
 class Growing(Watched):
     """The real loader's batches, and the memory of this process now and then."""
 
-    def stream(self, loader: Loader, first: int) -> Generator[Batch]:
+    def stream(self, first: int) -> Generator[Batch]:
         every = max(1, round(self.source.total / self.config.schedule.epochs / LOOKS))
-        for step, batch in enumerate(Session.stream(self, loader, first), first):
+        for step, batch in enumerate(Session.stream(self, first), first):
             yield batch
             if (step + 1) % every == 0:
                 self.tell({"step": step, "resident_mb": psutil.Process().memory_info().rss / 1e6})

@@ -203,7 +203,7 @@ def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[
         return
     from laconvnet.pipeline.bench.made import made_set, pictures
     from laconvnet.pipeline.data.examples import Examples
-    from laconvnet.pipeline.data.loader import DataConfig, Loader
+    from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
     from laconvnet.pipeline.data.text import Vocabulary
 
     width, height = _SIDES["large" if network.size > 96 else "small"]
@@ -214,7 +214,7 @@ def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[
         vocabulary = Vocabulary.build(examples.texts(examples.rows), [])
         with (
             closing(Loader(examples, vocabulary, config, network.batch, device)) as loader,
-            closing(loader.stream(repeat((examples.rows, None)))) as stream,
+            closing(loader.stream(repeat(Request(examples.rows)))) as stream,
         ):
             made = ((batch.images, batch.tokens) for batch in stream)
             yield made, f"DALI, {'mixed' if device.type == 'cuda' else 'cpu'}, {network.threads} threads"

@@ -20,9 +20,6 @@ from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 
-# What `Loader.batch` is asked: rows, the rows whose words are used, which pictures are mirrored, how all are shown.
-Request = tuple[Rows, Rows | None] | tuple[Rows, Rows | None, Flags] | tuple[Rows, Rows | None, Flags, Looks | None]
-
 _MOST_JITTER = 0.4  # a referent as large as the square is seen by 1 / 1.4 of each side, half of its area
 _DAY = 86400
 
@@ -95,6 +92,20 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a batch is asked for: examples, and how they are shown.
+
+    ``rows`` (B,) are example rows. ``spoken`` (B,) gives rows whose words are used in place of their own. ``flipped``
+    (B,) tells which are mirrored. ``looks`` moves and colours the pictures.
+    """
+
+    rows: Rows
+    spoken: Rows | None = None
+    flipped: Flags | None = None
+    looks: Looks | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's part of a step.
 
@@ -137,19 +148,17 @@ class Loader:
         self._decoding: Rows | None = None
         self._given_up = False
 
-    def batch(
-        self, rows: Rows, spoken: Rows | None = None, flipped: Flags | None = None, looks: Looks | None = None
-    ) -> Batch:
-        """The batch of these example rows.
+    def batch(self, request: Request) -> Batch:
+        """The batch of a request.
 
-        ``spoken`` gives rows whose words are used in place of their own. ``flipped`` (B,) tells which are mirrored,
-        picture, boxes, masks, words and answer; a question whose mirrored answer the vocabulary lacks never is.
-        ``looks`` moves and colours the pictures: see `Letterbox.moved` for what of a referent stays to be seen. A
+        Of what is mirrored, picture, boxes, masks, words and answer are; a question whose mirrored answer the
+        vocabulary lacks never is. Of what moves, see `Letterbox.moved` for how much of a referent stays to be seen. A
         question's picture is only made smaller, for what lies at its border may be what is asked for; where an
         expression speaks of nothing, the picture moves as freely as where it does, or its look would tell.
         """
+        rows, looks = request.rows, request.looks
         examples, config = self._examples, self._config
-        texts, answers, mirrored = self._said(rows, rows if spoken is None else spoken, flipped)
+        texts, answers, mirrored = self._said(rows, rows if request.spoken is None else request.spoken, request.flipped)
         samples = examples.samples(rows)
         letterbox = Letterbox.fit(*examples.sides(samples), config.size)
         framed = letterbox.boxes(examples.boxes(rows))
@@ -232,7 +241,7 @@ class Loader:
         Raises what goes wrong there; and TrainingError where no batch comes within ``data.patience``.
         """
         try:
-            yield from ahead(lambda request: self.batch(*request), requests, self._config.patience, self._doing)
+            yield from ahead(self.batch, requests, self._config.patience, self._doing)
         except Stalled:
             self._given_up = True
             raise
@@ -249,4 +258,4 @@ def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: i
     share = len(rows) // parts
     for first in range(0, len(rows), share):
         part = slice(first, first + share)
-        yield rows[part], None, flipped[part], looks[part] if looks else None
+        yield Request(rows[part], None, flipped[part], looks[part] if looks else None)

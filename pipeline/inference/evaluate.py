@@ -18,7 +18,7 @@ from tqdm import tqdm
 from laconvnet.files import publish_json, publish_text
 from laconvnet.pipeline.data.answers import normalised, worth
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.inference.restore import Restored, restore
@@ -125,7 +125,7 @@ def _pieces(ready: Restored, examples: Examples, control: str | None, cuts: list
     spoken = _others(rows) if control == "shuffled_words" else rows
     with (
         closing(Loader(examples, ready.vocabulary, config, config.batch, ready.device)) as loader,
-        closing(loader.stream((rows[cut], spoken[cut]) for cut in cuts)) as batches,
+        closing(loader.stream(Request(rows[cut], spoken[cut]) for cut in cuts)) as batches,
     ):
         for batch in batches:
             output = ready.model(batch.images, batch.tokens).float()

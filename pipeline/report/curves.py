@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from laconvnet.pipeline.report.svg import INK, LINE, MUTED, SETTINGS, text_of
 from laconvnet.pipeline.runs.records import is_number
 
 _NOT_TERMS = {
@@ -26,20 +26,8 @@ _NOT_TERMS = {
 _POINTS = 300  # a curve of more is drawn as the means of so many stretches: nobody sees the difference, the file does
 _WIDE = 30  # terms of the loss that differ more are drawn on a logarithmic scale
 _TERM_COLOURS = ("#c8762c", "#3f8fc0", "#5b9b58", "#a777b8", "#b3576a", "#7d8590")
-# Stand-ins that matplotlib accepts; in the file they become variables that follow the reader's light or dark theme.
-_THEME = {
-    "#010203": ("ink", "#23262b", "#e7e4dd"),
-    "#040506": ("muted", "#62676f", "#a4a9b0"),
-    "#070809": ("line", "#e4e1d9", "#2d3137"),
-}
-_INK, _MUTED, _LINE = _THEME
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "laconvnet",
-    "font.size": 7.5,
-    "axes.linewidth": 0.6,
-    "text.color": _INK,
-}
+# An image has no part in the page's variables: these are their values, light and dark.
+_THEME = {"ink": ("#23262b", "#e7e4dd"), "muted": ("#62676f", "#a4a9b0"), "line": ("#e4e1d9", "#2d3137")}
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
@@ -50,14 +38,14 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
     terms = [name for name in rows[-1] if name not in _NOT_TERMS and is_number(rows[-1][name])]
     if len(terms) == 1:
         terms = []  # it is the loss itself
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(5, 3.9), facecolor="none")
         canvas = FigureCanvasSVG(figure)
         loss, rate, speed = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.2, 1.2))
         figure.subplots_adjust(left=0.125, right=0.965, bottom=0.1, top=0.94, hspace=0.28)
         for name, colour in zip(terms, _TERM_COLOURS * len(terms), strict=False):
             loss.plot(*_series(rows, name), color=colour, linewidth=0.9, label=name.replace("_", " "))
-        loss.plot(*_series(rows, "loss"), color=_INK, linewidth=1.5, label="loss")
+        loss.plot(*_series(rows, "loss"), color=INK, linewidth=1.5, label="loss")
         drawn = [row[name] for row in rows for name in ("loss", *terms) if is_number(row.get(name))]
         if 0 < _WIDE * min(drawn) < max(drawn):
             loss.set_yscale("log")
@@ -65,13 +53,13 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
         loss.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, borderaxespad=0.2, handlelength=1.4
         )
-        rate.plot(*_series(rows, "lr"), color=_INK, linewidth=0.9)
-        speed.plot(*_series(rows, "samples_per_s"), color=_INK, linewidth=0.9)
-        speed.set_xlabel("step", color=_MUTED)
+        rate.plot(*_series(rows, "lr"), color=INK, linewidth=0.9)
+        speed.plot(*_series(rows, "samples_per_s"), color=INK, linewidth=0.9)
+        speed.set_xlabel("step", color=MUTED)
         for axes, title in ((loss, "loss"), (rate, "learning rate"), (speed, "samples per s")):
             _dress(axes, title)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
-        rate.yaxis.get_offset_text().set(color=_MUTED, fontsize=6)
+        rate.yaxis.get_offset_text().set(color=MUTED, fontsize=6)
         for axes in (rate, speed):
             axes.set_ylim(bottom=0)
         speed.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
@@ -82,16 +70,16 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _dress(axes: Axes, title: str) -> None:
     axes.set_facecolor("none")
-    axes.set_ylabel(title.replace(" ", "\n", 1), color=_MUTED)
+    axes.set_ylabel(title.replace(" ", "\n", 1), color=MUTED)
     axes.yaxis.set_label_coords(-0.085, 0.5)  # one line for all three, whatever the width of their numbers
-    axes.tick_params(which="both", colors=_MUTED, labelcolor=_MUTED, length=2.5, width=0.6)
+    axes.tick_params(which="both", colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6)
     axes.tick_params(which="minor", labelleft=False, length=1.5)
-    axes.grid(visible=True, color=_LINE, linewidth=0.6)
+    axes.grid(visible=True, color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_LINE)
+        spine.set_color(LINE)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -103,14 +91,7 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[NDArray[np.fl
 
 
 def _uri(canvas: FigureCanvasSVG) -> str:
-    drawn = io.BytesIO()
-    canvas.print_svg(drawn, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = drawn.getvalue().decode()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
-    for stand_in, (name, _, _) in _THEME.items():
-        svg = svg.replace(stand_in, f"var(--{name})")
-    light, dark = ("".join(f"--{entry[0]}:{entry[which]};" for entry in _THEME.values()) for which in (1, 2))
+    light, dark = ("".join(f"--{name}:{both[which]};" for name, both in _THEME.items()) for which in (0, 1))
     style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
-    svg = re.sub(r"(<svg[^>]*>)", lambda head: head[1] + style, svg, count=1)
+    svg = re.sub(r"(<svg[^>]*>)", lambda head: head[1] + style, text_of(canvas), count=1)
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

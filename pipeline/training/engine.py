@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from laconvnet.pipeline import distributed
 from laconvnet.pipeline.distributed import leave, maximum
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 
@@ -77,7 +79,9 @@ class Engine:
     """
 
     def __init__(self, config: EngineConfig, batch: int, clip: float, folder: Path) -> None:
+        keep_out_launchers_settings()
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        world = distributed.world()
         if "WORLD_SIZE" not in os.environ:
             # Port 0: whichever is free when it is bound. Nobody else has to know.
             os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -90,7 +94,6 @@ class Engine:
         warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
         # Built at start-up by a C++ compiler and of use on a CPU only; gloo does the same without one.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        world = int(os.environ["WORLD_SIZE"])
         pieces = world * config.accumulate
         if batch % pieces:
             cut = f"{world} processes" + (f" of {config.accumulate} micro-batches" if config.accumulate > 1 else "")
@@ -199,6 +202,22 @@ class Engine:
         """Leave together: a process that exits while another is still in a collective aborts it."""
         self.accelerator.end_training()
         leave()
+
+
+def keep_out_launchers_settings() -> None:
+    """Take back what `accelerate launch` has set, and say so: the configuration alone says how a run is computed.
+
+    Left in place, ACCELERATE_USE_CPU would have DeepSpeed's engine replaced by DistributedDataParallel.
+    """
+    given = {name: os.environ.pop(name) for name in sorted(os.environ) if name.startswith("ACCELERATE_")}
+    plain = ("", "no", "NO", "False", "false", "default")  # what it sets where nothing was asked of it
+    told = [
+        f"{name}={value}"
+        for name, value in given.items()
+        if value not in plain and name not in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_MODE")
+    ]
+    if told and os.environ.get("RANK", "0") == "0":
+        print(f"left aside, for engine.* of the configuration decides: {', '.join(told)}", file=sys.stderr)
 
 
 def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str, Any]:

@@ -13,34 +13,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
+from laconvnet.pipeline.training.session import Outcome
 
 if TYPE_CHECKING:
-    from laconvnet.pipeline.config import TrainConfig
-    from laconvnet.pipeline.training.session import Outcome, Session
+    from accelerate import Accelerator
 
 LOG_VERSION = 2
 
 
 @dataclass(frozen=True)
-class LogConfig:
-    """What is reported, and how often.
+class Progress:
+    """What a run is measured by: its steps, its processes, and what its devices could do.
 
-    Args:
-        every: Steps between two status lines.
-        profile: First step and end of a window under torch's profiler, counted from each start.
+    ``trackers`` is accelerate's, which sums over the processes too. ``work`` are the floating-point operations that one
+    example costs a step, ``peak`` those that a device can do a second; both 0 where the peak is not known.
     """
 
-    every: int = 50
-    profile: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ConfigError(f"log.every: {self.every}: expected at least 1")
-        if self.profile and not 0 <= self.profile[0] < self.profile[1]:
-            raise ConfigError(f"log.profile: {list(self.profile)}: expected a first step and a later end")
+    total: int
+    world: int
+    trackers: Accelerator
+    work: int
+    peak: float
 
 
 class Log:
@@ -52,19 +48,15 @@ class Log:
     memory_mb (of this process), device_memory_mb, skipped (steps left out so far), loss_scale (fp16), eta_s and time.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, session: Session) -> None:
-        self._config, self._session = config, session
-        self._accelerator = session.engine.accelerator
-        self._steps = session.source.total
-        self._file = (run / LOG).open("a") if session.engine.leads else None
-        self._peak = hardware.peak(session.engine.device, config.engine.precision)
-        self._work = session.operations() if self._peak else 0
+    def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
+        self._config, self._progress = config, progress
+        self._file = (run / LOG).open("a") if progress.trackers.is_main_process else None
         self._sums: dict[str, Tensor] = {}
         self._taken = self._count = 0
         self._waited = 0.0
         self._since = time.perf_counter()
         self.last: dict[str, float] = {}
-        self._accelerator.init_trackers("tensorboard")
+        progress.trackers.init_trackers("tensorboard")
 
     def step(self, step: int, outcome: Outcome, waited: float) -> None:
         """Take in step ``step`` (from 0); ``waited`` are the seconds it spent without data."""
@@ -75,34 +67,34 @@ class Log:
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         self._waited += waited
-        if (step + 1) % self._config.log.every == 0 or step + 1 == self._steps:
-            self._report(step + 1, outcome.rate)
+        if (step + 1) % self._config.log.every == 0 or step + 1 == self._progress.total:
+            self._report(step + 1, outcome)
 
-    def _report(self, done: int, rate: float) -> None:
+    def _report(self, done: int, outcome: Outcome) -> None:
+        run = self._progress
         seconds = time.perf_counter() - self._since
         means: dict[str, float] = {}
         if self._sums:
-            total = self._accelerator.reduce(torch.stack(list(self._sums.values())), "mean")
+            total = run.trackers.reduce(torch.stack(list(self._sums.values())), "mean")
             means = {name: value / self._taken for name, value in zip(self._sums, total.tolist(), strict=True)}
             self.last = means
-        engine = self._session.engine
         speed = self._count * self._config.data.batch / seconds
         row = {
             "version": LOG_VERSION,
             "step": done,
-            "steps": self._steps,
-            "epoch": round(done / self._steps * self._config.schedule.epochs, 4),
+            "steps": run.total,
+            "epoch": round(done / run.total * self._config.schedule.epochs, 4),
             **means,
-            "lr": rate,
+            "lr": outcome.rate,
             "samples_per_s": speed,
-            "samples_per_s_per_device": speed / engine.world,
+            "samples_per_s_per_device": speed / run.world,
             "data_wait": self._waited / seconds,
-            "mfu": speed / engine.world * self._work / self._peak if self._peak else None,
+            "mfu": speed / run.world * run.work / run.peak if run.peak else None,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "device_memory_mb": hardware.memory(engine.device),
-            "skipped": done - self._session.updates,
-            "loss_scale": self._session.loss_scale,
-            "eta_s": (self._steps - done) * seconds / self._count,
+            "device_memory_mb": hardware.memory(run.trackers.device),
+            "skipped": done - outcome.updates,
+            "loss_scale": outcome.loss_scale,
+            "eta_s": (run.total - done) * seconds / self._count,
             "time": time.time(),
         }
         if self._file:
@@ -110,7 +102,7 @@ class Log:
             self._file.flush()
             print(_line(row), file=sys.stderr, flush=True)
         shown = (*means, "lr", "samples_per_s", "data_wait", "mfu", "loss_scale")
-        self._accelerator.log({key: row[key] for key in shown if row[key] is not None}, step=done)
+        run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done)
         self._sums, self._taken, self._count = {}, 0, 0
         self._waited, self._since = 0.0, time.perf_counter()
 

@@ -14,13 +14,12 @@ from typing import Any
 
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.ahead import Stalled
-from laconvnet.pipeline.data.loader import Loader
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.pipeline.runs import folder
 from laconvnet.pipeline.runs.layout import INCIDENT_STATE
-from laconvnet.pipeline.training import checkpoint, guard
+from laconvnet.pipeline.training import checkpoint, guard, hardware
 from laconvnet.pipeline.training.engine import Engine
-from laconvnet.pipeline.training.log import Log
+from laconvnet.pipeline.training.log import Log, Progress
 from laconvnet.pipeline.training.profile import profiled
 from laconvnet.pipeline.training.session import Session, Source, report_start
 from laconvnet.pipeline.training.start import start
@@ -72,14 +71,10 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
-    largest = config.data.batch // engine.world // config.engine.accumulate
     done, signalled = session.first_step, _GO_ON
     with (
-        closing(
-            Loader(source.examples, session.vocabulary, config.data, largest, engine.device, session.task.wants_masks)
-        ) as loader,
-        closing(session.stream(loader, session.first_step)) as stream,
-        closing(Log(run, config, session)) as log,
+        closing(session.stream(session.first_step)) as stream,
+        closing(Log(run, config, _progress(session))) as log,
         profiled(config.log, run, engine.rank) as profiler,
     ):
         for step in range(session.first_step, source.total):
@@ -106,6 +101,12 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
             if signalled:
                 break
     return done, signalled
+
+
+def _progress(session: Session) -> Progress:
+    engine = session.engine
+    peak = hardware.peak(engine.device, session.config.engine.precision) or 0
+    return Progress(session.source.total, engine.world, engine.accelerator, session.operations() if peak else 0, peak)
 
 
 def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:

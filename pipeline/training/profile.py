@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from laconvnet.pipeline.runs.layout import PROFILE, rank_record
-from laconvnet.pipeline.training.log import LogConfig
+from laconvnet.pipeline.training.log_config import LogConfig
 
 _WARMUP = 2
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from laconvnet.pipeline import config as configuration
-from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS
@@ -43,13 +43,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     begun = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
     session = Session(config, source, engine, begun)
-    largest = config.data.batch // engine.world // config.engine.accumulate
-    with (
-        closing(
-            Loader(source.examples, vocabulary, config.data, largest, engine.device, session.task.wants_masks)
-        ) as loader,
-        closing(session.stream(loader, begun.step)) as stream,
-    ):
+    with closing(session.stream(begun.step)) as stream:
         for earlier in range(begun.step, step):
             session.step(earlier, list(islice(stream, config.engine.accumulate)))
             print(f"step {earlier} taken, {step - earlier} to go", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,12 +53,15 @@ class Source:
 class Outcome:
     """One step: terms of the loss and gradient norm (scalars on the device), and whether it was left out.
 
-    An overflow is a step that fp16's loss scale was too high for; any other step that is left out is `bad`.
+    An overflow is a step that fp16's loss scale was too high for; any other step that is left out is `bad`. ``updates``
+    counts the steps taken so far, this one included, ``loss_scale`` is fp16's after it.
     """
 
     terms: dict[str, Tensor]
     norm: Tensor
     rate: float
+    updates: int
+    loss_scale: float | None = None
     skipped: bool = False
     bad: bool = False
 
@@ -90,15 +93,21 @@ class Session:
             if config.engine.precision == "fp16" and begun.state["loss_scale"]:
                 self.wrapped.optimizer.loss_scaler.__dict__.update(begun.state["loss_scale"])
 
-    def stream(self, loader: Loader, first: int) -> Generator[Batch]:
-        """The micro-batches of every step from `first` on."""
+    def stream(self, first: int) -> Generator[Batch]:
+        """The micro-batches of every step from `first` on, made ahead; to close it closes the loader behind it."""
+        config, engine = self.config, self.engine
+        largest = config.data.batch // engine.world // config.engine.accumulate
+        loader = Loader(
+            self.source.examples, self.vocabulary, config.data, largest, engine.device, self.task.wants_masks
+        )
+        with closing(loader), closing(loader.stream(self.requests(first))) as batches:
+            yield from batches
+
+    def requests(self, first: int) -> Iterator[Request]:
+        """What this process asks for in every step from `first` on."""
         config, engine, items = self.config, self.engine, self.source.items
-
-        def requests() -> Iterator[Request]:
-            for step in range(first, self.source.total):
-                yield from requests_of(items, config.data, step, engine.rank, engine.world, config.engine.accumulate)
-
-        return loader.stream(requests())
+        for step in range(first, self.source.total):
+            yield from requests_of(items, config.data, step, engine.rank, engine.world, config.engine.accumulate)
 
     def seed(self, step: int) -> int:
         """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
@@ -129,12 +138,12 @@ class Session:
                 self.wrapped.step()  # counts the micro-batch; the weights move at the last one
         norm, skipped = self.engine.step(self.wrapped, self.trained)
         if skipped:
-            return Outcome(sums, norm, rate, skipped, self._is_bad(sums["loss"]))
+            return Outcome(sums, norm, rate, self.updates, self._loss_scale(), skipped, self._is_bad(sums["loss"]))
         self.updates += 1
         if self.ema:
             with whole(self.model, self.config.engine.zero):
                 self.ema.update(self.updates - 1)
-        return Outcome(sums, norm, rate)
+        return Outcome(sums, norm, rate, self.updates, self._loss_scale())
 
     def _is_bad(self, loss: Tensor) -> bool:
         """Whether a step that was left out was more than an overflow of fp16; a spoiled forward pass is undone."""
@@ -187,8 +196,7 @@ class Session:
             model = build_model(config.model, len(self.vocabulary), len(self.vocabulary.answers))
         return 6 * int(cost(model, config.data.size, config.data.words)["macs"])
 
-    @property
-    def loss_scale(self) -> float | None:
+    def _loss_scale(self) -> float | None:
         return float(self.wrapped.optimizer.loss_scale) if self.config.engine.precision == "fp16" else None
 
 

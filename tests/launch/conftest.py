@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 PROGRAM = """
 import json, os, signal, socket, sys, time
 from pathlib import Path
@@ -116,7 +117,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the test; jobs started from it find the command line above."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "stage_entry.py").write_text(PROGRAM)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'lib'}:{ROOT}")
+    monkeypatch.setattr("laconvnet.launch.job.ENTRY", "stage_entry:main")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'lib'}:{ROOT}:{HERE}")
     monkeypatch.setenv("EVENTS", str(tmp_path / "events"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from laconvnet.files import find_object, publish_json
+from laconvnet.launch import cli
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph import stages as graphs
@@ -18,12 +19,18 @@ from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.job import array_of, settle, task_folder
 from laconvnet.launch.status import status
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
-ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 Until = Callable[[Callable[[], object], str], None]
-PROGRAM = f"import sys; from laconvnet.launch.executor import launch; sys.exit(launch(sys.argv[1], entry={ENTRY!r}))"
+PROGRAM = """
+import sys
+from tests.launch.any_line import LINE
+from laconvnet.launch import executor, job
+job.ENTRY = "stage_entry:main"
+sys.exit(executor.launch(sys.argv[1], LINE))
+"""
 ARRAY = """
 shares: {run: [share, "{here}", "{task}", meet], array: 4, at_once: 2, threads: 1}
 joined: {run: [write, "{here}/f", joined, "{shares}"], threads: 1}
@@ -46,7 +53,7 @@ def test_a_task_that_fails_and_what_the_same_command_runs_again(
     monkeypatch.setattr(graphs, "cores", lambda: 8)
     file = stages(ARRAY)
     shares, joined, _ = plan(file)
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     assert most(events()) == 2
     assert {event for event in events() if event.startswith("start")} == {
         *(f"start {share}/4" for share in range(1, 5)),
@@ -65,7 +72,7 @@ def test_a_task_that_fails_and_what_the_same_command_runs_again(
     assert "no such share" in capfd.readouterr().out
 
     (shares.folder / "mended").touch()
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert "(1 of 4 tasks)" in capfd.readouterr().err
     counts = Counter(event for event in events() if event.startswith("start"))
     assert (counts["start 1/4"], counts["start 2/4"], counts["start joined"]) == (1, 2, 1)
@@ -78,14 +85,14 @@ def test_a_task_that_fails_and_what_the_same_command_runs_again(
 
     # As many as were, or another number: what is done is done.
     stages(ARRAY.replace("array: 4", "array: 2"))
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert Counter(event for event in events() if event.startswith("start")) == counts
 
 
 def test_the_cores_limit_an_array_too(stages: Write, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "cores", lambda: 1)
     file = stages('shares: {run: [share, "{here}", "{task}"], array: 3, threads: 1}')
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     assert most(events()) == 1
 
 
@@ -135,7 +142,7 @@ def test_what_is_wrong_is_told_before_anything_runs(stages: Write, work: Path) -
         """
     )
     with pytest.raises(ConfigError) as caught:
-        launch(file)
+        launch(file, cli.parser())
     first, second = str(caught.value).splitlines()
     assert "stage 'build': run: --root nowhere: no such file" in first
     assert "stage 'other': run: --root neither: no such file" in second

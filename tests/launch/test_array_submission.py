@@ -16,6 +16,7 @@ from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.status import show, status
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
 Write = Callable[[str], Path]
 Submitted = tuple[Callable[..., int], dict[str, Stage]]
@@ -31,7 +32,7 @@ def array(stages: Write, slurm: Path) -> Submitted:
     """How a graph with an array is submitted, and its stages; nothing of it was."""
     file = stages(ARRAY)
     found = {stage.name: stage for stage in plan(file)}
-    return (lambda **options: launch(file, cluster="site.yaml", entry="stage_entry:main", **options)), found
+    return (lambda **options: launch(file, cluster="site.yaml", line=LINE, **options)), found
 
 
 def calls(slurm: Path) -> list[str]:
@@ -109,7 +110,7 @@ def test_an_array_of_another_number_in_the_queue(array: Submitted, stages: Write
     (slurm / "queue").write_text(f"102_2|RUNNING|None|{found['shares'].folder}/array-4\n")
     file = stages(ARRAY.replace("array: 4", "array: 8"))
     with pytest.raises(ConfigError, match=r"shares \(job 102, an array of 4, not 8\); `laconvnet cancel` them first"):
-        launch(file, cluster="site.yaml", entry="stage_entry:main")
+        launch(file, cluster="site.yaml", line=LINE)
     assert len(calls(slurm)) == 3
 
 

@@ -205,7 +205,7 @@ class Without:
         if name.split(".")[0] in GONE:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Without())
-from launch import cli
+from laconvnet.launch import cli
 from laconvnet.pipeline.bench import speed
 speed.SMALL = speed.Network(speed.ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
 sys.exit(cli.main(sys.argv[1:]))

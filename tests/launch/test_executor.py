@@ -13,8 +13,8 @@ from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.status import status
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
-ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 
@@ -31,7 +31,7 @@ def started(events: list[str]) -> list[str]:
 
 def test_order_marker_and_nothing_twice(stages: Write, events: Events, capfd: pytest.CaptureFixture[str]) -> None:
     file = stages(THREE)
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert started(events()) == ["first", "middle", "last"]
     first, middle, _ = plan(file)
     done = json.loads((middle.folder / "DONE.json").read_text())
@@ -44,31 +44,31 @@ def test_order_marker_and_nothing_twice(stages: Write, events: Events, capfd: py
     assert "[2/3] middle  In between  ... next: last" in told.err
     assert "3 done" in told.err
 
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert len(started(events())) == 3
     assert "found done: first, middle, last" in capfd.readouterr().err
 
     # What changed and what follows from it runs; the rest is found done.
     stages(THREE.replace("middle, ", "changed, "))
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert started(events())[3:] == ["changed", "last"]
 
 
 def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = stages(THREE)
     with pytest.raises(ConfigError, match=r"'last' reads from stages that are not done: middle;"):
-        launch(file, only="last", entry=ENTRY)
+        launch(file, only="last", line=LINE)
     with pytest.raises(ConfigError, match=r"'middle' reads .* not done: first;"):
-        launch(file, from_="middle", entry=ENTRY)
+        launch(file, from_="middle", line=LINE)
     with pytest.raises(ConfigError, match="'nobody' is unknown; expected one of first, middle, last"):
-        launch(file, only="nobody", entry=ENTRY)
+        launch(file, only="nobody", line=LINE)
     with pytest.raises(ConfigError, match="both given"):
-        launch(file, only="last", from_="last", entry=ENTRY)
+        launch(file, only="last", from_="last", line=LINE)
     with pytest.raises(ConfigError, match="cluster: moon: cannot be read"):
-        launch(file, cluster="moon", entry=ENTRY)
+        launch(file, cluster="moon", line=LINE)
     assert not (work / "runs").exists()
 
-    assert launch(file, dry_run=True, entry=ENTRY) == 0
+    assert launch(file, dry_run=True, line=LINE) == 0
     assert not (work / "runs").exists()
     said = capsys.readouterr().out
     first, middle, last = plan(file)
@@ -76,20 +76,20 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
     assert f"laconvnet write {middle.folder}/f middle {first.folder}" in said
     assert f"folder     {last.folder}" in said
 
-    assert launch(file, only="first", entry=ENTRY) == 0
-    assert launch(file, only="first", entry=ENTRY) == 0
+    assert launch(file, only="first", line=LINE) == 0
+    assert launch(file, only="first", line=LINE) == 0
     assert started(events()) == ["first"]
-    assert launch(file, dry_run=True, only="middle", entry=ENTRY) == 0
+    assert launch(file, dry_run=True, only="middle", line=LINE) == 0
     said = capsys.readouterr().out
     assert "first: done" in said
     assert "middle: would run" in said
     assert "last: not taken" in said
-    assert launch(file, entry=ENTRY) == 0
-    assert launch(file, from_="middle", entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
+    assert launch(file, from_="middle", line=LINE) == 0
     assert started(events()) == ["first", "middle", "last", "middle", "last"]
 
     (middle.folder / "kept").touch()
-    assert launch(file, only="middle", force=True, entry=ENTRY) == 0
+    assert launch(file, only="middle", force=True, line=LINE) == 0
     assert started(events())[5:] == ["middle"]
     assert not (middle.folder / "kept").exists()
     assert (work / "runs" / "replaced" / f"{middle.folder.name}.1" / "kept").exists()
@@ -98,11 +98,11 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
 def test_what_runs_again_is_not_done_until_it_has(stages: Write, work: Path) -> None:
     """`--from` that fails half way must not leave the later stages done with results of before."""
     file = stages('a: {run: [write, "{here}/gate", x]}\nb: {run: [say, 0, x, "{a}"]}')
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     a, b = plan(file)
     (a.folder / "gate").unlink()
     (a.folder / "gate").mkdir()  # so that the first stage fails
-    assert launch(file, from_="a", entry=ENTRY) == 1
+    assert launch(file, from_="a", line=LINE) == 1
     assert not (b.folder / "DONE.json").exists()
 
 
@@ -117,7 +117,7 @@ def test_as_many_at_once_as_the_cores_allow(
         b: {run: [meet, b, a], threads: 1}
         """
     )
-    assert launch(file, entry=ENTRY) == 0  # a and b each end only if they run at the same time
+    assert launch(file, line=LINE) == 0  # a and b each end only if they run at the same time
     seen = events()
     running, wide = set(), seen.index("start wide")
     for event in seen[:wide]:
@@ -140,7 +140,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(
         worse: {run: [raise, "a broken thing"], threads: 1}
         """
     )
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     assert set(started(events())) == {"say", "other", "another"}
     told = capfd.readouterr().err
     bad = plan(file)[0]
@@ -169,7 +169,7 @@ def test_one_launch_at_a_time(stages: Write, work: Path) -> None:
     file = stages(THREE)
     (work / "runs").mkdir()
     with lock(work / "runs"), pytest.raises(ConfigError) as caught:
-        launch(file, entry=ENTRY)
+        launch(file, line=LINE)
     holder = json.loads((work / "runs" / "launch.lock").read_text())
     assert f"process {holder['pid']} on {holder['host']} is launching" in str(caught.value)
     assert not (work / "runs" / "graph.json").exists()

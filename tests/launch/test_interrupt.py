@@ -17,18 +17,20 @@ from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.local import controller
 from laconvnet.launch.status import status
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
-ENTRY = "stage_entry:main"  # of the module in conftest.py
 Write = Callable[[str], Path]
 Events = Callable[[], list[str]]
 Launcher = tuple[Path, subprocess.Popen[str]]
 Until = Callable[[Callable[[], object], str], None]
 # SIGINT as from a terminal: what starts the tests in the background has it ignored, and processes inherit that.
-PROGRAM = f"""
+PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from laconvnet.launch.executor import launch
-sys.exit(launch(sys.argv[1], entry={ENTRY!r}))
+from tests.launch.any_line import LINE
+from laconvnet.launch import executor, job
+job.ENTRY = "stage_entry:main"
+sys.exit(executor.launch(sys.argv[1], LINE))
 """
 GRAPH = """
 a: {{run: [linger, {work}/gate], processes: 2, threads: 1}}
@@ -55,7 +57,7 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
     folder = plan(file)[0].folder
     assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "running"), ("b", "waiting")]
     with pytest.raises(ConfigError, match=f"process {process.pid} on .* is launching"):
-        launch(file, entry=ENTRY)
+        launch(file, line=LINE)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -64,7 +66,7 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
     assert "the same command goes on from here" in told
     assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "stopped"), ("b", "not started")]
     (work / "gate").touch()
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert [row["state"] for row in status("runs")] == ["done", "done"]
 
 
@@ -110,7 +112,7 @@ def test_what_a_killed_launch_left_is_ended_first(
     process.wait()
     assert len(controller.left_over(folder)) >= 4
     (work / "gate").touch()
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert "a: ended" in capfd.readouterr().err
     assert controller.left_over(folder) == []
 

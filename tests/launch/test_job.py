@@ -18,8 +18,8 @@ from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.job import PORTS, Command, is_done, master_port, tail
 from laconvnet.launch.local import controller
+from tests.launch.any_line import LINE
 
-ENTRY = "stage_entry:main"  # of the module in conftest.py
 ROOT = Path(__file__).resolve().parents[2]
 Events = Callable[[], list[str]]
 Until = Callable[[Callable[[], object], str], None]
@@ -28,7 +28,7 @@ Write = Callable[[str], Path]
 
 def test_ranks_find_each_other(stages: Write) -> None:
     file = stages('train: {run: [reduce, "{here}"], processes: 2, threads: 1}')
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     folder = plan(file)[0].folder
     assert [(folder / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3.0", "3.0"]
 
@@ -37,7 +37,7 @@ def test_environment_of_the_ranks(stages: Write) -> None:
     file = stages(
         'two: {run: [environment, "{here}"], processes: 2, threads: 3}\none: {run: [environment, "{here}"], threads: 1}'
     )
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     two, one = plan(file)
     ranks = [json.loads((two.folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     for rank, values in enumerate(ranks):
@@ -60,14 +60,14 @@ def test_ports_are_a_function_of_the_job() -> None:
 
 def test_a_port_that_was_taken_meanwhile(stages: Write, work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = stages(f"train: {{run: [port, {work}/taken], processes: 2, threads: 1}}")
-    assert launch(file, entry=ENTRY) == 0
+    assert launch(file, line=LINE) == 0
     assert "its port was taken meanwhile; once more with another" in capfd.readouterr().err
     assert not (plan(file)[0].folder / "FAILED.json").exists()
 
 
 def test_a_lost_rank_ends_the_others(stages: Write, work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = stages("train: {run: [lose], processes: 2, threads: 1}")
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     assert "train: FAILED (rank 1): rank 1 was killed by SIGKILL" in capfd.readouterr().err
     noted = [line.split() for line in (work / "events").read_text().splitlines()]
     assert sorted(name for _, name, _ in noted) == ["lose", "lose", "worker"]
@@ -77,7 +77,7 @@ def test_a_lost_rank_ends_the_others(stages: Write, work: Path, capfd: pytest.Ca
 
 def test_success_is_that_of_every_rank(stages: Write, capfd: pytest.CaptureFixture[str]) -> None:
     file = stages("train: {run: [uneven], processes: 2, threads: 1}\nleave: {run: [abort], threads: 1}")
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     train, leave = plan(file)
     assert not is_done(train.folder, train.identity)
     assert "FAILED (rank 1): ValueError: lost at the end" in capfd.readouterr().err
@@ -86,7 +86,7 @@ def test_success_is_that_of_every_rank(stages: Write, capfd: pytest.CaptureFixtu
 
 def test_refused_arguments_are_a_failure(stages: Write) -> None:
     file = stages("train: {run: [usage]}")
-    assert launch(file, entry=ENTRY) == 1
+    assert launch(file, line=LINE) == 1
     failed = find_object(plan(file)[0].folder / "FAILED.json")
     assert failed is not None
     assert failed["reason"] == "exit code 2 and nothing on standard error"
@@ -98,7 +98,7 @@ def start(work: Path, minutes: float) -> tuple[Path, LocalJob[object]]:
     (folder / "jobs").mkdir(parents=True)
     executor = controller.LocalExecutor(folder=folder / "jobs", max_num_timeout=1)
     executor.update_parameters(timeout_min=minutes, signal_delay_s=0)
-    job = executor.submit(Command("train", "0", folder, ("sit",), entry=ENTRY))
+    job = executor.submit(Command("train", "0", folder, ("sit",)))
     assert isinstance(job, LocalJob)
     return folder, job
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laconvnet.launch import precheck
+from laconvnet.launch import cli, precheck
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Graph, read
 from laconvnet.pipeline import config
@@ -41,7 +41,7 @@ def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Graph:
 
 
 def test_every_command_line_and_configuration_is_right(graph: Graph) -> None:
-    assert precheck.commands(graph, graph.stages, precheck.ENTRY) == []
+    assert precheck.commands(graph, graph.stages, cli.parser()) == []
 
 
 def test_from_raw_files_to_the_report(graph: Graph) -> None:
@@ -98,7 +98,7 @@ def test_raw_data_that_are_missing_are_told_all_at_once(
     site = tmp_path / "site.yaml"
     site.write_text("gpus_per_node: 4\ncpus_per_task: 1\n")
     with pytest.raises(ConfigError) as caught:
-        launch(FILE, str(site), tmp_path / "runs", given={"raw": str(tmp_path / "gone"), "ranks": "4"})
+        launch(FILE, cli.parser(), str(site), tmp_path / "runs", given={"raw": str(tmp_path / "gone"), "ranks": "4"})
     lines = str(caught.value).splitlines()
     told = {line.split("'")[1] for line in lines if "no such file or folder" in line}
     assert told == {f"{what}-{name}" for what in ("shards", "merge") for name in SOURCES}
@@ -108,7 +108,7 @@ def test_raw_data_that_are_missing_are_told_all_at_once(
 def test_the_dry_run_shows_what_each_stands_for(
     graph: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch(FILE, out=tmp_path / "runs", given={"raw": str(tmp_path / "raw")}, dry_run=True) == 0
+    assert launch(FILE, cli.parser(), out=tmp_path / "runs", given={"raw": str(tmp_path / "raw")}, dry_run=True) == 0
     told = capsys.readouterr().out
     assert f"papers: {len(graph.stages)} of {len(graph.stages)} stages would run" in told
     assert f"--root {tmp_path}/raw/refer --out" in told

@@ -15,6 +15,7 @@ from laconvnet.launch.slurm import snapshot
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.launch.slurm.sbatch import Shape, array
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
 Write = Callable[[str], Path]
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,7 +69,7 @@ def test_dry_run_prints_the_scripts(
     file = stages(graph)
     Path("site.yaml").write_text(site)
     before = sorted(path.name for path in work.iterdir())
-    assert launch(file, cluster="site.yaml", dry_run=True) == 0
+    assert launch(file, LINE, cluster="site.yaml", dry_run=True) == 0
     assert sorted(path.name for path in work.iterdir()) == before
     told = capsys.readouterr()
     text = told.out.replace(str(work), "/work").replace(sys.executable, "PYTHON")
@@ -78,17 +79,17 @@ def test_dry_run_prints_the_scripts(
 def test_two_stages_can_be_seen_alone(stages: Write, capsys: pytest.CaptureFixture[str]) -> None:
     file = stages(GRAPH)
     Path("site.yaml").write_text(PLAIN)
-    assert launch(file, cluster="site.yaml", dry_run=True, only="raw") == 0
+    assert launch(file, LINE, cluster="site.yaml", dry_run=True, only="raw") == 0
     assert capsys.readouterr().out.count("#!/bin/bash") == 1
     with pytest.raises(ConfigError, match="'eval' reads from stages that are neither done nor in the queue: raw, tr"):
-        launch(file, cluster="site.yaml", dry_run=True, only="eval")
+        launch(file, LINE, cluster="site.yaml", dry_run=True, only="eval")
 
 
 def test_what_is_wrong_with_stages_and_site_is_told_together(stages: Write) -> None:
     file = stages("a: {run: [x], colour: red}")
     Path("site.yaml").write_text("partiton: gpu\n")
     with pytest.raises(ConfigError) as caught:
-        launch(file, cluster="site.yaml")
+        launch(file, LINE, cluster="site.yaml")
     first, second = str(caught.value).splitlines()
     assert "'colour' is unknown" in first
     assert "'partiton' is unknown" in second
@@ -103,9 +104,9 @@ def test_the_tasks_of_an_array_as_sbatch_takes_them(stages: Write, capsys: pytes
     for done in (0, 1, 5):
         write_json_at(shares.jobs[done].folder / "DONE.json", {"identity": shares.identity})
     write_json_at(shares.jobs[9].folder / "DONE.json", {"identity": "of other arguments"})
-    assert launch(file, cluster="site.yaml", dry_run=True) == 0
+    assert launch(file, LINE, cluster="site.yaml", dry_run=True) == 0
     assert "#SBATCH --array=2-4,6-63%20\n" in capsys.readouterr().out
-    assert launch(file, cluster="site.yaml", dry_run=True, from_="shares") == 0
+    assert launch(file, LINE, cluster="site.yaml", dry_run=True, from_="shares") == 0
     assert "#SBATCH --array=0-63%20\n" in capsys.readouterr().out
 
 

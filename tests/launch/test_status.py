@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from laconvnet.files import publish_json
 from laconvnet.launch.executor import lock
-from laconvnet.launch.local.screen import Screen, clock, table
+from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.status import last_log, progress, show, status
+from laconvnet.launch.table import clock, drawn, write
 from laconvnet.pipeline.errors import ConfigError
 
 
@@ -89,7 +91,9 @@ def test_progress(tmp_path: Path) -> None:
 
 def test_texts() -> None:
     assert [clock(seconds) for seconds in (None, 0.4, 59, 61, 3600)] == ["-", "0 s", "59 s", "1:01", "1:00:00"]
-    assert table([{"a": "xyz", "b": None}], {"a": "A", "b": "B"}) == "A    B\nxyz  -"
+
+
+ERASED, CURSOR_HIDDEN, CURSOR_SHOWN = "\x1b[2K", "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal(io.StringIO):
@@ -107,10 +111,40 @@ def test_live_line(kind: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPa
         now[0] = second
         screen.progress(lambda: {"a": "step 1" if now[0] < 60 else "step 2", "quiet": ""})
     screen.line("done")
-    clear = "\r\x1b[K"
-    wanted = (
-        f"a: step 1{clear}a: step 1{clear}a: step 2{clear}done\n"
-        if stream.isatty()
-        else "  a: step 1\n  a: step 2\ndone\n"
-    )
-    assert stream.getvalue() == wanted
+    told = stream.getvalue()
+    assert told.endswith("done\n")
+    if not stream.isatty():
+        assert told == "  a: step 1\n  a: step 2\ndone\n"
+        return
+    assert re.findall("a: step [12]", told)[:3] == ["a: step 1", "a: step 1", "a: step 2"]
+    assert told.rindex(ERASED) > told.rindex("a: step 2"), "the live line is taken away"
+    assert told.rindex(CURSOR_SHOWN) > told.rindex(CURSOR_HIDDEN)
+
+
+def test_a_live_line_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr("laconvnet.launch.local.screen.TICK_SECONDS", 0.0)
+    stream = Terminal()
+    screen = Screen(stream)
+    screen.progress(lambda: {"a": "x" * 50})
+    assert "x" * 16 in stream.getvalue()
+    assert "x" * 20 not in stream.getvalue()
+    screen.close()
+
+
+def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"a": "xyz", "b": None, "n": 1234, "text": "[bold] " + "long " * 60}, {"a": "-", "b": "w", "n": 5}]
+    pipe = io.StringIO()
+    write(drawn(rows, {"a": "A", "n": "N", "text": "T", "b": "B"}), pipe)
+    lines = pipe.getvalue().splitlines()
+    assert [line.split()[:2] for line in lines] == [["A", "N"], ["xyz", "1,234"], ["-", "5"]]
+    assert lines[1].endswith("long   -"), "nothing is folded or cut"
+    assert "[bold] long" in lines[1], "no markup"
+    assert lines[0].index("N") == lines[1].index("4"), "numbers end together"
+    assert not [line for line in lines if line != line.rstrip()]
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    write(drawn(rows), terminal)
+    plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+    assert max(map(len, plain)) <= 60, "folded to the terminal's width"
+    assert sum(line.count("long") for line in plain) == 60

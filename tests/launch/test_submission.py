@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from laconvnet.files import find_object, publish_json
-from laconvnet.launch import precheck
+from laconvnet.launch import cli, precheck
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan, read
-from laconvnet.launch.job import ENTRY
 from laconvnet.launch.slurm import queue, submission
 from laconvnet.launch.slurm.queue import Partition, Queued
 from laconvnet.launch.status import show, status
 from laconvnet.pipeline.errors import ConfigError
+from tests.launch.any_line import LINE
 
 Write = Callable[[str], Path]
 GRAPH = """
@@ -31,7 +31,7 @@ last: {run: [write, "{here}/f", x, "{left}", "{right}"]}
 @pytest.fixture
 def submit(stages: Write, slurm: Path) -> Callable[..., int]:
     file = stages(GRAPH)
-    return lambda **options: launch(file, cluster="site.yaml", entry="stage_entry:main", **options)
+    return lambda **options: launch(file, LINE, cluster="site.yaml", **options)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_everything_wrong_is_told_before_anything_is_submitted(stages: Write, sl
         """
     )
     with pytest.raises(ConfigError) as caught:
-        launch(file, cluster="site.yaml")
+        launch(file, cli.parser(), cluster="site.yaml")
     wanted = [
         ("'lost'", "partition", "'moon'", "main, short"),
         ("'greedy'", "6 GPUs a node", "gpus_per_node 4"),
@@ -160,12 +160,12 @@ def test_where_stages_cannot_be_written(stages: Write, slurm: Path, monkeypatch:
     file = stages("a: {run: [doctor]}")
     Path("taken").write_text("")
     with pytest.raises(ConfigError, match=r"taken/x: .*taken is not a folder that this user may write to"):
-        launch(file, cluster="site.yaml", out="taken/x")
+        launch(file, LINE, cluster="site.yaml", out="taken/x")
     with pytest.raises(ConfigError, match="reads % in a file name as a pattern"):
-        launch(file, cluster="site.yaml", out="100%")
-    monkeypatch.setattr("laconvnet.launch.precheck.FREE_BYTES", 1 << 60)
+        launch(file, LINE, cluster="site.yaml", out="100%")
+    monkeypatch.setattr("laconvnet.launch.slurm.capacity.FREE_BYTES", 1 << 60)
     with pytest.raises(ConfigError, match="MiB are free there, expected at least"):
-        launch(file, cluster="site.yaml")
+        launch(file, LINE, cluster="site.yaml")
 
 
 def test_a_machine_without_slurm(submit: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def test_a_configuration_that_many_stages_name_is_loaded_once(
     file = stages(
         "\n".join([f"s0: {{run: [{train}, .]}}", *lines, f"x: {{run: [{train}, ., --seed, 5], processes: 3}}"])
     )
-    problems = precheck.commands(read(file), plan(file), ENTRY)
+    problems = precheck.commands(read(file), plan(file), cli.parser())
     assert [problem.split("'")[1] for problem in problems] == ["x"]
     assert len(loaded) == 2
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from laconvnet.files import find_object
+from laconvnet.launch import cli, job
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import status
 from tests.slurm.cluster import Cluster
 
+LINE = argparse.ArgumentParser(add_help=False)  # takes every command line: those of program.py
+LINE.set_defaults(takes_keys=True)
 PATIENCE_SECONDS = 400  # machines are shared: what counts is the order of things
 SITE = """
 partition: main
@@ -42,7 +48,10 @@ class Work:
 
     def submit(self, site: str = SITE, **options: Any) -> int:
         (self.folder / "site.yaml").write_text(site)
-        return launch(self.file, cluster=str(self.folder / "site.yaml"), entry=self.entry, **options)
+        line = cli.parser() if self.entry == job.ENTRY else LINE
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("laconvnet.launch.job.ENTRY", self.entry)
+            return launch(self.file, line, cluster=str(self.folder / "site.yaml"), **options)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """`laconvnet status`, by stage."""

@@ -76,7 +76,7 @@ def test_a_read_that_does_not_end_is_named(
 
     monkeypatch.setattr(threading.Thread, "join", noted)
     with closing(loader_of(examples, replace(CONFIG, threads=threads))) as loader:
-        stream = loader.stream([(rows[:4], None), (rows[4:8], None), (rows[8:12], None)])
+        stream = loader.stream([Request(rows[:4]), Request(rows[4:8]), Request(rows[8:12])])
         assert next(stream).rows.tolist() == rows[:4].tolist()
         assert next(stream).rows.tolist() == rows[4:8].tolist()
         with pytest.raises(TrainingError) as caught:
@@ -103,7 +103,7 @@ def test_a_picture_that_is_not_done_is_named(
 
     monkeypatch.setattr(loading.Decoder, "decode", held_up)
     with closing(loader_of(examples, CONFIG)) as loader, pytest.raises(Stalled) as caught:
-        next(loader.stream([(examples.rows[3:5], None)]))
+        next(loader.stream([Request(examples.rows[3:5])]))
     entry = examples.manifest.samples.slice(int(examples.samples(examples.rows[3:4])[0]), 1).to_pylist()[0]
     place = f"{examples.manifest.shard_paths[entry['shard']]}: sample {entry['key']!r} at offset"
     assert f"decoding 2 pictures, the first of them {place}" in str(caught.value)
@@ -140,7 +140,7 @@ from contextlib import closing
 from pathlib import Path
 import torch
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import TrainingError
 examples = Examples.open(Path(sys.argv[1]), "expression", "train")
@@ -148,7 +148,7 @@ os.pread = lambda *_: time.sleep(1000)
 config = DataConfig("unused", size=64, threads=3, patience=2)
 try:
     with closing(Loader(examples, Vocabulary(("a",)), config, 8, torch.device("cpu"))) as loader:
-        next(loader.stream([(examples.rows[:8], None)]))
+        next(loader.stream([Request(examples.rows[:8])]))
 except TrainingError as error:
     sys.exit("told: " + str(error))
 """
@@ -176,11 +176,11 @@ def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: p
             ]
 
         monkeypatch.setattr(loader._reader, "read", spoiled)
-        requests: list[Request] = [(rows, None)]
+        requests: list[Request] = [Request(rows)]
         with pytest.raises(ConfigError) as caught:
             next(loader.stream(requests))
         monkeypatch.undo()
-        assert loader.batch(rows).images.std() > 0, "the loader goes on with others"
+        assert loader.batch(Request(rows)).images.std() > 0, "the loader goes on with others"
     key = examples.manifest.samples["key"][bad].as_py()
     assert f"sample {key!r} at offset" in str(caught.value)
     assert "the picture cannot be decoded; run `laconvnet shards verify" in str(caught.value)
@@ -189,14 +189,14 @@ def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: p
 
 def test_what_no_picture_is_to_blame_for_stays_what_it_was(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(loader_of(examples, CONFIG)) as loader:
-        loader.batch(examples.rows[:2])
+        loader.batch(Request(examples.rows[:2]))
 
         def failing(*_: Any, **__: Any) -> None:
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr(loader._decoders[False], "decode", failing)
         with pytest.raises(RuntimeError, match="out of memory"):
-            next(loader.stream([(examples.rows[:2], None)]))
+            next(loader.stream([Request(examples.rows[:2])]))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 86401.0])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
-from laconvnet.pipeline.data.loader import Batch, DataConfig, Loader
+from laconvnet.pipeline.data.loader import Batch, DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary, words
 from laconvnet.pipeline.errors import ConfigError
 
@@ -141,19 +141,19 @@ def test_the_mirrored_left_box_is_the_right_box(grouped: Examples, loader: Loade
     """Every picture is its own mirror image, so a referent on one side becomes the one on the other side."""
     left, right = rows_of(grouped, "left box"), rows_of(grouped, "right box")
     assert len(left) == len(right) == 4
-    flipped, plain = loader.batch(left, None, np.ones(4, bool)), loader.batch(right)
+    flipped, plain = loader.batch(Request(left, None, np.ones(4, bool))), loader.batch(Request(right))
     assert_equal(flipped, plain)
     for name in ("tokens", "boxes", "masks"):
-        assert not torch.equal(getattr(flipped, name), getattr(loader.batch(left), name)), "it fires"
+        assert not torch.equal(getattr(flipped, name), getattr(loader.batch(Request(left)), name)), "it fires"
     assert flipped.rows.tolist() == left.tolist()
-    assert_equal(loader.batch(left, None, np.zeros(4, bool)), loader.batch(left))
+    assert_equal(loader.batch(Request(left, None, np.zeros(4, bool))), loader.batch(Request(left)))
 
 
 def test_only_those_asked_for_are_mirrored(grouped: Examples, loader: Loader) -> None:
     rows = grouped.rows[:10]
     which = np.arange(10) % 3 == 0
-    mixed, plain = loader.batch(rows, None, which), loader.batch(rows)
-    all_of_them = loader.batch(rows, None, np.ones(10, bool))
+    mixed, plain = loader.batch(Request(rows, None, which)), loader.batch(Request(rows))
+    all_of_them = loader.batch(Request(rows, None, np.ones(10, bool)))
     for name in ("images", "tokens", "boxes", "masks"):
         found, before, after = (getattr(batch, name) for batch in (mixed, plain, all_of_them))
         torch.testing.assert_close(found[~which], before[~which], equal_nan=True)
@@ -166,7 +166,7 @@ def test_a_lopsided_picture_is_mirrored_left_to_right(sets: dict[str, Path]) -> 
     config = DataConfig("unused", size=64, words=8, threads=1)
     with closing(Loader(examples, Vocabulary.build(examples.texts(examples.rows)), config, 8, CPU, masks=True)) as made:
         rows = examples.rows[:8]
-        plain, flipped = made.batch(rows), made.batch(rows, None, np.ones(8, bool))
+        plain, flipped = made.batch(Request(rows)), made.batch(Request(rows, None, np.ones(8, bool)))
     assert torch.equal(flipped.images, plain.images.flip(3))
     assert not torch.equal(flipped.images, plain.images.flip(2))
     assert plain.masks is not None
@@ -178,8 +178,8 @@ def test_a_lopsided_picture_is_mirrored_left_to_right(sets: dict[str, Path]) -> 
 
 def test_the_words_of_another_are_mirrored_as_well(grouped: Examples, loader: Loader) -> None:
     left, right, both = (rows_of(grouped, text) for text in ("left box", "right box", "both boxes"))
-    flipped = loader.batch(both, left, np.ones(4, bool))
-    assert torch.equal(flipped.tokens, loader.batch(right).tokens)
+    flipped = loader.batch(Request(both, left, np.ones(4, bool)))
+    assert torch.equal(flipped.tokens, loader.batch(Request(right)).tokens)
 
 
 class Asked:

@@ -15,7 +15,7 @@ from laconvnet.pipeline.config import check_resumable, dump, load
 from laconvnet.pipeline.data import loader as loading
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 
@@ -73,7 +73,7 @@ def test_the_loader_hands_the_key_on(share: float, sets: dict[str, Path], monkey
     monkeypatch.setattr(loading, "Decoder", Made)
     examples = Examples.open(sets["refcoco"], "expression", "train")
     loader = Loader(examples, Vocabulary(()), replace(CONFIG, hw_decoder_load=share), 4, CPU)
-    loader.batch(examples.rows[:4])
+    loader.batch(Request(examples.rows[:4]))
     loader.close()
     assert asked == [(64, 4, 1, CPU, False, share)]
 
@@ -96,7 +96,7 @@ def test_batches_lie_channels_last(sets: dict[str, Path]) -> None:
     loader = Loader(examples, Vocabulary(()), CONFIG, 4, CPU)
     rows = examples.rows[:4]
     for flipped in (None, np.array([True, False, True, False])):
-        images = loader.batch(rows, None, flipped).images
+        images = loader.batch(Request(rows, None, flipped)).images
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert not images.is_contiguous()
     loader.close()

@@ -44,12 +44,12 @@ def loader_threads() -> list[str]:
 
 
 def requests_of(rows: NDArray[np.int64], size: int) -> list[Request]:
-    return [(rows[first : first + size], None) for first in range(0, len(rows), size)]
+    return [Request(rows[first : first + size]) for first in range(0, len(rows), size)]
 
 
 def test_a_batch_is_what_its_rows_say(examples: Examples, loader: Loader) -> None:
     rows = np.random.default_rng(0).choice(examples.rows, 8, replace=False)
-    batch = loader.batch(rows)
+    batch = loader.batch(Request(rows))
     assert batch.rows.tolist() == rows.tolist()
     assert batch.images.shape == (8, 3, 64, 64)
     assert batch.images.dtype == torch.float32
@@ -68,7 +68,9 @@ def test_pictures_of_another_size_take_their_boxes_with_them(examples: Examples)
     larger = Loader(examples, vocabulary_of(examples), replace(CONFIG, size=96), 8, CPU)
     rows = examples.rows[:8]
     x, y, w, h = examples.boxes(rows).T
-    np.testing.assert_allclose(larger.batch(rows).boxes.numpy(), 1.5 * np.stack([x, y, x + w, y + h], 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        larger.batch(Request(rows)).boxes.numpy(), 1.5 * np.stack([x, y, x + w, y + h], 1), rtol=1e-5
+    )
     larger.close()
 
 
@@ -76,13 +78,13 @@ def test_questions_carry_answers_and_no_boxes(sets: dict[str, Path]) -> None:
     training = Examples.open(sets["clevr"], "question", "train")
     vocabulary = vocabulary_of(training)
     asker = Loader(training, vocabulary, CONFIG, 8, CPU)
-    batch = asker.batch(training.rows[:8])
+    batch = asker.batch(Request(training.rows[:8]))
     assert [vocabulary.answers[number] for number in batch.answers] == training.answers(training.rows[:8])
     assert torch.isnan(batch.boxes).all()
     asker.close()
     few = Vocabulary(vocabulary.words[:3], vocabulary.answers[:1])
     stranger = Loader(training, few, CONFIG, 8, CPU)
-    batch = stranger.batch(training.rows[:8])
+    batch = stranger.batch(Request(training.rows[:8]))
     assert set(batch.answers.tolist()) <= {0, -1}
     assert -1 in batch.answers
     assert UNKNOWN in batch.tokens
@@ -93,10 +95,10 @@ def test_the_stream_keeps_ids_and_order_and_equals_single_batches(examples: Exam
     rows = np.random.default_rng(1).permutation(examples.rows)[:45]
     requests = requests_of(rows, 8)
     streamed = list(loader.stream(iter(requests)))
-    assert [batch.rows.tolist() for batch in streamed] == [request[0].tolist() for request in requests]
+    assert [batch.rows.tolist() for batch in streamed] == [request.rows.tolist() for request in requests]
     assert [len(batch.rows) for batch in streamed] == [8] * 5 + [5]
-    for batch, (asked, _) in zip(streamed, requests, strict=True):
-        alone = loader.batch(asked)
+    for batch, request in zip(streamed, requests, strict=True):
+        alone = loader.batch(request)
         assert torch.equal(batch.images, alone.images)
         assert torch.equal(batch.tokens, alone.tokens)
         assert torch.equal(batch.boxes, alone.boxes)
@@ -107,7 +109,7 @@ def test_the_stream_keeps_ids_and_order_and_equals_single_batches(examples: Exam
 def test_threads_change_nothing(examples: Examples, loader: Loader, threads: int) -> None:
     other = Loader(examples, vocabulary_of(examples), replace(CONFIG, threads=threads), 8, CPU)
     rows = examples.rows[10:18]
-    one, two = loader.batch(rows), other.batch(rows)
+    one, two = loader.batch(Request(rows)), other.batch(Request(rows))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.tokens, two.tokens)
     other.close()
@@ -115,9 +117,9 @@ def test_threads_change_nothing(examples: Examples, loader: Loader, threads: int
 
 def test_spoken_swaps_the_words_and_nothing_else(examples: Examples, loader: Loader) -> None:
     rows, spoken = examples.rows[:6], examples.rows[20:26]
-    own, swapped = loader.batch(rows), next(iter(loader.stream([(rows, spoken)])))
+    own, swapped = loader.batch(Request(rows)), next(iter(loader.stream([Request(rows, spoken)])))
     assert swapped.rows.tolist() == rows.tolist()
-    assert torch.equal(swapped.tokens, loader.batch(spoken).tokens)
+    assert torch.equal(swapped.tokens, loader.batch(Request(spoken)).tokens)
     assert not torch.equal(swapped.tokens, own.tokens)
     assert torch.equal(swapped.boxes, own.boxes)
     assert torch.equal(swapped.images, own.images)
@@ -126,7 +128,7 @@ def test_spoken_swaps_the_words_and_nothing_else(examples: Examples, loader: Loa
 def test_blank_pictures_are_the_padding_grey(examples: Examples, loader: Loader) -> None:
     blind = Loader(examples, vocabulary_of(examples), replace(CONFIG, blank=True), 8, CPU)
     rows = examples.rows[:4]
-    blank, seen = blind.batch(rows), loader.batch(rows)
+    blank, seen = blind.batch(Request(rows)), loader.batch(Request(rows))
     assert blank.images.shape == seen.images.shape
     np.testing.assert_allclose(blank.images.numpy(), 127 / 255, rtol=1e-6)
     assert seen.images.std() > 0.05
@@ -137,7 +139,7 @@ def test_blank_pictures_are_the_padding_grey(examples: Examples, loader: Loader)
 
 def test_an_error_in_the_thread_reaches_the_caller_in_its_turn(examples: Examples, loader: Loader) -> None:
     wrong = np.array([len(examples.manifest.examples)], np.int64)
-    requests: list[Request] = [*requests_of(examples.rows[:16], 8), (wrong, None), (examples.rows[:8], None)]
+    requests = [*requests_of(examples.rows[:16], 8), Request(wrong), Request(examples.rows[:8])]
     stream = loader.stream(requests)
     assert next(stream).rows.tolist() == examples.rows[:8].tolist()
     assert next(stream).rows.tolist() == examples.rows[8:16].tolist()
@@ -146,12 +148,12 @@ def test_an_error_in_the_thread_reaches_the_caller_in_its_turn(examples: Example
     assert not loader_threads()
     with pytest.raises(StopIteration):
         next(stream)
-    assert loader.batch(examples.rows[:8]).rows.tolist() == examples.rows[:8].tolist()
+    assert loader.batch(Request(examples.rows[:8])).rows.tolist() == examples.rows[:8].tolist()
 
 
 def test_an_error_of_the_requests_reaches_the_caller_too(examples: Examples, loader: Loader) -> None:
     def requests() -> Iterator[Request]:
-        yield examples.rows[:8], None
+        yield Request(examples.rows[:8])
         raise ConfigError("the requests end here")
 
     stream = loader.stream(requests())
@@ -168,7 +170,7 @@ def test_an_early_end_leaves_no_thread_and_makes_no_more(examples: Examples, loa
         nonlocal asked
         while True:
             asked += 1
-            yield examples.rows[:2], None
+            yield Request(examples.rows[:2])
 
     stream = loader.stream(requests())
     for _ in range(3):

@@ -19,7 +19,7 @@ from PIL import Image
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples, Items, Looks
 from laconvnet.pipeline.data.geometry import Letterbox
-from laconvnet.pipeline.data.loader import DataConfig, Loader, requests_of
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request, requests_of
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 
@@ -208,8 +208,8 @@ def test_boxes_masks_and_pictures_go_together(grouped: Examples, loader: Loader)
     """The boxes are white on black: of the pictures that are shown, the masks' pixels are the bright ones."""
     rows = grouped.rows[np.array([text != "a unicorn" for text in grouped.texts(grouped.rows)])][:12]
     for scale, at in ((1.3, (0.0, 1.0)), (0.7, (1.0, 0.2))):
-        batch = loader.batch(rows, None, np.arange(12) % 2 == 0, looks_of(12, scale, at))
-        plain = loader.batch(rows)
+        batch = loader.batch(Request(rows, None, np.arange(12) % 2 == 0, looks_of(12, scale, at)))
+        plain = loader.batch(Request(rows))
         assert batch.masks is not None
         assert not torch.equal(batch.boxes, plain.boxes)
         bright = batch.images[:, 0] > 0.7
@@ -226,12 +226,12 @@ def test_evaluation_is_not_touched(grouped: Examples, loader: Loader) -> None:
     """The same configuration with and without augmentation gives the same batch where no looks are asked for."""
     rows = grouped.rows[:12]
     with closing(loader_of(grouped, DataConfig("unused", size=SIZE, words=4, threads=1))) as bare:
-        one, two = loader.batch(rows), bare.batch(rows)
+        one, two = loader.batch(Request(rows)), bare.batch(Request(rows))
     for name in ("images", "tokens", "boxes", "masks"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=0, atol=0, equal_nan=True)
-    unmoved = loader.batch(rows, None, None, looks_of(12, 1, (0.2, 0.7)))
+    unmoved = loader.batch(Request(rows, None, None, looks_of(12, 1, (0.2, 0.7))))
     assert torch.equal(unmoved.images, two.images)
-    coloured = loader.batch(rows, None, None, looks_of(12, 1, (0.2, 0.7), 0.6))
+    coloured = loader.batch(Request(rows, None, None, looks_of(12, 1, (0.2, 0.7), 0.6)))
     assert not torch.equal(coloured.images, two.images)
     assert torch.equal(coloured.boxes.nan_to_num(-1), two.boxes.nan_to_num(-1))
 
@@ -239,7 +239,9 @@ def test_evaluation_is_not_touched(grouped: Examples, loader: Loader) -> None:
 def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> None:
     asked = Examples.open(sets["clevr"], "question", "train")
     with closing(loader_of(asked, masks=False)) as made:
-        larger, smaller = (made.batch(asked.rows[:12], None, None, looks_of(12, to, (0.5, 1.0))) for to in (1.3, 0.7))
+        larger, smaller = (
+            made.batch(Request(asked.rows[:12], None, None, looks_of(12, to, (0.5, 1.0)))) for to in (1.3, 0.7)
+        )
     assert torch.equal(larger.images, smaller.images), "a factor above one is taken as much below it"
     box = larger.letterbox
     assert (box.left >= 0).all()
@@ -251,7 +253,7 @@ def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> No
 
 def test_where_nothing_is_spoken_of_the_picture_moves_as_well(grouped: Examples, loader: Loader) -> None:
     rows = grouped.rows[np.array([text == "a unicorn" for text in grouped.texts(grouped.rows)])]
-    batch = loader.batch(rows, None, None, looks_of(len(rows), 1.3, (0.0, 0.0)))
+    batch = loader.batch(Request(rows, None, None, looks_of(len(rows), 1.3, (0.0, 0.0))))
     assert batch.boxes.isnan().all()
     assert (np.maximum(batch.letterbox.new_width, batch.letterbox.new_height) == round(1.3 * SIZE)).all()
 
@@ -303,13 +305,13 @@ def test_requests_of_a_step_are_its_micro_batches(items: Items, parts: int) -> N
     asked = [list(requests_of(items, config, 5, rank, 2, parts)) for rank in (0, 1)]
     assert [len(one) for one in asked] == [parts, parts]
     whole = [request for rank in asked for request in rank]
-    assert np.concatenate([request[0] for request in whole]).tolist() == items.step(5, 12, 0, 1).tolist()
-    flips = np.concatenate([request[2] for request in whole])  # type: ignore[misc]
+    assert np.concatenate([request.rows for request in whole]).tolist() == items.step(5, 12, 0, 1).tolist()
+    flips = np.concatenate([request.flipped for request in whole])
     assert flips.tolist() == items.flips(5, 12, 0, 1, 0.5).tolist()
-    looks = [one for request in whole for one in flat(request[3])]  # type: ignore[misc]
+    looks = [one for request in whole for one in flat(request.looks)]
     assert looks == flat(items.looks(5, 12, 0, 1, 0.3, 0.4))
     (plain,) = requests_of(items, replace(config, jitter=0, colour=0), 5, 0, 1, 1)
-    assert plain[3] is None  # type: ignore[misc]
+    assert plain.looks is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.geometry import Letterbox
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.masks import decode, encode, of_region
 from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.data.text import Vocabulary
@@ -76,7 +76,7 @@ def test_the_batch_has_the_annotated_masks_letterboxed(groups: Path, size: int) 
     of_ref = {str(ref["ref_id"]): [one for one in ref["ann_id"] if one >= 0] for ref in refs}
     expected = annotated(examples, instances, of_ref)
     with closing(loader_of(examples, size)) as loader:
-        batch = loader.batch(examples.rows)
+        batch = loader.batch(Request(examples.rows))
     assert batch.masks is not None
     assert batch.masks.dtype == torch.uint8
     assert batch.masks.shape == (len(examples.rows), size, size)
@@ -106,7 +106,7 @@ def test_generated_polygons_reach_the_batch(sets: dict[str, Path]) -> None:
         for entry in instances["annotations"]  # boxes tell the shapes of a picture apart
     }
     with closing(loader_of(examples, 64, threads=1)) as loader:
-        batch = loader.batch(examples.rows[:40])
+        batch = loader.batch(Request(examples.rows[:40]))
     assert batch.masks is not None
     for row, mask in zip(examples.rows[:40].tolist(), batch.masks.numpy(), strict=True):
         entry = manifest.examples.slice(row, 1).to_pylist()[0]
@@ -130,7 +130,7 @@ def test_real_annotations_reach_the_batch(tmp_path: Path) -> None:
         for entry in instances["annotations"]
     }
     with closing(loader_of(examples, 416)) as loader:
-        batch = loader.batch(examples.rows)
+        batch = loader.batch(Request(examples.rows))
     assert batch.masks is not None
     assert len(batch.masks) > 1
     for row, mask in zip(examples.rows.tolist(), batch.masks.numpy(), strict=True):
@@ -152,7 +152,7 @@ def test_a_batch_without_masks_reads_no_record(groups: Path, monkeypatch: pytest
     monkeypatch.setattr(Reader, "masks", refuse)
     monkeypatch.setattr(Record, "from_json", refuse)
     with closing(loader_of(examples, 64, masks=False)) as loader:
-        assert loader.batch(examples.rows[:4]).masks is None
+        assert loader.batch(Request(examples.rows[:4])).masks is None
 
 
 def test_masks_of_the_stored_pictures_read_each_record_once(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_task_s_needs_are_checked_with_the_numbers(groups: Path, sets: dict[st
     with pytest.raises(ConfigError, match=rf"split 'train': {count} of {count} expressions have no mask"):
         bare.check(with_masks=True, without_target=False)
     with pytest.raises(ConfigError, match=r"region 0: holds no mask"), closing(loader_of(bare, 64)) as loader:
-        loader.batch(bare.rows[:1])
+        loader.batch(Request(bare.rows[:1]))
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_evaluation_is_given_every_example_once(sets: dict[str, Path], source: s
     vocabulary = Vocabulary.build(examples.texts(examples.rows))
     with closing(Loader(examples, vocabulary, config, batch, torch.device("cpu"))) as loader:
         cuts = [examples.rows[first : first + batch] for first in range(0, len(examples.rows), batch)]
-        given_ = list(loader.stream((rows, None) for rows in cuts))
+        given_ = list(loader.stream(Request(rows) for rows in cuts))
     table = examples.manifest.examples.to_pylist()
     asked = [row for row, entry in enumerate(table) if (entry["kind"], entry["split"]) == (kind, "val")]
     assert [row for one in given_ for row in one.rows] == asked

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.tasks import TASKS
@@ -60,7 +60,7 @@ def test_three_answers_are_learnt_and_scored(pairs: Path) -> None:
     optimizer = torch.optim.Adam(trained, 1e-3)
     device, data = torch.device("cpu"), DataConfig(folder=str(pairs), size=64, words=8, batch=12, threads=1)
     with closing(Loader(training, vocabulary, data, 12, device)) as loader:
-        batch = loader.batch(training.rows)
+        batch = loader.batch(Request(training.rows))
         for _ in range(2):
             output = model(batch.images, batch.tokens)
             assert output.shape == (12, 3)
@@ -73,7 +73,7 @@ def test_three_answers_are_learnt_and_scored(pairs: Path) -> None:
             assert any(bool((a != b).any()) for a, b in zip(before, trained, strict=True))
     model.eval()
     with closing(Loader(held_out, vocabulary, data, 12, device)) as loader, torch.no_grad():
-        batch = loader.batch(held_out.rows)
+        batch = loader.batch(Request(held_out.rows))
         given = task.answer(model(batch.images, batch.tokens), batch)
     assert {answer["answer"] for answer in given} <= set(LABELS)
     sums = task.score(given, held_out, held_out.rows)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import DataConfig
+from laconvnet.pipeline.data.loader import DataConfig, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import ModelConfig
@@ -25,27 +25,28 @@ def config_of(folder: Path, task: str, flip: float, accumulate: int = 1) -> Trai
     return TrainConfig(data, ModelConfig(preset="tiny", task=task), engine=EngineConfig(accumulate=accumulate))
 
 
-def asked(config: TrainConfig, rank: int = 0, world: int = 1, first: int = 0) -> list[tuple[Any, ...]]:
+def asked(config: TrainConfig, rank: int = 0, world: int = 1, first: int = 0) -> list[Request]:
     source = Source.open(config)
     some = SimpleNamespace(config=config, source=source, engine=SimpleNamespace(rank=rank, world=world))
-    loader = SimpleNamespace(stream=lambda requests: list(requests))
-    return Session.stream(some, loader, first)[: 6 * config.engine.accumulate]  # type: ignore[arg-type, index]
+    return list(islice(Session.requests(some, first), 6 * config.engine.accumulate))  # type: ignore[arg-type]
 
 
 def test_the_stream_asks_for_mirrored_examples(groups: Path) -> None:
     requests = asked(config_of(groups, "grec", 0.5))
-    struck = [request[2].tolist() for request in requests]
+    struck = [request.flipped.tolist() for request in requests]
     assert 0.2 < np.mean(struck) < 0.8
-    assert not np.any([request[2] for request in asked(config_of(groups, "grec", 0.0))])
-    assert np.all([request[2] for request in asked(config_of(groups, "grec", 1.0))])
+    assert not np.any([request.flipped for request in asked(config_of(groups, "grec", 0.0))])
+    assert np.all([request.flipped for request in asked(config_of(groups, "grec", 1.0))])
     later = asked(config_of(groups, "grec", 0.5), first=2)
-    assert [request[2].tolist() for request in later[:4]] == struck[2:]
+    assert [request.flipped.tolist() for request in later[:4]] == struck[2:]
     halves = [asked(config_of(groups, "grec", 0.5), rank, 2) for rank in (0, 1)]
-    assert [one[2].tolist() + two[2].tolist() for one, two in zip(*halves, strict=True)] == struck
+    assert [one.flipped.tolist() + two.flipped.tolist() for one, two in zip(*halves, strict=True)] == struck
     parts = asked(config_of(groups, "grec", 0.5, accumulate=2))
-    assert [one[2].tolist() + two[2].tolist() for one, two in zip(parts[::2], parts[1::2], strict=True)] == struck
-    assert [one[0].tolist() + two[0].tolist() for one, two in zip(parts[::2], parts[1::2], strict=True)] == [
-        request[0].tolist() for request in requests
+    assert [
+        one.flipped.tolist() + two.flipped.tolist() for one, two in zip(parts[::2], parts[1::2], strict=True)
+    ] == struck
+    assert [one.rows.tolist() + two.rows.tolist() for one, two in zip(parts[::2], parts[1::2], strict=True)] == [
+        request.rows.tolist() for request in requests
     ]
 
 

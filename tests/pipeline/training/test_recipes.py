@@ -10,7 +10,7 @@ import torch
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.tasks import TASKS
@@ -43,7 +43,7 @@ def test_a_recipe_takes_two_steps(file: Path, sets: dict[str, Path], groups: Pat
     device = torch.device("cpu")
     with closing(Loader(examples, vocabulary, config.data, 2, device, masks=task.wants_masks)) as loader:
         for step in range(2):
-            batch = loader.batch(examples.rows[2 * step : 2 * step + 2])
+            batch = loader.batch(Request(examples.rows[2 * step : 2 * step + 2]))
             before = [parameter.detach().clone() for parameter in trained]
             loss = torch.stack(list(task.loss(model(batch.images, batch.tokens).float(), batch).values())).sum()
             assert loss.isfinite()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.loader import DataConfig, Loader
+from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.evaluate import evaluate
@@ -97,19 +97,19 @@ def test_batches_have_the_soft_scores(several: Path) -> None:
     config = DataConfig(folder=str(several), size=SIZE, batch=4)
     with closing(Loader(examples, vocabulary, config, 4, torch.device("cpu"))) as loader:
         rows = np.concatenate([examples.rows[:2], examples.rows[40:42]])
-        batch = loader.batch(rows)
+        batch = loader.batch(Request(rows))
         expected = torch.tensor([[0, 1, 0.3, 0], [1, 0, 0, 0.3], [0, 1, 0.3, 0], [0, 0, 0, 0.3]])
         torch.testing.assert_close(batch.answers, expected)
         # The mirror exchanges the sides in every answer.
-        flipped = loader.batch(rows, None, np.ones(4, bool))
+        flipped = loader.batch(Request(rows, None, np.ones(4, bool)))
         torch.testing.assert_close(flipped.answers, expected[:, [3, 1, 2, 0]])
         hidden = _open(several, "test")
     with closing(Loader(hidden, vocabulary, config, 4, torch.device("cpu"))) as loader:
-        assert not loader.batch(hidden.rows[:2]).answers.any()
+        assert not loader.batch(Request(hidden.rows[:2])).answers.any()
     # Where the vocabulary lacks what an answer becomes, the question is never mirrored.
     known = replace(vocabulary, answers=("left", "no", "yes"))
     with closing(Loader(examples, known, config, 4, torch.device("cpu"))) as loader:
-        turned = loader.batch(rows, None, np.ones(4, bool))
+        turned = loader.batch(Request(rows, None, np.ones(4, bool)))
         torch.testing.assert_close(turned.answers, torch.tensor([[0, 1, 0.3], [1, 0, 0], [0, 1, 0.3], [0.3, 0, 0]]))
 
 

@@ -35,7 +35,7 @@ from deepspeed.accelerator import get_accelerator
 
 from laconvnet import files
 from laconvnet.launch import cli
-from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Outcome, Session
 from tests.rounding import begin_nudged
@@ -83,11 +83,11 @@ def step(self: Session, number: int, batches: list[Batch]) -> Outcome:
     return outcome
 
 
-def stream(self: Session, loader: Loader, first: int) -> Iterator[Batch]:
+def stream(self: Session, first: int) -> Iterator[Batch]:
     run = Path(sys.argv[sys.argv.index("--run") + 1])
     tell(begun=self.first_step, litter=sorted(path.name for path in run.glob("checkpoints/.*")))
     accumulate = self.config.engine.accumulate
-    for place, batch in enumerate(_stream(self, loader, first), first * accumulate):
+    for place, batch in enumerate(_stream(self, first), first * accumulate):
         if STOP_AFTER and place == (int(STOP_AFTER) - 1) * accumulate and self.engine.world - 1 == RANK:
             signal.raise_signal(signal.Signals[_NAME])
         yield batch

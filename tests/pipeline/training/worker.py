@@ -14,7 +14,7 @@ import torch
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples, Items
-from laconvnet.pipeline.data.loader import Loader
+from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.tasks import TASKS
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.optimizer import build_optimizer
@@ -38,7 +38,7 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     seen, order = [], os.environ.get("ORDER")
     for step in range(STEPS):
         rows = items.step(step, config.data.batch, engine.rank, engine.world)
-        batch = loader.batch(np.random.default_rng(int(order)).permutation(rows) if order else rows)
+        batch = loader.batch(Request(np.random.default_rng(int(order)).permutation(rows) if order else rows))
         loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
         wrapped.backward(loss)
         gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}

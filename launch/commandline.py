@@ -1,0 +1,139 @@
+"""How a command of `laconvnet` is declared: one typed function, whose signature and docstring are all there is to say.
+
+    def verify(folder: BuiltSet, *, full: Annotated[bool, Arg("every checksum")] = False, json: Json = False) -> None:
+        \"""Check a shard set.
+
+        Check sizes, indices and references; with --full every byte and picture.
+
+        What stands in further paragraphs follows the options in the help.
+        \"""
+
+Parameters before the `*` are positional arguments, those after it options. What has no default is required; a bool is a
+flag, a Literal a choice, a Sequence takes several values. A parameter without an `Arg` is handed over as `cli.main` has
+it: `keys` are the words that no option of ours has taken (keys of a configuration), `line` is the whole parser.
+The function returns the exit code, None for 0.
+
+argparse does the work: no library that reads signatures keeps what the command does. `--inputs A B` is an error to
+typer and to jsonargparse (`[A,B]`), both add to the start of every command, and typer tells of one mistake at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Command = Callable[..., int | None]
+
+
+@dataclass(frozen=True)
+class Arg:
+    """What the help says of an argument, and how it is written.
+
+    Args:
+        help: Its meaning; the default is added to it where it is one that can be typed.
+        metavar: What stands for its value in the help.
+        flag: The option, where it is not the parameter's name.
+        append: Whether the option is given again for each further value, in place of several values behind one.
+        group: Of options that share one, only one may be given.
+    """
+
+    help: str
+    metavar: str | None = None
+    flag: str | None = None
+    append: bool = False
+    group: str | None = None
+
+
+Run = Annotated[Path, Arg("folder of a run", "RUN")]
+BuiltSet = Annotated[Path, Arg("a built shard set", "DIR")]
+Json = Annotated[bool, Arg("print one JSON object")]
+JsonLines = Annotated[bool, Arg("print one JSON object a line")]
+
+
+class Help(argparse.HelpFormatter):
+    """Fills paragraphs, and keeps lines that are indented (examples, lists) as they were written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts: list[list[str]] = []
+        for line in text.strip().splitlines():
+            if parts and line.strip() and not line.startswith(" ") and parts[-1][-1][:1].strip():
+                parts[-1].append(line)
+            else:
+                parts.append([line])
+        filled = [textwrap.fill(" ".join(part), width) if part[0][:1].strip() else part[0].rstrip() for part in parts]
+        return "\n".join(filled)
+
+
+def group(commands: Any, name: str, help: str, about: str, *functions: Command, epilog: str = "") -> None:
+    """A command that is a group of these commands."""
+    parser = commands.add_parser(name, help=help, description=about)
+    add(parser.add_subparsers(required=True, metavar="COMMAND"), *functions, epilog=epilog)
+
+
+def add(commands: Any, *functions: Command, epilog: str = "") -> None:
+    """A command for each function; `epilog` ends the help of all, {prog} in it is how the command is typed."""
+    for function in functions:
+        short, _, rest = (inspect.getdoc(function) or "").partition("\n\n")
+        description, _, after = rest.partition("\n\n")
+        parser = commands.add_parser(
+            function.__name__.rstrip("_").replace("_", "-"),
+            help=f"{short[0].lower()}{short[1:].rstrip('.')}",
+            description=description,
+            formatter_class=Help,
+        )
+        parser.epilog = "\n\n".join(filter(None, (after, epilog.format(prog=parser.prog))))
+        hints = get_type_hints(function, include_extras=True)
+        exclusive: dict[str, Any] = {}
+        for parameter in inspect.signature(function).parameters.values():
+            found = [extra for extra in get_args(hints[parameter.name]) if isinstance(extra, Arg)]
+            if not found:
+                continue
+            place = parser
+            if (shared := found[0].group) is not None:
+                place = exclusive.setdefault(shared, None) or parser.add_mutually_exclusive_group()
+                exclusive[shared] = place
+            _add_argument(place, parameter, get_args(hints[parameter.name])[0], found[0])
+        parser.set_defaults(command=functools.partial(_call, function), takes_keys="keys" in hints)
+
+
+def _add_argument(place: Any, parameter: inspect.Parameter, kind: Any, arg: Arg) -> None:
+    """One argument as argparse wants it."""
+    required = parameter.default is inspect.Parameter.empty
+    default = None if required else parameter.default
+    options: dict[str, Any] = {"help": arg.help, "default": default}
+    if get_origin(kind) in (Union, types.UnionType):  # X | None
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    several = get_origin(kind) is Sequence
+    if several:
+        (kind,) = get_args(kind)
+    positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    if kind is bool:
+        options["action"] = "store_true"
+    else:
+        options["metavar"] = arg.metavar
+        options |= {"choices": get_args(kind)} if get_origin(kind) is Literal else {"type": kind}
+    if arg.append:
+        options |= {"action": "append", "default": list(default or ())}
+    elif several:
+        options["nargs"] = "+" if required or not positional else "*"
+    elif positional and not required:
+        options["nargs"] = "?"
+    if kind in (int, float, str, Path) and not several and default is not None and "(default" not in arg.help:
+        options["help"] = f"{arg.help} (default: {default})"
+    if positional:
+        place.add_argument(parameter.name, **options)
+    else:
+        flag = arg.flag or "--" + parameter.name.rstrip("_").replace("_", "-")
+        place.add_argument(flag, dest=parameter.name, required=required, **options)
+
+
+def _call(function: Command, arguments: argparse.Namespace) -> int | None:
+    """Call the function of a command with what was typed."""
+    return function(**{name: getattr(arguments, name) for name in inspect.signature(function).parameters})
