@@ -33,11 +33,11 @@ def compare(
 ) -> list[Row]:
     """Times every step of every candidate, and their sum under the name "both" where there are several.
 
-    Rows: name, baseline, ratio (the baseline's median over this one's), median and spread (distance of the quartiles)
-    in `unit` ms, device, step, cache (warm, or cold where it was flushed before every step), peak_mb (memory that a run
-    takes on top of what was there; None where the system does not tell), note. A candidate that fails while it warms up
-    has None for its numbers and a note: "out of memory", or "failed: " and the first line of the RuntimeError. Where
-    the baseline fails there are no ratios.
+    Rows: name, baseline, ratio (the baseline's median over this one's), median, q1 and q3 (the quartiles over the
+    rounds) and spread (their distance) in `unit` ms, rounds, device, step, cache (warm, or cold where it was flushed
+    before every step), peak_mb (memory that a run takes on top of what was there; None where the system does not tell),
+    note. A candidate that fails while it warms up has None for its numbers and a note: "out of memory", or "failed: "
+    and the first line of the RuntimeError. Where the baseline fails there are no ratios.
     """
     clock = _EventClock(device, cold) if device.type == "cuda" else _ProcessorClock(cold)
     peaks: dict[str, float | None] = {}
@@ -65,13 +65,17 @@ def compare(
     result = []
     for (name, step), median in medians.items():
         theirs = medians[baseline, step]
+        low, high = quartiles(times[name][step]) if name in peaks else (None, None)
         result.append(
             {
                 "name": name,
                 "baseline": baseline,
                 "ratio": theirs / median if theirs and median else None,
                 "median": median,
-                "spread": spread(times[name][step]) if name in peaks else None,
+                "spread": None if low is None or high is None else high - low,
+                "q1": low,
+                "q3": high,
+                "rounds": rounds if name in peaks else None,
                 "unit": "ms",
                 "device": device_name(device),
                 "step": step,
@@ -93,7 +97,7 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's with the number of threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 class _ProcessorClock:
@@ -172,15 +176,22 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The lower and the upper quartile; of one value, that value twice."""
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
 def spread(values: Sequence[float]) -> float:
     """The distance of the quartiles."""
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, high = quartiles(values)
     return high - low
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from laconvnet.kernels.bench import Row, spread
+from laconvnet.kernels.bench.timing import quartiles
 
 # A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
 _NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")
@@ -19,21 +20,25 @@ _PACKAGES = ("torch", "deepspeed", "accelerate", "nvidia-dali-cuda130")
 
 
 def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> list[Row]:
-    """A row a name: name, baseline, ratio (the baseline's median over this one's), median and spread (distance of the
-    quartiles) over the rounds in ``unit``; over_percent and over_spread: what it is on top of the baseline, round by
-    round; over_low and over_high: between these the true middle of over_percent lies, with 95 % confidence.
+    """A row a name: name, baseline, ratio (the baseline's median over this one's), median, q1 and q3 (the quartiles)
+    and spread (their distance) over the rounds in ``unit``; over_percent and over_spread: what it is on top of the
+    baseline, round by round; over_low and over_high: between these the true middle of over_percent lies, with 95 %
+    confidence.
     """
     theirs, rows = values[baseline], []
     for name, ours in values.items():
         over = [100 * (mine / other - 1) for mine, other in zip(ours, theirs, strict=True)]
         low, high = interval(over)
+        q1, q3 = quartiles(ours)
         rows.append(
             {
                 "name": name,
                 "baseline": baseline,
                 "ratio": statistics.median(theirs) / statistics.median(ours),
                 "median": statistics.median(ours),
-                "spread": spread(ours),
+                "spread": q3 - q1,
+                "q1": q1,
+                "q3": q3,
                 "unit": unit,
                 "over_percent": statistics.median(over),
                 "over_spread": spread(over),
@@ -59,8 +64,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def empty_row(name: str, note: str) -> Row:
     """The row of what could not be measured, and why."""
-    numbers = ("ratio", "median", "spread", "unit", "over_percent", "over_spread", "over_low", "over_high", "rounds")
-    return {"name": name, "baseline": name, **dict.fromkeys(numbers), "note": note}
+    numbers = ("ratio", "median", "spread", "q1", "q3", "unit", "rounds")
+    over = ("over_percent", "over_spread", "over_low", "over_high")
+    return {"name": name, "baseline": name, **dict.fromkeys((*numbers, *over)), "note": note}
 
 
 def surroundings() -> dict[str, Any]:

@@ -30,8 +30,8 @@ from laconvnet.pipeline.training import hardware
 from laconvnet.pipeline.training.optimizer import OptimizerConfig, build_optimizer
 
 OURS = "laconv"
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_WORDS = 1000  # of a vocabulary
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+WORDS = 1000  # of a vocabulary
 _AHEAD = 3  # batches that the loader has made while the other way ran
 _SIDES = {"small": (96, 64), "large": (640, 480)}  # of pictures, in pixels
 
@@ -84,17 +84,20 @@ class Way:
 
     def __init__(self, network: Network, device: torch.device, reference: bool) -> None:
         torch.manual_seed(0)
-        model = build_model(network.model, _WORDS)
+        model = build_model(network.model, WORDS)
         self.model = (unfolded(model) if reference else model).to(device).train()
-        self.device, self.dtype, self.pictures = device, _DTYPES[network.precision], network.batch
+        self.device, self.dtype, self.pictures = device, DTYPES[network.precision], network.batch
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = build_optimizer(OptimizerConfig(), self.weights, device)
 
-    def step(self, images: Tensor, tokens: Tensor) -> None:
+    def loss(self, images: Tensor, tokens: Tensor) -> Tensor:
         images, tokens = images[: self.pictures], tokens[: self.pictures]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self.model(images, tokens)
-        output.float().square().mean().backward()
+        return output.float().square().mean()
+
+    def step(self, images: Tensor, tokens: Tensor) -> None:
+        self.loss(images, tokens).backward()
         nn.utils.clip_grad_norm_(self.weights, OptimizerConfig.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,10 +199,7 @@ def _block(way: Way, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tu
 def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], str]]:
     """Pictures and words without end, and where they come from."""
     if missing():
-        images = torch.rand(network.batch, 3, network.size, network.size, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        tokens = torch.randint(2, _WORDS, (network.batch, network.words), device=device)
-        yield repeat((images, tokens)), f"memory: without {', '.join(missing())}"
+        yield repeat(made_input(network, network.batch, device)), f"memory: without {', '.join(missing())}"
         return
     from laconvnet.pipeline.bench.made import made_set, pictures
     from laconvnet.pipeline.data.examples import Examples
@@ -220,8 +220,15 @@ def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[
             yield made, f"DALI, {'mixed' if device.type == 'cuda' else 'cpu'}, {network.threads} threads"
 
 
+def made_input(network: Network, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random pictures (B, 3, S, S), channels last, in [0, 1), and words (B, L)."""
+    images = torch.rand(batch, 3, network.size, network.size, device=device)
+    tokens = torch.randint(2, WORDS, (batch, network.words), device=device)
+    return images.contiguous(memory_format=torch.channels_last), tokens
+
+
 def _operations(network: Network) -> int:
     """Floating-point operations that an example costs: two a multiply-add, forward once, backward twice."""
     with torch.device("meta"):
-        model = build_model(network.model, _WORDS)
+        model = build_model(network.model, WORDS)
     return 6 * int(cost(model, network.size, network.words)["macs"])

@@ -42,7 +42,7 @@ LOOKS = 40  # at the memory, an epoch
 _BETWEEN = 10  # steps from one checkpoint to the next
 _SMALL = 4  # examples of a batch where the memory is watched
 _PICTURES = 16
-_ADDED = ("median", "spread", "over_percent", "over_spread", "over_low", "over_high")
+_ADDED = ("median", "spread", "q1", "q3", "over_percent", "over_spread", "over_low", "over_high")
 
 
 def settings(file: Path | None, keys: Sequence[str], device: torch.device) -> TrainConfig:

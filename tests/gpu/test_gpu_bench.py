@@ -102,3 +102,42 @@ def test_channels_last_from_the_decoder_on_the_gpu() -> None:
         images = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert not images.is_contiguous()
+
+
+def test_rows_of_a_network_that_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "bench",
+        "infer",
+        "--device",
+        "cuda",
+        "--preset",
+        "s",
+        "--size",
+        "224",
+        "--batch",
+        "4",
+        "--rounds",
+        "2",
+    ]
+    assert cli.main([*arguments, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {(row["measure"], row["name"], row["batch"]) for row in rows} == {
+        (measure, name, batch)
+        for measure, batch in (("latency", 1), ("throughput", 4))
+        for name in ("unfold", "laconv")
+    }
+    for row in rows:
+        assert row["device"] == torch.cuda.get_device_name(GPU)
+        assert row["median"] > 0
+        assert row["precision"] == "bf16"
+
+
+def test_rows_of_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "bytes", "--device", "cuda", "--preset", "s", "--size", "224", "--batch", "4"]
+    assert cli.main([*arguments, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {(row["measure"], row["name"]): row for row in rows if "stage" not in row}
+    saved, peak = (found[measure, "laconv"] for measure in ("saved by a step", "peak of a step"))
+    assert 0 < saved["median"] < found["saved by a step", "unfold"]["median"]
+    assert saved["median"] < peak["median"] < found["peak of a step", "unfold"]["median"]
+    assert peak["note"] is None

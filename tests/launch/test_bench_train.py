@@ -15,6 +15,7 @@ import torch
 from laconvnet.launch import cli
 from laconvnet.pipeline.bench import rows as row_room
 from laconvnet.pipeline.bench import speed, training
+from laconvnet.pipeline.bench.ids import row_id
 from laconvnet.pipeline.bench.training import Part
 
 CPU = torch.device("cpu")
@@ -50,6 +51,8 @@ def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     table = [json.loads(line) for line in told.out.splitlines()]
     found = {(row["bench"], row["name"]): row for row in table}
     assert [row["bench"] for row in table] == [*["loop"] * 3, *["checkpoint"] * 3, *["memory"] * 2, *["speed"] * 2]
+    assert len({row_id(row) for row in table}) == len(table)
+    assert {row_id(row).split("/")[0] for row in table} == {"train"}
     over = {key: round(row["over_percent"], 6) for key, row in found.items() if key[0] != "speed"}
     assert over == {
         ("loop", "bare"): -10,
@@ -195,8 +198,7 @@ def test_a_file_is_taken_in_place_of_the_defaults(tmp_path: Path) -> None:
     assert training.settings(None, [], torch.device("cuda")).model.preset == "s"
 
 
-def test_a_machine_with_little_but_pytorch() -> None:
-    """As GPU machines often are: nothing of what is missing is imported on the way to the rows."""
+def on_a_machine_with_little_but_pytorch(*words: str) -> subprocess.CompletedProcess[str]:
     script = """
 import sys
 GONE = {"deepspeed", "nvidia", "jsonargparse", "pycocotools", "transformers", "submitit", "webdataset", "simplejpeg"}
@@ -210,10 +212,31 @@ from laconvnet.pipeline.bench import speed
 speed.SMALL = speed.Network(speed.ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
 sys.exit(cli.main(sys.argv[1:]))
 """
-    command = [sys.executable, "-c", script, "bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", script, "bench", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_machine_with_little_but_pytorch() -> None:
+    """As GPU machines often are: nothing of what is missing is imported on the way to the rows."""
+    done = on_a_machine_with_little_but_pytorch("train", "--device", "cpu", "--quick", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr
     table = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["bench"] for row in table] == ["loop", "checkpoint", "memory", "speed", "speed"]
     assert table[0]["note"].startswith("left out: it needs deepspeed, nvidia.dali, jsonargparse")
     assert [(row["note"], row["precision"]) for row in table[3:]] == [(None, "bf16")] * 2
+
+
+@pytest.mark.parametrize("command", ["infer", "bytes"])
+def test_what_needs_nothing_but_pytorch(command: str, tmp_path: Path) -> None:
+    small = ["--device", "cpu", "--preset", "tiny", "--size", "32", "--batch", "2", "--rounds", "1"]
+    done = on_a_machine_with_little_but_pytorch(command, *small, "--json", "--record", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.iterdir()
+    assert len(file.read_text().splitlines()) == len(done.stdout.splitlines()) > 0
+
+
+def test_what_shards_need_is_named() -> None:
+    done = on_a_machine_with_little_but_pytorch("shards", "--pictures", "1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "bench shards: needs webdataset" in line

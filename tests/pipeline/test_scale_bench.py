@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from laconvnet.pipeline.bench import opened, reads, scale, state
+from laconvnet.pipeline.bench.ids import row_id
 from laconvnet.pipeline.bench.reads import ORDERS, Layout
 from laconvnet.pipeline.bench.scale import Scale
 from laconvnet.pipeline.data.plan import Plan, Positions
@@ -158,6 +159,9 @@ def test_rows_of_the_order_and_the_tables(monkeypatch: pytest.MonkeyPatch) -> No
             assert {"name", "baseline", "ratio", "median", "spread", "unit", "device", "versions", "note"} <= row.keys()
             assert (row["samples"], row["share"], row["window"]) == (640_000, 4, 20_000)
             json.dumps(row)
+    names = [row_id(row) for part in parts.values() for row in part]
+    assert len(set(names)) == len(names)
+    assert {name.split("/")[0] for name in names} == {"scale"}
     found = {(row["world"], row["name"], row["measure"]): row for row in parts["ids"]}
     assert {world for world, _, _ in found} == {1, 8, 16}
     assert found[16, ORDERS[2], "ids of a rank's step"]["median"] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.output import rows
 
 _DATA = """Time the way of the pictures on this machine: decoding and letterboxing 640x480 JPEGs to 416 from memory, in
@@ -19,6 +20,7 @@ def add(group: Any) -> None:
     data.add_argument("--threads", type=int, default=2, metavar="N", help="threads that read and decode (default: 2)")
     data.add_argument("--rounds", type=int, default=9, metavar="N", help="times each way runs (default: 9)")
     data.add_argument("--json", action="store_true", help="print one JSON object a row")
+    add_record(data)
     data.set_defaults(command=run)
 
 
@@ -27,15 +29,16 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from laconvnet.pipeline.bench import data
+    from laconvnet.pipeline.bench.record import plain
     from laconvnet.pipeline.errors import ConfigError
 
     for name in ("pictures", "threads", "rounds"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"command line: --{name}: {getattr(arguments, name)}: expected at least 1")
+    keep = recorder(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = data.rows(device, arguments.pictures, arguments.threads, arguments.rounds)
     for found in tqdm(parts, total=4, desc="bench", unit="part"):
-        # Not every row has every number, and JSON has no NaN.
-        table = [{key: None if value != value else value for key, value in row.items()} for row in found]
-        rows(table, arguments.json)
+        keep.add(found)
+        rows([plain(row) for row in found], arguments.json)
     return 0

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet.launch.commands.bench.device import add_device, device_of
+from laconvnet.launch.commands.bench.layers import layers_of
+from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.bench.tables import check_plot, layer, plot, show_layers
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def add(group: Any) -> None:
     kernel.add_argument("--minutes", type=float, metavar="N", help="begin no layer after these")
     kernel.add_argument("--plot", type=Path, metavar="FILE", help="draw a roofline of what was measured, as PNG")
     kernel.add_argument("--json", action="store_true", help="print one JSON object a row")
+    add_record(kernel)
     kernel.set_defaults(command=run)
 
 
@@ -82,11 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     cases = _cases(arguments, device, max((DTYPES[name] for name in names), key=lambda dtype: dtype.itemsize))
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     end = time.monotonic() + 60 * (float("inf") if arguments.minutes is None else arguments.minutes)
+    keep = recorder(arguments)
     table: list[dict[str, Any]] = []
     lists = bench.rows(cases, names, device, rounds, not arguments.quick, arguments.quick)
     total = len(cases) * len(names) * len(OPERATIONS)
     with tqdm(lists, total=total, unit="layer", desc="bench") as bar:
         for found in bar:
+            keep.add(found)
             table += found
             if arguments.json:
                 for row in found:
@@ -108,53 +113,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[Case]:
-    """The distinct layers of the presets; a layer that several have is measured once, under all their names."""
+    """The layers to measure, each with the pictures that there is room for."""
     from dataclasses import replace
 
     import torch
 
-    from laconvnet.kernels.bench import Case
-    from laconvnet.pipeline.errors import ConfigError
-    from laconvnet.pipeline.model import PRESETS
-    from laconvnet.pipeline.model.net import STRIDES
-
     on_gpu = device.type == "cuda"
-    found: dict[Case, list[str]] = {}
-    for preset in dict.fromkeys(arguments.preset or (["s", "b"] if on_gpu else ["s"])):
-        if preset not in PRESETS:
-            raise ConfigError(f"command line: --preset: {preset!r}: expected some of {', '.join(PRESETS)}")
-        usual = [64] if preset == "tiny" else [224, 416] if on_gpu else [416]
-        for size in dict.fromkeys(arguments.size or usual):
-            if size % STRIDES[-1]:
-                raise ConfigError(f"command line: --size: expected a multiple of {STRIDES[-1]}, got {size}")
-            net = PRESETS[preset]
-            for stage, stride in enumerate(STRIDES):
-                for kernel_size in dict.fromkeys(net.kernels[stage]):
-                    case = Case(
-                        label="",
-                        size=size,
-                        stage=stage + 1,
-                        batch=1,
-                        unfold_batch=1,
-                        channels=net.dims[stage],
-                        condition=net.conditions[stage],
-                        side=size // stride,
-                        kernel_size=kernel_size,
-                        groups=net.groups[stage],
-                    )
-                    found.setdefault(case, []).append(preset)
+    presets = arguments.preset or (["s", "b"] if on_gpu else ["s"])
+    layers = layers_of(presets, arguments.size, [224, 416] if on_gpu else [416])
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
 
-    def batches(case: Case) -> dict[str, int]:
-        """Pictures, and as many of them as unfold has room for."""
+    def sized(case: Case) -> Case:
+        """With its pictures, and as many of them as unfold has room for."""
         room = min(_UNFOLD_BYTES["cuda"], free // 8) if on_gpu else _UNFOLD_BYTES["cpu"]
         fitting = max(1, room // case.unfold_bytes(dtype))
         if not on_gpu:
             batch = arguments.batch or min(fitting, 2 if arguments.quick else _LARGEST_BATCH["cpu"])
-            return {"batch": batch, "unfold_batch": batch}
+            return replace(case, batch=batch, unfold_batch=batch)
         # Inputs, results and gradients of the other ways, in several layouts.
         ours = max(1, free // (4 * case.bytes("dynamic_conv", "both", dtype)))
         batch = arguments.batch or min(ours, _LARGEST_BATCH["cuda"])
-        return {"batch": batch, "unfold_batch": min(batch, fitting)}
+        return replace(case, batch=batch, unfold_batch=min(batch, fitting))
 
-    return [replace(case, label=",".join(names), **batches(case)) for case, names in found.items()]
+    return [sized(case) for case in layers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.output import rows
 
 _ABOUT = """Simulate a run of many ranks over very many samples on this machine, from its plan alone; no data is needed.
@@ -40,6 +41,7 @@ def add(group: Any) -> None:
     command.add_argument("--rate", type=float, default=1.0, metavar="GB/s", help="of writing (default: 1)")
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="times what is timed runs (default: 5)")
     command.add_argument("--json", action="store_true", help="print one JSON object a row")
+    add_record(command)
     command.set_defaults(command=_scale)
 
 
@@ -69,9 +71,11 @@ def _scale(arguments: argparse.Namespace) -> int:
         shard_bytes=arguments.shard_bytes,
         rate=arguments.rate,
     )
+    keep = recorder(arguments)
     wrong = 0
     for found in tqdm(scale.rows(asked, arguments.rounds), total=len(scale.PARTS), desc="bench", unit="part"):
         wrong += sum(row["median"] for row in found if row["bench"] == "exact")
+        keep.add(found)
         if arguments.json:
             rows(found, True)
             continue

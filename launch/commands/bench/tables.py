@@ -17,7 +17,15 @@ NEEDED = {
 }
 
 _ABOVE = ("device", "preset", "size", "batch", "precision", "zero", "steps", "threads", "data", "load")
-_UNSEEN = ("bench", "baseline", "versions", "cores", "unit", "cache")
+_UNSEEN = (
+    *("bench", "baseline", "versions", "cores", "unit", "cache", "q1", "q3"),
+    *("id", "date", "machine", "commit", "dirty", "command"),  # of what was recorded
+)
+
+
+def is_layer(row: dict[str, Any]) -> bool:
+    """Whether `laconvnet bench kernel` wrote it."""
+    return row.get("bench", "kernel") == "kernel"
 
 
 def check_plot(path: Path | None) -> None:

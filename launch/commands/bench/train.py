@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet.launch.commands.bench.device import add_device, device_of
+from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.bench.tables import show_parts
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def add(group: Any) -> None:
     train.add_argument("--quick", action="store_true", help="3 rounds, epochs of 100 steps")
     train.add_argument("--minutes", type=float, metavar="N", help="begin no part after these")
     train.add_argument("--json", action="store_true", help="print one JSON object a row")
+    add_record(train)
     train.set_defaults(command=run, takes_keys=True)
 
 
@@ -97,6 +99,7 @@ def _measure(
     from laconvnet.pipeline.bench import speed
     from laconvnet.pipeline.bench.rows import empty_row
 
+    keep = recorder(arguments)
     runs: dict[str, Part] = {}
     if config:
         from laconvnet.pipeline.bench import training
@@ -118,6 +121,7 @@ def _measure(
                 found = runs[name].measure(bar.update)
         else:
             found = [{**empty_row(name, f"left out: it needs {', '.join(lacking)}"), "bench": name}]
+        keep.add(found)
         table += found
         if arguments.json:
             for row in found:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from laconvnet.pipeline.bench import data as bench
+from laconvnet.pipeline.bench.ids import row_id
 from laconvnet.pipeline.bench.letterboxes import exact, per_picture
 from laconvnet.pipeline.bench.made import made_set, pictures
 from laconvnet.pipeline.data.decode import Decoder
@@ -30,6 +31,9 @@ def test_rows_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["median"] > 0
         assert row["spread"] >= 0
         assert {"name", "baseline", "ratio", "device"} <= row.keys()
+    names = [row_id(row) for part in parts for row in part]
+    assert len(set(names)) == len(names)
+    assert {name.split("/")[0] for name in names} == {"data"}
     decode, loader, seek, first = ({(row["name"], row["step"]): row for row in part} for part in parts)
     ours = decode["letterbox", "all"]
     assert ours["ratio"] == 1

@@ -1,0 +1,96 @@
+"""The building of shards, beside the least that writes the same members: webdataset's own writer."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+from laconvnet.kernels.bench import Row
+from laconvnet.kernels.bench.timing import processor
+from laconvnet.pipeline.bench.rows import rows_of, surroundings
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.sources import get
+from laconvnet.shards.synthetic.layouts import refer
+
+BASELINE, OURS = "webdataset.ShardWriter", "shards build"
+SOURCE = "refcoco"
+_SHARD_BYTES = 64 << 20
+
+
+class Building:
+    """A generated data set in RefCOCO's layout under ``place``, of so many pictures of ``size`` pixels a side."""
+
+    def __init__(self, place: Path, pictures: int, size: int, workers: int) -> None:
+        raw = place / "raw"
+        self.root, self.workers = raw / "refer", workers
+        refer.write(raw, {"train": pictures}, size, 0, lambda: None)
+        built = place / "built"
+        self.ours(built)
+        self.members = list(_members(Manifest.open(built), raw / refer.PICTURES))
+
+    def ours(self, out: Path) -> None:
+        """Annotations are read, every picture is decoded and checked; tars, index and manifest are written, synced."""
+        source = get(SOURCE)
+        samples = source.samples(self.root, images=None, splits=None, partition=None)
+        build(
+            samples,
+            out,
+            source=source.name,
+            licence=source.licence,
+            options={},
+            shard_bytes=_SHARD_BYTES,
+            workers=self.workers,
+            progress=False,
+        )
+
+    def theirs(self, out: Path) -> None:
+        """Every picture file is read and written with the JSON text that was made before; nothing is checked."""
+        out.mkdir()
+        with webdataset.ShardWriter(f"{out}/shard-%06d.tar", maxsize=_SHARD_BYTES, verbose=0) as writer:
+            for key, extension, file, text in self.members:
+                writer.write({"__key__": key, extension: file.read_bytes(), "json": text})
+
+
+def _members(manifest: Manifest, pictures: Path) -> Iterator[tuple[str, str, Path, bytes]]:
+    """Key, extension, picture file and JSON text of every sample."""
+    columns = (manifest.samples[name].to_pylist() for name in ("key", "image_ext", "file_name"))
+    for row, (key, extension, file) in enumerate(zip(*columns, strict=True)):
+        yield key, extension, pictures / file, manifest.read_member(row, "json")
+
+
+def rows(pictures: int, size: int, workers: int, rounds: int, told: Callable[[], object]) -> list[Row]:
+    """A row a way: ms a picture, and pictures_per_s; the ways take turns, after one round to warm up.
+
+    ``told`` is called after every set that is written, 2 * (rounds + 1) times.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        building = Building(Path(place), pictures, size, workers)
+        ways = {BASELINE: building.theirs, OURS: building.ours}
+        values: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds + 1):
+            for name, write in ways.items():
+                with tempfile.TemporaryDirectory(dir=place) as out:
+                    start = time.perf_counter()
+                    write(Path(out) / "set")
+                    taken = time.perf_counter() - start
+                if turn:
+                    values[name].append(1e3 * taken / len(building.members))
+                told()
+        shape: dict[str, Any] = {
+            "source": SOURCE,
+            "pictures": len(building.members),
+            "size": size,
+            "workers": workers,
+            "picture_bytes": sum(file.stat().st_size for _, _, file, _ in building.members),
+        }
+    where = {"device": processor(), **surroundings()}
+    return [
+        {"bench": "shards", **row, "pictures_per_s": 1e3 / row["median"], **shape, **where}
+        for row in rows_of(values, BASELINE, "ms a picture")
+    ]

@@ -1,0 +1,60 @@
+"""A network that answers: both ways on the same pictures with the same weights, and what a row says."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from laconvnet.kernels.bench import timing
+from laconvnet.pipeline.bench import infer
+from laconvnet.pipeline.bench.speed import Network, Unfolded
+from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.model.model import Model
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("task", ["rec", "vqa"])
+def test_rows_by_a_clock_that_steps_move(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    seen: list[tuple[int, bool, bool]] = []
+    usual = Model.forward
+    outputs: dict[bool, torch.Tensor] = {}
+
+    def forward(model: Model, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        reference = any(isinstance(module, Unfolded) for module in model.modules())
+        clock[0] += (0.04 if reference else 0.01) * len(images)
+        seen.append((len(images), model.training, torch.is_grad_enabled()))
+        outputs[reference] = usual(model, images, tokens)
+        return outputs[reference]
+
+    monkeypatch.setattr(Model, "forward", forward)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    latency, throughput = infer.rows(Network(ModelConfig("tiny", task), 32, 6, 3, "fp32"), CPU, 2)
+    assert seen == [(batch, False, False) for batch in (*itertools.repeat(1, 6), *itertools.repeat(3, 6))]
+    torch.testing.assert_close(outputs[True], outputs[False], rtol=1e-4, atol=1e-4)
+    for found, measure, batch in ((latency, "latency", 1), (throughput, "throughput", 3)):
+        unfold, ours = found
+        assert [row["name"] for row in found] == ["unfold", "laconv"]
+        assert ours["median"] == pytest.approx(10 * batch)
+        assert ours["ratio"] == pytest.approx(4)
+        assert (unfold["ratio"], ours["baseline"], ours["unit"], ours["rounds"]) == (1, "unfold", "ms", 2)
+        assert ours["pictures_per_s"] == pytest.approx(100)
+        assert (ours["bench"], ours["measure"], ours["batch"], ours["task"]) == ("infer", measure, batch, task)
+        assert (ours["preset"], ours["size"], ours["precision"]) == ("tiny", 32, "fp32")
+        assert ours["device"].endswith("threads")
+
+
+def test_a_way_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Unfolded, "forward", full)
+    latency, _ = infer.rows(Network(ModelConfig("tiny"), 32, 6, 2, "fp32"), CPU, 1)
+    assert [(row["note"], row["ratio"], row["pictures_per_s"] is None) for row in latency] == [
+        ("out of memory", None, True),
+        (None, None, False),
+    ]
