@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from laconvnet import __version__
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -34,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     result = _Parser(prog="laconvnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--version", action="version", version=f"laconvnet {__version__}")
     commands = result.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     for group in (shards, training, runs, stages, model, released, bench, kernels, machine):
         group.add(commands)

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from laconvnet import configs
 from laconvnet.pipeline.errors import ConfigError
 
 BASE = "base"  # of a train configuration: the file that this one overrides
@@ -50,8 +51,10 @@ class Document:
 def read(file: Path, expected: str = "expected a YAML file", as_text: bool = False) -> Document:
     """Read a YAML file; `expected` ends the message about one that cannot be read.
 
-    Raises ConfigError, one line for each thing wrong with it.
+    A name such as configs/demo/stages.yaml is also found in the package. Raises ConfigError, one line for each thing
+    wrong with it.
     """
+    file = configs.found(file)
     try:
         value, root, faults = _parsed(file.read_text(encoding="utf-8"), as_text)
     except OSError as error:
@@ -81,6 +84,7 @@ def tree(file: Path, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
     Raises ConfigError naming the file for one that cannot be read, is not a tree of keys, or is its own base.
     """
+    file = configs.found(file)
     found = read(file, "--config expects a YAML file").value
     if not isinstance(found, dict):
         raise ConfigError(f"{file}: holds {type(found).__name__}, expected keys and values such as `seed: 0`")

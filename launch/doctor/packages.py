@@ -14,11 +14,13 @@ from laconvnet.launch.doctor.torches import driver_cuda
 
 
 def kernels(asked: Asked) -> Iterator[Check]:
-    """Which implementation of LaConv a run would take on the CPU and on each GPU, and why."""
+    """Where the operator's package is, which implementation a run would take on the CPU and on each GPU, and why."""
     import torch
 
+    import laconvnet.kernels
     from laconvnet.kernels import cuda
 
+    yield Check("laconvnet.kernels", "ok", str(laconvnet.kernels.__file__))
     nvcc = cuda.find_nvcc()
     if nvcc:
         yield Check("nvcc", "ok", f"{nvcc.version} at {nvcc.path}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from laconvnet import configs
 from laconvnet.launch.graph.expansion import REFERENCE
 from laconvnet.pipeline.errors import ConfigError
 
@@ -34,7 +35,7 @@ class Contents:
         for position, name in config_files(run).items():
             if REFERENCE.search(name):
                 continue  # a file that a stage writes: the identity of that stage stands for it
-            if not Path(name).is_file():
+            if not configs.found(name).is_file():
                 problems.append(f"{name}: no such file in {Path.cwd()}; expected a YAML file")
                 continue
             if name not in self._known:

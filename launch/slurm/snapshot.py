@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import laconvnet
+from laconvnet import configs
 from laconvnet.files import publish_text, publishing_folder
 from laconvnet.launch.graph.identity import config_files
 from laconvnet.launch.graph.stages import Stage
@@ -57,7 +58,7 @@ def arguments(stage: Stage) -> tuple[str, ...]:
 
     argv = list(stage.argv)
     for position, name in config_files(argv).items():
-        source = Path(name)
+        source = configs.found(name)
         if source.is_file():
             copy = stage.folder / JOBS / f"config-{position}-{source.name}"
             copy.parent.mkdir(parents=True, exist_ok=True)
