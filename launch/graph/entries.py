@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from laconvnet.launch.graph.expansion import REFERENCE, RESERVED, Values
+from laconvnet.launch.graph.expansion import Values
 from laconvnet.launch.graph.faults import Faults
 from laconvnet.launch.graph.identity import Contents
+from laconvnet.launch.graph.references import REFERENCE, RESERVED
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _FILLED = r"\S"

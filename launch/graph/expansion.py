@@ -29,9 +29,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from laconvnet.launch.graph.faults import Faults
+from laconvnet.launch.graph.references import RESERVED, filled, filled_in
 
-REFERENCE = re.compile(r"\{([A-Za-z0-9_][A-Za-z0-9_.+-]*)\}")
-RESERVED = ("here", "task")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -100,23 +99,8 @@ def expand(entries: Mapping[str, Any], known: Mapping[str, str], faults: Faults)
                 faults.add(f"stage {written!r}: {told}", at)
             if name in known:
                 faults.add(f"stage {name!r}: values has a key of that name; rename one of them", at)
-            found[name] = written, _filled(entry, {**known, **one})
+            found[name] = written, filled_in(entry, {**known, **one})
     return found
-
-
-def filled(text: str, known: Mapping[str, str]) -> str:
-    """The text with the names that are known put in; other braces stay."""
-    return REFERENCE.sub(lambda match: known.get(match[1], match[0]), text)
-
-
-def _filled(value: Any, known: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return filled(value, known)
-    if isinstance(value, list):
-        return [_filled(part, known) for part in value]
-    if isinstance(value, dict):
-        return {key: _filled(part, known) for key, part in value.items()}
-    return value
 
 
 def _combinations(name: str, each: Any, known: Mapping[str, str], faults: Faults) -> Iterator[dict[str, str]]:

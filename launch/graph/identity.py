@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet import configs
-from laconvnet.launch.graph.expansion import REFERENCE
+from laconvnet.launch.graph.references import REFERENCE
 from laconvnet.pipeline.errors import ConfigError
 
 

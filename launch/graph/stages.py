@@ -46,14 +46,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from laconvnet.launch.graph.entries import File, Spec, check
-from laconvnet.launch.graph.expansion import expand, filled, values
-from laconvnet.launch.graph.faults import Faults
-from laconvnet.launch.graph.identity import Contents
-from laconvnet.pipeline import yaml_files
+from laconvnet.launch.graph.references import filled
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import task_folder
+
+if TYPE_CHECKING:
+    from laconvnet.launch.graph.entries import Spec
+    from laconvnet.launch.graph.faults import Faults
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,13 @@ def read(file: str | Path, out: str | Path | None = None, given: Mapping[str, st
 
     Raises ConfigError with one line for each thing wrong with it.
     """
+    # What knows a stage need not know how one is written: and the libraries that check it take their time to import.
+    from laconvnet.launch.graph.entries import File, check
+    from laconvnet.launch.graph.expansion import expand, values
+    from laconvnet.launch.graph.faults import Faults
+    from laconvnet.launch.graph.identity import Contents
+    from laconvnet.pipeline import yaml_files
+
     document = yaml_files.read(Path(file), as_text=True)
     faults = Faults(document)
     top = faults.check(File, document.value, required=("stages",))

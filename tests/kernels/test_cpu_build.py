@@ -105,7 +105,10 @@ def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         build.compiler()
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refused", ["mkdir", "touch"])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
     try:
         real = build.compiler()
     except build.BuildError as error:
@@ -117,6 +120,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, refused, refuse)
     assert build.library().laconv_cpu_forward
     assert list((tmp_path / "temporary").iterdir()) == []

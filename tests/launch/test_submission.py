@@ -72,6 +72,7 @@ def test_a_graph_is_submitted_once(
     assert job is not None
     assert (job["id"], job["cluster"], job["processes"], job["nodes"]) == ("102", "slurm", 2, 1)
     assert (Path("runs") / job["code"] / "laconvnet" / "launch" / "slurm" / "batch.py").exists()
+    assert (Path("runs") / job["code"] / "laconvnet" / "files.py").exists()
 
     publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
     queued(slurm, four, left="RUNNING", right="PENDING")

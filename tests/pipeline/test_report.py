@@ -376,6 +376,14 @@ def test_a_broken_result_is_named_on_the_page_and_other_json_is_none(tmp_path: P
     assert "notes.json" not in shown
 
 
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    stage = {"name": "a", "title": "", "folder": "a-1", "command": "x", "identity": "1", "array": None}
+    (tmp_path / "graph.json").write_text(json.dumps({"name": "x", "stages": [stage]}))
+    (tmp_path / "a-1" / "DONE.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"a-1/DONE\.json: cannot be read \(Is a directory\)"):
+        report([tmp_path], tmp_path / "page.html")
+
+
 def test_a_wrong_place_is_named_with_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     expected = r"graph\.json \(a launched stage graph\), log\.jsonl \(a run\)"

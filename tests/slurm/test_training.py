@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from laconvnet.files import find_object
 from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import last_checkpoint
+from tests.rounding import SEEDS, asked, assert_rounding
 from tests.slurm.suite import SITE, Work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,9 +38,12 @@ after:
 """
 
 
-def losses(run: Path) -> dict[int, tuple[float, ...]]:
+Losses = dict[int, tuple[float, ...]]
+
+
+def losses(run: Path) -> Losses:
     """What the log says of each step; a step that was taken twice must have said the same both times."""
-    found: dict[int, tuple[float, ...]] = {}
+    found: Losses = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         entry = json.loads(line)
         values = tuple(entry[key] for key in SAME)
@@ -70,20 +75,29 @@ def weights(run: Path) -> str:
     return digest.hexdigest()
 
 
-@pytest.fixture(scope="session")
-def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(run: Path, data: Path, keys: Sequence[str] = KEYS, nudge: str = "") -> Path:
     """The run of two processes on this machine, without SLURM."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "laconvnet.launch.cli", "train", "--config", str(CONFIG), "--run", str(run)]
-    command += ["--data.folder", str(refcoco), *KEYS]
-    common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, str(ROOT / "tests" / "rounding.py"), "train", "--config", str(CONFIG)]
+    command += ["--run", str(run), "--data.folder", str(data), *keys]
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "NUDGE": nudge}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
     assert [rank.wait() for rank in ranks] == [0, 0]
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("undisturbed") / "run", refcoco)
+
+
+@pytest.fixture(scope="session")
+def nudged(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    place = tmp_path_factory.mktemp("nudged")
+    return [trained(place / f"{seed}", refcoco, nudge=asked(seed)) for seed in SEEDS]
 
 
 @pytest.fixture
@@ -165,7 +179,7 @@ def test_after_a_killed_rank_the_same_command_goes_on(work: Work, graph: dict[st
 
 
 def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(
-    work: Work, graph: dict[str, Stage], undisturbed: Path
+    work: Work, graph: dict[str, Stage], undisturbed: Path, nudged: list[Path]
 ) -> None:
     assert work.submit() == 0
     train = graph["train"]
@@ -183,10 +197,19 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(
     wanted = losses(undisturbed)
     # One process adds up the same examples in another order: the first steps show that no others were read.
     first = next(entry for entry in alone if entry["step"] > done)
+    # From the same weights: one forward pass in float32, of some ten thousand units in the last place at most.
     assert first["loss"] == pytest.approx(wanted[first["step"]][0], rel=1e-3)
     assert first["step"] == done + 1
     assert entries[-1]["step"] == max(wanted)
-    assert entries[-1]["loss"] == pytest.approx(wanted[max(wanted)][0], rel=0.2)
+    controls = [losses(run) for run in nudged]
+    steps = [entry["step"] for entry in alone]
+    found = [entry["loss"] for entry in alone]
+    assert_rounding(found, *_of_steps(steps, wanted, controls))
+
+
+def _of_steps(steps: list[int], plain: Losses, controls: list[Losses]) -> tuple[list[float], list[list[float]]]:
+    losses_of = [[run[step][0] for step in steps] for run in (plain, *controls)]
+    return losses_of[0], losses_of[1:]
 
 
 def _is_rank(process: psutil.Process, job: str, rank: str) -> bool:

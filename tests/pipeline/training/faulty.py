@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.launch import cli
-from laconvnet.pipeline.data.loader import Batch, Loader
+from laconvnet.pipeline.data.loader import Batch, Loader, Request
 from laconvnet.pipeline.model.net import Stage
 from laconvnet.pipeline.tasks.rec import Rec
 
@@ -43,10 +43,10 @@ def loss(self: Rec, output: Tensor, batch: Batch) -> dict[str, Tensor]:
     return {name: value * torch.nan for name, value in terms.items()} if now and KIND == "loss" else terms
 
 
-def batch(self: Loader, rows: Any, *rest: Any, **more: Any) -> Batch:
-    made = _batch(self, rows, *rest, **more)
-    if KIND == "forward" and PLACE in rows:
-        made.images[list(rows).index(PLACE)] = 2.0  # white is 1: marks the picture for the stage below
+def batch(self: Loader, request: Request) -> Batch:
+    made = _batch(self, request)
+    if KIND == "forward" and PLACE in request.rows:
+        made.images[list(request.rows).index(PLACE)] = 2.0  # white is 1: marks the picture for the stage below
     return made
 
 
