@@ -31,7 +31,7 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
     Raises ValueError naming the argument that does not fit.
     """
     x, filters = _autocast(x, filters)
-    _check_picture(x, kernel_size, groups)
+    _check_image(x, kernel_size, groups)
     expected = (x.shape[0], kernel_size**2 * groups, *x.shape[2:])
     if filters.shape != expected:
         raise ValueError(f"filters: expected {expected} (B, kernel_size**2 * groups, H, W), got {tuple(filters.shape)}")
@@ -58,14 +58,14 @@ def laconv(
     1 / (1 - dropout_p); the mask is a function of `seed` (an integer, or an integer tensor of one element on the CPU
     or the device of x) alone, so a recomputed forward sees the same one.
 
-    The filters are never kept: forward and backward make them for a few pictures at a time (`kernels.chunks`), and only
+    The filters are never kept: forward and backward make them for a few images at a time (`kernels.chunks`), and only
     x, cond, weight, bias and the seed are saved. Differentiable once in those four. Half precision accumulates in
     float32; under autocast all inputs are taken in the autocast type.
 
     Raises ValueError naming the argument that does not fit.
     """
     x, cond, weight, bias = _autocast(x, cond, weight, bias)
-    _check_picture(x, kernel_size, groups)
+    _check_image(x, kernel_size, groups)
     if cond.dim() != 4 or cond.shape[0] != x.shape[0] or cond.shape[2:] not in (x.shape[2:], (1, 1)):
         raise ValueError(
             f"cond: expected ({x.shape[0]}, M, {x.shape[2]}, {x.shape[3]}) or ({x.shape[0]}, M, 1, 1) for x "
@@ -91,7 +91,7 @@ def _autocast(x: Tensor, *others: Any) -> Any:
     return x, *others
 
 
-def _check_picture(x: Tensor, kernel_size: int, groups: int) -> None:
+def _check_image(x: Tensor, kernel_size: int, groups: int) -> None:
     if x.dim() != 4:
         raise ValueError(f"x: expected (B, C, H, W), got {tuple(x.shape)}")
     if x.dtype not in FLOATS:

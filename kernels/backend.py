@@ -42,5 +42,5 @@ def backend(device: torch.device, dtype: torch.dtype) -> Backend:
 
 
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type that filters and pictures of a chunk are held in: half types have no fast arithmetic on a CPU."""
+    """The type that filters and images of a chunk are held in: half types have no fast arithmetic on a CPU."""
     return torch.float32 if device.type == "cpu" and dtype != torch.float64 else dtype

@@ -1,10 +1,10 @@
-"""LaConv a few pictures at a time: filters are made, used and forgotten, in forward and again in backward (v2 Eq. 1-3).
+"""LaConv a few images at a time: filters are made, used and forgotten, in forward and again in backward (v2 Eq. 1-3).
 
     filters[p, t, gr] = M[p, t, gr] * (sum_m cond[p, m] weight[(t, gr), m] + bias[(t, gr)]),  M the dropout mask
 
-and the convolution is the backend's. The filters of a chunk take at most `WORKSPACE` bytes (those of one picture where
+and the convolution is the backend's. The filters of a chunk take at most `WORKSPACE` bytes (those of one image where
 they alone take more), so memory does not grow with the batch. Shape legend: `kernels.plain.taps`; M condition width, b
-pictures of a chunk, P = H*W pixels.
+images of a chunk, P = H*W pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORKSPACE = 24 * 2**20  # bytes of filters at once: they stay in the last cache 
 
 
 def slices(images: int, bytes_per_image: int) -> Iterator[slice]:
-    """The pictures of a batch, as many at a time as fit the workspace."""
+    """The images of a batch, as many at a time as fit the workspace."""
     step = max(1, WORKSPACE // max(1, bytes_per_image))
     for start in range(0, images, step):
         yield slice(start, min(start + step, images))

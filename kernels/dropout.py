@@ -1,8 +1,8 @@
 """Dropout of filters whose mask is computed, never stored.
 
-A value's fate is a hash of (seed, picture, place): chunks of a batch see the mask of the whole, whatever their size,
+A value's fate is a hash of (seed, image, place): chunks of a batch see the mask of the whole, whatever their size,
 and backward, activation checkpointing and a resumed run see the mask of forward. The place is the index in the
-picture's filters (k*k*g, H, W) in that order, whatever the memory format. `kernels/cpu/dropout.h` computes the
+image's filters (k*k*g, H, W) in that order, whatever the memory format. `kernels/cpu/dropout.h` computes the
 same mask.
 """
 
@@ -20,7 +20,7 @@ def threshold(p: float) -> int:
 
 
 def keys(seed: Tensor, first_image: int, images: int) -> Tensor:
-    """A 64-bit key a picture, int64 (images,) on the device of `seed`: splitmix64 of the seed and the picture."""
+    """A 64-bit key an image, int64 (images,) on the device of `seed`: splitmix64 of the seed and the image."""
     index = torch.arange(first_image + 1, first_image + images + 1, device=seed.device)
     key = seed.reshape(1).to(torch.int64) + index * _signed(0x9E3779B97F4A7C15)
     key = (key ^ _shifted(key, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -31,7 +31,7 @@ def keys(seed: Tensor, first_image: int, images: int) -> Tensor:
 def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
     """Zeroes each value of filters (B, k*k*g, H, W) with probability p and scales the others by 1 / (1 - p), in place.
 
-    `first_image` is the index of the first picture in the batch; `seed` one integer, on any device.
+    `first_image` is the index of the first image in the batch; `seed` one integer, on any device.
     """
     if not filters.numel():
         return
@@ -40,7 +40,7 @@ def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
     place = torch.arange(filters[0].numel(), dtype=torch.int32, device=filters.device).view(filters.shape[1:])
     # Without unsigned integers: both sides of the comparison moved down by 2**31.
     bound = threshold(p) + _HIGH_BIT
-    for image in range(filters.shape[0]):  # one picture's hashes at a time
+    for image in range(filters.shape[0]):  # one image's hashes at a time
         hashes = _mixed(_mixed(place ^ low[image]) ^ high[image])
         filters[image].mul_(1.0 / (1.0 - p)).masked_fill_((hashes ^ _HIGH_BIT) < bound, 0.0)
 

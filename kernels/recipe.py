@@ -10,7 +10,7 @@ from laconvnet.kernels.backend import Backend
 
 
 class Recipe(NamedTuple):
-    """What follows picture and condition among the arguments of `kernels.laconv`, in that order."""
+    """What follows image and condition among the arguments of `kernels.laconv`, in that order."""
 
     weight: Tensor
     bias: Tensor | None
@@ -21,7 +21,7 @@ class Recipe(NamedTuple):
     interleaved: bool
 
     def drop_(self, way: Backend, filters: Tensor, first_image: int) -> None:
-        """Dropout, in place, on the filters of pictures from this one on; linear, so on their gradients as well."""
+        """Dropout, in place, on the filters of images from this one on; linear, so on their gradients as well."""
         if self.dropout_p > 0.0:
             assert self.seed is not None
             way.dropout_(filters, self.seed, first_image, self.dropout_p)

@@ -1,7 +1,7 @@
-"""LaConv with one filter for all pixels of a picture (v2 Tab. 10 "language only"): an ordinary grouped convolution.
+"""LaConv with one filter for all pixels of an image (v2 Tab. 10 "language only"): an ordinary grouped convolution.
 
-filters = cond W + b with cond (B, M, 1, 1) is one set of k*k*g numbers a picture; no map of them is ever made. Every
-channel of every picture becomes a group of one convolution, in the type that is accumulated in.
+filters = cond W + b with cond (B, M, 1, 1) is one set of k*k*g numbers an image; no map of them is ever made. Every
+channel of every image becomes a group of one convolution, in the type that is accumulated in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     if not x.numel():
         return torch.empty_like(x)
     kernels = _kernels(way, cond, recipe, x.shape[1])
-    out = F.conv2d(_one_picture(x), kernels, padding=recipe.kernel_size // 2, groups=len(kernels))
+    out = F.conv2d(_one_image(x), kernels, padding=recipe.kernel_size // 2, groups=len(kernels))
     return torch.empty_like(x).copy_(out.view(x.shape))
 
 
@@ -38,8 +38,8 @@ def backward(
     kernels = _kernels(way, cond, recipe, x.shape[1])
     reach = recipe.kernel_size // 2
     found, grad_kernels, _ = torch.ops.aten.convolution_backward(
-        _one_picture(grad),
-        _one_picture(x),
+        _one_image(grad),
+        _one_image(x),
         kernels,
         None,
         [1, 1],
@@ -65,7 +65,7 @@ def backward(
 
 
 def _kernels(way: Backend, cond: Tensor, recipe: Recipe, channels: int) -> Tensor:
-    """(B, M, 1, 1) -> (B*C, 1, k, k): the filters of every picture, dropped, one set a channel."""
+    """(B, M, 1, 1) -> (B*C, 1, k, k): the filters of every image, dropped, one set a channel."""
     dtype, taps = accumulation_dtype(cond.dtype), recipe.kernel_size**2
     bias = None if recipe.bias is None else recipe.bias.to(dtype)
     filters = F.linear(cond.flatten(1).to(dtype), recipe.weight.to(dtype), bias)
@@ -76,8 +76,8 @@ def _kernels(way: Backend, cond: Tensor, recipe: Recipe, channels: int) -> Tenso
     return spread.reshape(-1, 1, recipe.kernel_size, recipe.kernel_size)
 
 
-def _one_picture(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (1, B*C, H, W): pictures become channels."""
+def _one_image(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (1, B*C, H, W): images become channels."""
     return x.to(accumulation_dtype(x.dtype)).reshape(1, -1, *x.shape[2:])
 
 

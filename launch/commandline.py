@@ -3,7 +3,7 @@
     def verify(folder: BuiltSet, *, full: Annotated[bool, Arg("every checksum")] = False, json: Json = False) -> None:
         \"""Check a shard set.
 
-        Check sizes, indices and references; with --full every byte and picture.
+        Check sizes, indices and references; with --full every byte and image.
 
         What stands in further paragraphs follows the options in the help.
         \"""

@@ -69,7 +69,7 @@ def launch(
     if not dry_run:
         for stage in graph.stages:
             if stage.array is not None:
-                settle(stage.folder, stage.array, stage.identity)
+                settle(stage.folder, stage.array, stage.fingerprint)
     again = force or from_ is not None
     if site is not None:
         return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line)
@@ -157,20 +157,20 @@ def select(
         raise ConfigError(f"only {only!r} and from {from_!r} were both given; expected one of them")
     if only is not None:
         chosen = graph.stage(only)
-        taken = [chosen] if force or not is_done(chosen.folder, chosen.identity) else []
+        taken = [chosen] if force or not is_done(chosen.folder, chosen.fingerprint) else []
     elif from_ is not None:
         taken = list(graph.after(from_))
     else:
-        return [stage for stage in graph.stages if force or not is_done(stage.folder, stage.identity)]
+        return [stage for stage in graph.stages if force or not is_done(stage.folder, stage.fingerprint)]
     names = {stage.name for stage in taken}
     inputs = dict.fromkeys(name for stage in taken for name in stage.needs if name not in names)
     queued: Collection[str] = ()
-    if waiting is not None and any(not is_done(stage.folder, stage.identity) for stage in map(graph.stage, inputs)):
+    if waiting is not None and any(not is_done(stage.folder, stage.fingerprint) for stage in map(graph.stage, inputs)):
         queued = waiting()  # before the files are read: a job leaves the queue after its marker is there
     missing = [
         stage.name
         for stage in map(graph.stage, inputs)
-        if stage.name not in queued and not is_done(stage.folder, stage.identity)
+        if stage.name not in queued and not is_done(stage.folder, stage.fingerprint)
     ]
     if missing:
         what = "not done" if waiting is None else "neither done nor in the queue"
@@ -186,7 +186,9 @@ def describe(graph: Graph, taken: list[Stage]) -> str:
     names = {stage.name for stage in taken}
     lines = [f"{graph.name}: {len(taken)} of {len(graph.stages)} stages would run under {graph.folder}"]
     for number, stage in enumerate(graph.stages, 1):
-        state = "would run" if stage.name in names else "done" if is_done(stage.folder, stage.identity) else "not taken"
+        state = (
+            "would run" if stage.name in names else "done" if is_done(stage.folder, stage.fingerprint) else "not taken"
+        )
         lines.append(
             f"\n[{number}/{len(graph.stages)}] {stage.name}: {state}" + (f"  {stage.title}" if stage.title else "")
         )
@@ -225,7 +227,7 @@ def _write_graph(graph: Graph, taken: list[Stage], cluster: str) -> None:
         {
             "name": stage.name,
             "title": stage.title,
-            "identity": stage.identity,
+            "identity": stage.fingerprint,
             "folder": stage.folder.name,
             "needs": list(stage.needs),
             "processes": stage.processes,

@@ -70,7 +70,7 @@ class Command:
     """A picklable `laconvnet` command line; every task of the job calls it with no arguments."""
 
     stage: str
-    identity: str
+    fingerprint: str
     folder: Path  # of the stage; must exist on every node
     argv: tuple[str, ...]
     processes: int = 1
@@ -146,7 +146,7 @@ class Command:
         publish_json(self.folder / DONE, done)
         array = array_of(self.folder)
         if array is not None:
-            settle(*array, self.identity)
+            settle(*array, self.fingerprint)
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
@@ -159,7 +159,7 @@ class Command:
     def _record(self, env: JobEnvironment, started: float, ended: float) -> dict[str, Any]:
         return {
             "stage": self.stage,
-            "identity": self.identity,
+            "identity": self.fingerprint,
             "job": env.job_id,
             "host": socket.gethostname(),
             "node": os.environ.get("SLURMD_NODENAME"),
@@ -217,19 +217,19 @@ def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         raise  # a requeue of submitit's or a rank that leaves for one: neither success nor failure
 
 
-def is_done(folder: Path, identity: str) -> bool:
+def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether the stage has succeeded: its marker is there and speaks of it."""
     done = find_object(folder / DONE)
-    return done is not None and done.get("identity") == identity
+    return done is not None and done.get("identity") == fingerprint
 
 
-def settle(stage: Path, tasks: int, identity: str) -> bool:
+def settle(stage: Path, tasks: int, fingerprint: str) -> bool:
     """Whether the stage is done, because all tasks of its array are; if nobody has yet, its DONE.json is written."""
-    if is_done(stage, identity):
+    if is_done(stage, fingerprint):
         return True
     places = [task_folder(stage, tasks, task) for task in range(tasks)]
     # From the end: what has been started last is what is missing, and mostly the first look tells.
-    if not all(is_done(place, identity) for place in reversed(places)):
+    if not all(is_done(place, fingerprint) for place in reversed(places)):
         return False
     ended = [find_object(place / DONE) or {} for place in places]
     newest = max(ended, key=lambda done: float(done["ended"]))

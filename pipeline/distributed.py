@@ -78,7 +78,7 @@ class Ranks:
         self.rank, self.world = rank, world
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def each(self, work: Callable[[], T]) -> T:
@@ -103,10 +103,10 @@ class Ranks:
         return done
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes by rank, on the leading one; nothing on the others."""
+        """The values of all processes by rank, on the main one; nothing on the others."""
         if self.world == 1:
             return [value]
-        found: list[T] | None = [value] * self.world if self.leads else None
+        found: list[T] | None = [value] * self.world if self.is_main else None
         dist.gather_object(value, found)
         return found or []
 

@@ -5,7 +5,7 @@ Adam's division by gradients of hardly any size, and how much more depends on th
 number: a test runs the plain way again from weights that are `nudged`, on the same machine, and asks that the other way
 be no farther from the plain one than TIMES the farthest of these. test_rounding.py shows that real faults are.
 
-Batch norm over the eight small pictures of a test makes a thousand times more of a nudge than the rest of the network:
+Batch norm over the eight small images of a test makes a thousand times more of a nudge than the rest of the network:
 where a test is not about it, `--optimizer.freeze_norms true` lets the same comparison see a thousand times less.
 
 As a script this is the command line, from nudged weights where NUDGE asks for it.
@@ -26,10 +26,10 @@ TIMES = 10.0
 
 def nudged(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Every weight times 1 + or - the smallest step of this type above 1, the sign by lot."""
-    lots = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(1 + (torch.randint(2, weight.shape, generator=lots) * 2 - 1) * torch.finfo(dtype).eps)
+            weight.mul_(1 + (torch.randint(2, weight.shape, generator=draws) * 2 - 1) * torch.finfo(dtype).eps)
     return model
 
 

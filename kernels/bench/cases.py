@@ -13,10 +13,10 @@ class Case:
     """One LaConv layer of a network (shape legend in `kernels.plain.taps`)."""
 
     label: str  # whose layer it is: "s,b"
-    size: int  # of the network's picture, pixels a side
+    size: int  # of the network's image, pixels a side
     stage: int
     batch: int
-    unfold_batch: int  # pictures that unfold takes: its tensor may have no room for more
+    unfold_batch: int  # images that unfold takes: its tensor may have no room for more
     channels: int
     condition: int  # M
     side: int  # of the map, pixels
@@ -29,7 +29,7 @@ class Case:
         return self.kernel_size**2 * self.groups
 
     def unfold_bytes(self, dtype: torch.dtype) -> int:
-        """The tensor that `unfold` makes of one picture."""
+        """The tensor that `unfold` makes of one image."""
         return self.channels * self.kernel_size**2 * self.side**2 * dtype.itemsize
 
     def macs(self, operation: str, step: str) -> int:
@@ -43,11 +43,11 @@ class Case:
     def bytes(self, operation: str, step: str, dtype: torch.dtype) -> int:
         """What must be read and written at least: every input and output once."""
         pixels = self.batch * self.side**2
-        picture = pixels * self.channels
+        image = pixels * self.channels
         given = pixels * self.outputs if operation == "dynamic_conv" else pixels * self.condition
         weight = 0 if operation == "dynamic_conv" else self.outputs * (self.condition + 1)
-        forward = 2 * picture + given + weight
-        backward = 3 * picture + 2 * given + 2 * weight
+        forward = 2 * image + given + weight
+        backward = 3 * image + 2 * given + 2 * weight
         return {"forward": forward, "backward": backward, "both": forward + backward}[step] * dtype.itemsize
 
     def tensors(self, operation: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ import torch
 
 from laconvnet.kernels import cuda
 from laconvnet.kernels.bench.cases import Case
+from laconvnet.kernels.bench.implementations import BASELINE, images, implementations
 from laconvnet.kernels.bench.timing import Row, compare, median_ms
-from laconvnet.kernels.bench.ways import BASELINE, pictures, ways
 
 OPERATIONS = ("dynamic_conv", "laconv")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,9 +46,9 @@ def rows(
     """Yields the rows of one layer, type and operation at a time: len(cases) * len(dtypes) * 2 lists.
 
     A row is one of `compare` (its step renamed direction: forward, backward, both) with the layer's shape, operation,
-    dtype, the pictures that this way took, the rate over the bytes that must move at least (gb_per_s; of_copy as a part
+    dtype, the images that this way took, the rate over the bytes that must move at least (gb_per_s; of_copy as a part
     of the copy's rate) and over the multiply-adds (gflop_per_s), and the roofs measured in the same run. ratio is of
-    the times a picture, for unfold may take fewer. What was not measured is None, and note says why. A GPU is measured
+    the times an image, for unfold may take fewer. What was not measured is None, and note says why. A GPU is measured
     with warm and with cold cache. float32 is float32 in all ways, without TF32.
     """
     tf32 = torch.backends.cudnn.allow_tf32
@@ -70,7 +70,7 @@ def rows(
 def _measured(
     case: Case, operation: str, device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool
 ) -> list[Row]:
-    made = ways(case, operation, device, dtype, compiled)
+    made = implementations(case, operation, device, dtype, compiled)
     measured = compare(made, BASELINE, device, rounds)
     if device.type == "cuda":
         measured += compare(made, BASELINE, device, rounds, cold=True)
@@ -84,10 +84,10 @@ def _measured(
 
 
 def _told(row: Row, case: Case, operation: str, dtype: str, found: dict[str, float]) -> Row:
-    direction, taken = row.pop("step"), pictures(row["name"], case)
-    share = taken / pictures(BASELINE, case)
+    direction, taken = row.pop("step"), images(row["name"], case)
+    share = taken / images(BASELINE, case)
     if taken < case.batch and row["note"] is None:
-        row["note"] = f"{taken} of {case.batch} pictures: no room for more"
+        row["note"] = f"{taken} of {case.batch} images: no room for more"
     done = replace(case, batch=taken)
     moved, flop = done.bytes(operation, direction, DTYPES[dtype]), 2 * done.macs(operation, direction)
     seconds = None if row["median"] is None else row["median"] / 1e3

@@ -1,4 +1,4 @@
-// Drops values of filters as `kernels/dropout.py` says: a value is zero where the hash of its place under the picture's
+// Drops values of filters as `kernels/dropout.py` says: a value is zero where the hash of its place under the image's
 // key is below `threshold`, else multiplied by `scale`.
 
 #pragma once

@@ -27,7 +27,7 @@ int start(const Shape& s, const Arguments& all, Index threads) {
 }  // namespace
 
 // All return 0, or 1 where memory ran out. shape: batch, channels, height, width, kernel, groups, interleaved; strides
-// of pictures: image, channel, row, pixel; strides of filters: image, plane.
+// of images: image, channel, row, pixel; strides of filters: image, plane.
 
 extern "C" int laconv_cpu_forward(const Index* shape, const float* x, const Index* x_strides, const float* filters,
                                   const Index* filter_strides, float* out, const Index* out_strides, Index threads) {

@@ -1,4 +1,4 @@
-"""The C++ kernel as a backend: float32 on the CPU, pictures in any layout (shape legend in `kernels.plain.taps`)."""
+"""The C++ kernel as a backend: float32 on the CPU, images in any layout (shape legend in `kernels.plain.taps`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BUFFER, _STRIDES = ctypes.c_void_p, _NUMBERS
 def library() -> ctypes.CDLL:
     """The compiled kernel. Raises BuildError."""
     found = build.library()
-    picture = (_BUFFER, _STRIDES)
-    found.laconv_cpu_forward.argtypes = (_NUMBERS, *picture * 3, ctypes.c_int64)
-    found.laconv_cpu_backward.argtypes = (_NUMBERS, *picture * 5, ctypes.c_int64)
+    image = (_BUFFER, _STRIDES)
+    found.laconv_cpu_forward.argtypes = (_NUMBERS, *image * 3, ctypes.c_int64)
+    found.laconv_cpu_backward.argtypes = (_NUMBERS, *image * 5, ctypes.c_int64)
     found.laconv_cpu_use.argtypes, found.laconv_cpu_use.restype = (_BUFFER,), None
     found.laconv_cpu_dropout.argtypes = (
-        *picture,
+        *image,
         *(ctypes.c_int64,) * 3,
         _BUFFER,
         ctypes.c_uint32,

@@ -2,7 +2,7 @@
 //
 // With filters in planes (one plane a tap and group) all three sums of `dynamic_conv.cpp` are multiply-adds of rows that
 // lie contiguously: nothing is shuffled, and one load of filters serves up to eight channels, whose sums stay in
-// registers. A task is (picture, a few groups, block of rows): it copies its rows of x and grad into scratch that stays
+// registers. A task is (image, a few groups, block of rows): it copies its rows of x and grad into scratch that stays
 // in the cache, zeros left and right of each row, so that the inner loops know no borders.
 
 #pragma once
@@ -17,7 +17,7 @@ namespace laconv {
 constexpr Index kScratch = 1 << 16;  // floats of one copied map: half of a common second-level cache
 constexpr Index kLine = 16;          // floats of a cache line
 
-// The rows that the taps of row y reach: y + first .. y + last lie inside the picture.
+// The rows that the taps of row y reach: y + first .. y + last lie inside the image.
 struct Reach {
   Index first, last;
 
@@ -33,7 +33,7 @@ struct Blocks {
   Index groups, height, together, sets, rows, row_blocks, count, copied;
 
   explicit Blocks(const Shape& s) : groups(s.groups), height(s.height) {
-    // Groups narrower than a cache line are taken together, or channels-last pictures would be read once a group.
+    // Groups narrower than a cache line are taken together, or channels-last images would be read once a group.
     together = s.interleaved ? 1 : std::clamp<Index>(kLine / s.per_group(), 1, s.groups);
     sets = (s.groups + together - 1) / together;
     const Index fitting = kScratch / (together * s.per_group() * s.pitch()) - 2 * s.reach();
@@ -56,7 +56,7 @@ class Rows {
       : s_(s), plane_(cut.copied * s.pitch()), data_(cut.together * s.per_group() * plane_) {}
 
   // The rows that the taps of `at` reach.
-  void copy(const Pictures<const float>& from, const Block& at) {
+  void copy(const Images<const float>& from, const Block& at) {
     first_ = std::max<Index>(0, at.first - s_.reach());
     group_ = at.group;
     const Index last = std::min(s_.height, at.last + s_.reach()), count = at.groups * s_.per_group();
@@ -96,7 +96,7 @@ class Row {
   float* at(const Block& block, Index group, Index i) {
     return data_.data() + ((group - block.group) * s_.per_group() + i) * s_.width;
   }
-  void write(const Pictures<float>& to, const Block& block, Index y) const {
+  void write(const Images<float>& to, const Block& block, Index y) const {
     const Index count = block.groups * s_.per_group();
     const float* source = data_.data();
     if (to.channel == 1 && !s_.interleaved) {

@@ -19,7 +19,7 @@ struct Shape {
   Index per_group() const { return channels / groups; }
   Index pixels() const { return height * width; }
   Index reach() const { return kernel / 2; }
-  Index side() const { return std::min(reach(), width - 1); }  // farther taps meet no pixel of the picture
+  Index side() const { return std::min(reach(), width - 1); }  // farther taps meet no pixel of the image
   Index pitch() const { return width + 2 * side(); }
   Index taps() const { return 2 * side() + 1; }  // of a row
   Index channel(Index group, Index i) const { return interleaved ? i * groups + group : group * per_group() + i; }
@@ -27,11 +27,11 @@ struct Shape {
 };
 
 template <typename T>
-struct Pictures {  // any strides, in elements
+struct Images {  // any strides, in elements
   T* data;
   Index image, channel, row, pixel;
 
-  Pictures(T* data, const Index* s) : data(data), image(s[0]), channel(s[1]), row(s[2]), pixel(s[3]) {}
+  Images(T* data, const Index* s) : data(data), image(s[0]), channel(s[1]), row(s[2]), pixel(s[3]) {}
   T* at(Index b, Index ch, Index y) const { return data + b * image + ch * channel + y * row; }
 };
 
@@ -45,15 +45,15 @@ struct Planes {  // rows and pixels of a plane contiguous
 };
 
 struct ForwardArguments {
-  Pictures<const float> x;
+  Images<const float> x;
   Planes<const float> filters;
-  Pictures<float> out;
+  Images<float> out;
 };
 
 struct BackwardArguments {
-  Pictures<const float> grad, x;
+  Images<const float> grad, x;
   Planes<const float> filters;
-  Pictures<float> grad_x;
+  Images<float> grad_x;
   Planes<float> grad_filters;
 };
 

@@ -1,6 +1,6 @@
 // Dynamic convolution of maps so small that every pixel's kernel covers all of them.
 //
-// The filters of one picture and group are then a full matrix T[p, q] = filters[tap(q - p), p] over its P pixels, without
+// The filters of one image and group are then a full matrix T[p, q] = filters[tap(q - p), p] over its P pixels, without
 // borders, and all three sums of `dynamic_conv.cpp` are small matrix products:
 //
 //   out = T X,  grad_x = T^T G,  grad_filters[tap(q - p), p] = (G X^T)[p, q]      X, G: (P, channels of the group)
@@ -16,15 +16,15 @@ namespace laconv {
 
 inline bool is_whole(const Shape& s) { return s.reach() >= s.height - 1 && s.reach() >= s.width - 1; }
 
-struct PictureGroup {
+struct ImageGroup {
   Index image, group;
 };
 
-struct PictureGroups {
+struct ImageGroups {
   Index groups, count;
 
-  explicit PictureGroups(const Shape& s) : groups(s.groups), count(s.batch * s.groups) {}
-  PictureGroup place(Index index) const { return {index / groups, index % groups}; }
+  explicit ImageGroups(const Shape& s) : groups(s.groups), count(s.batch * s.groups) {}
+  ImageGroup place(Index index) const { return {index / groups, index % groups}; }
 };
 
 constexpr int kLanes = 8;
@@ -58,7 +58,7 @@ inline void multiply(const Matrix& a, const Matrix& b, Matrix& c) {
   });
 }
 
-class Group {  // of one picture: how its pixels, channels and filters lie
+class Group {  // of one image: how its pixels, channels and filters lie
  public:
   explicit Group(const Shape& s) : s_(s) {
     for (Index p = 0; p < s.pixels(); ++p)
@@ -71,19 +71,19 @@ class Group {  // of one picture: how its pixels, channels and filters lie
   Index tap(Index p, Index q) const { return taps_[p * s_.pixels() + q]; }
 
   // (P, channels of the group)
-  void read(const Pictures<const float>& from, const PictureGroup& at, Matrix& to) const {
+  void read(const Images<const float>& from, const ImageGroup& at, Matrix& to) const {
     each(from, at, [&](Index p, Index i, const float* value) { to.row(p)[i] = *value; });
   }
-  void write(const Matrix& from, const PictureGroup& at, const Pictures<float>& to) const {
+  void write(const Matrix& from, const ImageGroup& at, const Images<float>& to) const {
     each(to, at, [&](Index p, Index i, float* value) { *value = from.row(p)[i]; });
   }
 
  private:
   template <typename T, typename Work>
-  void each(const Pictures<T>& pictures, const PictureGroup& at, Work work) const {
-    const Index step = s_.interleaved ? s_.groups * pictures.channel : pictures.channel;
+  void each(const Images<T>& images, const ImageGroup& at, Work work) const {
+    const Index step = s_.interleaved ? s_.groups * images.channel : images.channel;
     for (Index p = 0; p < s_.pixels(); ++p) {
-      T* first = pictures.at(at.image, s_.channel(at.group, 0), p / s_.width) + p % s_.width * pictures.pixel;
+      T* first = images.at(at.image, s_.channel(at.group, 0), p / s_.width) + p % s_.width * images.pixel;
       for (Index i = 0; i < s_.per_group(); ++i) work(p, i, first + i * step);
     }
   }
@@ -94,12 +94,12 @@ class Group {  // of one picture: how its pixels, channels and filters lie
 
 class WholeForward {
  public:
-  using Tasks = PictureGroups;
+  using Tasks = ImageGroups;
 
-  WholeForward(const Shape& s, const PictureGroups&, const ForwardArguments& all)
+  WholeForward(const Shape& s, const ImageGroups&, const ForwardArguments& all)
       : s_(s), all_(all), group_(s), filters_(s.pixels(), s.pixels()), x_(s.pixels(), s.per_group()), out_(x_) {}
 
-  void operator()(const PictureGroup& at) {
+  void operator()(const ImageGroup& at) {
     const float* filters = all_.filters.at(at.image, at.group);
     const Index tap = s_.groups * all_.filters.plane;
     for (Index p = 0; p < s_.pixels(); ++p)
@@ -118,9 +118,9 @@ class WholeForward {
 
 class WholeBackward {
  public:
-  using Tasks = PictureGroups;
+  using Tasks = ImageGroups;
 
-  WholeBackward(const Shape& s, const PictureGroups&, const BackwardArguments& all)
+  WholeBackward(const Shape& s, const ImageGroups&, const BackwardArguments& all)
       : s_(s),
         all_(all),
         group_(s),
@@ -131,14 +131,14 @@ class WholeBackward {
         grad_x_(grad_),
         grad_filters_(filters_) {}
 
-  void operator()(const PictureGroup& at) {
+  void operator()(const ImageGroup& at) {
     group_.read(all_.grad, at, grad_);
     to_x(at);
     to_filters(at);
   }
 
  private:
-  void to_x(const PictureGroup& at) {
+  void to_x(const ImageGroup& at) {
     const float* filters = all_.filters.at(at.image, at.group);
     const Index tap = s_.groups * all_.filters.plane;
     for (Index q = 0; q < s_.pixels(); ++q)
@@ -147,7 +147,7 @@ class WholeBackward {
     group_.write(grad_x_, at, all_.grad_x);
   }
 
-  void to_filters(const PictureGroup& at) {
+  void to_filters(const ImageGroup& at) {
     group_.read(all_.x, at, x_);
     transpose(x_.row(0), x_.pitch, by_channel_.row(0), by_channel_.pitch, s_.pixels(), s_.per_group());
     multiply(grad_, by_channel_, grad_filters_);

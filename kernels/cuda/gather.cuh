@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(THREADS, F == Filters::EACH ? 2 : 3) gather(co
           const T* const pixel =
               D == Direction::FORWARD ? own_filters[p] : source_filters + (column - reach) * pixel_filters;
           const Offset tap_column = D == Direction::FORWARD ? column - p : k - 1 - (column - p);
-          // Outside of the picture both factors are zero: a filter there may be infinite.
+          // Outside of the image both factors are zero: a filter there may be infinite.
           const Vector<T, FILTERS> filter =
               inside ? load_constant<Vector<T, FILTERS>>(pixel + tap_offset + tap_column * groups) : zeros<T, FILTERS>();
 #pragma unroll

@@ -1,5 +1,5 @@
 // The gradient of the filters: grad_filters[p, t, group] = sum over the group's channels of grad[p] * x[p + offset(t)],
-// zero where the tap leaves the picture. Every result has one owner that sums in the order of the channels.
+// zero where the tap leaves the image. Every result has one owner that sums in the order of the channels.
 #pragma once
 #include "strips.cuh"
 

@@ -39,7 +39,7 @@ __device__ __forceinline__ int64_t first_pixel(int64_t strip, const Shape& shape
   return at.row * shape.width + at.x;
 }
 
-// 0, or what does not fit; an empty batch or picture has no strips.
+// 0, or what does not fit; an empty batch or image has no strips.
 inline int shape_of(const laconv_conv_args& args, Shape& shape) {
   constexpr int64_t most = 0x7fffffff;
   if (args.kernel_size < 1 || args.kernel_size % 2 == 0 || args.kernel_size > 0x7fff) return LACONV_BAD_KERNEL_SIZE;

@@ -11,12 +11,12 @@ __all__ = ["dropout_", "dynamic_conv", "dynamic_conv_backward"]
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-    way = matmul if matmul.fits(kernel_size, *x.shape[2:]) else taps
-    return way.forward(x, filters, kernel_size, groups, interleaved)
+    implementation = matmul if matmul.fits(kernel_size, *x.shape[2:]) else taps
+    return implementation.forward(x, filters, kernel_size, groups, interleaved)
 
 
 def dynamic_conv_backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
-    way = matmul if matmul.fits(kernel_size, *x.shape[2:]) else taps
-    return way.backward(grad, x, filters, kernel_size, groups, interleaved)
+    implementation = matmul if matmul.fits(kernel_size, *x.shape[2:]) else taps
+    return implementation.backward(grad, x, filters, kernel_size, groups, interleaved)

@@ -1,11 +1,11 @@
 """Dynamic convolution of small maps as matrix products.
 
-Where the kernel covers a good part of the map, the filters of one picture and group are nearly a full matrix T from
+Where the kernel covers a good part of the map, the filters of one image and group are nearly a full matrix T from
 input pixels q to output pixels p: `out[c, p] = sum_q x[c, q] T[q, p]` with `T[q, p] = filters[tap(q - p), p]`, zero
 where q - p is no tap. Gathering T and calling the library's matrix product beats a loop over taps severalfold there
 (shape legend in `kernels.plain.taps`; P = H*W).
 
-A zero of T times a non-finite pixel is NaN: non-finite inputs spread over their picture and group.
+A zero of T times a non-finite pixel is NaN: non-finite inputs spread over their image and group.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from laconvnet.kernels.plain.taps import accumulation_dtype, split_groups
 
 # T holds P*P numbers where the filters hold P*k*k: measured on CPU, products win up to about four times as many.
 LARGEST_GROWTH = 4
-# Numbers of T at once: pictures are taken in chunks so that the workspace stays small (64 MiB in float32).
+# Numbers of T at once: images are taken in chunks so that the workspace stays small (64 MiB in float32).
 CHUNK = 2**24
 
 
@@ -32,10 +32,10 @@ def fits(kernel_size: int, height: int, width: int) -> bool:
 def _indices(
     kernel_size: int, groups: int, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where T finds its numbers in the filters of one picture, and where the filters find theirs in T.
+    """Where T finds its numbers in the filters of one image, and where the filters find theirs in T.
 
     to_matrix (g*P*P,) points into (P*k*k*g) filter values, channels last, followed by one zero; to_filters (P*k*k*g,)
-    points into (g*P*P); outside (P*k*k*g,) marks the filter values whose tap leaves the picture.
+    points into (g*P*P); outside (P*k*k*g,) marks the filter values whose tap leaves the image.
     """
     pixels, reach = height * width, kernel_size // 2
     place = torch.arange(pixels, device=device)

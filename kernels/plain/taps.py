@@ -4,10 +4,10 @@ Shape legend: B batch, C channels, g groups, n = C/g channels a group, H x W pix
 column.
     x        (B, C, H, W)
     filters  (B, k*k*g, H, W), tap-major: channel t*g + group
-    out      (B, C, H, W);  out[p, ch] = sum_t filters[p, t, group(ch)] * x[p + offset(t), ch], zero outside the picture
+    out      (B, C, H, W);  out[p, ch] = sum_t filters[p, t, group(ch)] * x[p + offset(t), ch], zero outside the image
 
 Half-precision inputs are accumulated in float32; results take the memory format of their input. A tap only touches the
-pixels whose neighbour lies inside the picture, so nothing is padded and taps that reach outside of a small map cost
+pixels whose neighbour lies inside the image, so nothing is padded and taps that reach outside of a small map cost
 nothing.
 """
 
@@ -22,7 +22,7 @@ Window = tuple[slice, slice]
 
 
 def taps(kernel_size: int, height: int, width: int) -> Iterator[tuple[int, Window, Window]]:
-    """Every tap that meets the picture: its index, the output pixels it serves and the input pixels it reads."""
+    """Every tap that meets the image: its index, the output pixels it serves and the input pixels it reads."""
     reach = kernel_size // 2
     for row in range(kernel_size):
         for column in range(kernel_size):

@@ -34,7 +34,7 @@ def doctor(
     The exit code is 1 where a row is an error.
     """
     from laconvnet.launch.doctor import doctor as examine
-    from laconvnet.launch.doctor.check import Asked
+    from laconvnet.launch.doctor.check import PlannedRun
     from laconvnet.launch.slurm import cluster as sites
     from laconvnet.pipeline.errors import ConfigError
 
@@ -50,6 +50,6 @@ def doctor(
         read_meta(data)
         planned = configuration.load(config, ["--data.folder", str(data)])
     site = sites.read(cluster) if cluster else None
-    table = examine(Asked(folder.absolute(), processes, planned, site, cluster))
+    table = examine(PlannedRun(folder.absolute(), processes, planned, site, cluster))
     rows(table, json)
     return int(any(row["state"] == "error" for row in table))

@@ -14,7 +14,7 @@ from laconvnet.launch.commands.output import rows, show
 
 Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
 _RULE = (
-    'MACs are multiply-adds (not twice their number) of one picture with one expression, the papers\' "FLOPs": '
+    'MACs are multiply-adds (not twice their number) of one image with one expression, the papers\' "FLOPs": '
     "convolutions, linear layers, the recurrence, both attention products and dynamic convolutions are counted; batch "
     "norm, activations, softmax, pooling and resizing are not."
 )
@@ -38,7 +38,7 @@ def info(
     block: Annotated[
         str | None, Arg("what the network is made of, such as laconv or film (default: laconv)", "B")
     ] = None,
-    size: Annotated[int | None, Arg("side of the picture in pixels (default: 416)", "N")] = None,
+    size: Annotated[int | None, Arg("side of the image in pixels (default: 416)", "N")] = None,
     words: Annotated[int | None, Arg("words of an expression (default: 15)", "N")] = None,
     vocabulary: Annotated[int, Arg("words of the vocabulary", "N")] = 10_000,
     answers: Annotated[int, Arg("answers of a VQA head (default: 28, CLEVR)", "N")] = 28,

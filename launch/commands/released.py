@@ -32,7 +32,7 @@ def import_released(
 
     A checkpoint of the authors' released code (github.com/luogen1996/LaConvNet) as the folder of a run, which predict,
     eval and --init_from take. Network (LaConvNet-S or -B) and task (REC or RES) are read off the names of the tensors;
-    every tensor must have its place. Their training saves averaged weights as state_dict: those are taken, the
+    every tensor must have its place. Their training saves EMA weights as state_dict: those are taken, the
     optimizer's state is not. Held against the released modules with random weights; no file of the authors' own weights
     has been met.
     """

@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Write a run's model for other programs.
 
-    The averaged weights of a run's newest checkpoint, with configuration and vocabulary in the file.
+    The EMA weights of a run's newest checkpoint, with configuration and vocabulary in the file.
     """
     from laconvnet.pipeline.inference import export as exporting
 

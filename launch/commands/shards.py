@@ -24,7 +24,7 @@ def build(
     *,
     root: Annotated[Path, Arg("folder that the data set's own tools expect", "DIR")],
     out: Annotated[Path, Arg("folder of the shard set", "DIR")],
-    images: Annotated[Path | None, Arg("pictures, where they are not under --root", "DIR")] = None,
+    images: Annotated[Path | None, Arg("images, where they are not under --root", "DIR")] = None,
     split: Annotated[Sequence[str] | None, Arg("only these splits", "S")] = None,
     partition: Annotated[str | None, Arg("google, unc or umd, where the RefCOCO family has several", "P")] = None,
     workers: Annotated[int, Arg("processes (default: 1); the bytes are the same", "N")] = 1,
@@ -43,7 +43,7 @@ def build(
 ) -> None:
     """Raw files to shards.
 
-    Read a data set in its original layout, check every picture and write tars with a manifest. A build that was stopped
+    Read a data set in its original layout, check every image and write tars with a manifest. A build that was stopped
     goes on where it was; a finished one is left as it is.
 
     laconvnet shards sources tells what each source expects under --root.
@@ -99,15 +99,15 @@ def sources(*, json: JsonLines = False) -> None:
 def generate(
     *,
     out: Annotated[Path, Arg("folder for refer/, clevr/ and visual_genome/", "DIR")],
-    pictures: Annotated[int, Arg("training pictures a layout", "N")] = 8000,
-    size: Annotated[int, Arg("side of a picture in pixels", "N")] = 64,
-    questions: Annotated[int, Arg("questions a CLEVR picture", "N")] = 4,
+    pictures: Annotated[int, Arg("training images a layout", "N")] = 8000,
+    size: Annotated[int, Arg("side of an image in pixels", "N")] = 64,
+    questions: Annotated[int, Arg("questions a CLEVR image", "N")] = 4,
     seed: Annotated[int, Arg("another seed, another set", "N")] = 0,
     json: Json = False,
 ) -> None:
     """Write a small data set of coloured shapes.
 
-    Pictures of coloured shapes with expressions, masks, questions and scene graphs, in the original layouts of REFER,
+    Images of coloured shapes with expressions, masks, questions and scene graphs, in the original layouts of REFER,
     CLEVR and Visual Genome: for trying the whole road without downloading anything.
     """
     from laconvnet.shards import synthetic
@@ -119,14 +119,14 @@ def generate(
 def pretrain_set(
     *,
     inputs: Annotated[Sequence[str], Arg("built sets; W passes over a set an epoch (default: 1)", "DIR[=W]")],
-    exclude: Annotated[Sequence[Path], Arg("sets whose val and test pictures must not occur", "DIR")] = (),
+    exclude: Annotated[Sequence[Path], Arg("sets whose val and test images must not occur", "DIR")] = (),
     out: Annotated[Path, Arg("folder of the merged set", "DIR")],
     json: Json = False,
 ) -> None:
     """Merge built sets for pretraining.
 
-    Merge built sets by weight, without copying them, and leave out every picture of any held-out split of the excluded
-    sets (by COCO id, Visual Genome's coco_id, file name and picture bytes). What was left out is listed in
+    Merge built sets by weight, without copying them, and leave out every image of any held-out split of the excluded
+    sets (by COCO id, Visual Genome's coco_id, file name and image bytes). What was left out is listed in
     excluded.parquet; an overlap that remains is an error.
     """
     from laconvnet.shards.sets import info as counting
@@ -151,13 +151,13 @@ def _weighted(text: str) -> tuple[Path, float]:
 def verify(
     folder: BuiltSet,
     *,
-    full: Annotated[bool, Arg("every checksum, every record, every picture")] = False,
-    against: Annotated[Sequence[Path], Arg("sets whose held-out pictures must not occur", "DIR")] = (),
+    full: Annotated[bool, Arg("every checksum, every record, every image")] = False,
+    against: Annotated[Sequence[Path], Arg("sets whose held-out images must not occur", "DIR")] = (),
     json: Json = False,
 ) -> None:
     """Check a shard set.
 
-    Check sizes, indices and references; with --full every byte and picture.
+    Check sizes, indices and references; with --full every byte and image.
     """
     from laconvnet.shards.sets import verify as checking
 

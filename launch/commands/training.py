@@ -63,20 +63,20 @@ def eval_(
     split: Annotated[str, Arg("split to score, such as val or testA", "S")],
     out: Annotated[Path | None, Arg("JSON file for the result (default: RUN/eval/<set>-<split>.json)", "F")] = None,
     controls: Annotated[
-        bool, Arg("score again with the words shuffled between examples and with blank pictures")
+        bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
     json: Json = False,
 ) -> None:
     """Score a run on a split.
 
-    Score the averaged weights of a run's newest checkpoint on every example of a split, once each. Several processes
+    Score the EMA weights of a run's newest checkpoint on every example of a split, once each. Several processes
     share the batches and write what one would.
     """
     from laconvnet.pipeline.inference.evaluate import evaluate
 
     out = out or run / EVALUATIONS / f"{data.resolve().name}-{split}.json"
     report = evaluate(run, data, split, out, controls)
-    if report is not None:  # of several processes the leading one alone has it
+    if report is not None:  # of several processes the main one alone has it
         show(report, json)
 
 
@@ -85,12 +85,12 @@ def predict(
     *,
     image: Annotated[Path, Arg("picture file", "F")],
     text: Annotated[str, Arg("an expression, or a question", "T")],
-    out: Annotated[Path | None, Arg("picture file for the drawing, such as answer.png", "F")] = None,
+    out: Annotated[Path | None, Arg("image file for the drawing, such as answer.png", "F")] = None,
     json: Json = False,
 ) -> None:
-    """Ask a run about one picture.
+    """Ask a run about one image.
 
-    The answer of a run to one sentence on one picture; --out draws it.
+    The answer of a run to one sentence on one image; --out draws it.
     """
     from laconvnet.pipeline.inference import predict as asking
 
@@ -104,7 +104,7 @@ def report(
 ) -> None:
     """Write the HTML report of runs.
 
-    One self-contained HTML page: loss curves, metrics, pictures with predicted and true answers.
+    One self-contained HTML page: loss curves, metrics, images with predicted and true answers.
     """
     from laconvnet.pipeline.report.page import report as write
 

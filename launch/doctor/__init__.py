@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from laconvnet.launch.doctor import apart, data, folder, machine, network, slurm
-from laconvnet.launch.doctor.check import Asked, Probe, checked
+from laconvnet.launch.doctor.check import PlannedRun, Probe, checked
 
 # Made in this process: none of them imports what could end it.
 HERE: dict[str, Probe] = {
@@ -35,14 +35,14 @@ HERE: dict[str, Probe] = {
 }
 
 
-def doctor(asked: Asked) -> list[dict[str, str]]:
+def doctor(planned_run: PlannedRun) -> list[dict[str, str]]:
     """Every check as `name`, `state`, `found`, `meaning`, in a fixed order.
 
     Never raises: a probe that does becomes a check in error, with what it raised.
     """
     with ThreadPoolExecutor() as pool:
         imports = [pool.submit(apart.in_process, group) for group in apart.GROUPS]
-        here = [check for name, probe in HERE.items() for check in checked(name, probe, asked)]
-        planned = checked("data", data.planned, asked)
+        here = [check for name, probe in HERE.items() for check in checked(name, probe, planned_run)]
+        planned = checked("data", data.planned, planned_run)
         rows = here + [check for future in imports for check in future.result()] + planned
     return [asdict(check) for check in rows]

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from laconvnet import ROOT
 from laconvnet.launch.doctor import packages, torches
-from laconvnet.launch.doctor.check import Asked, Check, Probe, checked
+from laconvnet.launch.doctor.check import Check, PlannedRun, Probe, checked
 
 SECONDS = 120
 PROBES: dict[str, Probe] = {
@@ -56,8 +56,8 @@ def _run(names: Sequence[str]) -> tuple[list[Check], int, str]:
             env=os.environ | {"PYTHONPATH": path},
             check=False,
         )
-        out, said = done.stdout, [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        end = f"the import ended its process with {done.returncode}: {said[-1].strip() if said else 'nothing was said'}"
+        out, output = done.stdout, [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        end = f"the import ended its process with {done.returncode}: {output[-1].strip() if output else 'no word'}"
     except subprocess.TimeoutExpired as late:
         out, end = late.stdout or b"", f"no answer within {SECONDS} s"
     except OSError as error:
@@ -71,7 +71,7 @@ def main(names: Sequence[str]) -> None:
     answer = os.dup(1)
     os.dup2(2, 1)  # what imports print, C libraries included, goes to standard error: the answer stands alone
     for name in names:
-        rows = [asdict(check) for check in checked(name, PROBES[name], Asked())]
+        rows = [asdict(check) for check in checked(name, PROBES[name], PlannedRun())]
         os.write(answer, json.dumps(rows).encode() + b"\n")
 
 

@@ -27,7 +27,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlannedRun:
     """What a run would be given.
 
     ``folder`` is where runs are written, ``processes`` its ranks, ``config`` its data and batch, ``cluster`` the site
@@ -47,14 +47,14 @@ class Asked:
         return min(self.processes, on_node or self.processes)
 
 
-Probe = Callable[[Asked], Iterator[Check]]
+Probe = Callable[[PlannedRun], Iterator[Check]]
 
 
-def checked(name: str, probe: Probe, asked: Asked) -> list[Check]:
+def checked(name: str, probe: Probe, planned_run: PlannedRun) -> list[Check]:
     """The rows of one probe; whatever stops it is the last of them."""
     rows = []
     try:
-        for check in probe(asked):
+        for check in probe(planned_run):
             rows.append(check)
     except Exception as error:  # whatever a system or a package raises is the finding
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -6,7 +6,7 @@ import resource
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from laconvnet.launch.doctor.check import GIB, Asked, Check
+from laconvnet.launch.doctor.check import GIB, Check, PlannedRun
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.errors import InputError
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 FEW_SHARDS = 4  # that a window should hold the items of, at the least
 
 
-def planned(asked: Asked) -> Iterator[Check]:
+def planned(planned_run: PlannedRun) -> Iterator[Check]:
     """What a run of this configuration does with its set before step 1, and what of it does not fit the ranks."""
-    if asked.config is None:
+    if planned_run.config is None:
         return
     from laconvnet.pipeline.training.session import Source  # needs torch
 
     try:
-        source = Source.open(asked.config)
+        source = Source.open(planned_run.config)
     except (ConfigError, InputError) as error:
         yield Check("set", "error", str(error), "training would stop at it")
         return
@@ -33,10 +33,10 @@ def planned(asked: Asked) -> Iterator[Check]:
     shards = len(examples.manifest.shard_paths)
     found = f"{len(examples.rows):,} {examples.kind}s of {examples.split!r} as {plan.epoch_length:,} items"
     yield Check("set", "ok", f"{found} in {shards:,} shards at {examples.manifest.folder}")
-    yield batch(asked.config, plan, asked.processes)
-    yield spread(asked.config, shards, asked.processes)
-    yield window(asked.config, plan, shards)
-    yield from memory(source.items, asked)
+    yield batch(planned_run.config, plan, planned_run.processes)
+    yield spread(planned_run.config, shards, planned_run.processes)
+    yield window(planned_run.config, plan, shards)
+    yield from memory(source.items, planned_run)
 
 
 def batch(config: TrainConfig, plan: Plan, processes: int) -> Check:
@@ -86,7 +86,7 @@ def window(config: TrainConfig, plan: Plan, shards: int) -> Check:
     return Check("window", "ok", found)
 
 
-def memory(items: Items, asked: Asked) -> Iterator[Check]:
+def memory(items: Items, planned_run: PlannedRun) -> Iterator[Check]:
     """What a node holds of the set, against the memory of this machine: its tables once, the order in each process."""
     import psutil
 
@@ -97,13 +97,15 @@ def memory(items: Items, asked: Asked) -> Iterator[Check]:
     order = items.nbytes
     room = psutil.virtual_memory().available
     room = min(room, memory_limit() or room)
-    found = f"{order / GIB:.2f} GiB of order in each of {asked.local} processes of a node, {tables / GIB:.2f} GiB of "
+    found = (
+        f"{order / GIB:.2f} GiB of order in each of {planned_run.local} processes of a node, {tables / GIB:.2f} GiB of "
+    )
     found += f"mapped tables for all; {room / GIB:.1f} GiB free"
-    if order * asked.local > room:
+    if order * planned_run.local > room:
         yield Check("set memory", "error", found, "fewer processes a node, nodes of more memory, or a smaller set")
-    elif order * asked.local + tables > room:
+    elif order * planned_run.local + tables > room:
         yield Check("set memory", "warning", found, "tables are read again from disk when the kernel drops them")
-    elif order * asked.local + tables > room / 2:
-        yield Check("set memory", "warning", found, "pictures, batches and the network come on top")
+    elif order * planned_run.local + tables > room / 2:
+        yield Check("set memory", "warning", found, "images, batches and the network come on top")
     else:
         yield Check("set memory", "ok", found)

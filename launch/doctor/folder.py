@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laconvnet.launch.doctor import neighbour
-from laconvnet.launch.doctor.check import GIB, Asked, Check, State
+from laconvnet.launch.doctor.check import GIB, Check, PlannedRun, State
 from laconvnet.launch.doctor.machine import LOW_DISK_GIB
 
 MOUNTS = Path("/proc/self/mounts")
@@ -32,17 +32,17 @@ RENAMES, SKEW_SECONDS, SLOW_SYNC_SECONDS = 100, 2.0, 1.0
 OWN_LOCKS = frozenset(("nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"))
 
 
-def storage(asked: Asked) -> Iterator[Check]:
+def storage(planned_run: PlannedRun) -> Iterator[Check]:
     """Where runs would be written: which file system that is, and how much room it has."""
     from laconvnet.launch.slurm.capacity import FREE_BYTES  # needs submitit
 
-    place = nearest(asked.folder)
+    place = nearest(planned_run.folder)
     device, kind, options = mounted(place)
     network = kind in NETWORK or kind.startswith("fuse")
     found = f"{place} on {kind} ({device})"
     if not os.access(place, os.W_OK | os.X_OK) or "ro" in options or not place.is_dir():
         yield Check("folder", "error", f"{found}, not writable", "choose another --folder, and runs there")
-    elif asked.cluster and not network:
+    elif planned_run.cluster and not network:
         meaning = "all nodes must see it at this path; name a folder of the shared file system"
         yield Check("folder", "warning", f"{found}, a file system of this machine alone", meaning)
     else:
@@ -53,9 +53,9 @@ def storage(asked: Asked) -> Iterator[Check]:
     yield Check("disk", state, f"{free / GIB:.1f} GiB free at {place}", meaning)
 
 
-def rename(asked: Asked) -> Iterator[Check]:
+def rename(planned_run: PlannedRun) -> Iterator[Check]:
     """A file renamed over another is seen whole at every moment; a folder appears at once, never over another."""
-    with _scratch(asked) as place, _Neighbour() as other:
+    with _scratch(planned_run) as place, _Neighbour() as other:
         file = place / "file"
         file.write_text("a" * 4096)
         other.ask(f"watch {file}")
@@ -94,10 +94,10 @@ def rename(asked: Asked) -> Iterator[Check]:
         yield Check("rename of a folder", "error" if broken else "ok", found, meaning)
 
 
-def flock(asked: Asked) -> Iterator[Check]:
+def flock(planned_run: PlannedRun) -> Iterator[Check]:
     """A lock that is held keeps another process out, and lets it in afterwards."""
-    kind, options = mounted(nearest(asked.folder))[1:]
-    with _scratch(asked) as place, _Neighbour() as other:
+    kind, options = mounted(nearest(planned_run.folder))[1:]
+    with _scratch(planned_run) as place, _Neighbour() as other:
         file = place / "lock"
         with file.open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -116,9 +116,9 @@ def flock(asked: Asked) -> Iterator[Check]:
         yield Check("flock", "ok", "keeps another process out, and lets it in afterwards")
 
 
-def exclusive(asked: Asked) -> Iterator[Check]:
+def exclusive(planned_run: PlannedRun) -> Iterator[Check]:
     """Of several that create one file exclusively, one succeeds (as temporary names need)."""
-    with _scratch(asked) as place, _Neighbour() as other:
+    with _scratch(planned_run) as place, _Neighbour() as other:
         answers = [other.ask(f"create {place / 'one'}")]
         answers.append(neighbour.create(str(place / "one")))
         answers.append(other.ask(f"create {place / 'one'}"))
@@ -128,9 +128,9 @@ def exclusive(asked: Asked) -> Iterator[Check]:
     yield Check("exclusive create", "ok" if good else "error", found, meaning)
 
 
-def link(asked: Asked) -> Iterator[Check]:
+def link(planned_run: PlannedRun) -> Iterator[Check]:
     """A hard link gives a file a second name unless that is taken: the first failure of a job is kept by it."""
-    with _scratch(asked) as place:
+    with _scratch(planned_run) as place:
         for name in ("first", "second"):
             (place / name).write_text(name)
         try:
@@ -147,9 +147,9 @@ def link(asked: Asked) -> Iterator[Check]:
     yield Check("hard link", "ok" if kept else "error", found, meaning)
 
 
-def sync(asked: Asked) -> Iterator[Check]:
+def sync(planned_run: PlannedRun) -> Iterator[Check]:
     """What is synced is on disk before a checkpoint's rename: its files, then its folder."""
-    with _scratch(asked) as place:
+    with _scratch(planned_run) as place:
         for name in ("file", "folder"):
             target = place / "synced" if name == "file" else place
             if name == "file":
@@ -171,9 +171,9 @@ def sync(asked: Asked) -> Iterator[Check]:
             yield Check(f"fsync of a {name}", "warning" if slow else "ok", f"{what}{1e3 * taken:.1f} ms", meaning)
 
 
-def clock(asked: Asked) -> Iterator[Check]:
+def clock(planned_run: PlannedRun) -> Iterator[Check]:
     """The file server's clock, by which ages of logs and checkpoints are told, against this machine's."""
-    with _scratch(asked) as place:
+    with _scratch(planned_run) as place:
         before = time.time()
         (place / "now").write_text("now")
         skew = (place / "now").stat().st_mtime - (before + time.time()) / 2
@@ -203,9 +203,9 @@ def mounted(place: Path) -> tuple[str, str, frozenset[str]]:
 
 
 @contextlib.contextmanager
-def _scratch(asked: Asked) -> Iterator[Path]:
+def _scratch(planned_run: PlannedRun) -> Iterator[Path]:
     """A folder for trials where runs would be written; nothing of it stays."""
-    with tempfile.TemporaryDirectory(dir=nearest(asked.folder), prefix=".doctor-") as name:
+    with tempfile.TemporaryDirectory(dir=nearest(planned_run.folder), prefix=".doctor-") as name:
         yield Path(name)
 
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from laconvnet.launch.doctor.check import GIB, Asked, Check
+from laconvnet.launch.doctor.check import GIB, Check, PlannedRun
 from laconvnet.launch.graph.stages import cores
 
 LOW_DISK_GIB, LOW_SHM_GIB, LOW_FILES = 10.0, 1.0, 1024
@@ -20,27 +20,27 @@ CGROUPS = Path("/sys/fs/cgroup")
 SHARED = Path("/dev/shm")
 
 
-def python(asked: Asked) -> Iterator[Check]:
+def python(planned_run: PlannedRun) -> Iterator[Check]:
     good = sys.version_info >= (3, 11)
     found = f"{platform.python_version()} at {sys.executable}"
     yield Check("python", "ok" if good else "error", found, "" if good else "3.11 or newer is needed")
 
 
-def processors(asked: Asked) -> Iterator[Check]:
+def processors(planned_run: PlannedRun) -> Iterator[Check]:
     """Cores that the scheduler lets this process use, against what its control group grants of their time."""
     usable, granted = cores(), cpu_quota()
     found = f"{usable} cores"
     if granted is not None and granted < usable:
         meaning = f"threads default to {usable}; more than {granted:g} wait for each other: set OMP_NUM_THREADS"
         yield Check("cores", "warning", f"{found}, but time of {granted:g} of them is granted (cgroup)", meaning)
-    elif usable < asked.local:
+    elif usable < planned_run.local:
         meaning = "ranks of one machine want a core each at the least"
-        yield Check("cores", "warning", f"{found} for {asked.local} processes on a node", meaning)
+        yield Check("cores", "warning", f"{found} for {planned_run.local} processes on a node", meaning)
     else:
         yield Check("cores", "ok", found)
 
 
-def memory(asked: Asked) -> Iterator[Check]:
+def memory(planned_run: PlannedRun) -> Iterator[Check]:
     import psutil
 
     state = psutil.virtual_memory()
@@ -53,7 +53,7 @@ def memory(asked: Asked) -> Iterator[Check]:
         yield Check("memory", "ok", found)
 
 
-def shared_memory(asked: Asked) -> Iterator[Check]:
+def shared_memory(planned_run: PlannedRun) -> Iterator[Check]:
     if not SHARED.is_dir():
         yield Check("shared memory", "warning", f"no {SHARED} here", "NCCL between GPUs of one machine wants it")
         return
@@ -63,7 +63,7 @@ def shared_memory(asked: Asked) -> Iterator[Check]:
     yield Check("shared memory", "warning" if small else "ok", f"{size:.2f} GiB at {SHARED}", meaning)
 
 
-def open_files(asked: Asked) -> Iterator[Check]:
+def open_files(planned_run: PlannedRun) -> Iterator[Check]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = soft == resource.RLIM_INFINITY
     most = "no limit" if unlimited else f"{soft:,} a process"
@@ -73,7 +73,7 @@ def open_files(asked: Asked) -> Iterator[Check]:
     yield Check("open files", "warning" if low else "ok", most, meaning)
 
 
-def temporary(asked: Asked) -> Iterator[Check]:
+def temporary(planned_run: PlannedRun) -> Iterator[Check]:
     place = tempfile.gettempdir()
     free = shutil.disk_usage(place).free / GIB
     low = free < 1
@@ -81,7 +81,7 @@ def temporary(asked: Asked) -> Iterator[Check]:
     yield Check("disk temporary", "warning" if low else "ok", f"{free:.1f} GiB free at {place}", meaning)
 
 
-def compiler(asked: Asked) -> Iterator[Check]:
+def compiler(planned_run: PlannedRun) -> Iterator[Check]:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from laconvnet.launch.doctor.check import Asked, Check, State
+from laconvnet.launch.doctor.check import Check, PlannedRun, State
 from laconvnet.launch.job import PORTS
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -17,7 +17,7 @@ HERE = "127.0.0.1"  # the address of rank 0 where all ranks are on one node; els
 _SECONDS = 3.0
 
 
-def ports(asked: Asked) -> Iterator[Check]:
+def ports(planned_run: PlannedRun) -> Iterator[Check]:
     """A port of those that jobs choose from can be bound and reached from this machine."""
     port = meet(HERE)
     told = f"{PORTS.start}-{PORTS.stop - 1}"
@@ -33,10 +33,10 @@ def ports(asked: Asked) -> Iterator[Check]:
         yield Check("ports", "ok", f"{port} of {told} was bound and reached at {HERE}")
 
 
-def rendezvous(asked: Asked) -> Iterator[Check]:
+def rendezvous(planned_run: PlannedRun) -> Iterator[Check]:
     """The name that ranks of several nodes would be given for this one if rank 0 were here."""
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    needed = asked.cluster is not None
+    needed = planned_run.cluster is not None
     state: State = "error" if needed else "warning"
     try:
         address = str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])

@@ -9,11 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from laconvnet.launch.doctor.check import Asked, Check
+from laconvnet.launch.doctor.check import Check, PlannedRun
 from laconvnet.launch.doctor.torches import driver_cuda
 
 
-def kernels(asked: Asked) -> Iterator[Check]:
+def kernels(planned_run: PlannedRun) -> Iterator[Check]:
     """Where the operator's package is, which implementation a run would take on the CPU and on each GPU, and why."""
     import torch
 
@@ -45,7 +45,7 @@ def _on_cpu() -> Check:
     return Check("laconv cpu", "ok", f"C++ kernel, compiled by {program} at first use")
 
 
-def accelerate(asked: Asked) -> Iterator[Check]:
+def accelerate(planned_run: PlannedRun) -> Iterator[Check]:
     yield Check("accelerate", "ok", importlib.import_module("accelerate").__version__)
     try:
         yield Check("transformers", "ok", importlib.metadata.version("transformers"))
@@ -54,7 +54,7 @@ def accelerate(asked: Asked) -> Iterator[Check]:
         yield Check("transformers", "error", "not installed", meaning)
 
 
-def deepspeed(asked: Asked) -> Iterator[Check]:
+def deepspeed(planned_run: PlannedRun) -> Iterator[Check]:
     """Its version, and its own compiled operators, of which only `optimizer.implementation: deepspeed` uses one."""
     found = importlib.import_module("deepspeed")
     yield Check("deepspeed", "ok", found.__version__)
@@ -77,7 +77,7 @@ def deepspeed(asked: Asked) -> Iterator[Check]:
     yield Check("deepspeed ops", "not there" if missing else "ok", told, meaning)
 
 
-def dali(asked: Asked) -> Iterator[Check]:
+def dali(planned_run: PlannedRun) -> Iterator[Check]:
     found = importlib.import_module("nvidia.dali")
     importlib.import_module("nvidia.dali.fn")
     backend = "decodes on the GPU (mixed)" if driver_cuda() else "decodes on the CPU: no NVIDIA driver is there"
@@ -102,7 +102,7 @@ def apex_kind() -> tuple[str, str]:
     return ("nvidia" if any(Path(place, "optimizers").is_dir() for place in places) else "unrelated"), about
 
 
-def apex(asked: Asked) -> Iterator[Check]:
+def apex(planned_run: PlannedRun) -> Iterator[Check]:
     kind, about = apex_kind()
     if kind == "none":
         yield Check("apex", "not there", "not installed", "it is optional")

@@ -7,29 +7,29 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
-from laconvnet.launch.doctor.check import Asked, Check, State
+from laconvnet.launch.doctor.check import Check, PlannedRun, State
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.slurm import queue
 
 SECONDS = 10
 
 
-def commands(asked: Asked) -> Iterator[Check]:
+def commands(planned_run: PlannedRun) -> Iterator[Check]:
     """What there is of SLURM, its version, and its controller's answer."""
     missing = queue.missing_commands()
-    lacking: State = "error" if asked.cluster else "not there"
+    lacking: State = "error" if planned_run.cluster else "not there"
     if len(missing) == len(queue.COMMANDS):
         yield Check("slurm", lacking, "no command of SLURM's", "only --cluster local works here")
         return
     if missing:
         meaning = "launch and cancel need all of them: put SLURM's bin folder on PATH"
-        yield Check("slurm", "error" if asked.cluster else "warning", f"{', '.join(missing)} not found", meaning)
+        yield Check("slurm", "error" if planned_run.cluster else "warning", f"{', '.join(missing)} not found", meaning)
         return
     version, answer = _ask("sinfo", "--version"), _ask("sinfo", "--noheader", "--format=%D")
     if answer.returncode:
         said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         meaning = "its controller does not answer: start it, or set SLURM_CONF"
-        yield Check("slurm", "error" if asked.cluster else "warning", said[-1].strip(), meaning)
+        yield Check("slurm", "error" if planned_run.cluster else "warning", said[-1].strip(), meaning)
         return
     nodes = sum(int(line) for line in answer.stdout.split() if line.isdigit())
     found = f"{' '.join(version.stdout.split())}; {nodes} nodes in its partitions"
@@ -37,27 +37,27 @@ def commands(asked: Asked) -> Iterator[Check]:
     yield Check("slurm", "ok", found, books)
 
 
-def cluster(asked: Asked) -> Iterator[Check]:
+def cluster(planned_run: PlannedRun) -> Iterator[Check]:
     """Whether the partitions have what the cluster's file and so many processes ask for."""
-    if asked.cluster is None or asked.site is None or queue.missing_commands():
+    if planned_run.cluster is None or planned_run.site is None or queue.missing_commands():
         return
     from laconvnet.launch.slurm import capacity  # needs submitit
 
-    site = asked.cluster
+    site = planned_run.cluster
     threads = site.cpus_per_task
     stage = Stage(
         name="run",
         title="",
-        identity="",
-        folder=asked.folder,
+        fingerprint="",
+        folder=planned_run.folder,
         argv=(),
         needs=(),
-        processes=asked.processes,
+        processes=planned_run.processes,
         threads=threads,
         minutes=site.minutes,
         gpus=1 if site.gpus_per_node else 0,
     )
-    graph = Graph("", asked.site, asked.folder, (stage,))
+    graph = Graph("", planned_run.site, planned_run.folder, (stage,))
     shaped, problems = capacity.shapes(graph, [stage], site)
     if shaped:
         # All GPUs that the file says a node has, whatever these processes take of them.
@@ -65,11 +65,11 @@ def cluster(asked: Asked) -> Iterator[Check]:
         problems += capacity.resources(graph, [stage], whole, site)
     before = f"{graph.file}: stage 'run': "
     for problem in problems:
-        meaning = f"change it in {asked.site}, or ask for other --processes"
+        meaning = f"change it in {planned_run.site}, or ask for other --processes"
         yield Check("cluster", "error", problem.removeprefix(before), meaning)
     if not problems:
         shape = shaped["run"]
-        found = f"{asked.processes} processes fit: {shape.nodes} nodes of {shape.tasks}, {shape.cpus} cores each"
+        found = f"{planned_run.processes} processes fit: {shape.nodes} nodes of {shape.tasks}, {shape.cpus} cores each"
         yield Check("cluster", "ok", f"{found}, partition {shape.partition or '(default)'}, {shape.gpus} GPUs a node")
 
 

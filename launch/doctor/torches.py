@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from laconvnet.launch.doctor.check import Asked, Check, State
+from laconvnet.launch.doctor.check import Check, PlannedRun, State
 
 DRIVER = Path("/proc/driver/nvidia/version")
 # From this one on, a driver runs every program of its own major version of CUDA.
@@ -25,7 +25,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-def torch_and_driver(asked: Asked) -> Iterator[Check]:
+def torch_and_driver(planned_run: PlannedRun) -> Iterator[Check]:
     """torch's version, and whether the driver is new enough for the CUDA that it was built for."""
     import torch
 
@@ -79,7 +79,7 @@ def driver_version() -> str:
     return next((word for word in words if word[0].isdigit() and "." in word), "of unknown version")
 
 
-def collectives(asked: Asked) -> Iterator[Check]:
+def collectives(planned_run: PlannedRun) -> Iterator[Check]:
     """An all-reduce of one process through the backend that a run would take: NCCL on GPUs, gloo elsewhere."""
     import torch
     from torch import distributed
@@ -109,7 +109,7 @@ def collectives(asked: Asked) -> Iterator[Check]:
         yield Check("nccl", "not there", why, "gloo joins processes on CPUs")
 
 
-def optimizer(asked: Asked) -> Iterator[Check]:
+def optimizer(planned_run: PlannedRun) -> Iterator[Check]:
     """What `optimizer.implementation: auto` would be."""
     import torch
 

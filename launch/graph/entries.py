@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from laconvnet.launch.graph.expansion import Values
 from laconvnet.launch.graph.faults import Faults
-from laconvnet.launch.graph.identity import Contents
+from laconvnet.launch.graph.fingerprint import Contents
 from laconvnet.launch.graph.references import REFERENCE, RESERVED
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -63,7 +63,7 @@ class Stage:
 
     name: str
     title: str
-    identity: str  # the first ten hexadecimal digits of the SHA-256 described above
+    fingerprint: str  # the first ten hexadecimal digits of the SHA-256 described above
     folder: Path  # <out>/<name>-<identity>, absolute
     argv: tuple[str, ...]  # arguments after the program's name, folders filled in
     needs: tuple[str, ...]  # names of the stages whose results it reads, in file order
@@ -150,7 +150,7 @@ def read(file: str | Path, out: str | Path | None = None, given: Mapping[str, st
     from laconvnet.launch.graph.entries import File, check
     from laconvnet.launch.graph.expansion import expand, values
     from laconvnet.launch.graph.faults import Faults
-    from laconvnet.launch.graph.identity import Contents
+    from laconvnet.launch.graph.fingerprint import Contents
     from laconvnet.pipeline import yaml_files
 
     document = yaml_files.read(Path(file), as_text=True)
@@ -201,7 +201,7 @@ def _order(needs: Mapping[str, tuple[str, ...]], faults: Faults) -> list[str]:
 
 
 def _resolve(order: Sequence[str], specs: Mapping[str, Spec], root: Path) -> Iterable[Stage]:
-    identities: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     shown: dict[str, str] = {}  # what stands for a reference in the identity of another stage
     folders: dict[str, str] = {}
     for name in order:
@@ -209,16 +209,16 @@ def _resolve(order: Sequence[str], specs: Mapping[str, Spec], root: Path) -> Ite
         content = [filled(part, shown) for part in entry.run]
         for position, config in spec.configs.items():
             content[position] = f"--config={config}" if entry.run[position].startswith("--config=") else config
-        key = json.dumps([content, sorted(identities[need] for need in spec.order_only)], ensure_ascii=False)
-        identities[name] = hashlib.sha256(key.encode()).hexdigest()[:10]
-        shown[name] = "{" + identities[name] + "}"
-        folder = folders[name] = str(root / f"{name}-{identities[name]}")
+        key = json.dumps([content, sorted(fingerprints[need] for need in spec.order_only)], ensure_ascii=False)
+        fingerprints[name] = hashlib.sha256(key.encode()).hexdigest()[:10]
+        shown[name] = "{" + fingerprints[name] + "}"
+        folder = folders[name] = str(root / f"{name}-{fingerprints[name]}")
         places = {**{need: folders[need] for need in spec.needs}, "here": folder}
         side_by_side = min(entry.array or 1, entry.at_once or cores(), cores())
         yield Stage(
             name=name,
             title=entry.title,
-            identity=identities[name],
+            fingerprint=fingerprints[name],
             folder=Path(folder),
             argv=tuple(filled(part, places) for part in entry.run),
             needs=spec.needs,

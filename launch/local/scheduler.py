@@ -87,7 +87,7 @@ class Run:
         self.announced: set[str] = set()
         self.running: dict[str, Running] = {}
         self.states = {
-            stage.name: "found done" if is_done(stage.folder, stage.identity) else "not started"
+            stage.name: "found done" if is_done(stage.folder, stage.fingerprint) else "not started"
             for stage in graph.stages
         }
         self.seconds: dict[str, float] = {}
@@ -142,7 +142,7 @@ class Run:
         devices = self._least_used(stage.processes)
         command = Command(
             stage=stage.name,
-            identity=stage.identity,
+            fingerprint=stage.fingerprint,
             folder=stage.folder,
             argv=stage.argv,
             processes=stage.processes,
@@ -178,10 +178,10 @@ class Run:
         if run.job._process.returncode < 0:  # a controller that was killed could not end its ranks
             controller.kill_group(run.job._process.pid)
         self._count(run)
-        if is_done(stage.folder, stage.identity):
+        if is_done(stage.folder, stage.fingerprint):
             _note_end(run, "done")
             whole = self.graph.stage(stage.name)
-            if is_done(whole.folder, whole.identity):
+            if is_done(whole.folder, whole.fingerprint):
                 self.states[stage.name] = "done"
                 self.screen.line(f"    {stage.name}: done in {clock(self.seconds[stage.name])}")
             return
@@ -226,8 +226,8 @@ class Run:
         for run in self.running.values():
             whole = self.graph.stage(run.stage.name)
             self._count(run)
-            _note_end(run, "done" if is_done(run.stage.folder, run.stage.identity) else "stopped")
-            self.states[whole.name] = "done" if is_done(whole.folder, whole.identity) else "stopped"
+            _note_end(run, "done" if is_done(run.stage.folder, run.stage.fingerprint) else "stopped")
+            self.states[whole.name] = "done" if is_done(whole.folder, whole.fingerprint) else "stopped"
         self._summary()
         self.screen.line("interrupted; the same command goes on from here")
         return 130
@@ -263,7 +263,7 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen:
         if force:
             set_aside(graph, stage)
         _clear(stage)
-        jobs = [job for job in stage.jobs if again or not is_done(job.folder, job.identity)]
+        jobs = [job for job in stage.jobs if again or not is_done(job.folder, job.fingerprint)]
         for job in jobs:
             _clear(job)
         found += jobs

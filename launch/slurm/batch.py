@@ -58,7 +58,7 @@ class Submission:
     """What the batch script of a stage must know; written when it is submitted."""
 
     stage: str
-    identity: str
+    fingerprint: str
     processes: int
     minutes: float
     signal_seconds: int
@@ -124,7 +124,7 @@ def refused(folder: Path, job: str, start: int) -> int:
 def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     """What the files, srun's messages and its exit code say about a start of so many seconds."""
     plan = Submission.of(folder)
-    if is_done(folder, plan.identity):
+    if is_done(folder, plan.fingerprint):
         return Verdict("done")
     told = _messages(folder, job)
     gone = lost(told)
@@ -192,7 +192,7 @@ def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
         _exclude(exclude_file(folder, job), verdict.exclude, plan.spare_nodes)
     if verdict.outcome == "failed":
         log = batch_log(folder, job) if verdict.rank is None else rank_log(folder, job, verdict.rank)
-        record: dict[str, Any] = {"stage": plan.stage, "identity": plan.identity, "job": job, "ended": time.time()}
+        record: dict[str, Any] = {"stage": plan.stage, "identity": plan.fingerprint, "job": job, "ended": time.time()}
         record |= {"host": socket.gethostname(), "tail": tail(log)}
         # A rank that only lost its peer may have written first; the verdict knows better.
         written = find_object(folder / layout.FAILED) or {}

@@ -13,12 +13,14 @@ from laconvnet.launch.slurm.cluster import Cluster
 FREE_BYTES = 1 << 30
 
 
-def shapes(graph: Graph, taken: Sequence[Stage], cluster: Cluster) -> tuple[dict[str, sbatch.Shape], list[str]]:
+def shapes(
+    graph: Graph, taken: Sequence[Stage], cluster: Cluster
+) -> tuple[dict[str, sbatch.ResourceRequest], list[str]]:
     """What each stage asks of the cluster, and what is wrong with it."""
     found, problems = {}, []
     for stage in taken:
         try:
-            found[stage.name] = sbatch.Shape.of(stage, cluster)
+            found[stage.name] = sbatch.ResourceRequest.of(stage, cluster)
         except ValueError as error:
             problems.append(f"{graph.file}: stage {stage.name!r}: {error}")
     return found, problems
@@ -39,7 +41,9 @@ def folders(graph: Graph) -> list[str]:
     return []
 
 
-def resources(graph: Graph, taken: Sequence[Stage], shaped: dict[str, sbatch.Shape], cluster: Cluster) -> list[str]:
+def resources(
+    graph: Graph, taken: Sequence[Stage], shaped: dict[str, sbatch.ResourceRequest], cluster: Cluster
+) -> list[str]:
     """Whether the partitions exist and have such nodes."""
     offered = queue.partitions()
     names = ", ".join(sorted(filter(None, offered)))

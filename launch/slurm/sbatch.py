@@ -39,7 +39,7 @@ class SlurmExecutor(submitit.SlurmExecutor):
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResourceRequest:
     """What a stage asks of a cluster."""
 
     partition: str | None
@@ -50,7 +50,7 @@ class Shape:
     minutes: int
 
     @staticmethod
-    def of(stage: Stage, cluster: Cluster) -> Shape:
+    def of(stage: Stage, cluster: Cluster) -> ResourceRequest:
         """Raises ValueError, saying what to change, for processes that do not fit on whole nodes."""
         nodes = stage.nodes
         if stage.gpus and not cluster.gpus_per_node:
@@ -68,14 +68,14 @@ class Shape:
         minutes = stage.minutes if "minutes" in stage.given else cluster.minutes
         cpus = stage.threads if "threads" in stage.given else cluster.cpus_per_task
         partition = stage.partition or cluster.partition
-        return Shape(partition, nodes, tasks, cpus, tasks * stage.gpus, math.ceil(minutes))
+        return ResourceRequest(partition, nodes, tasks, cpus, tasks * stage.gpus, math.ceil(minutes))
 
 
-def command(stage: Stage, shape: Shape, argv: tuple[str, ...], version: str | None = None) -> Command:
+def command(stage: Stage, shape: ResourceRequest, argv: tuple[str, ...], version: str | None = None) -> Command:
     """What each task of the stage calls."""
     return Command(
         stage=stage.name,
-        identity=stage.identity,
+        fingerprint=stage.fingerprint,
         folder=stage.folder,
         argv=argv,
         processes=stage.processes,
@@ -85,7 +85,7 @@ def command(stage: Stage, shape: Shape, argv: tuple[str, ...], version: str | No
 
 
 @dataclass(frozen=True)
-class Place:
+class ScriptPaths:
     """How the batch script of a job writes the folder that the job works in, and its own id."""
 
     comment: str
@@ -95,23 +95,23 @@ class Place:
     job: str  # in bash
 
     @staticmethod
-    def of(stage: Stage) -> Place:
+    def of(stage: Stage) -> ScriptPaths:
         if stage.array is None:
             where = shlex.quote(str(stage.folder))
-            return Place(
+            return ScriptPaths(
                 str(stage.folder), stage.folder / JOBS, batch_log(stage.folder, "%j").name, where, '"$SLURM_JOB_ID"'
             )
         # Not SLURM_JOB_ID: for one task of an array that is the id of the whole array.
         tasks = stage.job(0).folder.parent
         where = f'{shlex.quote(str(tasks))}/"$SLURM_ARRAY_TASK_ID"'
         job = '"$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"'
-        return Place(str(tasks), tasks / "%a" / JOBS, batch_log(tasks, "%A_%a").name, where, job)
+        return ScriptPaths(str(tasks), tasks / "%a" / JOBS, batch_log(tasks, "%A_%a").name, where, job)
 
 
 def executor(
     graph: Graph,
     stage: Stage,
-    shape: Shape,
+    shape: ResourceRequest,
     cluster: Cluster,
     code: Path,
     after: Sequence[str],
@@ -122,7 +122,7 @@ def executor(
     Of an array only the `tasks` named.
     """
     python = " ".join(filter(None, (cluster.container, shlex.quote(cluster.python or sys.executable))))
-    place = Place.of(stage)
+    place = ScriptPaths.of(stage)
     result = SlurmExecutor(folder=place.jobs, max_num_timeout=cluster.max_timeouts, python=python)
     log = place.jobs / place.log
     extra: dict[str, Any] = {"output": log, "error": log, "requeue": True, "kill-on-invalid-dep": "yes"}
@@ -209,7 +209,7 @@ def submit_array(chosen: SlurmExecutor, works: Mapping[int | None, Command]) -> 
     return job
 
 
-def _before(place: Place, cluster: Cluster, code: Path, python: str) -> list[str]:
+def _before(place: ScriptPaths, cluster: Cluster, code: Path, python: str) -> list[str]:
     where = place.folder
     return [
         "set -e",
@@ -224,12 +224,12 @@ def _before(place: Place, cluster: Cluster, code: Path, python: str) -> list[str
     ]
 
 
-def _step(place: Place) -> str:
+def _step(place: ScriptPaths) -> str:
     """The job's only step, in bash."""
     return f'{place.job[:-1]}.0"'
 
 
-def _after(place: Place, python: str) -> list[str]:
+def _after(place: ScriptPaths, python: str) -> list[str]:
     where, job = place.folder, place.job
     exclude = f"{where}/{exclude_file(Path(), job)}"
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 import laconvnet
 from laconvnet import configs
 from laconvnet.files import publish_text, publishing_folder
-from laconvnet.launch.graph.identity import config_files
+from laconvnet.launch.graph.fingerprint import config_files
 from laconvnet.launch.graph.stages import Stage
 from laconvnet.pipeline.runs.layout import JOBS
 

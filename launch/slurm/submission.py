@@ -54,7 +54,7 @@ def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool)
 
 def check(
     graph: Graph, taken: Sequence[Stage], cluster: Cluster, line: argparse.ArgumentParser
-) -> dict[str, sbatch.Shape]:
+) -> dict[str, sbatch.ResourceRequest]:
     """What each stage asks of the cluster; `line` parses the stages' command lines.
 
     Raises ConfigError with every problem that can be seen now.
@@ -86,7 +86,7 @@ def waiting(graph: Graph) -> frozenset[str]:
     found = []
     for name, jobs in known.items():
         there = {job.folder for job in jobs}
-        if all(str(one.folder) in there or is_done(one.folder, one.identity) for one in graph.stage(name).jobs):
+        if all(str(one.folder) in there or is_done(one.folder, one.fingerprint) for one in graph.stage(name).jobs):
             found.append(name)
     return frozenset(found)
 
@@ -106,7 +106,7 @@ def _by_stage(graph: Graph, queued: Mapping[str, queue.Queued]) -> dict[str, lis
 def submit(
     graph: Graph,
     taken: Sequence[Stage],
-    shaped: Mapping[str, sbatch.Shape],
+    shaped: Mapping[str, sbatch.ResourceRequest],
     cluster: Cluster,
     screen: Screen,
     force: bool,
@@ -148,7 +148,7 @@ def _undone(stage: Stage, again: bool) -> list[int]:
     tasks = list(range(stage.array))
     if again or not stage.folder.is_dir():
         return tasks
-    return [task for task in tasks if not is_done(task_folder(stage.folder, stage.array, task), stage.identity)]
+    return [task for task in tasks if not is_done(task_folder(stage.folder, stage.array, task), stage.fingerprint)]
 
 
 def _after(stage: Stage, queued: Sequence[queue.Queued]) -> list[str]:
@@ -167,7 +167,7 @@ def _refuse_unfit(
             array = array_of(Path(job.folder))
             if stage.array is not None and array is not None and array[1] != stage.array:
                 told.append(f"{stage.name} (job {job.array}, an array of {array[1]}, not {stage.array})")
-            elif force or is_done(stage.folder, stage.identity):
+            elif force or is_done(stage.folder, stage.fingerprint):
                 told.append(f"{stage.name} (job {job.array})")
     if told:
         shown = ", ".join(dict.fromkeys(told))
@@ -178,7 +178,7 @@ def _refuse_unmet(graph: Graph, new: Mapping[str, object], ids: Mapping[str, obj
     """Raises ConfigError where an input has left the queue since the stages were chosen, and is not done."""
     for name in new:
         for need in map(graph.stage, graph.stage(name).needs):
-            if need.name not in new and need.name not in ids and not is_done(need.folder, need.identity):
+            if need.name not in new and need.name not in ids and not is_done(need.folder, need.fingerprint):
                 raise ConfigError(
                     f"{graph.file}: stage {name!r}: {need.name!r} has just left the queue and is not done; "
                     "nothing was submitted"
@@ -190,19 +190,19 @@ def _told(stage: Stage, queued: Sequence[queue.Queued], new: int) -> str:
     if stage.array is None:
         if queued:
             return f"found in the queue, {queued[0].state.lower()}"
-        return "submitted" if new else "found done" if is_done(stage.folder, stage.identity) else "not taken"
+        return "submitted" if new else "found done" if is_done(stage.folder, stage.fingerprint) else "not taken"
     parts = [f"{new} of {stage.array} tasks submitted"] if new else []
     states = Counter(job.state.lower() for job in queued)
     parts += [f"{count} found in the queue, {state}" for state, count in states.items()]
     if not parts:
-        return "found done" if is_done(stage.folder, stage.identity) else "not taken"
+        return "found done" if is_done(stage.folder, stage.fingerprint) else "not taken"
     return "; ".join(parts)
 
 
 def _submit_all(
     graph: Graph,
     new: Mapping[str, Sequence[Stage]],
-    shaped: Mapping[str, sbatch.Shape],
+    shaped: Mapping[str, sbatch.ResourceRequest],
     cluster: Cluster,
     ids: dict[str, list[str]],
     force: bool,
@@ -220,7 +220,7 @@ def _submit_all(
             shape = shaped[name]
             plan = Submission(
                 stage=name,
-                identity=stage.identity,
+                fingerprint=stage.fingerprint,
                 processes=stage.processes,
                 minutes=shape.minutes,
                 signal_seconds=cluster.signal_seconds,
@@ -263,7 +263,7 @@ def _outside_of_jobs() -> Iterator[None]:
 def _submit(
     stage: Stage,
     jobs: Sequence[Stage],
-    shape: sbatch.Shape,
+    shape: sbatch.ResourceRequest,
     plan: Submission,
     chosen: sbatch.SlurmExecutor,
 ) -> str:

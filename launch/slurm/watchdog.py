@@ -48,7 +48,7 @@ def _say(folder: Path, job: str, plan: Submission) -> None:
     quiet = f"no news for {plan.hang_minutes:g} minutes: log, output and checkpoints stand still"
     logs = sorted((folder / JOBS).glob(rank_log(folder, job, "*").name), key=lambda log: log.stat().st_mtime)
     last = tail(logs[0]) if logs else []
-    record = {"stage": plan.stage, "identity": plan.identity, "job": job, "host": socket.gethostname(), "hang": True}
+    record = {"stage": plan.stage, "identity": plan.fingerprint, "job": job, "host": socket.gethostname(), "hang": True}
     record |= {"ended": time.time(), "rank": None, "node": None, "tail": last}
     log = str(logs[0]) if logs else str(batch_log(folder, job))
     publish_json(folder / FAILED, record | {"reason": quiet, "log": log})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from laconvnet.kernels.bench import Row, Step, compare
 from laconvnet.pipeline.bench.letterboxes import ONLY_CPU, VARIANTS, Variant, exact, per_picture
-from laconvnet.pipeline.bench.made import WORDS, made_set, pictures
+from laconvnet.pipeline.bench.made import WORDS, images, made_set
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.geometry import Letterbox
@@ -35,7 +35,7 @@ def rows(device: torch.device, batch: int, threads: int, rounds: int, samples: i
     the time it tells, 0 where none are) and ``bench``, the part of the room. ``samples`` are those of the set whose
     first batch is waited for.
     """
-    encoded = pictures(batch, WIDTH, HEIGHT)
+    encoded = images(batch, WIDTH, HEIGHT)
     parts = (
         ("decode", decoding(encoded, device, threads, rounds)),
         ("loader", loading(encoded, device, threads, rounds)),
@@ -47,7 +47,7 @@ def rows(device: torch.device, batch: int, threads: int, rounds: int, samples: i
 
 
 def decoding(encoded: list[bytes], device: torch.device, threads: int, rounds: int) -> Iterator[Row]:
-    """Ways to decode a batch of pictures and letterbox them, from memory; the baseline is the one that trains.
+    """Ways to decode a batch of images and letterbox them, from memory; the baseline is the one that trains.
 
     Each row has ``mean_error`` and ``largest_error``, in levels of 255, against the letterbox of the same pixels
     resized in floating point by a triangle as wide as the pixels it draws together.

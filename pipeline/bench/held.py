@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from laconvnet.kernels.bench import Case, Row
+from laconvnet.kernels.bench.implementations import BASELINE, implementations
 from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
 from laconvnet.kernels.bench.timing import device_name
-from laconvnet.kernels.bench.ways import BASELINE, ways
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
 from laconvnet.pipeline.bench.speed import OURS, Network, Way, made_input
 
@@ -60,7 +60,7 @@ def operator_rows(layers: Sequence[Case], dtype: str, batch: int, device: torch.
     for layer in layers:
         case = replace(layer, batch=batch, unfold_batch=batch)
         for operation in OPERATIONS:
-            made = ways(case, operation, device, DTYPES[dtype], False)
+            made = implementations(case, operation, device, DTYPES[dtype], False)
             given = case.bytes(operation, "forward", DTYPES[dtype])  # inputs and the result, which is as large as x
             given -= batch * case.channels * case.side**2 * DTYPES[dtype].itemsize
             shape = {

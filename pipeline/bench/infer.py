@@ -1,4 +1,4 @@
-"""A network that answers: the time of one picture, and of many at once, the operator beside eager unfold."""
+"""A network that answers: the time of one image, and of many at once, the operator beside eager unfold."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.bench import Row, Step, compare
+from laconvnet.kernels.bench.implementations import BASELINE
 from laconvnet.kernels.bench.timing import device_name
-from laconvnet.kernels.bench.ways import BASELINE
 from laconvnet.pipeline.bench.rows import surroundings
 from laconvnet.pipeline.bench.speed import DTYPES, OURS, WORDS, Network, made_input, unfolded
 from laconvnet.pipeline.model import build_model
@@ -21,9 +21,9 @@ _CPU = torch.device("cpu")
 
 
 def rows(network: Network, device: torch.device, rounds: int) -> Iterator[list[Row]]:
-    """Yields the rows of ``latency`` (one picture at a time) and of ``throughput`` (a batch at a time), a row a way.
+    """Yields the rows of ``latency`` (one image at a time) and of ``throughput`` (a batch at a time), a row a way.
 
-    Times are of one forward pass from pictures and words on the device to the head's output there, in ms by the clock
+    Times are of one forward pass from images and words on the device to the head's output there, in ms by the clock
     on the wall, launching included; pictures_per_s follow from the median. Both ways have the same weights.
     """
     models = {name: _model(network, device, name == BASELINE) for name in (BASELINE, OURS)}

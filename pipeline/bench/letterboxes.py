@@ -48,7 +48,7 @@ def _graph(
         data, device=decoder, output_type=DALIImageType.RGB, adjust_orientation=False, **how
     )
     if alone:
-        # A corner of each picture is kept, so that what it takes to hand pictures over does not count.
+        # A corner of each image is kept, so that what it takes to hand images over does not count.
         return fn.crop(images, crop=(1, 1)), sides, place, corner
     images = fn.resize(images, size=sides, antialias=antialias)
     pad: Any = {"out_of_bounds_policy": "pad", "fill_values": PADDING}
@@ -87,7 +87,7 @@ class Variant:
         self._pipeline.build()
 
     def of(self, data: list[Bytes], letterbox: Letterbox) -> Callable[[], torch.Tensor]:
-        """Makes the batch (B, 3, S, S) of these pictures; of decoding alone it is empty, NaN."""
+        """Makes the batch (B, 3, S, S) of these images; of decoding alone it is empty, NaN."""
         sides = list(np.stack([letterbox.new_height, letterbox.new_width], 1).astype(np.float32))
         place = list(place_of(letterbox))
         corner = list(-np.stack([letterbox.top, letterbox.left], 1).astype(np.float32))
@@ -108,11 +108,11 @@ def per_picture(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
     """One after the other in Pillow."""
     squares = []
     for index, one in enumerate(data):
-        picture = Image.open(io.BytesIO(one.tobytes())).convert("RGB")
+        image = Image.open(io.BytesIO(one.tobytes())).convert("RGB")
         square = Image.new("RGB", (letterbox.size,) * 2, (PADDING,) * 3)
         new = (int(letterbox.new_width[index]), int(letterbox.new_height[index]))
         corner = (int(letterbox.left[index]), int(letterbox.top[index]))
-        square.paste(picture.resize(new, Image.Resampling.BILINEAR), corner)
+        square.paste(image.resize(new, Image.Resampling.BILINEAR), corner)
         squares.append(np.asarray(square))
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().div_(255)
 

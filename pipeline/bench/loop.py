@@ -39,7 +39,7 @@ _KEPT = 4  # batches that are made before and given again and again: nothing wai
 Tell = Callable[[dict[str, Any]], None]
 
 
-class Watched(Session):
+class InstrumentedSession(Session):
     """A session that tells what the loop around it takes."""
 
     def __init__(self, tell: Tell, *given: Any) -> None:
@@ -66,7 +66,7 @@ class Watched(Session):
             torch.cuda.synchronize(self.engine.device)
 
 
-class Beside(Watched):
+class PairedTiming(InstrumentedSession):
     """Each step of the loop beside the same one bare: forward, loss, backward, the engine's step."""
 
     def watch(self, step: int, batches: list[Batch]) -> Iterator[Batch]:
@@ -90,7 +90,7 @@ class Beside(Watched):
                 self.ema.update(self.updates)
 
 
-class Saving(Watched):
+class Saving(InstrumentedSession):
     """Steps that save beside steps that do not."""
 
     def watch(self, step: int, batches: list[Batch]) -> Iterator[Batch]:
@@ -101,7 +101,7 @@ class Saving(Watched):
         self.tell({"step": step, "seconds": time.perf_counter() - start, "saves": saves})
 
 
-class Growing(Watched):
+class Growing(InstrumentedSession):
     """The real loader's batches, and the memory of this process now and then."""
 
     def stream(self, first: int) -> Generator[Batch]:
@@ -112,7 +112,7 @@ class Growing(Watched):
                 self.tell({"step": step, "resident_mb": psutil.Process().memory_info().rss / 1e6})
 
 
-PARTS: dict[str, type[Watched]] = {"loop": Beside, "checkpoint": Saving, "memory": Growing}
+PARTS: dict[str, type[InstrumentedSession]] = {"loop": PairedTiming, "checkpoint": Saving, "memory": Growing}
 
 
 def watch(part: str, folder: Path, tell: Tell) -> bool:

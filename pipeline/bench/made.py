@@ -1,4 +1,4 @@
-"""Pictures and sets made for measuring: as large as real ones, with nothing in them to learn."""
+"""Images and sets made for measuring: as large as real ones, with nothing in them to learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = ("the", "box", "on", "left")
 _RECORD = b"{}"
 
 
-def pictures(count: int, width: int, height: int) -> list[bytes]:
+def images(count: int, width: int, height: int) -> list[bytes]:
     """JPEGs of soft colours with grain: as many bytes as a photograph's."""
     draw = np.random.default_rng(0)
     made = []
@@ -32,7 +32,7 @@ def pictures(count: int, width: int, height: int) -> list[bytes]:
 
 
 def made_set(folder: Path, encoded: list[bytes], samples: int, width: int, height: int) -> Path:
-    """A set of so many samples in one shard, each one of these pictures in turn, with one expression; the folder."""
+    """A set of so many samples in one shard, each one of these images in turn, with one expression; the folder."""
     shard = "shard-000000.tar"  # in name: nothing here reads but by offset
     (folder / shard).write_bytes(b"".join([*encoded, _RECORD]))
     which = np.arange(samples) % len(encoded)

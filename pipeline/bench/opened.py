@@ -49,12 +49,12 @@ def rows(world: int) -> Iterator[Row]:
 def watched() -> list[dict[str, dict[str, int]]]:
     """By rank: opens, files and bytes of each kind; raises RuntimeError where the run fails."""
     from laconvnet import ROOT
-    from laconvnet.pipeline.bench.made import made_set, pictures
+    from laconvnet.pipeline.bench.made import images, made_set
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "set").mkdir()
-        made_set(folder / "set", pictures(4, 96, 64), SAMPLES, 96, 64)
+        made_set(folder / "set", images(4, 96, 64), SAMPLES, 96, 64)
         (folder / "config.yaml").write_text(_CONFIG % (folder / "set"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

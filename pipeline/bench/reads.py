@@ -28,19 +28,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """Samples in shards: every shard holds about ``shard_bytes`` of pictures of ``picture_bytes`` on average.
+    """Samples in shards: every shard holds about ``shard_bytes`` of images of ``picture_bytes`` on average.
 
-    The average picture differs from shard to shard, and with it how many fit; nothing is held by sample.
+    The average image differs from shard to shard, and with it how many fit; nothing is held by sample.
     """
 
     samples: int
-    picture_bytes: int = 110_000
+    image_bytes: int = 110_000
     shard_bytes: int = 256 * 2**20
 
     @cached_property
     def starts(self) -> Positions:
         """The first sample of each shard."""
-        mean = max(1, self.shard_bytes // self.picture_bytes)
+        mean = max(1, self.shard_bytes // self.image_bytes)
         drawn = np.random.default_rng(0).normal(1, 0.1, -(-self.samples // mean) * 2 + 1).clip(0.7, 1.3)
         starts = np.concatenate(([0], np.cumsum(np.maximum(1, (drawn * mean).astype(np.int64)))))
         return starts[starts < self.samples]
@@ -51,10 +51,10 @@ class Layout:
     def blocks(self, items: Positions) -> Positions:
         """Every block of a file that holds a byte of these samples, each once; shards are files of their own."""
         shard = self.shard(items)
-        first = (items - self.starts[shard]) * self.picture_bytes
-        last = first + self.picture_bytes - 1
+        first = (items - self.starts[shard]) * self.image_bytes
+        last = first + self.image_bytes - 1
         each = 4 * (self.shard_bytes // BLOCK + 1)  # more than any shard has
-        spans = [first // BLOCK + number for number in range(self.picture_bytes // BLOCK + 2)]
+        spans = [first // BLOCK + number for number in range(self.image_bytes // BLOCK + 2)]
         held = [(shard * each + block)[block <= last // BLOCK] for block in spans]
         return np.unique(np.concatenate(held))
 
@@ -93,7 +93,7 @@ def read_by(layout: Layout, window: int, world: int, share: int) -> Iterator[Row
             places = np.stack([positions(rank, world, share, steps) for rank in range(ranks)])
             items = order(places.ravel()).reshape(places.shape)
         own = layout.shard(items[0])
-        asked = items[0].size * layout.picture_bytes
+        asked = items[0].size * layout.image_bytes
         told = {
             "shards of a rank": (len(np.unique(own)), "shards"),
             "files a rank opens": (opened(own), "files"),

@@ -22,7 +22,7 @@ import torch
 from laconvnet.kernels.bench import compare
 from laconvnet.kernels.bench.timing import device_name
 from laconvnet.pipeline.bench import opened, reads, state
-from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.bench.made import images, made_set
 from laconvnet.pipeline.bench.reads import ORDERS, Layout, Row
 from laconvnet.pipeline.bench.rows import surroundings
 from laconvnet.pipeline.data.examples import Examples, Items
@@ -174,10 +174,10 @@ def reading(scale: Scale, layout: Layout) -> Iterator[Row]:
 def tables(scale: Scale) -> Iterator[Row]:
     """What the processes of a node map together of the manifest, and what each holds for itself.
 
-    Weighed on a small set with one expression a picture.
+    Weighed on a small set with one expression an image.
     """
     with tempfile.TemporaryDirectory() as place:
-        folder = made_set(Path(place), pictures(1, 64, 64), _COUNTED, 64, 64)
+        folder = made_set(Path(place), images(1, 64, 64), _COUNTED, 64, 64)
         examples = Examples.open(folder, "expression", "train")
         items = Items.of(examples, 0)
         mapped = {name: found["bytes"] for name, found in examples.manifest.meta["tables"].items()}

@@ -1,6 +1,6 @@
 """Steps of a whole network, the operator's way beside unfold in eager PyTorch.
 
-Nothing but PyTorch is needed: the loop's own cost is measured elsewhere (`pipeline.bench.training`). Pictures come
+Nothing but PyTorch is needed: the loop's own cost is measured elsewhere (`pipeline.bench.training`). Images come
 through the loader where DALI is installed, else from memory.
 """
 
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laconvnet.kernels.bench import Row
+from laconvnet.kernels.bench.implementations import BASELINE, unfold_conv
 from laconvnet.kernels.bench.timing import device_name
-from laconvnet.kernels.bench.ways import BASELINE, unfold_conv
 from laconvnet.pipeline.bench.rows import empty_row, missing, rows_of, surroundings
 from laconvnet.pipeline.model import Model, ModelConfig, build_model
 from laconvnet.pipeline.model.blocks.laconv import Filters
@@ -33,7 +33,7 @@ OURS = "laconv"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WORDS = 1000  # of a vocabulary
 _AHEAD = 3  # batches that the loader has made while the other way ran
-_SIDES = {"small": (96, 64), "large": (640, 480)}  # of pictures, in pixels
+_SIDES = {"small": (96, 64), "large": (640, 480)}  # of images, in pixels
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Way:
         self.optimizer.zero_grad(set_to_none=True)
 
     def fit(self, images: Tensor, tokens: Tensor) -> None:
-        """Warm up with as many pictures as there is room for. Raises OutOfMemoryError where there is none for one."""
+        """Warm up with as many images as there is room for. Raises OutOfMemoryError where there is none for one."""
         while True:
             try:
                 self.step(images, tokens)
@@ -119,9 +119,9 @@ class Way:
 def rows(network: Network, device: torch.device, rounds: int, steps: int, told: Callable[[], object]) -> list[Row]:
     """A row a way; in each round each way takes so many steps. ``told`` is called after each way of each round.
 
-    Rows have the times of a step a picture (`rows_of`, baseline unfold in eager PyTorch), and step_ms, pictures (those
+    Rows have the times of a step an image (`rows_of`, baseline unfold in eager PyTorch), and step_ms, images (those
     of a step: unfold may have room for fewer), samples_per_s, data_wait (share of the time), peak_mb (on a GPU, on top
-    of what both ways keep), mfu (None where the device's peak is not known) and data (where pictures come from).
+    of what both ways keep), mfu (None where the device's peak is not known) and data (where images come from).
     """
     where = surroundings()
     ways = {BASELINE: Way(network, device, True), OURS: Way(network, device, False)}
@@ -148,13 +148,13 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int, told: 
         "precision": network.precision,
         "data": data,
     }
-    a_picture = {
+    an_image = {
         name: [1e3 * seconds / steps / ways[name].pictures for seconds, _ in blocks]
         for name, blocks in taken.items()
         if blocks
     }
-    baseline = BASELINE if BASELINE in a_picture else OURS
-    found = rows_of(a_picture, baseline, "ms a picture") if OURS in a_picture else []
+    baseline = BASELINE if BASELINE in an_image else OURS
+    found = rows_of(an_image, baseline, "ms an image") if OURS in an_image else []
     operations = _operations(network)
     for row in found:
         name = row["name"]
@@ -168,7 +168,7 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int, told: 
             "mfu": speed * operations / peak if peak else None,
         }
         if ways[name].pictures < network.batch:
-            row["note"] = f"{ways[name].pictures} of {network.batch} pictures: no room for more"
+            row["note"] = f"{ways[name].pictures} of {network.batch} images: no room for more"
     found += [empty_row(name, note) for name, note in notes.items()]
     return [{**row, **described, **where} for row in found]
 
@@ -197,18 +197,18 @@ def _block(way: Way, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tu
 
 @contextmanager
 def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], str]]:
-    """Pictures and words without end, and where they come from."""
+    """Images and words without end, and where they come from."""
     if missing():
         yield repeat(made_input(network, network.batch, device)), f"memory: without {', '.join(missing())}"
         return
-    from laconvnet.pipeline.bench.made import made_set, pictures
+    from laconvnet.pipeline.bench.made import images, made_set
     from laconvnet.pipeline.data.examples import Examples
     from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
     from laconvnet.pipeline.data.text import Vocabulary
 
     width, height = _SIDES["large" if network.size > 96 else "small"]
     with tempfile.TemporaryDirectory() as place:
-        made_set(Path(place), pictures(network.batch, width, height), network.batch, width, height)
+        made_set(Path(place), images(network.batch, width, height), network.batch, width, height)
         examples = Examples.open(Path(place), "expression", "train")
         config = DataConfig(place, size=network.size, words=network.words, batch=network.batch, threads=network.threads)
         vocabulary = Vocabulary.build(examples.texts(examples.rows), [])
@@ -221,7 +221,7 @@ def _batches(network: Network, device: torch.device) -> Iterator[tuple[Iterator[
 
 
 def made_input(network: Network, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random pictures (B, 3, S, S), channels last, in [0, 1), and words (B, L)."""
+    """Random images (B, 3, S, S), channels last, in [0, 1), and words (B, L)."""
     images = torch.rand(batch, 3, network.size, network.size, device=device)
     tokens = torch.randint(2, WORDS, (batch, network.words), device=device)
     return images.contiguous(memory_format=torch.channels_last), tokens

@@ -54,7 +54,7 @@ def settings(file: Path | None, keys: Sequence[str], device: torch.device) -> Tr
     config = configuration.load(file, ["--data.folder", "made", *given, *keys])
     if config.model.task != "rec":
         raise ConfigError(
-            f"model.task: {config.model.task!r}: expected rec; the pictures made to measure have boxes only"
+            f"model.task: {config.model.task!r}: expected rec; the images made to measure have boxes only"
         )
     return config
 
@@ -96,13 +96,13 @@ class Part:
 
     def _run(self, place: Path) -> Generator[Line]:
         from laconvnet.pipeline import config as configuration
-        from laconvnet.pipeline.bench.made import made_set, pictures
+        from laconvnet.pipeline.bench.made import images, made_set
 
         (place / "set").mkdir()
         data = replace(self.config.data, folder=str(place / "set"))
         samples = round(self.steps * data.batch / self.config.schedule.epochs)
         width, height = data.size * 3 // 2, data.size
-        made_set(place / "set", pictures(_PICTURES, width, height), samples, width, height)
+        made_set(place / "set", images(_PICTURES, width, height), samples, width, height)
         (place / CONFIG).write_text(configuration.dump(replace(self.config, data=data)))
         with _watching(self.name, place, self.device) as lines:
             yield from lines

@@ -21,7 +21,7 @@ def _graph(size: int, settings: dict[str, Any], coloured: bool) -> Any:
     data: Any = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1)
     sides = fn.external_source(name="sides", dtype=DALIDataType.FLOAT, ndim=1)
     place: Any = fn.external_source(name="place", dtype=DALIDataType.FLOAT, ndim=1)
-    # The builder stored upright pictures and the annotations refer to the stored pixels: nothing may turn them here.
+    # The builder stored upright images and the annotations refer to the stored pixels: nothing may turn them here.
     images: Any = fn.decoders.image(data, **settings, output_type=DALIImageType.RGB, adjust_orientation=False)
     images = fn.resize(images, size=sides)
     if coloured:
@@ -42,7 +42,7 @@ def _graph(size: int, settings: dict[str, Any], coloured: bool) -> Any:
 
 
 class Decoder:
-    """Encoded pictures to float tensors (B, 3, size, size) in [0, 1], channels last, padded with 127/255.
+    """Encoded images to float tensors (B, 3, size, size) in [0, 1], channels last, padded with 127/255.
 
     ``device`` is where the tensors land; on CUDA the decoder is DALI's "mixed" one, and ``hw_decoder_load`` the share
     of the JPEGs that it gives to the GPU's own decoder. ``coloured``: whether `decode` is given factors of colour. The
@@ -72,7 +72,7 @@ class Decoder:
         self._pipeline.build()
 
     def decode(self, data: list[NDArray[np.uint8]], letterbox: Letterbox, colour: Floats | None = None) -> torch.Tensor:
-        """At most ``batch`` pictures through the graph; the letterbox says where each one goes.
+        """At most ``batch`` images through the graph; the letterbox says where each one goes.
 
         ``colour`` (B, 3) are factors of saturation about the grey of the same luma (ITU-R BT.601), of contrast about
         128, and of brightness, which strike in this order, in levels that are cut at 0 and 255 after the last.
@@ -87,7 +87,7 @@ class Decoder:
 
 
 def place_of(letterbox: Letterbox) -> Floats:
-    """Where each picture stands (B, 2), down and across, as DALI counts: from 0 to 1 of what it is apart from the
+    """Where each image stands (B, 2), down and across, as DALI counts: from 0 to 1 of what it is apart from the
     square in length. Where it stands to the pixel is told by its product with that, rounded.
     """
     corner = np.stack([letterbox.top, letterbox.left], 1)
@@ -95,11 +95,11 @@ def place_of(letterbox: Letterbox) -> Floats:
     return (corner / np.where(room == 0, 1, room)).astype(np.float32)
 
 
-def can_decode(picture: NDArray[np.uint8]) -> bool:
-    """Whether DALI decodes this picture: of a batch that it fails at, it does not tell which one it was."""
+def can_decode(image: NDArray[np.uint8]) -> bool:
+    """Whether DALI decodes this image: of a batch that it fails at, it does not tell which one it was."""
     one = np.ones(1, np.int64)
     try:
-        Decoder(1, 1, 1, torch.device("cpu")).decode([picture], Letterbox.fit(one, one, 1))
+        Decoder(1, 1, 1, torch.device("cpu")).decode([image], Letterbox.fit(one, one, 1))
     except RuntimeError:
         return False
     return True

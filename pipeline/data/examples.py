@@ -30,10 +30,10 @@ _BLOCK = 1 << 18  # rows that are looked at together
 
 
 @dataclass(frozen=True)
-class Looks:
+class Augmentation:
     """How B training examples are shown other than they are stored.
 
-    ``scale`` (B,) are factors of the letterboxed picture, ``at`` (B, 2) where it then stands, across and down, from 0
+    ``scale`` (B,) are factors of the letterboxed image, ``at`` (B, 2) where it then stands, across and down, from 0
     to 1 of the room there is; ``colour`` (B, 3) are factors of brightness, contrast and saturation.
     """
 
@@ -41,8 +41,8 @@ class Looks:
     at: Floats
     colour: Floats
 
-    def __getitem__(self, part: slice) -> Looks:
-        return Looks(self.scale[part], self.at[part], self.colour[part])
+    def __getitem__(self, part: slice) -> Augmentation:
+        return Augmentation(self.scale[part], self.at[part], self.colour[part])
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Examples:
     kind: Kind
     split: str
     rows: Rows
-    wordless: int = 0
+    empty_texts: int = 0
 
     @classmethod
     def open(cls, folder: Path, kind: Kind, split: str) -> Examples:
@@ -70,12 +70,12 @@ class Examples:
             known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
             raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
         silent = examples._flags("text", lambda texts: pc.match_substring_regex(texts, WORDLESS))
-        return replace(examples, rows=examples.rows[~silent], wordless=int(silent.sum()))
+        return replace(examples, rows=examples.rows[~silent], empty_texts=int(silent.sum()))
 
     @property
-    def identity(self) -> str:
-        """A digest of the set and its tables: another build of the folder has another one."""
-        return self.manifest.digest
+    def fingerprint(self) -> str:
+        """The fingerprint of the set and its tables: another build of the folder has another one."""
+        return self.manifest.fingerprint
 
     def answered(self) -> Examples:
         """Without the questions whose answer the data set hides; raises ConfigError when it hides them all."""
@@ -98,7 +98,7 @@ class Examples:
         empty = self._flags("x", pc.is_nan)
         if not without_target and empty.any():
             raise ConfigError(
-                f"{place}: {empty.sum()} of {len(empty)} expressions speak of no object in their picture; "
+                f"{place}: {empty.sum()} of {len(empty)} expressions speak of no object in their image; "
                 "expected model.task grec, the task that may answer so, or another set"
             )
 
@@ -125,21 +125,21 @@ class Examples:
         return self.manifest.example_columns.values("family", rows)
 
     def samples(self, rows: Rows) -> Rows:
-        """Rows of the sample table: the pictures of these examples."""
+        """Rows of the sample table: the images of these examples."""
         return self.manifest.example_columns.numbers("sample", rows).astype(np.int64)
 
     def boxes(self, rows: Rows) -> NDArray[np.float32]:
-        """Boxes (B, 4) of the referents, xywh in pixels of the stored picture."""
+        """Boxes (B, 4) of the referents, xywh in pixels of the stored image."""
         return np.stack([self.manifest.example_columns.numbers(name, rows) for name in ("x", "y", "w", "h")], 1)
 
     def regions(self, rows: Rows) -> Rows:
-        """The number of each example's region in the record of its picture; -1 for questions."""
+        """The number of each example's region in the record of its image; -1 for questions."""
         return self.manifest.example_columns.numbers("region", rows).astype(np.int64)
 
     def masks(self, rows: Rows) -> list[Mask]:
-        """The mask (height, width) of each referent, in pixels of the stored picture, empty where there is none.
+        """The mask (height, width) of each referent, in pixels of the stored image, empty where there is none.
 
-        Every picture's record is read once a call. Raises ConfigError for a region without a mask.
+        Every image's record is read once a call. Raises ConfigError for a region without a mask.
         """
         records: dict[int, Record] = {}
         found = []
@@ -150,7 +150,7 @@ class Examples:
         return found
 
     def sides(self, samples: Rows) -> tuple[Rows, Rows]:
-        """Widths and heights (B,) of these pictures in pixels."""
+        """Widths and heights (B,) of these images in pixels."""
         widths, heights = (self.manifest.sample_columns.numbers(name, samples) for name in ("width", "height"))
         return widths.astype(np.int64), heights.astype(np.int64)
 
@@ -205,35 +205,37 @@ class Items:
 
     def step(self, step: int, batch: int, rank: int, world: int) -> Rows:
         """The example rows of one rank in one step."""
-        items, visits = self.plan.step(step, batch, rank, world)
+        items, epoch_passes = self.plan.step(step, batch, rank, world)
         choice = np.zeros_like(items)
-        for visit in np.unique(visits):
-            here = visits == visit
+        for epoch_pass in np.unique(epoch_passes):
+            here = epoch_passes == epoch_pass
             several = self.count[items[here]].astype(np.int64)
-            choice[here] = draw(items[here], several, mix(self.plan.seed, 3, int(visit)))
+            choice[here] = draw(items[here], several, mix(self.plan.seed, 3, int(epoch_pass)))
         return self.first[items] + choice
 
     def flips(self, step: int, batch: int, rank: int, world: int, share: float) -> Flags:
         """Which examples of `step` are shown mirrored: drawn with probability ``share`` anew at every visit."""
-        return self._lots(step, batch, rank, world, 5) < share
+        return self._draws(step, batch, rank, world, 5) < share
 
-    def looks(self, step: int, batch: int, rank: int, world: int, jitter: float, colour: float) -> Looks | None:
+    def augmentation(
+        self, step: int, batch: int, rank: int, world: int, jitter: float, colour: float
+    ) -> Augmentation | None:
         """How the examples of `step` are placed and coloured, drawn anew at every visit; None where all stay plain."""
         if not jitter and not colour:
             return None
-        lots = np.stack([self._lots(step, batch, rank, world, 8, key) for key in range(6)], 1).astype(np.float32)
-        factors = 1 + np.array([jitter, 0, 0, colour, colour, colour], np.float32) * (2 * lots - 1)
-        return Looks(factors[:, 0], lots[:, 1:3], factors[:, 3:])
+        draws = np.stack([self._draws(step, batch, rank, world, 8, key) for key in range(6)], 1).astype(np.float32)
+        factors = 1 + np.array([jitter, 0, 0, colour, colour, colour], np.float32) * (2 * draws - 1)
+        return Augmentation(factors[:, 0], draws[:, 1:3], factors[:, 3:])
 
-    def _lots(self, step: int, batch: int, rank: int, world: int, *key: int) -> NDArray[np.float64]:
+    def _draws(self, step: int, batch: int, rank: int, world: int, *key: int) -> NDArray[np.float64]:
         """A number in [0, 1) for each example of `step`, as a function of its item, the visit and the key."""
-        items, visits = self.plan.step(step, batch, rank, world)
-        lots = np.zeros(len(items))
-        for visit in np.unique(visits):
-            here = visits == visit
+        items, epoch_passes = self.plan.step(step, batch, rank, world)
+        draws = np.zeros(len(items))
+        for epoch_pass in np.unique(epoch_passes):
+            here = epoch_passes == epoch_pass
             fine = np.full(here.sum(), _FINE, np.int64)
-            lots[here] = draw(items[here], fine, mix(self.plan.seed, key[0], int(visit), *key[1:])) / _FINE
-        return lots
+            draws[here] = draw(items[here], fine, mix(self.plan.seed, key[0], int(epoch_pass), *key[1:])) / _FINE
+        return draws
 
 
 def _kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:

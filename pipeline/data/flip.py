@@ -1,4 +1,4 @@
-"""The mirror: pictures, boxes, masks and words with left and right exchanged. Each function undoes itself."""
+"""The mirror: images, boxes, masks and words with left and right exchanged. Each function undoes itself."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def flip_words(text: str) -> str:
-    """The text that says of the mirrored picture what this one says of the picture, its letters' case kept.
+    """The text that says of the mirrored image what this one says of the image, its letters' case kept.
 
     Exchanged are the words left and right and their compounds with a place or an ending (``topleft``, ``left-most``,
     ``rightmost``). Every "right" counts, in "right behind" too: no rule tells the adverb from the side, and exchanged
-    twice it is itself again. Hours of a clock and writing in a picture have no counterpart.
+    twice it is itself again. Hours of a clock and writing in an image have no counterpart.
     """
     return _WORD.sub(lambda found: found[1] + _cased(_OTHER[found[2].lower()], found[2]) + found[3], text)
 
@@ -50,12 +50,12 @@ def _cased(word: str, like: str) -> str:
 
 
 def flip_images(images: Tensor, which: Tensor) -> Tensor:
-    """Pictures (B, C, S, S) or masks (B, S, S), left and right exchanged in those that ``which`` (B,) names."""
+    """Images (B, C, S, S) or masks (B, S, S), left and right exchanged in those that ``which`` (B,) names."""
     chosen = which.view(-1, *[1] * (images.dim() - 1))
     return images.where(~chosen, images.flip(-1))
 
 
 def flip_boxes(boxes: Tensor, size: int, which: Tensor) -> Tensor:
-    """Boxes (B, 4), xyxy on the square of ``size`` pixels, with its pictures mirrored by `flip_images`."""
+    """Boxes (B, 4), xyxy on the square of ``size`` pixels, with its images mirrored by `flip_images`."""
     x1, y1, x2, y2 = boxes.unbind(1)
     return torch.stack([size - x2, y1, size - x1, y2], 1).where(which[:, None], boxes)

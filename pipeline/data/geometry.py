@@ -1,4 +1,4 @@
-"""Letterboxing: one object that places the picture, its boxes and its masks alike."""
+"""Letterboxing: one object that places the image, its boxes and its masks alike."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Pictures of any shape, scaled to fit a square of ``size`` pixels and centred on it (SimREC's letterbox).
+    """Images of any shape, scaled to fit a square of ``size`` pixels and centred on it (SimREC's letterbox).
 
-    All arrays are (B,): the picture's sides before and after, and where its upper left corner lands.
+    All arrays are (B,): the image's sides before and after, and where its upper left corner lands.
     """
 
     size: int
@@ -28,7 +28,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, width: Ints, height: Ints, size: int) -> Letterbox:
-        """The letterbox of pictures of these sides, in pixels."""
+        """The letterbox of images of these sides, in pixels."""
         width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
         scale = size / np.maximum(width, height)
         new_width = np.maximum(1, np.rint(width * scale)).astype(np.int64)
@@ -39,7 +39,7 @@ class Letterbox:
         """The square, padding and all, scaled by ``scale`` (B,) about and set where ``at`` (B, 2) says: training's.
 
         ``at`` goes from 0 to 1, across and down, over the places where of the old square and the new, and of the
-        picture and the new square, the smaller one lies within the other, and as much is seen of the box (B, 4), xyxy
+        image and the new square, the smaller one lies within the other, and as much is seen of the box (B, 4), xyxy
         on the old square, as can be: all of it, or all across the new square where the box has outgrown that. So a box
         keeps its centre and, along either side, at least 1 / scale of itself, to the pixel. NaN asks for nothing.
         """
@@ -62,7 +62,7 @@ class Letterbox:
         return replace(self, new_width=new_width, new_height=new_height, left=left, top=top)
 
     def boxes(self, boxes: Floats) -> Floats:
-        """Boxes (B, 4), xywh on the pictures, as xyxy on the square; a moved one may reach over its border."""
+        """Boxes (B, 4), xywh on the images, as xyxy on the square; a moved one may reach over its border."""
         x, y, w, h = np.asarray(boxes, np.float32).T
         across, down = self.new_width / self.width, self.new_height / self.height
         return np.stack(
@@ -70,7 +70,7 @@ class Letterbox:
         ).astype(np.float32)
 
     def restore(self, boxes: Floats) -> Floats:
-        """Boxes (B, 4), xyxy on the square, back to xywh on the pictures, cut at their borders."""
+        """Boxes (B, 4), xyxy on the square, back to xywh on the images, cut at their borders."""
         x1, y1, x2, y2 = np.asarray(boxes, np.float32).T
         across, down = self.width / self.new_width, self.height / self.new_height
         x1, x2 = (np.clip((x - self.left) * across, 0, self.width) for x in (x1, x2))
@@ -78,13 +78,13 @@ class Letterbox:
         return np.stack([x1, y1, x2 - x1, y2 - y1], 1).astype(np.float32)
 
     def inside(self, index: int) -> tuple[slice, slice]:
-        """Rows and columns of the square that picture ``index`` fills: what is not padding."""
+        """Rows and columns of the square that image ``index`` fills: what is not padding."""
         top, left = int(self.top[index]), int(self.left[index])
         bottom, right = top + int(self.new_height[index]), left + int(self.new_width[index])
         return slice(max(0, top), min(self.size, bottom)), slice(max(0, left), min(self.size, right))
 
     def mask(self, index: int, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The mask (height, width) of picture ``index`` on the square, by the nearest pixel: hard labels stay hard."""
+        """The mask (height, width) of image ``index`` on the square, by the nearest pixel: hard labels stay hard."""
         new_height, new_width = int(self.new_height[index]), int(self.new_width[index])
         inside = self.inside(index)
         down, across = (np.arange(self.size)[part] for part in inside)

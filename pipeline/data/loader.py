@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from laconvnet.pipeline.data.ahead import Stalled, ahead
 from laconvnet.pipeline.data.answers import normalised, targets
 from laconvnet.pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
-from laconvnet.pipeline.data.examples import Examples, Flags, Items, Looks, Rows
+from laconvnet.pipeline.data.examples import Augmentation, Examples, Flags, Items, Rows
 from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
 from laconvnet.pipeline.data.geometry import Floats, Letterbox
+from laconvnet.pipeline.data.prefetch import Stalled, prefetch
 from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
@@ -31,7 +31,7 @@ class DataConfig:
     Args:
         folder: A built shard set (or a merged one): the folder that holds manifest.parquet.
         split: The split to train on.
-        size: Side of the square that pictures are letterboxed to, in pixels; divisible by 32.
+        size: Side of the square that images are letterboxed to, in pixels; divisible by 32.
         words: Words an expression or question is cut or padded to.
         answer_minimum: Where several people answered each question, an answer is learned if it is the chosen one of so
             many training questions (VQAv2: 9); where one answer is given, all are.
@@ -40,11 +40,11 @@ class DataConfig:
         hw_decoder_load: Share of the JPEGs that a GPU with a decoder of its own (A100, H100, ...) decodes there, from 0
             to 1; its cores decode the others. Without a GPU it means nothing.
         vectors: GloVe text file (plain or .gz) for frozen word vectors; without it they are learned.
-        blank: Replace every picture by the padding grey: what words alone can tell.
+        blank: Replace every image by the padding grey: what words alone can tell.
         flip: Share of the training examples that are mirrored, left and right exchanged in the words too.
-        jitter: Training pictures are scaled by factors from 1 - jitter to 1 + jitter and stand at any place that shows
-            the referent; questions are about all of a picture, which is then never cut.
-        colour: Brightness, contrast and saturation of training pictures are scaled by factors from 1 - colour to
+        jitter: Training images are scaled by factors from 1 - jitter to 1 + jitter and stand at any place that shows
+            the referent; questions are about all of an image, which is then never cut.
+        colour: Brightness, contrast and saturation of training images are scaled by factors from 1 - colour to
             1 + colour.
         window: Order the examples locally, for storage that seeks slowly: parts of shards are permuted, then examples
             within windows of so many. A window should hold those of several shards. 0: order them all.
@@ -96,13 +96,13 @@ class Request:
     """What a batch is asked for: examples, and how they are shown.
 
     ``rows`` (B,) are example rows. ``spoken`` (B,) gives rows whose words are used in place of their own. ``flipped``
-    (B,) tells which are mirrored. ``looks`` moves and colours the pictures.
+    (B,) tells which are mirrored. ``looks`` moves and colours the images.
     """
 
     rows: Rows
     spoken: Rows | None = None
     flipped: Flags | None = None
-    looks: Looks | None = None
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Batch:
 
     ``boxes`` are (B, 4) xyxy in pixels of the square, NaN for questions and where nothing is spoken of. ``answers`` are
     what `pipeline.data.answers.targets` makes of them, (B,) or (B, answers). ``masks`` are (B, S, S) uint8, 0 or 1, for
-    the tasks that want them. ``letterbox`` is that of the pictures as they are stored: with all that moved them, but
+    the tasks that want them. ``letterbox`` is that of the images as they are stored: with all that moved them, but
     the mirror.
     """
 
@@ -151,22 +151,22 @@ class Loader:
     def batch(self, request: Request) -> Batch:
         """The batch of a request.
 
-        Of what is mirrored, picture, boxes, masks, words and answer are; a question whose mirrored answer the
+        Of what is mirrored, image, boxes, masks, words and answer are; a question whose mirrored answer the
         vocabulary lacks never is. Of what moves, see `Letterbox.moved` for how much of a referent stays to be seen. A
-        question's picture is only made smaller, for what lies at its border may be what is asked for; where an
-        expression speaks of nothing, the picture moves as freely as where it does, or its look would tell.
+        question's image is only made smaller, for what lies at its border may be what is asked for; where an
+        expression speaks of nothing, the image moves as freely as where it does, or its look would tell.
         """
-        rows, looks = request.rows, request.looks
+        rows, augmentation = request.rows, request.augmentation
         examples, config = self._examples, self._config
         texts, answers, mirrored = self._said(rows, rows if request.spoken is None else request.spoken, request.flipped)
         samples = examples.samples(rows)
         letterbox = Letterbox.fit(*examples.sides(samples), config.size)
         framed = letterbox.boxes(examples.boxes(rows))
-        if looks:
-            scale = looks.scale if examples.kind == "expression" else 1 - np.abs(1 - looks.scale)
-            letterbox = letterbox.moved(scale, looks.at, framed)
+        if augmentation:
+            scale = augmentation.scale if examples.kind == "expression" else 1 - np.abs(1 - augmentation.scale)
+            letterbox = letterbox.moved(scale, augmentation.at, framed)
             framed = np.clip(letterbox.boxes(examples.boxes(rows)), 0, config.size)
-        images = self._decoded(samples, letterbox, looks.colour if looks and config.colour else None)
+        images = self._decoded(samples, letterbox, augmentation.colour if augmentation and config.colour else None)
         if config.blank:
             images.fill_(PADDING / 255)
         boxes = self._placed(framed)
@@ -214,11 +214,11 @@ class Loader:
         try:
             return self._decoders[coloured].decode(data, letterbox, colour)
         except RuntimeError as error:
-            del self._decoders[coloured]  # DALI takes no more pictures after one that it cannot decode
-            for sample, picture in zip(samples.tolist(), data, strict=True):
-                if not can_decode(picture):
+            del self._decoders[coloured]  # DALI takes no more images after one that it cannot decode
+            for sample, image in zip(samples.tolist(), data, strict=True):
+                if not can_decode(image):
                     raise ConfigError(
-                        f"{self._reader.place(sample)}: the picture cannot be decoded; run `laconvnet shards verify "
+                        f"{self._reader.place(sample)}: the image cannot be decoded; run `laconvnet shards verify "
                         f"{self._examples.manifest.folder} --full` and build the set again"
                     ) from error
             raise
@@ -228,7 +228,7 @@ class Loader:
     def _doing(self) -> str:
         """What the thread that makes batches is at."""
         if (samples := self._decoding) is not None:
-            return f"decoding {len(samples)} pictures, the first of them {self._reader.place(int(samples[0]))}"
+            return f"decoding {len(samples)} images, the first of them {self._reader.place(int(samples[0]))}"
         places = self._reader.under_way
         return f"reading {' and '.join(places)}" if places else "reading and decoding nothing"
 
@@ -241,7 +241,7 @@ class Loader:
         Raises what goes wrong there; and TrainingError where no batch comes within ``data.patience``.
         """
         try:
-            yield from ahead(self.batch, requests, self._config.patience, self._doing)
+            yield from prefetch(self.batch, requests, self._config.patience, self._doing)
         except Stalled:
             self._given_up = True
             raise
@@ -254,8 +254,8 @@ def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: i
     """What one rank asks the loader for in one step of training: ``parts`` requests, one a micro-batch."""
     place = step, config.batch, rank, world
     rows, flipped = items.step(*place), items.flips(*place, config.flip)
-    looks = items.looks(*place, config.jitter, config.colour)
+    augmentation = items.augmentation(*place, config.jitter, config.colour)
     share = len(rows) // parts
     for first in range(0, len(rows), share):
         part = slice(first, first + share)
-        yield Request(rows[part], None, flipped[part], looks[part] if looks else None)
+        yield Request(rows[part], None, flipped[part], augmentation[part] if augmentation else None)

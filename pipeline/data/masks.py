@@ -20,7 +20,7 @@ _COUNTS = re.compile(r"(?:[0-o]*[0-O])?")
 
 
 def of_region(record: Record, region: int) -> Mask:
-    """The mask (height, width) of a region; raises ConfigError where the record has none that fits its picture."""
+    """The mask (height, width) of a region; raises ConfigError where the record has none that fits its image."""
     found = record.regions[region].mask if 0 <= region < len(record.regions) else None
     try:
         return decode(found, record.height, record.width)
@@ -29,10 +29,10 @@ def of_region(record: Record, region: int) -> Mask:
 
 
 def decode(rle: Any, height: int, width: int) -> Mask:
-    """The mask (height, width), 0 or 1; raises ConfigError for what is no mask of a picture of these sides."""
+    """The mask (height, width), 0 or 1; raises ConfigError for what is no mask of an image of these sides."""
     counts = rle.get("counts") if isinstance(rle, dict) and rle.get("size") == [height, width] else None
     if not isinstance(counts, str) or not _COUNTS.fullmatch(counts):
-        raise ConfigError(f"holds no mask of a {width}x{height} picture")
+        raise ConfigError(f"holds no mask of a {width}x{height} image")
     try:
         return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), np.uint8)
     except ValueError as error:

@@ -116,7 +116,7 @@ class Plan:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             within[here] = permute(stream[here] % length, length, mix(self.seed, 1, int(epoch)))
-        items, visits = np.empty_like(stream), np.empty_like(stream)
+        items, epoch_passes = np.empty_like(stream), np.empty_like(stream)
         ends = np.cumsum(self.shares)
         which = np.searchsorted(ends, within, side="right")
         starts = np.cumsum((0, *self.sizes[:-1]))
@@ -126,17 +126,17 @@ class Plan:
             turn = epochs[here] * share + within[here] - (ends[number] - share)
             passes = turn // size
             chosen = np.empty_like(turn)
-            for visit in np.unique(passes):
-                now = passes == visit
-                chosen[now] = permute(turn[now] % size, size, mix(self.seed, 2, int(number), int(visit)))
-            items[here], visits[here] = starts[number] + chosen, passes
-        return items, visits
+            for epoch_pass in np.unique(passes):
+                now = passes == epoch_pass
+                chosen[now] = permute(turn[now] % size, size, mix(self.seed, 2, int(number), int(epoch_pass)))
+            items[here], epoch_passes[here] = starts[number] + chosen, passes
+        return items, epoch_passes
 
     def _local(self, stream: Positions) -> tuple[Positions, Positions]:
         """As `items`, in the order of permuted blocks and windows."""
         length = self.epoch_length
         epochs, within = np.divmod(stream, length)
-        items, visits = np.empty_like(stream), np.empty_like(stream)
+        items, epoch_passes = np.empty_like(stream), np.empty_like(stream)
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             windows, inside = np.divmod(within[here], self.window)
@@ -149,8 +149,8 @@ class Plan:
             ends, firsts, passes = self._layout(epoch)  # type: ignore[attr-defined]
             piece = np.searchsorted(ends, place, side="right")
             items[here] = firsts[piece] + place - np.where(piece > 0, ends[piece - 1], 0)
-            visits[here] = passes[piece]
-        return items, visits
+            epoch_passes[here] = passes[piece]
+        return items, epoch_passes
 
     def _lay_out(self, epoch: int) -> tuple[Positions, Positions, Positions]:
         """The blocks of one epoch in their order: where each ends in the epoch, its first item, and its visit.
@@ -166,19 +166,19 @@ class Plan:
                 continue
             begins = self.blocks[bounds[number] : bounds[number + 1]]
             long = np.diff(np.append(begins, starts[number + 1]))
-            for visit in range(epoch * share // size, -(-(epoch + 1) * share // size)):
-                key = mix(self.seed, 2, number, visit)
+            for epoch_pass in range(epoch * share // size, -(-(epoch + 1) * share // size)):
+                key = mix(self.seed, 2, number, epoch_pass)
                 order = permute(np.arange(len(begins), dtype=np.int64), len(begins), key)
-                stop = visit * size + np.cumsum(long[order])
+                stop = epoch_pass * size + np.cumsum(long[order])
                 start = stop - long[order]
                 low, high = np.maximum(start, epoch * share), np.minimum(stop, (epoch + 1) * share)
                 kept = low < high
                 lengths.append((high - low)[kept])
                 firsts.append((begins[order] + low - start)[kept])
-                passes.append(np.full(kept.sum(), visit, np.int64))
-        length, first, visits = (np.concatenate(parts) for parts in (lengths, firsts, passes))
+                passes.append(np.full(kept.sum(), epoch_pass, np.int64))
+        length, first, epoch_passes = (np.concatenate(parts) for parts in (lengths, firsts, passes))
         order = permute(np.arange(len(length), dtype=np.int64), len(length), mix(self.seed, 6, epoch))
-        return np.cumsum(length[order]), first[order], visits[order]
+        return np.cumsum(length[order]), first[order], epoch_passes[order]
 
     def step(self, step: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
         """Items and visits of one rank in one step: its slice of positions [step * batch, (step + 1) * batch)."""

@@ -1,4 +1,4 @@
-"""Encoded pictures and masks by their place in the shards: one ``pread`` each, checked."""
+"""Encoded images and masks by their place in the shards: one ``pread`` each, checked."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Reader:
         self._under_way: dict[int, tuple[Member, int]] = {}
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The encoded bytes of each picture, in the order asked for."""
+        """The encoded bytes of each image, in the order asked for."""
         places = self._places("image", samples)
         self._open("image", places)
         return self._map(lambda place: np.frombuffer(self._bytes("image", place), np.uint8), places)
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
-        """The mask (height, width) of one region of each picture, out of the record beside it.
+        """The mask (height, width) of one region of each image, out of the record beside it.
 
         Raises ConfigError for a region that has none.
         """

@@ -43,7 +43,7 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
-    With ``controls`` the same model is scored again with the words of another example, and with every picture blank:
+    With ``controls`` the same model is scored again with the words of another example, and with every image blank:
     what it would reach without understanding either. A question task adds the majority answer of the run's own
     training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
     run, folder or split that is not there, or that lacks what the task is scored by.
@@ -54,13 +54,13 @@ def evaluate(
     with joined() as ranks:
         ready, examples = ranks.each(lambda: _opened(run, data, split))
         ranks.same(f"{run}: step of its newest checkpoint", ready.step)
-        ranks.same(f"{data}: build", examples.identity)
+        ranks.same(f"{data}: build", examples.fingerprint)
         metrics, answers = _score(ready, examples, None, progress, ranks)
         report: dict[str, Any] = {
             "task": ready.config.model.task,
             "split": split,
             "examples": len(examples.rows),
-            "wordless": examples.wordless,
+            "wordless": examples.empty_texts,
             **metrics,
             "run": str(run),
             "data": str(data),
@@ -80,8 +80,8 @@ def evaluate(
             lines = (json.dumps(answer) + "\n" for answer in answers)
             publish_text(out.with_suffix(ANSWERS), "".join(lines))
 
-        ranks.each(write if ranks.leads else lambda: None)
-        return report if ranks.leads else None
+        ranks.each(write if ranks.is_main else lambda: None)
+        return report if ranks.is_main else None
 
 
 def _opened(run: Path, data: Path, split: str) -> tuple[Restored, Examples]:
@@ -94,7 +94,7 @@ def _opened(run: Path, data: Path, split: str) -> tuple[Restored, Examples]:
 def _score(
     ready: Restored, examples: Examples, control: str | None, progress: bool, ranks: Ranks = ALONE
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and answers; on the leading process, the others have done their part of the batches.
+    """Metrics and answers; on the main process, the others have done their part of the batches.
 
     Batches are as large as those of one process, which computes the same numbers of them in any company, and sums are
     added in their order.
@@ -106,7 +106,7 @@ def _score(
     name = f"eval {control or examples.split}"
     with (
         closing(_pieces(ready, examples, control, cuts[ranks.rank :: ranks.world])) as pieces,
-        tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.leads)) as bar,
+        tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
     ):
         for _ in range(0, len(cuts), ranks.world):
             for piece in ranks.gather(ranks.each(lambda: next(pieces, None))):

@@ -14,7 +14,7 @@ from laconvnet.pipeline.inference.restore import Restored, restore
 
 
 def export(run: Path, kind: str, out: Path) -> dict[str, object]:
-    """Write the averaged weights of a run's newest checkpoint to ``out``; the file is there whole or not at all.
+    """Write the EMA weights of a run's newest checkpoint to ``out``; the file is there whole or not at all.
 
     `safetensors`: every tensor by its name in the state dict, with configuration and vocabulary (JSON) as metadata.
     `pt2`: the inference model as torch.export sees it, for any number of examples: images (B, 3, S, S) in [0, 1] and

@@ -28,7 +28,7 @@ _SPECIAL = ("PAD", "UNK", "CLS")  # CLS has a vector, but no text gives it: word
 def import_released(file: Path, vocabulary: Path, out: Path) -> dict[str, Any]:
     """Write the run folder ``out``, which `predict`, `eval` and `init_from` take; returns what was found.
 
-    The released training saves its averaged weights as `state_dict`, and those of the last step nowhere: they are taken
+    The released training saves its EMA weights as `state_dict`, and those of the last step nowhere: they are taken
     as the run's weights. Optimizer and schedule are left behind. ``vocabulary`` is what ``file`` lacks, see
     `read_vocabulary`. Raises ConfigError, one line naming file and tensor or word, for whatever does not fit; then
     nothing is written.

@@ -1,4 +1,4 @@
-"""One picture, one sentence: the answer, and a drawing of it."""
+"""One image, one sentence: the answer, and a drawing of it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 @torch.inference_mode()
 def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[str, Any]:
-    """The answer of a run on a picture file; ``out`` receives the picture with the answer drawn on it.
+    """The answer of a run on an image file; ``out`` receives the image with the answer drawn on it.
 
-    Raises ConfigError for a picture that cannot be read, a text without words and an ``out`` that cannot be written.
+    Raises ConfigError for an image that cannot be read, a text without words and an ``out`` that cannot be written.
     """
     picture = _open(image)
     ready = restore(run)
@@ -48,7 +48,7 @@ def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[
 
 
 def draw(picture: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
-    """The picture, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
+    """The image, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
     scale = max(1, -(-320 // picture.width))
     width, height = picture.width * scale, picture.height * scale
     shown, said = picture.resize((width, height), Image.Resampling.LANCZOS), answer.get("answer")
@@ -76,4 +76,4 @@ def _open(image: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise ConfigError(f"--image: {image}: no such file") from error
     except Exception as error:  # decoders raise nearly anything on malformed bytes
-        raise ConfigError(f"--image: {image}: not a picture that can be decoded ({error})") from error
+        raise ConfigError(f"--image: {image}: not an image that can be decoded ({error})") from error

@@ -18,7 +18,7 @@ PARTS = ("language", "visual", "head")
 
 
 def cost(model: nn.Module, size: int, words: int = 15) -> dict[str, Any]:
-    """Parameters and multiply-adds of one picture of `size` x `size` with one expression of `words` words.
+    """Parameters and multiply-adds of one image of `size` x `size` with one expression of `words` words.
 
     Multiply-adds, not twice their number: convolutions, linear layers, the recurrence, both attention products and the
     dynamic convolution; batch norm, activations, softmax, pooling and resizing are not counted, which is the papers'

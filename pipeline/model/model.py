@@ -36,7 +36,7 @@ class ModelConfig:
         kernel_size: Kernel size of every block.
         packing: Packing size of each of the five stages.
         conditions: Width of the condition (v2 Eq. 3) of each of the five stages, a multiple of the affinity's heads.
-        generator: Filters from picture and words (affinity), or from words alone.
+        generator: Filters from image and words (affinity), or from words alone.
         filter_dropout: Dropout on the filters (0.1; tiny 0).
         affinity_dropout: Dropout on the affinities between pixels and words (0.1).
     """

@@ -131,7 +131,7 @@ def check(net: NetConfig) -> NetConfig:
 
 
 def check_sides(images: Tensor) -> None:
-    """Raises ConfigError where a side of the pictures (B, 3, H, W) does not divide by 32."""
+    """Raises ConfigError where a side of the images (B, 3, H, W) does not divide by 32."""
     if images.shape[2] % STRIDES[-1] or images.shape[3] % STRIDES[-1]:
         raise ConfigError(
             f"size: the side of the input must divide by {STRIDES[-1]}, got {images.shape[2]} x {images.shape[3]}"
@@ -141,7 +141,7 @@ def check_sides(images: Tensor) -> None:
 class Downsample(nn.Module):
     """Halves the side and changes the width: (B, inputs, H, W) -> (B, outputs, H/2, W/2).
 
-    `pool`: 2x2 max pool, then a 1x1 convolution (the paper; on the picture itself the linear layer comes first, at full
+    `pool`: 2x2 max pool, then a 1x1 convolution (the paper; on the image itself the linear layer comes first, at full
     resolution). `space_to_depth`: 2x2 pixels into channels, a convolution without bias, BN, activation (released code).
     """
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in float32, over the joint batch of all processes.
+"""Batch normalisation in float32, over the global batch of all processes.
 
 `nn.BatchNorm2d` breaks when an engine casts parameters but not buffers, and `nn.SyncBatchNorm` refuses CPU tensors;
 per-process statistics would make the result depend on the number of processes. This layer has none of the three.
@@ -25,7 +25,7 @@ class BatchNorm(KeepFloat32):
     `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch.
 
     In training the statistics are those of all processes of the default group (one exchange forward, one backward),
-    so N processes give the outputs, input gradients and running statistics of one process on the joint batch.
+    so N processes give the outputs, input gradients and running statistics of one process on the global batch.
     Parameters and statistics are never held below float32, whatever the module is cast to. Raises ValueError (from
     PyTorch) when there is a single value per channel to train on.
     """

@@ -30,7 +30,7 @@ class Row:
         table: Number of the table in v2; `v1-4b` is Tab. 4b of v1.
         name: The row.
         config: The model that is counted.
-        size: Side of the picture, in pixels.
+        size: Side of the image, in pixels.
         params: Millions of parameters as printed; None where the table has none.
         macs: Thousand millions of multiply-adds as printed; None where the table has none.
         counts: What of the model is counted: beginnings of the names of its layers. Word vectors never are.

@@ -1,4 +1,4 @@
-"""The course of a run as a picture: loss and its terms, learning rate, speed."""
+"""The course of a run as an image: loss and its terms, learning rate, speed."""
 
 from __future__ import annotations
 

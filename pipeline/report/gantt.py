@@ -1,4 +1,4 @@
-"""The course of a stage graph as a picture: a row a stage, its waiting and its work along one line of time."""
+"""The course of a stage graph as an image: a row a stage, its waiting and its work along one line of time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Gantt:
 
 
 def gantt(graph: Graph) -> Gantt | None:
-    """The picture of a graph, None where none of its stages was started."""
+    """The image of a graph, None where none of its stages was started."""
     spans = [span for stage in graph.stages for span in stage.spans]
     if not spans:
         return None
@@ -90,7 +90,7 @@ def gantt(graph: Graph) -> Gantt | None:
 
 
 def _titled(svg: str, titles: dict[str, str]) -> str:
-    """A picture that tells what a stage did where the pointer is over its name or bars; ids are the page's to give."""
+    """An image that tells what a stage did where the pointer is over its name or bars; ids are the page's to give."""
 
     def told(found: re.Match[str]) -> str:
         number, kind = found[1], found[2] or ""

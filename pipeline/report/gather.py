@@ -95,7 +95,7 @@ class Gathered:
     graphs: list[Graph] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def gather(places: Sequence[Path]) -> Gathered:
@@ -136,17 +136,17 @@ def _look_through(folder: Path, found: Gathered) -> bool:
         for place in (folder, *below, *(run / EVALUATIONS for run in runs))
         for file in sorted(place.glob("*.json"))
     ]
-    results = [result for file in files if (result := _evaluation(file, found.left_out)) is not None]
+    results = [result for file in files if (result := _evaluation(file, found.skipped)) is not None]
     for place in runs:
         if place not in [run.folder for run in found.runs]:
-            found.runs.append(_run(place, found.left_out))
+            found.runs.append(_run(place, found.skipped))
     for result in results:
         if result.file not in [known.file for known in found.evaluations]:
             found.evaluations.append(result)
     return bool(runs or results)
 
 
-def _run(folder: Path, left_out: list[str]) -> Run:
+def _run(folder: Path, skipped: list[str]) -> Run:
     # After a resume the steps since the last checkpoint were made again: the later row of a step is what counts.
     by_step = {row["step"]: row for row in read_lines(folder / LOG) if isinstance(row.get("step"), int)}
     config = folder / CONFIG
@@ -155,14 +155,14 @@ def _run(folder: Path, left_out: list[str]) -> Run:
         label(folder),
         tuple(by_step[step] for step in sorted(by_step)),
         config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        _object(folder / ENVIRONMENT, left_out) or {},
+        _object(folder / ENVIRONMENT, skipped) or {},
     )
 
 
-def _evaluation(file: Path, left_out: list[str]) -> Evaluation | None:
+def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
     if not file.is_file() or file.stat().st_size > _LARGEST_RESULT:
         return None
-    value = _object(file, left_out)
+    value = _object(file, skipped)
     if value is None or not all(type(value.get(key)) is kind for key, kind in _FACTS.items()) or value["examples"] < 1:
         return None
     metrics = _numbers({key: item for key, item in value.items() if key not in (*_FACTS, *_NO_METRICS)})
@@ -233,13 +233,13 @@ def label(folder: Path) -> str:
     return folder.name
 
 
-def _object(file: Path, left_out: list[str]) -> dict[str, Any] | None:
+def _object(file: Path, skipped: list[str]) -> dict[str, Any] | None:
     try:
         return _mapping(read_json(file)) or None
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        left_out.append(str(error))
+        skipped.append(str(error))
         return None
 
 

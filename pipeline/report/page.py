@@ -74,7 +74,11 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         results=results,
         runs=runs,
         environments=_environments(found.runs),
-        bar_names={bar: name for bar, name in BARS.items() if any(bar in r.scores.headline.bars for r in results)},
+        baseline_names={
+            baseline: name
+            for baseline, name in BARS.items()
+            if any(baseline in r.scores.headline.baselines for r in results)
+        },
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from laconvnet.pipeline.report.gather import Evaluation
 
-# What a score is held against, and how it is headed. Each knows less than the model: no words, no picture, neither.
+# What a score is held against, and how it is headed. Each knows less than the model: no words, no image, neither.
 BARS = {
     "shuffled_words": "shuffled words",
-    "blank_pictures": "blank pictures",
+    "blank_pictures": "blank images",
     "majority": "majority answer",
     "majority_by_family": "majority by family",
     "words_only": "words-only model",
@@ -46,18 +46,22 @@ class Line:
     name: str
     count: int | None
     score: Share
-    bars: dict[str, Share]
+    baselines: dict[str, Share]
     judged: bool = True
 
     @property
     def strongest(self) -> str | None:
         """The bar that is hardest to pass; None where there is none, or for a model that knows no more itself."""
-        return max(self.bars, key=lambda bar: self.bars[bar].value, default=None) if self.judged else None
+        return (
+            max(self.baselines, key=lambda baseline: self.baselines[baseline].value, default=None)
+            if self.judged
+            else None
+        )
 
     @property
     def margin(self) -> float | None:
         """The score less the strongest bar, as a share of 1."""
-        return None if self.strongest is None else self.score.value - self.bars[self.strongest].value
+        return None if self.strongest is None else self.score.value - self.baselines[self.strongest].value
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def standard_error(share: float, count: int) -> float:
 
 def score(evaluation: Evaluation, others: Sequence[Evaluation], answers: Sequence[Mapping[str, Any]]) -> Scores:
     """The lines of one result. A result among ``others`` on the same data and split whose model was trained on blank
-    pictures is its words-only bar (the strongest of several); ``answers`` tell how many examples a family has.
+    images is its words-only bar (the strongest of several); ``answers`` tell how many examples a family has.
     """
     headline = _headline(evaluation)
     blind = [
@@ -102,16 +106,22 @@ def _headline(evaluation: Evaluation) -> str:
 def _line(evaluation: Evaluation, metric: str, words_only: Evaluation | None, of_family: int | None) -> Line:
     whole = evaluation.examples if metric.startswith("acc") else None
     count = of_family if "/" in metric else whole
-    bars = {bar: scores[metric] for bar, scores in evaluation.controls.items() if bar in BARS and metric in scores}
+    baselines = {
+        baseline: scores[metric]
+        for baseline, scores in evaluation.controls.items()
+        if baseline in BARS and metric in scores
+    }
     if metric == "accuracy":
         keys = {"majority": "accuracy", "majority_by_family": "accuracy_by_family"}
-        bars |= {bar: evaluation.majority[key] for bar, key in keys.items() if key in evaluation.majority}
+        baselines |= {
+            baseline: evaluation.majority[key] for baseline, key in keys.items() if key in evaluation.majority
+        }
     if words_only is not None and metric in words_only.metrics:
-        bars["words_only"] = words_only.metrics[metric]
+        baselines["words_only"] = words_only.metrics[metric]
     return Line(
         _NAMES.get(metric, metric.removeprefix("accuracy/").replace("_", " ")),
         count,
         Share.of(evaluation.metrics[metric], count),
-        {bar: Share.of(bars[bar], count) for bar in BARS if bar in bars},
+        {baseline: Share.of(baselines[baseline], count) for baseline in BARS if baseline in baselines},
         judged=not evaluation.blank,
     )

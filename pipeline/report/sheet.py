@@ -1,4 +1,4 @@
-"""Sheets of pictures: what a model got right and what it got wrong, with the answer drawn beside the truth."""
+"""Sheets of images: what a model got right and what it got wrong, with the answer drawn beside the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BOXES = {"example", "text", "box", "truth", "iou"}
 _MASKS = {"example", "text", "mask", "truth", "iou"}
 _WORDS = {"example", "text", "answer", "truth", "correct"}
 _FOUND_IOU = 0.5
-_KEPT_SIDE = 160  # a picture up to this is embedded as it is and enlarged without smoothing
+_KEPT_SIDE = 160  # an image up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
 
 
@@ -79,7 +79,7 @@ def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet
         manifest = Manifest.open(Path(evaluation.data))
         right, wrong = (tuple(_card(manifest, answer) for answer in _spread(some)) for some in (rights, wrongs))
     except (InputError, ConfigError, OSError) as error:
-        return Sheet(note=f"The pictures cannot be shown: {error}")
+        return Sheet(note=f"The images cannot be shown: {error}")
     return Sheet(form, right, wrong, len(rights), len(wrongs))
 
 
@@ -103,23 +103,23 @@ def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
     if "mask" in answer:
         masks = [decode(answer[key], height, width) for key in ("mask", "truth")]
         shares = [f"{100 * mask.mean():.0f} % of it" if mask.any() else "nothing" for mask in masks]
-        alt = f"A picture of {width} by {height} pixels; predicted mask: {shares[0]}, true mask: {shares[1]}"
+        alt = f"An image of {width} by {height} pixels; predicted mask: {shares[0]}, true mask: {shares[1]}"
         return Card(_embedded(_drawn(data, *masks)), alt, width, height, text, right, iou=float(answer["iou"]))
     image = _embedded(data)
     if "iou" not in answer:
         given, truth = str(answer["answer"]), str(answer["truth"] if answer["truth"] is not None else "not published")
-        alt = f"The picture of the question: {text}"
+        alt = f"The image of the question: {text}"
         return Card(image, alt, width, height, text, right, answer=given, truth=truth)
     box, truth_box = (_clipped(answer[key], width, height) for key in ("box", "truth"))
-    alt = f"A picture of {width} by {height} pixels; predicted box at {_spoken(box)}, true box at {_spoken(truth_box)}"
+    alt = f"An image of {width} by {height} pixels; predicted box at {_spoken(box)}, true box at {_spoken(truth_box)}"
     return Card(image, alt, width, height, text, right, box, truth_box, float(answer["iou"]))
 
 
 def _drawn(data: bytes, given: Mask, true: Mask) -> bytes:
-    """The picture as a PNG with the predicted mask tinted and the true one outlined."""
+    """The image as a PNG with the predicted mask tinted and the true one outlined."""
     stream = io.BytesIO()
-    with _opened(data) as picture:
-        drawn = overlay(picture.convert("RGB"), given, PREDICTED)
+    with _opened(data) as image:
+        drawn = overlay(image.convert("RGB"), given, PREDICTED)
     overlay(drawn, true, TRUE, filled=False).save(stream, "PNG")
     return stream.getvalue()
 
@@ -127,18 +127,18 @@ def _drawn(data: bytes, given: Mask, true: Mask) -> bytes:
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            yield picture
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise InputError(f"a picture of the set cannot be decoded ({error}); verify the set") from error
+        raise InputError(f"an image of the set cannot be decoded ({error}); verify the set") from error
 
 
 def _embedded(data: bytes) -> str:
-    """The data URI of a picture, made smaller where it is large."""
-    with _opened(data) as picture:
-        kind = str(picture.format)
-        if kind not in ("JPEG", "PNG") or max(picture.size) > _KEPT_SIDE:
-            smaller = picture.convert("RGB")
+    """The data URI of an image, made smaller where it is large."""
+    with _opened(data) as image:
+        kind = str(image.format)
+        if kind not in ("JPEG", "PNG") or max(image.size) > _KEPT_SIDE:
+            smaller = image.convert("RGB")
             smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
             stream = io.BytesIO()
             smaller.save(stream, "JPEG", quality=80)

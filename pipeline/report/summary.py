@@ -15,22 +15,22 @@ from laconvnet.pipeline.report.scores import BARS, Scores
 _WIDTH = 1000
 _LEGEND = """\
 %: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error; for masks the mean
-IoU. Beside it the same model with the words of another example, and with blank pictures; the training split's
-commonest answer, of all questions and of a question's family; a model trained on blank pictures. margin: over the
+IoU. Beside it the same model with the words of another example, and with blank images; the training split's
+commonest answer, of all questions and of a question's family; a model trained on blank images. margin: over the
 highest of them.
 """
 
 
 def summary(scores: Sequence[Scores], page: Path) -> str:
     """One row a result, in per cent, and where the page lies."""
-    bars = [bar for bar in BARS if any(bar in result.headline.bars for result in scores)]
+    baselines = [baseline for baseline in BARS if any(baseline in result.headline.baselines for result in scores)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for name in ("model", "on"):
         table.add_column(name, no_wrap=True)
     for name in (
         "examples",
         "%",
-        *(BARS[bar].removesuffix(" answer").removesuffix(" model") for bar in bars),
+        *(BARS[baseline].removesuffix(" answer").removesuffix(" model") for baseline in baselines),
         "margin",
     ):
         table.add_column(name, justify="right", no_wrap=True)
@@ -42,7 +42,10 @@ def summary(scores: Sequence[Scores], page: Path) -> str:
             found.where,
             f"{found.examples:,}",
             f"{100 * line.score.value:.1f}{error}",
-            *(f"{100 * line.bars[bar].value:.1f}" if bar in line.bars else "-" for bar in bars),
+            *(
+                f"{100 * line.baselines[baseline].value:.1f}" if baseline in line.baselines else "-"
+                for baseline in baselines
+            ),
             "-" if line.margin is None else f"{100 * line.margin:+.1f}",
         )
     text = StringIO()

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib as SVG that follows the page: its colours, light or dark, and its font."""
+"""Images by matplotlib as SVG that follows the page: its colours, light or dark, and its font."""
 
 from __future__ import annotations
 

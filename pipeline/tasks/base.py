@@ -23,7 +23,7 @@ class Task(ABC):
 
     kind: ClassVar[Kind]
     wants_masks: ClassVar[bool] = False  # in its batches, and of the examples it is taught and scored by
-    without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its picture
+    without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its image
 
     def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
         self.config, self.size, self.vocabulary = config, size, vocabulary
@@ -40,7 +40,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """One answer per example, in pixels of the original picture or words: what `predict` shows."""
+        """One answer per example, in pixels of the original image or words: what `predict` shows."""
 
     @abstractmethod
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:

@@ -11,7 +11,7 @@ from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.tasks.base import Sums
 from laconvnet.pipeline.tasks.res import Res, cumulative
 
-# Fewer positive pixels of the original picture mean "nothing of the kind is here" (Liu et al. 2023, Sec. 5: how models
+# Fewer positive pixels of the original image mean "nothing of the kind is here" (Liu et al. 2023, Sec. 5: how models
 # without a classifier of their own say so).
 FEWEST_PIXELS = 50
 

@@ -37,7 +37,7 @@ class Rec(Task):
         ]
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """acc@0.5 and the mean IoU, on boxes of the original picture."""
+        """acc@0.5 and the mean IoU, on boxes of the original image."""
         truth = examples.boxes(rows).astype(np.float64)
         overlap = iou_xywh(np.array([answer["box"] for answer in answers], np.float64), truth)
         for answer, box, value in zip(answers, truth, overlap, strict=True):

@@ -33,10 +33,10 @@ class Res(Task):
         return {"mask": F.binary_cross_entropy_with_logits(output, batch.masks.to(output))}
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Masks in pixels of the original picture, as COCO run lengths; the score is their pixels' mean probability."""
+        """Masks in pixels of the original image, as COCO run lengths; the score is their pixels' mean probability."""
         given = []
         for index, logits in enumerate(output):
-            found = on_picture(logits, batch.letterbox, index)
+            found = on_image(logits, batch.letterbox, index)
             mask = self.decide(found > 0)
             sure = float(torch.from_numpy(found[mask]).sigmoid().mean()) if mask.any() else 0.0
             given.append({"mask": encode(mask), "score": round(sure, 4)})
@@ -49,7 +49,7 @@ class Res(Task):
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
         """miou (mean IoU of the samples), oiou (all intersections over all unions) and the shares of IoUs, pr@0.5 on.
 
-        On masks of the original picture. LAVT-type papers print oiou, the authors' code miou.
+        On masks of the original image. LAVT-type papers print oiou, the authors' code miou.
         """
         shared, covered, _ = self.overlap(answers, examples, rows)
         overlap = shared / np.maximum(covered, 1)
@@ -73,8 +73,8 @@ def cumulative(name: str, shared: Pixels, covered: Pixels) -> Sums:
     return {name: np.array([shared.sum(), covered.sum()])} if covered.any() else {}
 
 
-def on_picture(logits: Tensor, letterbox: Letterbox, index: int) -> NDArray[np.float32]:
-    """The logits (S, S) of picture ``index`` at its own size (height, width): its part of the square, no padding.
+def on_image(logits: Tensor, letterbox: Letterbox, index: int) -> NDArray[np.float32]:
+    """The logits (S, S) of image ``index`` at its own size (height, width): its part of the square, no padding.
 
     Bilinear, and on logits: the outline is where they cross zero, probability 0.5, and not bound to the square's grid.
     """

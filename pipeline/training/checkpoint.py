@@ -39,7 +39,7 @@ class CheckpointConfig:
 
 
 class Writer:
-    """Publishes checkpoints in a thread, one at a time, while training goes on. Only the leading process has one."""
+    """Publishes checkpoints in a thread, one at a time, while training goes on. Only the main process has one."""
 
     def __init__(self, run: Path, config: CheckpointConfig) -> None:
         self._run, self._config = run, config

@@ -113,7 +113,7 @@ class Engine:
         self.rank, self.world, self.device = self.accelerator.process_index, world, self.accelerator.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.pipeline.config import TrainConfig
-from laconvnet.pipeline.data.ahead import Stalled
+from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.pipeline.runs import folder
 from laconvnet.pipeline.runs.layout import INCIDENT_STATE
@@ -46,11 +46,11 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     begun = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
     session = made(config, source, engine, begun)
-    if engine.leads:
+    if engine.is_main:
         folder.prepare(config, run)
         report_start(source, engine, config, begun)
     del begun  # and with it the checkpoint, which the session has taken in
-    writer = checkpoint.Writer(run, config.checkpoint) if engine.leads else None
+    writer = checkpoint.Writer(run, config.checkpoint) if engine.is_main else None
     try:
         with _stop_signals() as asked:
             done, signalled = _take_steps(session, run, writer, asked)
@@ -62,7 +62,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         raise
     engine.close()
     stopped = signalled == _STOP and done < total
-    if stopped and engine.leads:
+    if stopped and engine.is_main:
         print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
     return not stopped
 
@@ -111,13 +111,13 @@ def _progress(session: Session) -> Progress:
 
 def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:
     """The checkpoint that all processes go on from: one looks, for another may see the newest later, or not yet."""
-    found = checkpoint.newest(run) if engine.leads else None
+    found = checkpoint.newest(run) if engine.is_main else None
     step = engine.agree(checkpoint.step_of(found) if found else -1)
     return checkpoint.folder_of(run, step) if step >= 0 else None
 
 
 def _agree_on_the_last_checkpoint(engine: Engine, writer: checkpoint.Writer | None) -> None:
-    """Raises TrainingError on every process where the leading one could not write; it alone knows why."""
+    """Raises TrainingError on every process where the main one could not write; it alone knows why."""
     failure = None
     if writer:
         try:
@@ -135,7 +135,7 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
     guard.write(place, session.engine.rank, record)
     if watch.skipped < guard.STATES:
         with session.state(step) as state:
-            if session.engine.leads:
+            if session.engine.is_main:
                 checkpoint.save(place / INCIDENT_STATE, state, session.vocabulary.to_json())
         session.engine.agree(_GO_ON)  # the state is there before any process ends the run
     first = record["first_not_finite"]

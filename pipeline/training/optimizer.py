@@ -23,7 +23,7 @@ class OptimizerConfig:
         betas: Adam's two decay rates.
         eps: Adam's epsilon.
         clip: Largest norm of the gradient; it is scaled down to that before the step.
-        ema: Decay of the averaged weights that evaluation uses; 0 keeps none.
+        ema: Decay of the EMA weights that evaluation uses; 0 keeps none.
         freeze_norms: Batch norms use the statistics they start with and are not trained.
         implementation: `auto` takes apex's FusedAdam on a GPU where NVIDIA's apex is installed, else torch's fused one;
             `deepspeed` is DeepSpeed's FusedAdam for GPUs, which is compiled at its first use.

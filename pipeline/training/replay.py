@@ -64,7 +64,7 @@ def _before(run: Path, step: int) -> Path:
 
 def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, Any]:
     """The forward and backward pass of a step with eyes open; the weights stay."""
-    session.sow(step)
+    session.seed_step(step)
     anomaly = None
     terms: dict[str, torch.Tensor] = {}
     with warnings.catch_warnings(record=True) as told, guard.first_not_finite(session.model) as modules:

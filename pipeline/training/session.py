@@ -27,7 +27,7 @@ from laconvnet.pipeline.training.guard import Statistics, describe, first_not_fi
 from laconvnet.pipeline.training.optimizer import build_optimizer
 from laconvnet.pipeline.training.schedule import learning_rate
 from laconvnet.pipeline.training.start import Start
-from laconvnet.pipeline.training.state import gather_moments, scatter_moments, whole
+from laconvnet.pipeline.training.state import gather_optimizer_state, scatter_optimizer_state, whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Session:
         self.updates = begun.state["updates"] if begun.state else 0
         if begun.state:
             if self.updates:  # else Adam has no moments yet
-                scatter_moments(self.model, self.wrapped, zero, begun.state["moments"], self.updates)
+                scatter_optimizer_state(self.model, self.wrapped, zero, begun.state["moments"], self.updates)
             if self.ema:
                 self.ema.load(begun.state["ema"])
             if config.engine.precision == "fp16" and begun.state["loss_scale"]:
@@ -113,7 +113,7 @@ class Session:
         """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
         return mix(self.config.seed, 4, step, self.engine.rank)
 
-    def sow(self, step: int) -> None:
+    def seed_step(self, step: int) -> None:
         """Make the random numbers of this process those of the step."""
         # torch.manual_seed looks for every kind of accelerator: at a small batch that takes a hundredth of the step.
         torch.default_generator.manual_seed(self.seed(step))
@@ -123,7 +123,7 @@ class Session:
     def step(self, step: int, batches: list[Batch]) -> Outcome:
         """Train on the micro-batches of one step."""
         self.statistics.keep()
-        self.sow(step)
+        self.seed_step(step)
         rate = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.source.total)
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = rate
@@ -156,7 +156,7 @@ class Session:
     def examine(self, step: int, batches: list[Batch], outcome: Outcome) -> dict[str, Any]:
         """What this process can tell of a bad step; every process must ask, for the batch norms are joint."""
         self.statistics.keep()
-        self.sow(step)
+        self.seed_step(step)
         with torch.no_grad(), self.engine.autocast(), first_not_finite(self.model) as found:
             for batch in batches:
                 self.wrapped(batch.images, batch.tokens)
@@ -174,7 +174,7 @@ class Session:
     def state(self, done: int) -> Iterator[dict[str, Any]]:
         """What a checkpoint holds after `done` steps, as views that the next step writes; all processes must enter."""
         zero = self.config.engine.zero
-        moments = gather_moments(self.model, self.wrapped, zero) if self.updates else {}
+        moments = gather_optimizer_state(self.model, self.wrapped, zero) if self.updates else {}
         scaler = getattr(self.wrapped.optimizer, "loss_scaler", None)
         kept = ("cur_scale", "cur_iter", "last_overflow_iter")
         with whole(self.model, zero):
@@ -182,7 +182,7 @@ class Session:
                 "step": done,
                 "updates": self.updates,
                 "task": self.config.model.task,
-                "data": self.source.examples.identity,
+                "data": self.source.examples.fingerprint,
                 "model": self.model.state_dict(),
                 "moments": moments,
                 "ema": self.ema.tensors if self.ema else None,
@@ -202,8 +202,8 @@ class Session:
 
 def report_start(source: Source, engine: Engine, config: TrainConfig, begun: Start) -> None:
     examples = source.examples
-    left_out = f"; {examples.wordless} {examples.kind}s without a word left out" if examples.wordless else ""
-    print(f"{begun.told}{left_out}", file=sys.stderr)
+    skipped = f"; {examples.empty_texts} {examples.kind}s without a word left out" if examples.empty_texts else ""
+    print(f"{begun.told}{skipped}", file=sys.stderr)
     work = f"{source.total} steps of {config.data.batch} examples on {engine.world} process(es)"
     print(f"{work}, beginning at step {begun.step}", file=sys.stderr)
 

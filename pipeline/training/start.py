@@ -46,7 +46,7 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
     torch.manual_seed(config.seed)
     if own:
         state, words = checkpoint.read(own)
-        if state["data"] != examples.identity:
+        if state["data"] != examples.fingerprint:
             raise ConfigError(
                 f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of "
                 "samples is lost; put that build back, or start another run with --init_from"
@@ -123,7 +123,7 @@ def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
-    """Take the averaged weights of an earlier stage: those of words and vision, the head if the task is the same.
+    """Take the EMA weights of an earlier stage: those of words and vision, the head if the task is the same.
 
     The vocabulary is the earlier stage's with new words and answers behind it, whose weights start fresh.
     """

@@ -1,4 +1,4 @@
-"""Adam's moments of a whole model, whatever ZeRO stage and number of processes hold their pieces.
+"""Adam's state of a whole model, whatever ZeRO stage and number of processes hold their pieces.
 
 At some 35 M parameters the consolidated fp32 state is small, so one file serves every world size and stage;
 DeepSpeed's own files would have to be converted whenever either changes.
@@ -29,7 +29,7 @@ def whole(model: nn.Module, zero: int) -> Iterator[None]:
         yield
 
 
-def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
+def gather_optimizer_state(model: nn.Module, wrapped: Any, zero: int) -> Moments:
     """The moments of every trained weight by name, in fp32. A collective under ZeRO 1-3: call it on all ranks.
 
     They may be views of what the next step writes.
@@ -47,7 +47,7 @@ def gather_moments(model: nn.Module, wrapped: Any, zero: int) -> Moments:
     return moments
 
 
-def scatter_moments(model: nn.Module, wrapped: Any, zero: int, moments: Moments, step: int) -> None:
+def scatter_optimizer_state(model: nn.Module, wrapped: Any, zero: int, moments: Moments, step: int) -> None:
     """Put moments that `gather_moments` returned back in their places, and Adam's step count with them."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 

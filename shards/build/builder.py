@@ -53,7 +53,7 @@ def build(
     """Write the set of ``samples`` into ``out``, or finish it, or return it where it is finished already.
 
     ``options`` are what the user chose (splits, partition, ...): they are stored, and a folder of other options is
-    refused. ``total`` is the number of samples for the progress bar. Pictures and regions that cannot be used go to
+    refused. ``total`` is the number of samples for the progress bar. Images and regions that cannot be used go to
     quarantine.parquet with a reason. Raises InputError for what the user can mend.
     """
     identity = _identity(source, licence, options, shard_bytes)

@@ -1,4 +1,4 @@
-"""One picture file to the bytes a shard stores: decoded once in full, normalised where decoders would disagree.
+"""One image file to the bytes a shard stores: decoded once in full, normalised where decoders would disagree.
 
 Bytes pass through only where every decoder shows the same upright 8-bit gray or RGB pixels. The rest is encoded
 again, a lossy source as JPEG (quality 95, full chroma), a lossless one as PNG:
@@ -11,8 +11,8 @@ again, a lossy source as JPEG (quality 95, full chroma), a lossless one as PNG:
 * of several frames (MPO, GIF, WebP, APNG) the first stays.
 
 EXIF orientation: DALI turns by it, PIL does not, so it never enters a shard. Where the annotated size tells the
-stored picture from the upright one, that size decides. Where it cannot (unknown, square, or turned by 180 degrees)
-a picture with regions keeps its stored pixels, because the field's tools read COCO-style boxes that way, and one
+stored image from the upright one, that size decides. Where it cannot (unknown, square, or turned by 180 degrees)
+an image with regions keeps its stored pixels, because the field's tools read COCO-style boxes that way, and one
 with questions only is turned upright, because that is how people saw it.
 """
 
@@ -47,12 +47,12 @@ _TURNS = {
 _SWAPS_SIDES = (5, 6, 7, 8)
 
 
-class PictureError(ValueError):
-    """A picture that cannot be used; the message is the reason the quarantine table gives."""
+class ImageError(ValueError):
+    """An image that cannot be used; the message is the reason the quarantine table gives."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class StoredImage:
     """Bytes ready for a shard, and the size in pixels that every decoder will show."""
 
     data: bytes
@@ -61,8 +61,8 @@ class Picture:
     height: int
 
 
-def read_picture(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: bool = False) -> Picture:
-    """Read, decode in full and normalise one picture file.
+def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: bool = False) -> StoredImage:
+    """Read, decode in full and normalise one image file.
 
     ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises PictureError with
     the reason where the file cannot be read, decoded, or is larger than PIL's limit against decompression bombs.
@@ -70,24 +70,24 @@ def read_picture(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: b
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from error
+        raise ImageError(f"cannot be read: {error.strerror}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _normalised(image, data, annotated, has_regions)
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(f"no picture of a known format ({', '.join(FORMATS)})") from error
+        raise ImageError(f"no image of a known format ({', '.join(FORMATS)})") from error
     # Decoders raise nearly anything on malformed bytes (SyntaxError, struct.error, zlib.error, IndexError, ...);
-    # whatever it is, this picture is out and the build goes on.
+    # whatever it is, this image is out and the build goes on.
     except Exception as error:
-        raise PictureError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+        raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has_regions: bool) -> Picture:
+def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has_regions: bool) -> StoredImage:
     is_jpeg = image.format in ("JPEG", "MPO")
     if not is_jpeg:
         image.load()  # before EXIF is read, which for PNG decodes as well, with errors that would pass for EXIF's
@@ -96,12 +96,12 @@ def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has
     if is_jpeg:
         fault = jpeg.fault(data)
         if fault is not None and "premature end" in fault.lower():
-            raise PictureError(f"cannot be decoded: {fault}")
+            raise ImageError(f"cannot be decoded: {fault}")
         if image.format == "JPEG" and fault is None and jpeg.is_plain(data) and not turn:
-            return Picture(data if orientation == _UPRIGHT else jpeg.without_exif(data), "jpg", *image.size)
+            return StoredImage(data if orientation == _UPRIGHT else jpeg.without_exif(data), "jpg", *image.size)
         image.load()
     if image.format == "PNG" and orientation == _UPRIGHT and _is_plain_png(image, data):
-        return Picture(data, "png", *image.size)
+        return StoredImage(data, "png", *image.size)
     pixels = _flattened(image)
     if turn:
         pixels = pixels.transpose(_TURNS[orientation])
@@ -109,9 +109,9 @@ def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has
     encoded = io.BytesIO()
     if is_jpeg or (image.format == "WEBP" and b"VP8L" not in data[:64]):
         pixels.save(encoded, "JPEG", quality=95, subsampling=0)
-        return Picture(encoded.getvalue(), "jpg", *pixels.size)
+        return StoredImage(encoded.getvalue(), "jpg", *pixels.size)
     pixels.save(encoded, "PNG")
-    return Picture(encoded.getvalue(), "png", *pixels.size)
+    return StoredImage(encoded.getvalue(), "png", *pixels.size)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -146,7 +146,7 @@ def _flattened(image: Image.Image) -> Image.Image:
             gray[values == transparency] = 255
         return Image.fromarray(gray)
     if image.mode in ("I", "F"):
-        raise PictureError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
+        raise ImageError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         white = Image.new("RGBA", layers.size, (255, 255, 255, 255))

@@ -19,7 +19,7 @@ from laconvnet.shards.build.writer import Part
 def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[str, Any]) -> None:
     """Publish the set of shards 0..count-1; raises InputError where not one sample is usable.
 
-    Streams part by part. ``missing`` are the quarantine rows of pictures that were not there;
+    Streams part by part. ``missing`` are the quarantine rows of images that were not there;
     they stand first. Shards left from an earlier, longer plan are removed.
     """
     parts = [Part(out, number) for number in range(count)]
@@ -33,7 +33,7 @@ def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[
         first = quarantine.slice(0, 1).to_pylist()[0]
         for path in (out / PARTS).glob("shard-*.parquet"):  # nothing here is worth continuing
             path.unlink()
-        raise InputError(f"{first['file']}: {first['reason']}; nor is any other picture of this source usable")
+        raise InputError(f"{first['file']}: {first['reason']}; nor is any other image of this source usable")
     _remove_stale(out, usable)
 
     with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:

@@ -67,7 +67,7 @@ def is_plain(data: bytes) -> bool:
 def fault(data: bytes) -> str | None:
     """What libjpeg says of these bytes, decoded in full, where it says anything; PIL keeps such warnings quiet.
 
-    A stream that lost its end or a part in the middle decodes to a half gray picture without an error elsewhere.
+    A stream that lost its end or a part in the middle decodes to a half gray image without an error elsewhere.
     """
     try:
         # Warnings come from the entropy decoder, which runs over all of it; gray spares the work on colour.
@@ -78,7 +78,7 @@ def fault(data: bytes) -> str | None:
 
 
 def without_exif(data: bytes) -> bytes:
-    """The same picture without its APP1 segments (EXIF, XMP): both can hold an orientation. No pixel is touched."""
+    """The same image without its APP1 segments (EXIF, XMP): both can hold an orientation. No pixel is touched."""
     found = segments(data)
     assert found is not None, "asked only of files that is_plain() accepted"
     kept = [data[part.start : part.end] for part in found if part.marker != _APP1]

@@ -1,7 +1,7 @@
 """Raw samples cut into chunks, one a shard, as a stream.
 
-The cut goes by the size of the picture files on disk: it is known before any picture is decoded, and is the same at
-any number of workers. Pictures that are not there are set aside with a reason and take no place in a chunk.
+The cut goes by the size of the image files on disk: it is known before any image is decoded, and is the same at
+any number of workers. Images that are not there are set aside with a reason and take no place in a chunk.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.build.writer import Chunk
 
 SHARD_BYTES = 256 * 2**20
-# So that small pictures (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
+# So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
 SHARD_SAMPLES = 10_000
 _KEY_LENGTH = 95  # with ".json" the 100 bytes of a USTAR name
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a build would do, before any picture is decoded: counts, and the bytes of the picture files."""
+    """What a build would do, before any image is decoded: counts, and the bytes of the image files."""
 
     samples: int
     shards: int
@@ -43,7 +43,7 @@ class Planner:
         self.missing: list[dict[str, Any]] = []
 
     def chunks(self) -> Iterator[Chunk]:
-        """The chunks in order; raises InputError on a key that occurs twice, or when there is no picture at all."""
+        """The chunks in order; raises InputError on a key that occurs twice, or when there is no image at all."""
         number, held, sizes, total = 0, list[RawSample](), list[int](), 0
         for sample, size in self._present():
             if held and (total + size > self._shard_bytes or len(held) == SHARD_SAMPLES):
@@ -56,11 +56,11 @@ class Planner:
             yield Chunk(number, tuple(held), tuple(sizes))
         elif self.missing:
             raise InputError(
-                f"{self.missing[0]['file']}: no such picture, nor any other of {len(self.missing)}; expected the folder"
-                " that holds the pictures, check --images and --root"
+                f"{self.missing[0]['file']}: no such image, nor any other of {len(self.missing)}; expected the folder"
+                " that holds the images, check --images and --root"
             )
         else:
-            raise InputError("the source yields no picture; check --split and --root")
+            raise InputError("the source yields no image; check --split and --root")
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
         seen: set[str] = set()
@@ -68,8 +68,8 @@ class Planner:
             key = sample.record.key
             if key in seen:
                 raise InputError(
-                    f"{sample.image}: key {key!r} occurs twice in this build; expected one record a picture, the"
-                    " picture ids different in letters, digits and dashes"
+                    f"{sample.image}: key {key!r} occurs twice in this build; expected one record an image, the"
+                    " image ids different in letters, digits and dashes"
                 )
             if len(key) > _KEY_LENGTH:
                 raise InputError(
@@ -91,7 +91,7 @@ class Planner:
 
 
 def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
-    """What `shards.build.builder.build` would write from these samples; reads no picture. Raises InputError as it does."""
+    """What `shards.build.builder.build` would write from these samples; reads no image. Raises InputError as it does."""
     planner = Planner(samples, shard_bytes)
     count = shards = total = 0
     for chunk in planner.chunks():

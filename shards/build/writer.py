@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publish_bytes, publishing
-from laconvnet.shards.build.images import PictureError, read_picture
+from laconvnet.shards.build.images import ImageError, read_image_file
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
@@ -29,7 +29,7 @@ _TAR_BYTES = b"tar_bytes"
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The raw samples of one shard and the size of each picture file in bytes."""
+    """The raw samples of one shard and the size of each image file in bytes."""
 
     number: int
     samples: tuple[RawSample, ...]
@@ -127,13 +127,13 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
     annotated = (claimed.width, claimed.height)
     row = {"file": str(sample.image), "key": claimed.key, "region": None}
     try:
-        picture = read_picture(sample.image, annotated, bool(claimed.regions))
+        picture = read_image_file(sample.image, annotated, bool(claimed.regions))
         if min(annotated) > 0 and annotated != (picture.width, picture.height):
-            raise PictureError(
-                f"the annotations are for {claimed.width}x{claimed.height}, the picture is"
+            raise ImageError(
+                f"the annotations are for {claimed.width}x{claimed.height}, the image is"
                 f" {picture.width}x{picture.height}: boxes would be wrong"
             )
-    except PictureError as error:
+    except ImageError as error:
         tables.quarantine.append(row | {"reason": str(error)})
         return None
     record, dropped = fit_record(claimed, picture.width, picture.height)

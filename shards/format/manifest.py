@@ -1,7 +1,7 @@
 """The manifest of a built set: its schemas, and the reader that is all the pipeline sees of this room.
 
-A set is a folder. ``manifest.parquet`` has one row a sample (picture) and is written last: its presence is the
-commit. ``examples.parquet`` has one row an example (picture x region x expression, or picture x question).
+A set is a folder. ``manifest.parquet`` has one row a sample (image) and is written last: its presence is the
+commit. ``examples.parquet`` has one row an example (image x region x expression, or image x question).
 Any sample is one ``pread`` away: shard, offset and length stand in its row.
 
 The two are what is published. Beside them stand the same tables as ``manifest.arrow`` and ``examples.arrow``, which
@@ -173,9 +173,9 @@ class Manifest:
         return tables.Columns(self.examples)
 
     @property
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Of all that the set is: ``meta`` names the checksums of its tables."""
-        return meta_digest(self.meta)
+        return meta_fingerprint(self.meta)
 
     def select(self, split: str, kind: str) -> tables.Rows:
         """The rows of ``examples`` of one split ("train", "val", ...) and kind ("expression" or "question")."""
@@ -196,7 +196,7 @@ class Manifest:
         return Record.from_json(self.read_member(row, "json"))
 
     def read_image(self, row: int) -> bytes:
-        """The encoded picture of a row of ``samples``; raises InputError as `read_record`."""
+        """The encoded image of a row of ``samples``; raises InputError as `read_record`."""
         return self.read_member(row, "image")
 
     def read_member(self, row: int, member: str) -> bytes:
@@ -230,7 +230,7 @@ class Manifest:
                 raise InputError(f"{path}: shard of {found} bytes, the manifest needs {size}; it is truncated")
 
 
-def meta_digest(meta: dict[str, Any]) -> str:
+def meta_fingerprint(meta: dict[str, Any]) -> str:
     """Names a set by what it is: another build of it, or of a set that it refers to, has another one."""
     return xxhash.xxh3_128_hexdigest(meta_bytes(meta))
 

@@ -1,4 +1,4 @@
-"""What a source hands to the builder: a record and the picture file it speaks of."""
+"""What a source hands to the builder: a record and the image file it speaks of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from laconvnet.shards.format.record import Record
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """One picture before the build.
+    """One image before the build.
 
     The record's width and height are what the annotations claim, 0 where they claim nothing; the builder puts the
     decoded size there. ``image`` may be missing or broken: the builder quarantines it.

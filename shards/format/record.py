@@ -1,7 +1,7 @@
-"""The sample record: everything known about one picture, as one JSON object beside its bytes.
+"""The sample record: everything known about one image, as one JSON object beside its bytes.
 
 A record is what a source yields, what a shard stores as ``<key>.json`` and what every later room reads.
-Boxes are (x, y, w, h) in pixels of the stored picture, the origin at its upper left corner.
+Boxes are (x, y, w, h) in pixels of the stored image, the origin at its upper left corner.
 Masks are COCO run-length encodings with ASCII counts: ``{"size": [height, width], "counts": str}``.
 """
 
@@ -22,7 +22,7 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A phrase that refers to one region of a picture."""
+    """A phrase that refers to one region of an image."""
 
     id: str
     text: str
@@ -32,7 +32,7 @@ class Expression:
 class Region:
     """A referent: its boxes (several where a phrase names several things), mask and expressions.
 
-    The split belongs to the region, not to the picture: RefCOCOg (google) splits by object.
+    The split belongs to the region, not to the image: RefCOCOg (google) splits by object.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question on a picture; ``answer`` is None where the data set hides it (test splits)."""
+    """A question on an image; ``answer`` is None where the data set hides it (test splits)."""
 
     id: str
     split: str
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture of one data set with all that is said about it."""
+    """One image of one data set with all that is said about it."""
 
     source: str
     picture_id: str
@@ -86,7 +86,7 @@ class Record:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Every split that some region or question of this picture belongs to, sorted."""
+        """Every split that some region or question of this image belongs to, sorted."""
         return tuple(sorted({each.split for each in self.regions} | {each.split for each in self.questions}))
 
     def to_json(self) -> bytes:

@@ -1,4 +1,4 @@
-"""A record made to fit its decoded picture, and the example rows that follow from it."""
+"""A record made to fit its decoded image, and the example rows that follow from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 
 
 def fit_record(record: Record, width: int, height: int) -> tuple[Record, list[tuple[str, str]]]:
-    """The record with the true size, overhanging boxes clipped, and without regions that do not fit the picture.
+    """The record with the true size, overhanging boxes clipped, and without regions that do not fit the image.
 
     Also returns (region id, reason) of each region left out: one with a box that is not positive or lies wholly
     outside, or with a mask of another size. A region goes as a whole: with one of its boxes missing its
@@ -37,9 +37,9 @@ def _misfit(region: Region, width: int, height: int) -> str | None:
         if w <= 0 or h <= 0:
             return f"box {list(box)} has no area"
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            return f"box {list(box)} lies outside the picture of {width}x{height}"
+            return f"box {list(box)} lies outside the image of {width}x{height}"
     if region.mask is not None and list(region.mask["size"]) != [height, width]:
-        return f"mask of size {list(region.mask['size'])} [height, width] on a picture of {width}x{height}"
+        return f"mask of size {list(region.mask['size'])} [height, width] on an image of {width}x{height}"
     return None
 
 
@@ -52,7 +52,7 @@ def _clipped(box: Box, width: int, height: int) -> Box:
 
 
 def example_rows(record: Record, sample: int) -> list[dict[str, Any]]:
-    """The rows of examples.parquet for one picture: regions x expressions in order, then questions."""
+    """The rows of examples.parquet for one image: regions x expressions in order, then questions."""
     rows = []
     for number, region in enumerate(record.regions):
         x, y, w, h = region.box if region.boxes else NO_BOX

@@ -1,10 +1,10 @@
-"""When two samples of different sets show the same picture.
+"""When two samples of different sets show the same image.
 
-RefCOCO, COCO, VQAv2 and half of Visual Genome share pictures, Flickr30k and SNLI-VE do. A picture is known by
+RefCOCO, COCO, VQAv2 and half of Visual Genome share images, Flickr30k and SNLI-VE do. An image is known by
 
 * its COCO id: the column, or a file name like ``COCO_train2014_000000123456.jpg`` or ``000000123456.jpg``;
 * its file name without folder, case and extension. A bare number ("25.jpg") is a name only among the data sets that
-  number the same collection: picture 25 of Visual Genome is not picture 25 of ReferIt;
+  number the same collection: image 25 of Visual Genome is not image 25 of ReferIt;
 * its bytes, as stored.
 """
 
@@ -24,7 +24,7 @@ Identity = tuple[str, str]
 
 
 def identities(source: str, file_name: str, coco_id: int | None, image_xxh3: int) -> tuple[Identity, ...]:
-    """What a picture is known by, as (by what, value), the surest first; one in common is the same picture."""
+    """What an image is known by, as (by what, value), the surest first; one in common is the same image."""
     stem = PurePosixPath(PureWindowsPath(file_name).as_posix()).stem
     coco_name = _COCO_NAME.fullmatch(stem)
     found = []
@@ -46,7 +46,7 @@ def manifest_identities(manifest: Manifest) -> Iterator[tuple[Identity, ...]]:
 
 
 def held_out(manifest: Manifest) -> dict[Identity, str]:
-    """The identities of every picture with a split other than "train", and the first such split."""
+    """The identities of every image with a split other than "train", and the first such split."""
     found: dict[Identity, str] = {}
     for splits, known_by in zip(manifest.samples["splits"].to_pylist(), manifest_identities(manifest), strict=True):
         other = next((split for split in splits if split != "train"), None)

@@ -14,11 +14,11 @@ from laconvnet.shards.sets.holdout import Identity, manifest_identities
 def info(folder: Path) -> dict[str, Any]:
     """Counts of a set, in all and by split, with its source, licence and the weights of its sets.
 
-    ``samples`` are rows, ``pictures`` distinct pictures (sets that were put together may share some), ``bytes``
+    ``samples`` are rows, ``pictures`` distinct images (sets that were put together may share some), ``bytes``
     those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`.
     """
     manifest = Manifest.open(folder)
-    picture = _picture_numbers(manifest)
+    image = _image_numbers(manifest)
     sample_splits = manifest.samples["splits"].to_pylist()
     example_splits = np.array(manifest.examples["split"].to_pylist(), dtype=object)
     is_question = np.array(manifest.examples["kind"].to_pylist(), dtype=object) == "question"
@@ -27,7 +27,7 @@ def info(folder: Path) -> dict[str, Any]:
         questions = int((examples & is_question).sum())
         return {
             "samples": len(samples),
-            "pictures": len({picture[row] for row in samples}),
+            "pictures": len({image[row] for row in samples}),
             "examples": int(examples.sum()),
             "expressions": int(examples.sum()) - questions,
             "questions": questions,
@@ -49,7 +49,7 @@ def info(folder: Path) -> dict[str, Any]:
     }
 
 
-def _picture_numbers(manifest: Manifest) -> list[int]:
+def _image_numbers(manifest: Manifest) -> list[int]:
     """A number for each row; rows with an identity in common have the same."""
     number_of: dict[Identity, int] = {}
     numbers = []

@@ -1,6 +1,6 @@
-"""A pretraining set: built sets put together by reference, without any picture that a test will show.
+"""A pretraining set: built sets put together by reference, without any image that a test will show.
 
-Nothing is copied: the manifest refers to the shards of the inputs by relative path. A picture is left out when it
+Nothing is copied: the manifest refers to the shards of the inputs by relative path. An image is left out when it
 has a split other than "train" in any excluded set or in any of the inputs; excluded.parquet lists each with the
 reason, and before the manifest is published the written tables are read back and searched for overlaps again.
 Tables are read, filtered and written batch by batch.
@@ -28,7 +28,7 @@ from laconvnet.shards.format.manifest import (
     MANIFEST,
     VERSION,
     Manifest,
-    meta_digest,
+    meta_fingerprint,
     open_writer,
     publish_tables,
     read_meta,
@@ -50,7 +50,7 @@ EXCLUDED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Where a picture is held out: the set by name, and the split."""
+    """Where an image is held out: the set by name, and the split."""
 
     name: str
     split: str
@@ -59,7 +59,7 @@ class HeldOut:
 def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> Manifest:
     """Put the "train" examples of the inputs together, each input with its weight in the mixture, into ``out``.
 
-    Pictures without an example left are left out too. Raises InputError for a weight that is not positive, a set
+    Images without an example left are left out too. Raises InputError for a weight that is not positive, a set
     that cannot be opened, an ``out`` that holds something else, or an overlap that remains.
     """
     _check_arguments(inputs, out)
@@ -78,8 +78,8 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     shares = _shares(sets, reasons)
     if not any(share.used.any() for share in shares):
         raise InputError(
-            f"{out}: no picture is left of {', '.join(str(folder) for folder, _ in inputs)}; expected examples of split"
-            " train whose pictures no excluded set holds out"
+            f"{out}: no image is left of {', '.join(str(folder) for folder, _ in inputs)}; expected examples of split"
+            " train whose images no excluded set holds out"
         )
     meta = {
         "version": VERSION,
@@ -125,7 +125,7 @@ def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -
     """What decides the outcome: the sets by path and `meta_digest`."""
 
     def entry(folder: Path) -> dict[str, Any]:
-        digest = meta_digest(read_meta(folder))
+        digest = meta_fingerprint(read_meta(folder))
         return {"folder": os.path.relpath(folder.resolve(), out.resolve()), "xxh3": digest}
 
     options = {
@@ -166,7 +166,7 @@ def _reasons(manifest: Manifest, held: dict[Identity, HeldOut]) -> dict[int, str
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Input ``number``: which of its pictures (flags) may be used and which are, and where it begins in the new set."""
+    """Input ``number``: which of its images (flags) may be used and which are, and where it begins in the new set."""
 
     manifest: Manifest
     number: int
@@ -184,9 +184,9 @@ class _Share:
 def _shares(sets: list[Manifest], reasons: list[dict[int, str]]) -> list[_Share]:
     shares = []
     first_shard = first_sample = 0
-    for number, (manifest, left_out) in enumerate(zip(sets, reasons, strict=True)):
+    for number, (manifest, skipped) in enumerate(zip(sets, reasons, strict=True)):
         allowed = np.ones(len(manifest.samples), dtype=bool)
-        allowed[list(left_out)] = False
+        allowed[list(skipped)] = False
         share = _Share(manifest, number, allowed, np.zeros_like(allowed), first_shard, first_sample)
         for batch in manifest.examples.select(["split", "sample"]).to_batches():
             share.used[batch["sample"].to_numpy()[share.wanted(batch)]] = True
@@ -220,17 +220,17 @@ def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 def _excluded_table(sets: list[Manifest], reasons: list[dict[int, str]]) -> pa.Table:
     parts = []
-    for number, (manifest, left_out) in enumerate(zip(sets, reasons, strict=True)):
-        rows = np.array(list(left_out), np.int64)
+    for number, (manifest, skipped) in enumerate(zip(sets, reasons, strict=True)):
+        rows = np.array(list(skipped), np.int64)
         known = [manifest.sample_columns.values(name, rows) for name in ("key", "file_name", "coco_id")]
-        columns = [[number] * len(left_out), *known, list(left_out.values())]
+        columns = [[number] * len(skipped), *known, list(skipped.values())]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, EXCLUDED_SCHEMA, strict=True)]
         parts.append(pa.table(arrays, schema=EXCLUDED_SCHEMA))
     return pa.concat_tables(parts)
 
 
 def _prove(out: Path, folders: list[Path], samples: pa.Table, examples: pa.Table) -> None:
-    """Search the written tables; raises InputError unless all is "train" and no picture is held out anywhere."""
+    """Search the written tables; raises InputError unless all is "train" and no image is held out anywhere."""
     splits = pc.unique(examples["split"]).to_pylist()
     if set(splits) - {"train"}:
         raise InputError(f"{out}: splits {sorted(splits)} were written, expected only train; report this")
@@ -242,6 +242,6 @@ def _prove(out: Path, folders: list[Path], samples: pa.Table, examples: pa.Table
             match = next((identity for identity in known_by if identity in held), None)
             if match is not None:
                 raise InputError(
-                    f"{out}: picture {row['key']} ({row['file_name']}) is in split {held[match]} of"
+                    f"{out}: image {row['key']} ({row['file_name']}) is in split {held[match]} of"
                     f" {folder}, by {match[0]} {match[1]}; the set was not published"
                 )

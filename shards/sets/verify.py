@@ -39,8 +39,8 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
     Always: sizes, indices, schemas, references and boxes, the mapped tables' checksums and that they are the published
-    ones. ``full``: every member's header and checksum, every record against its rows, every picture decoded.
-    ``against``: no picture of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
+    ones. ``full``: every member's header and checksum, every record against its rows, every image decoded.
+    ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
     _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
@@ -126,7 +126,7 @@ def _sample_problems(manifest: Manifest) -> Iterator[str]:
         "a set number beyond the sets": (columns["set"] < 0) | (columns["set"] >= len(manifest.meta["sets"])),
         f"an extension other than {', '.join(EXTENSIONS)}": ~np.isin(ext, EXTENSIONS),
         "an offset that is no multiple of 512": columns["image_offset"] % BLOCK != 0,
-        "a record that does not follow its picture": columns["json_offset"] != image_end + BLOCK,
+        "a record that does not follow its image": columns["json_offset"] != image_end + BLOCK,
     }
     for what, rows in wrong.items():
         for row in np.flatnonzero(rows):
@@ -154,7 +154,7 @@ def _example_problems(manifest: Manifest) -> Iterator[str]:
     wrong = {
         f"a kind other than {', '.join(KINDS)}": ~np.isin(kind, KINDS),
         "a region number that does not fit its kind": (region >= 0) != (kind == "expression"),
-        "a box that is not inside its picture": ~(inside | none),
+        "a box that is not inside its image": ~(inside | none),
     }
     for what, rows in wrong.items():
         for row in np.flatnonzero(rows):
@@ -223,17 +223,17 @@ def _row_problems(manifest: Manifest, number: int, first_example: Any) -> Iterat
         if xxhash.xxh3_64_intdigest(contents[member]) != row[f"{member}_xxh3"]:
             yield f"{where}: checksum differs from the manifest's"
             return  # what follows would only say so again
-    yield from (f"{_where(manifest, number, 'image')}: {what}" for what in _picture_problems(contents["image"], row))
+    yield from (f"{_where(manifest, number, 'image')}: {what}" for what in _image_problems(contents["image"], row))
     examples = manifest.examples.slice(first_example[number], first_example[number + 1] - first_example[number])
     found = _record_problems(contents["json"], row, examples.to_pylist(), _by_reference(manifest))
     yield from (f"{_where(manifest, number, 'json')}: {what}" for what in found)
 
 
-def _picture_problems(data: bytes, row: dict[str, Any]) -> Iterator[str]:
+def _image_problems(data: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_FORMAT_EXT)) as image:
             if image.size != (row["width"], row["height"]):
-                yield f"a picture of {image.size}, expected {(row['width'], row['height'])}"
+                yield f"an image of {image.size}, expected {(row['width'], row['height'])}"
             elif _FORMAT_EXT[str(image.format)] != row["image_ext"]:
                 yield f"a {image.format} under the extension {row['image_ext']}"
             elif image.format == "JPEG":
@@ -277,7 +277,7 @@ def _overlaps(manifest: Manifest, other: Path) -> Iterator[str]:
         match = next((identity for identity in known_by if identity in held), None)
         if match is not None:
             key, name = (manifest.samples[column][row].as_py() for column in ("key", "file_name"))
-            yield f"picture {key} ({name}) is in split {held[match]} of {other}, by {match[0]} {match[1]}"
+            yield f"image {key} ({name}) is in split {held[match]} of {other}, by {match[0]} {match[1]}"
 
 
 def _by_reference(manifest: Manifest) -> bool:

@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @property
     def licence(self) -> str:
-        """The terms of annotations and pictures, kept in every record."""
+        """The terms of annotations and images, kept in every record."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -48,9 +48,9 @@ class Source(Protocol):
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """One sample per picture that has anything in the chosen splits (all for None), in an order that is fixed.
+        """One sample per image that has anything in the chosen splits (all for None), in an order that is fixed.
 
-        ``images`` is the folder of the pictures where they are not under the root; ``partition`` chooses among the
+        ``images`` is the folder of the images where they are not under the root; ``partition`` chooses among the
         ways a data set was split. Whatever can be checked is checked here, before the first sample: InputError names
         the path looked for, the layout expected and the option to change.
         """

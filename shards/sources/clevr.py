@@ -6,7 +6,7 @@ give where the centre of an object is, not its box, so a record of CLEVR has que
 The family of a question is one of the five the papers report, from the last function of its program (key ``function``
 in the download, ``type`` in what the generator writes). The questions of the test split have neither program nor
 answer: both stay None. A question's id is ``<split>-<question_index>``, because the index starts anew in each split.
-Pictures without a question are not built.
+Images without a question are not built.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Clevr:
     def files(self) -> tuple[str, ...]:
         return (
             f"{self.question_files}: questions, answers and programs",
-            "images/<split>/*.png: the pictures (or the folder that holds <split>/ as --images)",
+            "images/<split>/*.png: the images (or the folder that holds <split>/ as --images)",
         )
 
     def question_number(self, question: dict[str, Any], position: int, path: Path) -> int:
@@ -56,13 +56,13 @@ class Clevr:
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of split and file name.
+        """See `shards.sources.base.Source.samples`. Images come in the order of split and file name.
 
-        The files give no size of the pictures: width and height are 0.
+        The files give no size of the images: width and height are 0.
         """
         no_partition(partition, self.name)
         paths = chosen_files(root, self.question_files, splits)
-        folders = picture_folders(images or root / "images", paths)
+        folders = image_folders(images or root / "images", paths)
         shelves = {split: self._load(path, split, folders[split]) for split, path in paths.items()}
 
         def records() -> Iterator[RawSample]:
@@ -84,9 +84,9 @@ class Clevr:
 
         return Samples(records(), sum(len(shelf) for shelf in shelves.values()))
 
-    def _load(self, path: Path, split: str, pictures: Path) -> reading.Shelf:
-        """The questions by picture. The download has them together, but nothing says that they must be."""
-        shelf = reading.Shelf(path)
+    def _load(self, path: Path, split: str, listed_images: Path) -> reading.CompressedStore:
+        """The questions by image. The download has them together, but nothing says that they must be."""
+        shelf = reading.CompressedStore(path)
         questions = enumerate(reading.read_items(path, "questions.item"))
         for file_name, group in itertools.groupby(questions, lambda item: item[1].get("image_filename")):
             entries = [
@@ -97,12 +97,12 @@ class Clevr:
                 raise InputError(
                     f"{path}: question {entries[0][0]}: key 'image_filename' is {file_name!r}, expected a name"
                 )
-            reading.inside(pictures, file_name, f"{path}: question {entries[0][0]}")
+            reading.inside(listed_images, file_name, f"{path}: question {entries[0][0]}")
             shelf.add(file_name, entries)
         return shelf
 
 
-CLEVR = Clevr("clevr", "CLEVR: 999,968 questions with programs on 100,000 rendered pictures")
+CLEVR = Clevr("clevr", "CLEVR: 999,968 questions with programs on 100,000 rendered images")
 
 
 def chosen_files(root: Path, layout: str, splits: Collection[str] | None) -> dict[str, Path]:
@@ -123,9 +123,9 @@ def chosen_files(root: Path, layout: str, splits: Collection[str] | None) -> dic
     return {split: paths[split] for split in sorted(choose_splits(splits, paths.keys(), folder))}
 
 
-def picture_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
-    """The folders of the pictures by split; raises InputError for one that is not there."""
-    advice = "expected the pictures of split {} there; name the folder above with --images or use --split"
+def image_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
+    """The folders of the images by split; raises InputError for one that is not there."""
+    advice = "expected the images of split {} there; name the folder above with --images or use --split"
     return {split: reading.need_folder(above / split, advice.format(split)) for split in splits}
 
 

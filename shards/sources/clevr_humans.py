@@ -1,6 +1,6 @@
-"""CLEVR-Humans (Johnson et al. 2017, "Inferring and Executing Programs"): people's questions on pictures of CLEVR.
+"""CLEVR-Humans (Johnson et al. 2017, "Inferring and Executing Programs"): people's questions on images of CLEVR.
 
-The root holds ``CLEVR-Humans-<split>.json``, as the download unpacks; the pictures are those of CLEVR_v1.0, whose
+The root holds ``CLEVR-Humans-<split>.json``, as the download unpacks; the images are those of CLEVR_v1.0, whose
 ``images`` is named with ``--images``. The questions have no programs, hence no families, and no sure number of their
 own: a question's id is ``<split>-<position in the file>``, counted from 0. Otherwise as `shards.sources.clevr`.
 """
@@ -22,7 +22,7 @@ class ClevrHumans(Clevr):
     def files(self) -> tuple[str, ...]:
         return (
             f"{self.question_files}: questions and answers",
-            "images/<split>/*.png: the pictures of CLEVR (or CLEVR_v1.0/images, which holds <split>/, as --images)",
+            "images/<split>/*.png: the images of CLEVR (or CLEVR_v1.0/images, which holds <split>/, as --images)",
         )
 
     def question_number(self, question: dict[str, Any], position: int, path: Path) -> int:
@@ -31,7 +31,7 @@ class ClevrHumans(Clevr):
 
 CLEVR_HUMANS = ClevrHumans(
     "clevr_humans",
-    "CLEVR-Humans: 32,164 questions that people asked on pictures of CLEVR",
+    "CLEVR-Humans: 32,164 questions that people asked on images of CLEVR",
     "CLEVR-Humans-<split>.json",
     "questions: terms unknown; pictures: CLEVR, CC BY 4.0",
 )

@@ -7,7 +7,7 @@ An expression becomes a region with the id ``<split>-<position in the file>``, c
 anew with each run of the generator. What it refers to is the output of the last function of its program: one object or
 several, counted from 0. The scene has their boxes (``obj_bbox``: x, y, w, h of the whole object, with what others hide
 of it) and masks (``obj_mask``: what is seen of it) under keys that count from 1. A region has the boxes of all its
-objects and the union of their masks; its category is their shape, where they share one. Pictures without an expression
+objects and the union of their masks; its category is their shape, where they share one. Images without an expression
 are not built.
 """
 
@@ -30,43 +30,43 @@ from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Record, Region, Rle
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, no_partition
-from laconvnet.shards.sources.clevr import chosen_files, last_function, picture_folders
+from laconvnet.shards.sources.clevr import chosen_files, image_folders, last_function
 from laconvnet.shards.sources.masks import union
 
 _REFEXPS = "refexps/clevr_ref+_<split>_refexps.json"
 _SCENES = "scenes/clevr_ref+_<split>_scenes.json"
-# The scenes do not tell the size of their pictures, and their masks are runs along the rows.
+# The scenes do not tell the size of their images, and their masks are runs along the rows.
 _WIDTH, _HEIGHT = 480, 320
 _RUNS = re.compile(r"[0-9]{1,6}(?:,[0-9]{1,6})*")
 
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """The files of a split, its folder of pictures, and its expressions by picture."""
+    """The files of a split, its folder of images, and its expressions by image."""
 
     name: str
     refexps: Path
     scenes: Path
-    pictures: Path
-    expressions: reading.Shelf
+    listed_images: Path
+    expressions: reading.CompressedStore
 
 
 class ClevrRef:
     """Expressions for one or several objects of a rendered scene."""
 
     name = "clevr_ref+"
-    title = "CLEVR-Ref+: ten expressions a picture, for one or several objects each, on the pictures of CLEVR"
+    title = "CLEVR-Ref+: ten expressions an image, for one or several objects each, on the images of CLEVR"
     licence = "CC BY 4.0"
     files = (
         f"{_REFEXPS}: expressions and programs",
         f"{_SCENES}: boxes and masks",
-        "images/<split>/*.png: the pictures (or the folder that holds <split>/ as --images)",
+        "images/<split>/*.png: the images (or the folder that holds <split>/ as --images)",
     )
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of split and scene.
+        """See `shards.sources.base.Source.samples`. Images come in the order of split and scene.
 
         The scenes, gigabytes of masks, are read while the samples are taken: what is wrong with one is told then.
         """
@@ -79,7 +79,7 @@ class ClevrRef:
             )
             for split, path in paths.items()
         }
-        folders = picture_folders(images or root / "images", paths)
+        folders = image_folders(images or root / "images", paths)
         chosen = [
             _Split(split, path, scenes[split], folders[split], _expressions(path, split, folders[split]))
             for split, path in paths.items()
@@ -103,24 +103,24 @@ class ClevrRef:
                         licence=self.licence,
                         regions=_regions(scene, expressions, split.name, f"{split.scenes}: scene of {file_name}"),
                     )
-                    yield RawSample(record, reading.inside(split.pictures, file_name, str(split.scenes)))
+                    yield RawSample(record, reading.inside(split.listed_images, file_name, str(split.scenes)))
                 if missing:
                     raise InputError(
-                        f"{split.scenes}: no scene of {min(missing)} ({len(missing)} pictures of {split.refexps.name} "
+                        f"{split.scenes}: no scene of {min(missing)} ({len(missing)} images of {split.refexps.name} "
                         "lack theirs); get the file again"
                     )
 
         return Samples(records(), sum(len(split.expressions) for split in chosen))
 
 
-def _expressions(path: Path, split: str, pictures: Path) -> reading.Shelf:
-    """Id, text and objects of every expression, by the file name of its picture. Those of one are together."""
-    shelf = reading.Shelf(path)
+def _expressions(path: Path, split: str, listed_images: Path) -> reading.CompressedStore:
+    """Id, text and objects of every expression, by the file name of its image. Those of one are together."""
+    shelf = reading.CompressedStore(path)
     refexps = enumerate(reading.read_items(path, "refexps.item"))
     entries = (_expression(refexp, f"{split}-{position}", path) for position, refexp in refexps)
     for file_name, group in itertools.groupby(entries, operator.itemgetter(0)):
         values = [entry for _, entry in group]
-        reading.inside(pictures, file_name, f"{path}: expression {values[0][0]}")
+        reading.inside(listed_images, file_name, f"{path}: expression {values[0][0]}")
         shelf.add(file_name, values)
     return shelf
 
@@ -139,7 +139,7 @@ def _expression(refexp: dict[str, Any], id: str, path: Path) -> tuple[str, tuple
 
 
 def _regions(scene: dict[str, Any], expressions: list[Any], split: str, where: str) -> tuple[Region, ...]:
-    """The regions of a picture; every mask is decoded once, whoever speaks of its object."""
+    """The regions of an image; every mask is decoded once, whoever speaks of its object."""
     objects = reading.objects(scene, where, "objects")
     boxes: dict[str, Any] = reading.field(scene, where, dict, "obj_bbox")
     runs: dict[str, Any] = reading.field(scene, where, dict, "obj_mask")
@@ -177,7 +177,7 @@ def _mask(runs: str, where: str) -> Rle:
     counts = list(map(int, runs.split(","))) if _RUNS.fullmatch(runs) else []
     if sum(counts) != _WIDTH * _HEIGHT:
         raise InputError(
-            f"{where} is {reprlib.repr(runs)}, expected runs that add up to the {_WIDTH}x{_HEIGHT} pixels of a picture"
+            f"{where} is {reprlib.repr(runs)}, expected runs that add up to the {_WIDTH}x{_HEIGHT} pixels of an image"
         )
     pixels = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8).reshape(_HEIGHT, _WIDTH)
     rle = coco_mask.encode(np.asfortranarray(pixels))

@@ -1,14 +1,14 @@
 """Flickr30k Entities (Plummer et al. 2017) in the layout of its repository and its annotations archive.
 
 The root holds ``Sentences/<id>.txt`` (captions with phrases marked ``[/EN#<chain>/<type>... words]``),
-``Annotations/<id>.xml`` (the boxes of each chain), the picture ids in ``train.txt``, ``val.txt`` and ``test.txt``, and
-the pictures in ``flickr30k-images/``, or in ``--images``.
+``Annotations/<id>.xml`` (the boxes of each chain), the image ids in ``train.txt``, ``val.txt`` and ``test.txt``, and
+the images in ``flickr30k-images/``, or in ``--images``.
 
 A coreference chain becomes a region: all its boxes, its first type as category, and as expressions every phrase that
-mentions it, with the id ``<picture>_<sentence>_<phrase>``, both counted from 0. The protocol merges the boxes of a
+mentions it, with the id ``<image>_<sentence>_<phrase>``, both counted from 0. The protocol merges the boxes of a
 phrase into one, which is `Region.box`. Phrases without a box (chain 0, which is "notvisual"; scenes; nobndbox) have no
 region. Corners in the XML count from 1 and belong to the box, as in PASCAL VOC: x is xmin - 1 and the width is
-xmax - xmin + 1, so that a box from 1 to the picture's width covers it.
+xmax - xmin + 1, so that a box from 1 to the image's width covers it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _SPLITS = ("train", "val", "test")
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\]]*)\]")
-# The chain that all phrases share which speak of nothing in the picture: never a region.
+# The chain that all phrases share which speak of nothing in the image: never a region.
 _NOT_VISUAL = "0"
 # An original takes some 5 kB.
 _XML_MAX_BYTES = 2**20
@@ -47,19 +47,19 @@ class Flickr30k:
     """Phrases of captions with the boxes they speak of."""
 
     name = "flickr30k"
-    title = "Flickr30k Entities: phrases of 158,915 captions with 276 k boxes on 31,783 pictures"
+    title = "Flickr30k Entities: phrases of 158,915 captions with 276 k boxes on 31,783 images"
     licence = "research and educational use only; pictures: Flickr terms of use"
     files = (
         "Sentences/<id>.txt: captions with marked phrases",
         "Annotations/<id>.xml: boxes",
-        "train.txt, val.txt, test.txt: picture ids of the splits, from the repository of Flickr30k Entities",
-        "flickr30k-images/<id>.jpg: the pictures, or their folder as --images",
+        "train.txt, val.txt, test.txt: image ids of the splits, from the repository of Flickr30k Entities",
+        "flickr30k-images/<id>.jpg: the images, or their folder as --images",
     )
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of split and id."""
+        """See `shards.sources.base.Source.samples`. Images come in the order of split and id."""
         no_partition(partition, self.name)
         sentences = reading.need_folder(root / "Sentences", "expected the captions there; change --root")
         boxes = reading.need_folder(root / "Annotations", "expected the boxes there; change --root")
@@ -70,20 +70,20 @@ class Flickr30k:
             )
         chosen = choose_splits(splits, lists.keys(), root)
         folder = reading.need_folder(
-            images or root / "flickr30k-images", "expected the pictures there; name their folder with --images"
+            images or root / "flickr30k-images", "expected the images there; name their folder with --images"
         )
-        # All lists are read, so that a picture in two of them is found whatever was chosen.
-        split_of = {picture: split for picture, split in _read_lists(lists).items() if split in chosen}
+        # All lists are read, so that an image in two of them is found whatever was chosen.
+        split_of = {image: split for image, split in _read_lists(lists).items() if split in chosen}
         _need_all(sentences, ".txt", split_of)
         _need_all(boxes, ".xml", split_of)
 
         def records() -> Iterator[RawSample]:
-            for picture, split in sorted(split_of.items(), key=lambda item: (item[1], int(item[0]))):
-                width, height, regions = _regions(picture, split, sentences, boxes)
+            for image, split in sorted(split_of.items(), key=lambda item: (item[1], int(item[0]))):
+                width, height, regions = _regions(image, split, sentences, boxes)
                 record = Record(
                     source=self.name,
-                    picture_id=picture,
-                    file_name=f"{picture}.jpg",
+                    picture_id=image,
+                    file_name=f"{image}.jpg",
                     width=width,
                     height=height,
                     licence=self.licence,
@@ -96,30 +96,30 @@ class Flickr30k:
 
 
 def _read_lists(lists: dict[str, Path]) -> dict[str, str]:
-    """The split of every picture; ids become file names, so they have to be numbers."""
+    """The split of every image; ids become file names, so they have to be numbers."""
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         for number, line in enumerate(_read_text(path).splitlines(), start=1):
-            picture = line.strip()
-            if not picture:
+            image = line.strip()
+            if not image:
                 continue
-            if not re.fullmatch(r"[0-9]{1,20}", picture):
-                raise InputError(f"{path}: line {number} is {picture[:40]!r}, expected the number of a picture")
-            if picture in split_of:
+            if not re.fullmatch(r"[0-9]{1,20}", image):
+                raise InputError(f"{path}: line {number} is {image[:40]!r}, expected the number of an image")
+            if image in split_of:
                 raise InputError(
-                    f"{path}: line {number}: picture {picture} is in split {split_of[picture]} already; "
+                    f"{path}: line {number}: image {image} is in split {split_of[image]} already; "
                     "remove it from one of them"
                 )
-            split_of[picture] = split
+            split_of[image] = split
     return split_of
 
 
 def _need_all(folder: Path, suffix: str, split_of: dict[str, str]) -> None:
     there = {path.name for path in folder.iterdir()}
-    missing = sorted(picture for picture in split_of if picture + suffix not in there)
+    missing = sorted(image for image in split_of if image + suffix not in there)
     if missing:
         raise InputError(
-            f"{folder / missing[0]}{suffix}: no such file ({len(missing)} of {len(split_of)} pictures of the splits "
+            f"{folder / missing[0]}{suffix}: no such file ({len(missing)} of {len(split_of)} images of the splits "
             "lack theirs); unpack the annotations again"
         )
 
@@ -131,9 +131,9 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text ({error.reason}); get the file again") from error
 
 
-def _regions(picture: str, split: str, sentences: Path, boxes: Path) -> tuple[int, int, tuple[Region, ...]]:
-    chains = _read_sentences(sentences / f"{picture}.txt", picture)
-    width, height, boxes_of = _read_boxes(boxes / f"{picture}.xml")
+def _regions(image: str, split: str, sentences: Path, boxes: Path) -> tuple[int, int, tuple[Region, ...]]:
+    chains = _read_sentences(sentences / f"{image}.txt", image)
+    width, height, boxes_of = _read_boxes(boxes / f"{image}.xml")
     spoken_of = [chain for chain in chains if chain in boxes_of]
     silent = [chain for chain in boxes_of if chain not in chains]
     regions = []
@@ -143,8 +143,8 @@ def _regions(picture: str, split: str, sentences: Path, boxes: Path) -> tuple[in
     return width, height, tuple(regions)
 
 
-def _read_sentences(path: Path, picture: str) -> dict[str, _Chain]:
-    """The chains of a picture in the order of their first mention."""
+def _read_sentences(path: Path, image: str) -> dict[str, _Chain]:
+    """The chains of an image in the order of their first mention."""
     chains: dict[str, _Chain] = {}
     lines = [line for line in _read_text(path).splitlines() if line.strip()]
     for number, line in enumerate(lines):
@@ -157,7 +157,7 @@ def _read_sentences(path: Path, picture: str) -> dict[str, _Chain]:
             if not words:
                 continue
             said = chains.setdefault(chain, _Chain(category=types.split("/")[1]))
-            said.expressions.append(Expression(f"{picture}_{number}_{index}", words))
+            said.expressions.append(Expression(f"{image}_{number}_{index}", words))
     return chains
 
 
@@ -184,10 +184,10 @@ def _read_boxes(path: Path) -> tuple[int, int, dict[str, list[Box]]]:
             chain = (name.text or "").strip()
             if chain != _NOT_VISUAL:
                 boxes.setdefault(chain, []).append(box)
-    picture = root.find("size")
-    if picture is None:
+    image = root.find("size")
+    if image is None:
         raise InputError(f"{path}: element 'size' is missing; get the file again")
-    claimed = {key: _whole(picture, key, path) for key in ("width", "height")}
+    claimed = {key: _whole(image, key, path) for key in ("width", "height")}
     return reading.side(claimed, str(path), "width"), reading.side(claimed, str(path), "height"), boxes
 
 

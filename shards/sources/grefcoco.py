@@ -3,7 +3,7 @@
 ``grefcoco/grefs(unc).json`` is a list of refs like those of REFER, but ``ann_id`` is a list: an expression may speak of
 several objects, and of none where it is [-1]. Such a ref becomes one region: its boxes are those of the objects, its
 mask the union of theirs; a ref of nothing has no box and an empty mask. ``instances.json`` lies beside it and the
-pictures are those of COCO train2014, in the authors' ``images/train2014`` or where REFER has them.
+images are those of COCO train2014, in the authors' ``images/train2014`` or where REFER has them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class GRefer(Refer):
         return (
             f"{self.name}/grefs(PARTITION).json: groups of referents and sentences; --partition, "
             f"{self.default_partition} by default",
-            f"{self.name}/instances.json: boxes, masks, categories and picture sizes",
-            f"{_PICTURES}/*.jpg or {PICTURES}/*.jpg: the pictures of COCO train2014, or their folder as --images",
+            f"{self.name}/instances.json: boxes, masks, categories and image sizes",
+            f"{_PICTURES}/*.jpg or {PICTURES}/*.jpg: the images of COCO train2014, or their folder as --images",
         )
 
     def refs_name(self, partition: str) -> str:
@@ -59,13 +59,13 @@ class GRefer(Refer):
             )
         return refs
 
-    def pictures(self, root: Path) -> Path:
+    def listed_images(self, root: Path) -> Path:
         return root / _PICTURES if (root / _PICTURES).is_dir() else root / PICTURES
 
 
 GREFCOCO = GRefer(
     "grefcoco",
-    "gRefCOCO: 278,232 expressions for none, one or several objects in 19,994 COCO pictures",
+    "gRefCOCO: 278,232 expressions for none, one or several objects in 19,994 COCO images",
     "unc",
 )
 

@@ -17,7 +17,7 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
     """The compressed mask with ASCII counts of polygons, plain run lengths or a compressed mask.
 
     pycocotools does not check what it is given and writes beyond its buffers for run lengths that do not add up, so
-    every form is checked here. Raises InputError for one that is no mask of a height x width picture.
+    every form is checked here. Raises InputError for one that is no mask of a height x width image.
     """
     if isinstance(segmentation, dict):
         rle = coco_mask.frPyObjects(
@@ -33,7 +33,7 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
 
 
 def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
-    """What any of these masks of a height x width picture covers, made by `to_rle`; nothing for no mask."""
+    """What any of these masks of a height x width image covers, made by `to_rle`; nothing for no mask."""
     rle = (
         coco_mask.merge(list(masks))
         if masks
@@ -48,14 +48,14 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     # pycocotools walks every edge pixel by pixel: a corner a billion pixels away is a billion steps and their memory.
     limit = 2 * max(height, width)
     if any(abs(value) > limit for value in polygon):
-        raise InputError(f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} picture")
+        raise InputError(f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} image")
 
 
 def _counts(segmentation: dict[str, Any], height: int, width: int, where: str) -> list[int]:
     if segmentation.get("size") != [height, width]:
         raise InputError(
             f"{where}: key 'size' of the mask is {reprlib.repr(segmentation.get('size'))}, "
-            f"expected [{height}, {width}] as the picture"
+            f"expected [{height}, {width}] as the image"
         )
     counts = segmentation.get("counts")
     if isinstance(counts, str):

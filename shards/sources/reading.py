@@ -102,7 +102,7 @@ def objects(entry: dict[str, Any], where: str, key: str) -> list[dict[str, Any]]
 
 
 def side(entry: dict[str, Any], where: str, key: str) -> int:
-    """The width or height of a picture, bounded by what a JPEG can hold."""
+    """The width or height of an image, bounded by what a JPEG can hold."""
     value = field(entry, where, int, key)
     if not 1 <= value <= JPEG_MAX_SIDE:
         raise InputError(f"{where}: key {key!r} is {value}, expected 1 to {JPEG_MAX_SIDE} pixels")
@@ -110,7 +110,7 @@ def side(entry: dict[str, Any], where: str, key: str) -> int:
 
 
 def box(values: list[Any], where: str) -> Box:
-    """Four finite numbers as a box x, y, w, h; it may overhang the picture, the builder clips it."""
+    """Four finite numbers as a box x, y, w, h; it may overhang the image, the builder clips it."""
     if len(values) != 4 or not all(is_number(value) for value in values):
         raise InputError(f"{where}: box {reprlib.repr(values)}, expected four finite numbers x, y, w, h")
     x, y, w, h = map(float, values)
@@ -139,7 +139,7 @@ def phrase(entry: dict[str, Any], where: str, key: str) -> str:
     return found
 
 
-class Shelf:
+class CompressedStore:
     """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB."""
 
     def __init__(self, path: Path) -> None:

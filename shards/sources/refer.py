@@ -1,12 +1,12 @@
 """RefCOCO, RefCOCO+ and RefCOCOg in the layout of the REFER tool (lichengunc/refer; Yu et al. 2016, Mao et al. 2016).
 
 The root holds one folder a data set, each with ``refs(<partition>).p`` (which object, which sentences, which split) and
-``instances.json`` (pictures, boxes, masks and categories of COCO train2014). The pictures lie where the tool looks for
+``instances.json`` (images, boxes, masks and categories of COCO train2014). The images lie where the tool looks for
 them, in ``images/mscoco/images/train2014``, or in ``--images``.
 
 A referent becomes a region, each of its sentences an expression; a sentence that occurs twice stays twice, because
 evaluation counts every one. The text is the tool's cleaned ``sent``, not ``raw``: the published numbers, the authors'
-included, are on ``sent``. A sentence of blanks only is left out and counted in a warning. The picture's file name comes
+included, are on ``sent``. A sentence of blanks only is left out and counted in a warning. The image's file name comes
 from ``instances.json``; the one in a ref ends in the id of an annotation and names no file.
 """
 
@@ -34,8 +34,8 @@ PICTURES = Path("images", "mscoco", "images", "train2014")
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSet:
-    """The pictures of a data set: their name, and where the tool looks for them.
+class ImageSet:
+    """The images of a data set: their name, and where the tool looks for them.
 
     ``coco``: their ids and the categories of what they show are COCO's, and are kept.
     """
@@ -45,11 +45,11 @@ class PictureSet:
     coco: bool
 
 
-_COCO = PictureSet("COCO train2014", PICTURES, coco=True)
+_COCO = ImageSet("COCO train2014", PICTURES, coco=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Image:
     file_name: str
     width: int
     height: int
@@ -63,7 +63,7 @@ class Refer:
     title: str
     default_partition: str
     licence: str = "annotations: COCO, CC BY 4.0; pictures: Flickr terms of use"
-    collection: PictureSet = _COCO
+    collection: ImageSet = _COCO
 
     @property
     def folder(self) -> str:
@@ -74,8 +74,8 @@ class Refer:
     def files(self) -> tuple[str, ...]:
         return (
             f"{self.folder}/refs(PARTITION).p: referents, sentences; --partition, {self.default_partition} by default",
-            f"{self.folder}/instances.json: boxes, masks, categories and picture sizes",
-            f"{self.collection.folder}/*.jpg: the pictures of {self.collection.title}, or their folder as --images",
+            f"{self.folder}/instances.json: boxes, masks, categories and image sizes",
+            f"{self.collection.folder}/*.jpg: the images of {self.collection.title}, or their folder as --images",
         )
 
     def refs_name(self, partition: str) -> str:
@@ -86,14 +86,14 @@ class Refer:
         """The refs of such a file, checked, each with ref_id, image_id, split, sentences and ann_ids."""
         return [{**ref, "ann_ids": [ref["ann_id"]]} for ref in load_refs(path)]
 
-    def pictures(self, root: Path) -> Path:
-        """Where the data set's own tool looks for the pictures."""
+    def listed_images(self, root: Path) -> Path:
+        """Where the data set's own tool looks for the images."""
         return root / self.collection.folder
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of their ids."""
+        """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
         folder = reading.need_folder(
             root / self.folder,
             f"expected the REFER layout {self.folder}/{self.refs_name('...')} under --root; change --root",
@@ -114,55 +114,53 @@ class Refer:
         instances = reading.need_file(
             folder / "instances.json", f"expected it beside {refs_path.name}; get the annotations"
         )
-        pictures_at = reading.need_folder(
-            images or self.pictures(root),
-            f"expected the pictures of {self.collection.title} there; name their folder with --images",
+        images_at = reading.need_folder(
+            images or self.listed_images(root),
+            f"expected the images of {self.collection.title} there; name their folder with --images",
         )
         refs = self.load(refs_path)
         chosen = choose_splits(splits, {ref["split"] for ref in refs}, refs_path)
         refs = [ref for ref in refs if ref["split"] in chosen]
         _check_ids(refs, refs_path)
-        pictures, annotations, categories = _load_instances(instances, refs)
+        listed_images, annotations, categories = _load_instances(instances, refs)
         if not self.collection.coco:
             categories = {}
         listed = set(annotations)
-        by_picture: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for ref in refs:
             where = f"{refs_path}: ref_id {ref['ref_id']}"
-            if ref["image_id"] not in pictures:
+            if ref["image_id"] not in listed_images:
                 raise InputError(f"{where}: key 'image_id' is {ref['image_id']}, which {instances} does not list")
             for ann_id in ref["ann_ids"]:
                 if ann_id not in listed:
                     raise InputError(f"{where}: key 'ann_id' is {ann_id}, which {instances} does not list")
-            by_picture[ref["image_id"]].append(ref)
-        for picture in pictures.values():
-            reading.inside(pictures_at, picture.file_name, str(instances))
+            by_image[ref["image_id"]].append(ref)
+        for image in listed_images.values():
+            reading.inside(images_at, image.file_name, str(instances))
         _warn_of_blank(refs, refs_path)
 
         def records() -> Iterator[RawSample]:
-            for image_id in sorted(by_picture):
-                picture = pictures[image_id]
-                regions = tuple(
-                    _region(ref, annotations, picture, categories, instances) for ref in by_picture[image_id]
-                )
+            for image_id in sorted(by_image):
+                image = listed_images[image_id]
+                regions = tuple(_region(ref, annotations, image, categories, instances) for ref in by_image[image_id])
                 record = Record(
                     source=self.name,
                     picture_id=str(image_id),
-                    file_name=picture.file_name,
-                    width=picture.width,
-                    height=picture.height,
+                    file_name=image.file_name,
+                    width=image.width,
+                    height=image.height,
                     licence=self.licence,
                     regions=regions,
                     coco_id=image_id if self.collection.coco else None,
                 )
-                yield RawSample(record, reading.inside(pictures_at, picture.file_name, str(instances)))
+                yield RawSample(record, reading.inside(images_at, image.file_name, str(instances)))
 
-        return Samples(records(), len(by_picture))
+        return Samples(records(), len(by_image))
 
 
-REFCOCO = Refer("refcoco", "RefCOCO: 142,209 expressions for 50,000 objects in 19,994 COCO pictures", "unc")
+REFCOCO = Refer("refcoco", "RefCOCO: 142,209 expressions for 50,000 objects in 19,994 COCO images", "unc")
 REFCOCO_PLUS = Refer("refcoco+", "RefCOCO+: 141,564 expressions that may not speak of location", "unc")
-REFCOCOG = Refer("refcocog", "RefCOCOg: 95,010 longer expressions for 49,822 objects in 25,799 COCO pictures", "umd")
+REFCOCOG = Refer("refcocog", "RefCOCOg: 95,010 longer expressions for 49,822 objects in 25,799 COCO images", "umd")
 
 
 def _check_ids(refs: list[dict[str, Any]], path: Path) -> None:
@@ -181,21 +179,21 @@ def _warn_of_blank(refs: list[dict[str, Any]], path: Path) -> None:
 
 def _load_instances(
     path: Path, refs: list[dict[str, Any]]
-) -> tuple[dict[int, _Picture], reading.Shelf, dict[int, str]]:
-    """Pictures, annotations (deflated: polygons are most of the file) and category names that the refs speak of."""
+) -> tuple[dict[int, _Image], reading.CompressedStore, dict[int, str]]:
+    """Images, annotations (deflated: polygons are most of the file) and category names that the refs speak of."""
     image_ids = {ref["image_id"] for ref in refs}
     ann_ids = {ann_id for ref in refs for ann_id in ref["ann_ids"]}
-    pictures: dict[int, _Picture] = {}
+    listed_images: dict[int, _Image] = {}
     for image in reading.read_items(path, "images.item"):
-        image_id = reading.field(image, f"{path}: picture", int, "id")
+        image_id = reading.field(image, f"{path}: image", int, "id")
         if image_id in image_ids:
-            where = f"{path}: picture {image_id}"
-            pictures[image_id] = _Picture(
+            where = f"{path}: image {image_id}"
+            listed_images[image_id] = _Image(
                 reading.field(image, where, str, "file_name"),
                 reading.side(image, where, "width"),
                 reading.side(image, where, "height"),
             )
-    annotations = reading.Shelf(path)
+    annotations = reading.CompressedStore(path)
     for annotation in reading.read_items(path, "annotations.item"):
         ann_id = annotation.get("id")
         if isinstance(ann_id, bool) or not isinstance(ann_id, int | str):
@@ -206,11 +204,11 @@ def _load_instances(
         reading.field(entry, f"{path}: category", int, "id"): reading.field(entry, f"{path}: category", str, "name")
         for entry in reading.read_items(path, "categories.item")
     }
-    return pictures, annotations, categories
+    return listed_images, annotations, categories
 
 
 def _region(
-    ref: dict[str, Any], annotations: reading.Shelf, picture: _Picture, categories: dict[int, str], path: Path
+    ref: dict[str, Any], annotations: reading.CompressedStore, image: _Image, categories: dict[int, str], path: Path
 ) -> Region:
     """The region of a ref: the boxes of its annotations and the union of their masks, both empty without any.
 
@@ -235,7 +233,7 @@ def _region(
                 raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
             named.append(categories[category])
         boxes.append(reading.box(reading.field(annotation, where, list, "bbox"), where))
-        masks.append(_mask(annotation.get("segmentation"), picture, where))
+        masks.append(_mask(annotation.get("segmentation"), image, where))
     where = f"{path}: ref_id {ref['ref_id']}"
     if ref["ann_ids"] and not boxes:
         raise InputError(f"{where}: every annotation of it is a crowd; get the original file")
@@ -245,15 +243,15 @@ def _region(
         split=ref["split"],
         boxes=tuple(boxes),
         expressions=tuple(Expression(str(sent_id), text) for sent_id, text in texts if text),
-        mask=masks[0] if len(masks) == 1 else union(masks, picture.height, picture.width),
+        mask=masks[0] if len(masks) == 1 else union(masks, image.height, image.width),
         category=named[0] if len(set(named)) == 1 else None,
     )
 
 
-def _mask(segmentation: Any, picture: _Picture, where: str) -> Rle:
+def _mask(segmentation: Any, image: _Image, where: str) -> Rle:
     """A mask of COCO, or ReferIt's list of run lengths: these bring a size of their own, for the builder to compare."""
     if not isinstance(segmentation, list) or not segmentation or not isinstance(segmentation[0], dict):
-        return to_rle(segmentation, picture.height, picture.width, where)
+        return to_rle(segmentation, image.height, image.width, where)
     size = reading.field(segmentation[0], f"{where}: segmentation", list, "size")
     if len(size) != 2:
         raise InputError(f"{where}: key 'size' of the mask is {reprlib.repr(size)}, expected [height, width]")

@@ -1,12 +1,12 @@
-"""SNLI-VE (Xie et al. 2019; necla-ml/SNLI-VE): does a picture of Flickr30k entail a sentence, or contradict it?
+"""SNLI-VE (Xie et al. 2019; necla-ml/SNLI-VE): does an image of Flickr30k entail a sentence, or contradict it?
 
-The root holds ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test.jsonl``, a pair a line; the pictures
+The root holds ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test.jsonl``, a pair a line; the images
 lie in ``flickr30k_images``, or in ``--images``. The split dev is called val here, as in the other sources.
 
 A pair becomes a question: the hypothesis (``sentence2``) its text, ``gold_label`` its answer, ``pairID`` its id. A
-hypothesis that is said twice of a picture stays twice. The release has no pair whose annotators disagree (label "-"):
+hypothesis that is said twice of an image stays twice. The release has no pair whose annotators disagree (label "-"):
 where a file of SNLI still has some, they are left out and counted in a warning, like hypotheses without words. The
-picture is named by ``Flickr30K_ID``, in an older release by ``Flikr30kID`` with ".jpg" at its end.
+image is named by ``Flickr30K_ID``, in an older release by ``Flikr30kID`` with ".jpg" at its end.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _LINE_MAX_BYTES = 2**20
 
 
 class SnliVe:
-    """Sentences about pictures, each entailed, contradicted or neither."""
+    """Sentences about images, each entailed, contradicted or neither."""
 
     name = "snli_ve"
-    title = "SNLI-VE: 565,286 hypotheses on 31,783 pictures of Flickr30k"
+    title = "SNLI-VE: 565,286 hypotheses on 31,783 images of Flickr30k"
     licence = "SNLI, CC BY-SA 4.0; pictures: research and educational use only, Flickr terms of use"
     files = (
         "snli_ve_train.jsonl, snli_ve_dev.jsonl (split val), snli_ve_test.jsonl: a hypothesis and its label a line",
-        "flickr30k_images/<id>.jpg: the pictures, or their folder as --images",
+        "flickr30k_images/<id>.jpg: the images, or their folder as --images",
     )
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of their ids.
+        """See `shards.sources.base.Source.samples`. Images come in the order of their ids.
 
-        The files give no size of the pictures: width and height are 0.
+        The files give no size of the images: width and height are 0.
         """
         no_partition(partition, self.name)
         paths = {split: root / name for split, name in _FILES.items() if (root / name).is_file()}
@@ -58,36 +58,36 @@ class SnliVe:
             raise InputError(f"{root}: none of {', '.join(_FILES.values())}; change --root")
         chosen = choose_splits(splits, paths.keys(), root)
         folder = reading.need_folder(
-            images or root / "flickr30k_images", "expected the pictures there; name their folder with --images"
+            images or root / "flickr30k_images", "expected the images there; name their folder with --images"
         )
-        shelf = reading.Shelf(root)
+        shelf = reading.CompressedStore(root)
         for split, path in paths.items():
             if split in chosen:
                 _load(path, split, shelf)
 
         def records() -> Iterator[RawSample]:
-            for picture in sorted(shelf, key=int):
+            for image in sorted(shelf, key=int):
                 record = Record(
                     source=self.name,
-                    picture_id=picture,
-                    file_name=f"{picture}.jpg",
+                    picture_id=image,
+                    file_name=f"{image}.jpg",
                     width=0,
                     height=0,
                     licence=self.licence,
-                    questions=tuple(Question(id, split, text, label) for split, id, text, label in shelf.get(picture)),
+                    questions=tuple(Question(id, split, text, label) for split, id, text, label in shelf.get(image)),
                 )
                 yield RawSample(record, folder / record.file_name)
 
         return Samples(records(), len(shelf))
 
 
-def _load(path: Path, split: str, shelf: reading.Shelf) -> None:
-    """Put the pairs of a file on the shelf, by picture; the release has those of a picture one after another."""
-    left_out: Counter[str] = Counter()
+def _load(path: Path, split: str, shelf: reading.CompressedStore) -> None:
+    """Put the pairs of a file on the shelf, by image; the release has those of an image one after another."""
+    skipped: Counter[str] = Counter()
     held: list[tuple[str, str, str, str]] = []
     last = None
     for where, pair in _lines(path):
-        picture = _picture(pair, where)
+        image = _image(pair, where)
         label = reading.field(pair, where, str, "gold_label")
         if label != _NO_LABEL and label not in _LABELS:
             raise InputError(
@@ -96,27 +96,27 @@ def _load(path: Path, split: str, shelf: reading.Shelf) -> None:
             )
         text = reading.text(reading.field(pair, where, str, "sentence2"), where)
         if label == _NO_LABEL or not text:
-            left_out["an agreed label" if text else "words"] += 1
+            skipped["an agreed label" if text else "words"] += 1
             continue
-        if picture != last and last is not None:
+        if image != last and last is not None:
             shelf.add(last, held)
             held = []
-        last = picture
+        last = image
         held.append((split, reading.text(reading.field(pair, where, str, "pairID"), where), text, label))
     if last is None:
         raise InputError(f"{path}: holds no pairs with a label; get the file again")
     shelf.add(last, held)
-    for what, count in left_out.items():
+    for what, count in skipped.items():
         _LOG.warning("%s: %d hypotheses without %s are left out", path, count, what)
 
 
-def _picture(pair: dict[str, Any], where: str) -> str:
-    """The number of the picture, which becomes a file name."""
+def _image(pair: dict[str, Any], where: str) -> str:
+    """The number of the image, which becomes a file name."""
     given = reading.field(pair, where, str, "Flickr30K_ID", "Flikr30kID")
     found = re.fullmatch(r"([0-9]{1,20})(?:\.jpg)?", given)
     if found is None:
         key = "Flickr30K_ID" if "Flickr30K_ID" in pair else "Flikr30kID"
-        raise InputError(f"{where}: key {key!r} is {reprlib.repr(given)}, expected the number of a picture")
+        raise InputError(f"{where}: key {key!r} is {reprlib.repr(given)}, expected the number of an image")
     return found[1]
 
 

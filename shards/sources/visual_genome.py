@@ -7,16 +7,16 @@ The root holds ``image_data.json`` and at least one of
 - ``attributes.json``: named boxes with attributes, by ``object_id`` and ``names`` (1.2, 1.4) or ``object_names`` (1.0),
 - ``question_answers.json``: questions with one answer each,
 
-and the pictures in ``VG_100K/``, ``VG_100K_2/``, ``images/`` or the root itself, or in ``--images``.
+and the images in ``VG_100K/``, ``VG_100K_2/``, ``images/`` or the root itself, or in ``--images``.
 
 **Objects.** Entries of objects and attributes are one region where their object id is the same, or their box and names
 are; its attributes are the union. Each entry is an expression, its attributes before the name ("green clock"), and an
-object without any attribute is spoken of by its name. An expression is kept only if no other object of the picture
+object without any attribute is spoken of by its name. An expression is kept only if no other object of the image
 with that name has all those attributes too: a phrase that fits two boxes is no target, and the region then stays
 without it. **Answers** lose their final full stop and keep their case, which is the task's to change.
-Phrases, questions and answers of blanks only, and what is said about pictures that ``image_data.json`` does not list
+Phrases, questions and answers of blanks only, and what is said about images that ``image_data.json`` does not list
 (versions differ by some), are left out and counted in a warning. There are no official splits: all is "train".
-``coco_id`` tells which pictures COCO, and so RefCOCO's test splits, has too.
+``coco_id`` tells which images COCO, and so RefCOCO's test splits, has too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
 _LOG = logging.getLogger(__name__)
 _SPLIT = "train"
-# file: the key of a picture's list in it
+# file: the key of an image's list in it
 _ANNOTATIONS = {
     "region_descriptions.json": "regions",
     "objects.json": "objects",
@@ -52,7 +52,7 @@ _FOLDERS = ("VG_100K", "VG_100K_2", "images", ".")
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class _Image:
     width: int
     height: int
     coco_id: int | None
@@ -60,73 +60,71 @@ class _Picture:
 
 
 class VisualGenome:
-    """Region phrases, objects, attributes and questions of 108,077 pictures."""
+    """Region phrases, objects, attributes and questions of 108,077 images."""
 
     name = "visual_genome"
-    title = "Visual Genome: 5.4 M region phrases, objects, attributes and 1.7 M questions on 108,077 pictures"
+    title = "Visual Genome: 5.4 M region phrases, objects, attributes and 1.7 M questions on 108,077 images"
     licence = "CC BY 4.0; pictures: Flickr terms of use"
     files = (
-        "image_data.json: picture sizes, addresses and COCO ids",
+        "image_data.json: image sizes, addresses and COCO ids",
         "region_descriptions.json, objects.json, attributes.json, question_answers.json: at least one of them",
-        "VG_100K/*.jpg, VG_100K_2/*.jpg: the pictures (also images/, the root itself, or a folder as --images)",
+        "VG_100K/*.jpg, VG_100K_2/*.jpg: the images (also images/, the root itself, or a folder as --images)",
     )
 
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of their ids."""
+        """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
         no_partition(partition, self.name)
         choose_splits(splits, {_SPLIT}, root)
         reading.need_folder(root, "expected the unpacked downloads of Visual Genome there; change --root")
-        data = reading.need_file(
-            root / "image_data.json", "expected Visual Genome's picture table there; change --root"
-        )
+        data = reading.need_file(root / "image_data.json", "expected Visual Genome's image table there; change --root")
         present = [file for file in _ANNOTATIONS if (root / file).is_file()]
         if not present:
             raise InputError(f"{root}: no annotations; expected one of {', '.join(_ANNOTATIONS)} there; change --root")
-        pictures = _load_pictures(data, _PictureFolders(images or root))
-        left_out: Counter[str] = Counter()
-        shelves = {file: _load_annotations(root / file, pictures, left_out) for file in present}
+        listed_images = _load_images(data, _ImageFolders(images or root))
+        skipped: Counter[str] = Counter()
+        shelves = {file: _load_annotations(root / file, listed_images, skipped) for file in present}
         spoken_of = sorted(set().union(*shelves.values()))
 
         def records() -> Iterator[RawSample]:
             for image_id in spoken_of:
                 said = {file: shelf.get(image_id) for file, shelf in shelves.items()}
-                regions, questions = _annotations(root, image_id, said, left_out)
-                picture = pictures[image_id]
+                regions, questions = _annotations(root, image_id, said, skipped)
+                image = listed_images[image_id]
                 record = Record(
                     source=self.name,
                     picture_id=str(image_id),
-                    file_name=picture.path.name,
-                    width=picture.width,
-                    height=picture.height,
+                    file_name=image.path.name,
+                    width=image.width,
+                    height=image.height,
                     licence=self.licence,
                     regions=regions,
                     questions=questions,
-                    coco_id=picture.coco_id,
+                    coco_id=image.coco_id,
                 )
                 if regions or questions:
-                    yield RawSample(record, picture.path)
-            for what, count in sorted(left_out.items()):
+                    yield RawSample(record, image.path)
+            for what, count in sorted(skipped.items()):
                 _LOG.warning("%s: %d %s are left out", root, count, what)
 
         return Samples(records(), len(spoken_of))
 
 
-class _PictureFolders:
-    """Which pictures lie where, from one listing of each folder instead of a question to the disk per picture."""
+class _ImageFolders:
+    """Which images lie where, from one listing of each folder instead of a question to the disk per image."""
 
     def __init__(self, top: Path) -> None:
-        reading.need_folder(top, "expected the pictures of Visual Genome there; name their folder with --images")
+        reading.need_folder(top, "expected the images of Visual Genome there; name their folder with --images")
         folders = [top / name for name in _FOLDERS if (top / name).is_dir()]
         self._names = {folder: {entry.name for entry in os.scandir(folder)} for folder in folders}
         if not any(name.lower().endswith((".jpg", ".png")) for names in self._names.values() for name in names):
             looked = ", ".join(str(folder) for folder in folders)
-            raise InputError(f"{top}: no pictures in {looked}; name their folder with --images")
+            raise InputError(f"{top}: no images in {looked}; name their folder with --images")
         self._top = top
 
     def find(self, image_id: int, url: str | None, where: str) -> Path:
-        """The picture at the address's folder and name, else of that name or ``<id>.jpg`` in any folder."""
+        """The image at the address's folder and name, else of that name or ``<id>.jpg`` in any folder."""
         expected = self._top / f"{image_id}.jpg"
         if url is not None:
             # The address ends in the folder and the name, .../VG_100K_2/1.jpg.
@@ -141,45 +139,45 @@ class _PictureFolders:
         return expected
 
 
-def _load_pictures(path: Path, folders: _PictureFolders) -> dict[int, _Picture]:
-    pictures: dict[int, _Picture] = {}
+def _load_images(path: Path, folders: _ImageFolders) -> dict[int, _Image]:
+    listed_images: dict[int, _Image] = {}
     for entry in reading.read_items(path):
-        image_id = reading.field(entry, f"{path}: picture", int, "image_id", "id")
-        where = f"{path}: picture {image_id}"
+        image_id = reading.field(entry, f"{path}: image", int, "image_id", "id")
+        where = f"{path}: image {image_id}"
         coco_id = entry.get("coco_id")
         url = entry.get("url")
-        pictures[image_id] = _Picture(
+        listed_images[image_id] = _Image(
             reading.side(entry, where, "width"),
             reading.side(entry, where, "height"),
             None if coco_id is None else reading.field(entry, where, int, "coco_id"),
             folders.find(image_id, None if url is None else reading.field(entry, where, str, "url"), where),
         )
-    return pictures
+    return listed_images
 
 
-def _load_annotations(path: Path, pictures: Collection[int], left_out: Counter[str]) -> reading.Shelf:
-    shelf = reading.Shelf(path)
+def _load_annotations(path: Path, listed_images: Collection[int], skipped: Counter[str]) -> reading.CompressedStore:
+    shelf = reading.CompressedStore(path)
     for entry in reading.read_items(path):
         image_id = reading.field(entry, f"{path}: entry", int, "image_id", "id")
-        said = reading.objects(entry, f"{path}: picture {image_id}", _ANNOTATIONS[path.name])
-        if image_id not in pictures:
-            left_out[f"pictures of {path.name} that image_data.json does not list"] += 1
+        said = reading.objects(entry, f"{path}: image {image_id}", _ANNOTATIONS[path.name])
+        if image_id not in listed_images:
+            skipped[f"images of {path.name} that image_data.json does not list"] += 1
         elif said:
             shelf.add(image_id, [{key: item[key] for key in _KEPT & item.keys()} for item in said])
     return shelf
 
 
 def _annotations(
-    root: Path, image_id: int, said: dict[str, list[dict[str, Any]]], left_out: Counter[str]
+    root: Path, image_id: int, said: dict[str, list[dict[str, Any]]], skipped: Counter[str]
 ) -> tuple[tuple[Region, ...], tuple[Question, ...]]:
     def where(file: str) -> str:
-        return f"{root / file}: picture {image_id}"
+        return f"{root / file}: image {image_id}"
 
     regions = [
-        *_each(said, "region_descriptions.json", where, _phrase_region, left_out, "phrases without words"),
+        *_each(said, "region_descriptions.json", where, _phrase_region, skipped, "phrases without words"),
         *_object_regions(said.get("objects.json", []), said.get("attributes.json", []), where),
     ]
-    questions = _each(said, "question_answers.json", where, _question, left_out, "questions without words or answer")
+    questions = _each(said, "question_answers.json", where, _question, skipped, "questions without words or answer")
     return tuple(regions), tuple(questions)
 
 
@@ -188,13 +186,13 @@ def _each(
     file: str,
     where: Callable[[str], str],
     make: Callable[[dict[str, Any], str], Any],
-    left_out: Counter[str],
+    skipped: Counter[str],
     blank: str,
 ) -> Iterator[Any]:
     for entry in said.get(file, []):
         made = make(entry, where(file))
         if made is None:
-            left_out[blank] += 1
+            skipped[blank] += 1
         else:
             yield made
 
@@ -274,7 +272,7 @@ def _object_regions(
 
 
 def _phrases(thing: _Object, namesakes: dict[str, list[_Object]]) -> Iterator[str]:
-    """What names this object and no other of the picture."""
+    """What names this object and no other of the image."""
     if not thing.names:
         return
     name = thing.names[0]

@@ -2,16 +2,16 @@
 
 The root holds ``v2_OpenEnded_mscoco_<part>_questions.json`` for any of the parts train2014, val2014, test2015 and
 test-dev2015, which are the splits train, val, test and test-dev, beside the first two
-``v2_mscoco_<part>_annotations.json`` with the answers of ten people a question, and the pictures of COCO,
+``v2_mscoco_<part>_annotations.json`` with the answers of ten people a question, and the images of COCO,
 ``train2014/``, ``val2014/`` and ``test2015/`` (or in ``--images``).
 
-test-dev asks on pictures of test2015, and its questions are among those of test. Both splits are stored as their files
-have them, because the evaluation server scores each as a whole: a question of test-dev stands twice with its picture,
+test-dev asks on images of test2015, and its questions are among those of test. Both splits are stored as their files
+have them, because the evaluation server scores each as a whole: a question of test-dev stands twice with its image,
 once in each split, under the one id. Neither has answers.
 
 The family of a question is its ``answer_type`` (yes/no, number, other), by which the field reports; its answer is the
 ``multiple_choice_answer``. Where a file lacks them, as excerpts do, the family stays None and the answer is the
-commonest of the ten, the first of equals. An id is the ``question_id``; the number of a picture is COCO's own in all
+commonest of the ten, the first of equals. An id is the ``question_id``; the number of an image is COCO's own in all
 parts.
 """
 
@@ -29,7 +29,7 @@ from laconvnet.shards.format.record import Question, Record
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
 
-# Split: the part of its files' names, the folder of its pictures, whether its answers are published.
+# Split: the part of its files' names, the folder of its images, whether its answers are published.
 _SPLITS = {
     "train": ("train2014", "train2014", True),
     "val": ("val2014", "val2014", True),
@@ -37,17 +37,17 @@ _SPLITS = {
     "test-dev": ("test-dev2015", "test2015", False),
 }
 _PEOPLE = 10
-_HIGHEST = 10**12  # a picture's name has twelve digits
+_HIGHEST = 10**12  # an image's name has twelve digits
 
 # The answer, the family and the answers of all people.
 _Answered = tuple[str, str | None, list[str]]
 
 
 class Vqav2:
-    """Questions of people on pictures of COCO, each with the answers of ten."""
+    """Questions of people on images of COCO, each with the answers of ten."""
 
     name = "vqav2"
-    title = "VQAv2: 1,105,904 questions on 204,721 COCO pictures, with ten answers each for train and val"
+    title = "VQAv2: 1,105,904 questions on 204,721 COCO images, with ten answers each for train and val"
     licence = "annotations: CC BY 4.0; pictures: Flickr terms of use"
     files = (
         "v2_OpenEnded_mscoco_<part>_questions.json: <part> is train2014, val2014, test2015 or test-dev2015",
@@ -58,9 +58,9 @@ class Vqav2:
     def samples(
         self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
     ) -> Samples:
-        """See `shards.sources.base.Source.samples`. Pictures come in the order of folder and number.
+        """See `shards.sources.base.Source.samples`. Images come in the order of folder and number.
 
-        The files give no size of the pictures: width and height are 0.
+        The files give no size of the images: width and height are 0.
         """
         no_partition(partition, self.name)
         there = {split: _questions_path(root, split) for split in _SPLITS if _questions_path(root, split).is_file()}
@@ -71,18 +71,18 @@ class Vqav2:
             _, folder, answered = _SPLITS[split]
             reading.need_folder(
                 (images or root) / folder,
-                f"expected the pictures of split {split} there; name the folder above with --images or use --split",
+                f"expected the images of split {split} there; name the folder above with --images or use --split",
             )
             if answered:
                 reading.need_file(_annotations_path(root, split), f"expected it beside {there[split].name}")
-        asked: dict[str, reading.Shelf] = {}
-        answers: dict[str, reading.Shelf] = {}
+        asked: dict[str, reading.CompressedStore] = {}
+        answers: dict[str, reading.CompressedStore] = {}
         for split in (split for split in _SPLITS if split in chosen):
             _, folder, answered = _SPLITS[split]
-            shelf = asked.setdefault(folder, reading.Shelf(there[split]))
-            picture_of = _load_questions(there[split], split, shelf)
+            shelf = asked.setdefault(folder, reading.CompressedStore(there[split]))
+            image_of = _load_questions(there[split], split, shelf)
             if answered:
-                answers[folder] = _load_answers(_annotations_path(root, split), picture_of)
+                answers[folder] = _load_answers(_annotations_path(root, split), image_of)
 
         def records() -> Iterator[RawSample]:
             for folder, shelf in asked.items():
@@ -121,9 +121,9 @@ def _question(id: int, split: str, text: str, answered: _Answered | None) -> Que
     return Question(str(id), split, text, answer, tuple(people), family)
 
 
-def _load_questions(path: Path, split: str, shelf: reading.Shelf) -> dict[int, int]:
-    """Put split, id and text of the questions on the shelf, by picture; the picture of each id."""
-    picture_of: dict[int, int] = {}
+def _load_questions(path: Path, split: str, shelf: reading.CompressedStore) -> dict[int, int]:
+    """Put split, id and text of the questions on the shelf, by image; the image of each id."""
+    image_of: dict[int, int] = {}
     questions = reading.read_items(path, "questions.item")
     for _, group in itertools.groupby(questions, lambda question: question.get("image_id")):
         image_id, entries = -1, []
@@ -133,25 +133,25 @@ def _load_questions(path: Path, split: str, shelf: reading.Shelf) -> dict[int, i
             image_id = reading.field(question, where, int, "image_id")
             if not 0 <= image_id < _HIGHEST:
                 raise InputError(f"{where}: key 'image_id' is {image_id}, expected 0 to {_HIGHEST - 1}")
-            if id in picture_of:
+            if id in image_of:
                 raise InputError(f"{where}: occurs twice; get the original file")
             entries.append((split, id, reading.phrase(question, where, "question")))
-            picture_of[id] = image_id
+            image_of[id] = image_id
         shelf.add(image_id, entries)
-    return picture_of
+    return image_of
 
 
-def _load_answers(path: Path, picture_of: dict[int, int]) -> reading.Shelf:
-    """The answers to these questions, by picture, as (id, (answer, family, people)); ``picture_of`` is used up."""
-    shelf = reading.Shelf(path)
+def _load_answers(path: Path, image_of: dict[int, int]) -> reading.CompressedStore:
+    """The answers to these questions, by image, as (id, (answer, family, people)); ``picture_of`` is used up."""
+    shelf = reading.CompressedStore(path)
 
     def found() -> Iterator[tuple[int, int, _Answered]]:
         for annotation in reading.read_items(path, "annotations.item"):
             id = reading.field(annotation, f"{path}: annotation", int, "question_id")
             where = f"{path}: question_id {id}"
-            if id not in picture_of:
+            if id not in image_of:
                 raise InputError(f"{where}: is asked nowhere in this split, or occurs twice; get the original files")
-            image_id = picture_of.pop(id)
+            image_id = image_of.pop(id)
             if annotation.get("image_id", image_id) != image_id:
                 raise InputError(
                     f"{where}: key 'image_id' is {annotation['image_id']!r}, the question's is {image_id}; get the "
@@ -159,13 +159,13 @@ def _load_answers(path: Path, picture_of: dict[int, int]) -> reading.Shelf:
                 )
             yield image_id, id, _answered(annotation, where)
 
-    # The download has the questions of a picture together, but nothing says that it must.
+    # The download has the questions of an image together, but nothing says that it must.
     for image_id, group in itertools.groupby(found(), lambda entry: entry[0]):
         shelf.add(image_id, [(id, answered) for _, id, answered in group])
-    if picture_of:
+    if image_of:
         raise InputError(
-            f"{path}: {len(picture_of)} questions of this split have no annotation, such as question_id "
-            f"{next(iter(picture_of))}; get the original files"
+            f"{path}: {len(image_of)} questions of this split have no annotation, such as question_id "
+            f"{next(iter(image_of))}; get the original files"
         )
     return shelf
 

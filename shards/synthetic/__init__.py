@@ -1,7 +1,7 @@
-"""Generated pictures of coloured shapes in the original layouts of REFER, CLEVR and Visual Genome.
+"""Generated images of coloured shapes in the original layouts of REFER, CLEVR and Visual Genome.
 
 Small enough to learn on two CPU cores, and written as the published files are, so that a demonstration takes the same
-road as real data: expressions, masks, questions, scene graphs, held-out splits and pictures that two data sets share.
+road as real data: expressions, masks, questions, scene graphs, held-out splits and images that two data sets share.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def generate(
     questions_per_picture: int = 4,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Write the data sets under `out`; returns how many pictures, expressions, questions and the like they hold.
+    """Write the data sets under `out`; returns how many images, expressions, questions and the like they hold.
 
-    pictures is the number of training pictures of the RefCOCO family and of CLEVR; each of val, testA and testB
+    images is the number of training images of the RefCOCO family and of CLEVR; each of val, testA and testB
     (CLEVR: val, test) has a tenth of it, at least 8, and Visual Genome has half of it, at least 8.
-    size is the side of a picture in pixels. The same arguments give the same bytes.
+    size is the side of an image in pixels. The same arguments give the same bytes.
 
     A combination of colour and shape in `scene.HELD_OUT` occurs in the family's testB and CLEVR's test alone, and in
-    those pictures of Visual Genome that are pictures of testB.
+    those images of Visual Genome that are images of testB.
 
     The files appear under `out` all at once, when the last one is written. A folder generated earlier with the same
     arguments is left as it is. Raises InputError for a value out of range, for a folder generated with other

@@ -1,4 +1,4 @@
-"""Pictures of scenes: antialiased shapes on a dark, slightly noisy ground, and their outlines as polygons."""
+"""Images of scenes: antialiased shapes on a dark, slightly noisy ground, and their outlines as polygons."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def outline_area(shape: str, extent: int) -> float:
 
 
 def paint(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
-    """The picture of a scene, (side, side, 3) RGB."""
+    """The image of a scene, (side, side, 3) RGB."""
     side = scene.side
     noise = np.frombuffer(rng.randbytes(side * side), np.uint8).reshape(side, side) % _NOISE
     canvas = np.empty((side, side, 3), np.uint8)
@@ -52,21 +52,21 @@ def paint(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
     return canvas
 
 
-def jpeg(picture: NDArray[np.uint8]) -> bytes:
+def jpeg(image: NDArray[np.uint8]) -> bytes:
     """JPEG bytes at quality 95 with full colour resolution: halved chroma would wash out nine-pixel shapes."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=95, subsampling=0)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of an RGB picture, rows unfiltered.
+def png(image: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of an RGB image, rows unfiltered.
 
     Pillow tries every filter on every row, which takes four times as long and gains nothing on flat shapes in noise.
     """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     rows = np.zeros((height, 1 + 3 * width), np.uint8)
-    rows[:, 1:] = picture.reshape(height, -1)
+    rows[:, 1:] = image.reshape(height, -1)
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows.tobytes(), 1)),

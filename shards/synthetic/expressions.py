@@ -53,7 +53,7 @@ STYLES = {
 
 
 class Speaker:
-    """Speaks of one picture after another in a style; kinds that no shape of a picture allows wait for the next.
+    """Speaks of one image after another in a style; kinds that no shape of an image allows wait for the next.
 
     Only so do the shares hold: comparisons, which need a twin of another size, would be dropped most often.
     """

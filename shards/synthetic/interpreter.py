@@ -53,7 +53,7 @@ class Phrase:
     name                 the only one
     extreme   direction  the one strictly furthest in the direction
     pair      direction  the further one of exactly two
-    half      direction  the only one whose centre lies in that half of the picture
+    half      direction  the only one whose centre lies in that half of the image
     relation             the only one that stands in every relation of `clauses` to the clause's own only one
     most      size       the one strictly largest (or smallest)
     more      size       the larger (smaller) one of exactly two

@@ -1,10 +1,10 @@
 """Questions with programs in CLEVR's function language, balanced so that words alone tell next to nothing.
 
-What is asked and the answer are drawn together, first and uniformly; then the question waits until a picture comes by
+What is asked and the answer are drawn together, first and uniformly; then the question waits until an image comes by
 in which that answer is true (`Deck`). So every wording that occurs has its answers in equal shares. A question for a
 shape names only the colours that come in all shapes, and none asks for a combination held out from training.
 
-Pictures are flat: "behind" is higher up and "front" lower down; the words are "above" and "below".
+Images are flat: "behind" is higher up and "front" lower down; the words are "above" and "below".
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A question wanted: the family, the answer and what it names; None in `names` is chosen from the picture."""
+    """A question wanted: the family, the answer and what it names; None in `names` is chosen from the image."""
 
     family: str
     answer: str
@@ -67,8 +67,8 @@ class _Order:
     side: str | None = None
 
 
-class Deck:
-    """Hands out questions for one picture after another; what no picture has answered yet waits for the next."""
+class QuestionPool:
+    """Hands out questions for one image after another; what no image has answered yet waits for the next."""
 
     def __init__(self, rng: random.Random, families: Sequence[str] = tuple(FAMILIES)) -> None:
         self._rng = rng
@@ -90,7 +90,7 @@ class Deck:
             order = self._order()
             if not self._ask(order, scene, clevr_scene, asked):
                 waiting.append(order)
-        # The oldest that no picture would answer are dropped.
+        # The oldest that no image would answer are dropped.
         self._waiting = waiting[-_WAITING:]
         return asked
 

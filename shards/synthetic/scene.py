@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: what is in a picture before it is drawn or spoken of.
+"""Scenes of coloured shapes: what is in an image before it is drawn or spoken of.
 
 Coordinates are pixels, the origin at the upper left corner, x to the right and y downwards.
 """
@@ -83,7 +83,7 @@ def _filters(size: str, colour: str, shape: str) -> tuple[Filter, ...]:
 
 @dataclass(frozen=True)
 class Scene:
-    """The shapes of one square picture of `side` pixels; no two boxes touch."""
+    """The shapes of one square image of `side` pixels; no two boxes touch."""
 
     side: int
     shapes: tuple[Shape, ...]

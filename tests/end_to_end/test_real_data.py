@@ -1,4 +1,4 @@
-"""The commands on real pictures, from original files to a drawn prediction: CLEVR and Visual Genome samples."""
+"""The commands on real images, from original files to a drawn prediction: CLEVR and Visual Genome samples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def losses(run: Path) -> list[float]:
 
 def test_questions_on_clevr(tmp_path: Path) -> None:
     built = laconvnet("shards", "build", "clevr", "--root", DATA / "clevr/1obj", "--out", tmp_path / "clevr", "--json")
-    # One of the thirty pictures has no question.
+    # One of the thirty images has no question.
     assert (built["samples"], built["questions"], built["quarantined"]) == (29, 116, 0)
     assert laconvnet("shards", "verify", tmp_path / "clevr", "--full", "--json")["samples"] == 29
     run = tmp_path / "run"
@@ -75,8 +75,8 @@ def test_questions_on_clevr(tmp_path: Path) -> None:
     answers = [json.loads(line) for line in (run / "eval/clevr-train.answers.jsonl").read_text().splitlines()]
     known = next(answer for answer in answers if answer["correct"])
     name = Manifest.open(tmp_path / "clevr").samples["file_name"][known["sample"]].as_py()
-    picture = DATA / "clevr/1obj/images/train" / Path(name).name
-    answer = laconvnet("predict", run, "--image", picture, "--text", known["text"], "--json")
+    image = DATA / "clevr/1obj/images/train" / Path(name).name
+    answer = laconvnet("predict", run, "--image", image, "--text", known["text"], "--json")
     assert answer["answer"] == known["truth"]
 
 
@@ -101,6 +101,6 @@ def test_expressions_on_visual_genome(tmp_path: Path) -> None:
     x, y, w, h = answer["box"]
     assert 0 <= x <= x + w <= 800
     assert 0 <= y <= y + h <= 600
-    with Image.open(drawing) as drawn, Image.open(DATA / "visual_genome/1.jpg") as picture:
+    with Image.open(drawing) as drawn, Image.open(DATA / "visual_genome/1.jpg") as image:
         assert drawn.width == 800
-        assert drawn.crop((0, 0, 800, 600)).tobytes() != picture.convert("RGB").tobytes()
+        assert drawn.crop((0, 0, 800, 600)).tobytes() != image.convert("RGB").tobytes()

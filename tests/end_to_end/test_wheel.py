@@ -129,7 +129,7 @@ def test_the_road_of_the_help_and_a_prediction(installed: tuple[Path, Path], lac
             words += ["--data.batch", "8", "--schedule.epochs", "0.3"]
         laconvnet_(*words)
     assert (empty / "runs" / "first" / "report.html").is_file()
-    picture = next((empty / "raw" / "refer").rglob("*.jpg"))
-    words = ["--image", picture, "--text", "the large shape", "--out", "answer.png", "--json"]
+    image = next((empty / "raw" / "refer").rglob("*.jpg"))
+    words = ["--image", image, "--text", "the large shape", "--out", "answer.png", "--json"]
     assert '"box"' in laconvnet_("predict", "runs/first", *words)
     assert (empty / "answer.png").is_file()

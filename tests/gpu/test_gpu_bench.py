@@ -92,11 +92,11 @@ def test_channels_last_from_the_decoder_on_the_gpu() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     import numpy as np
 
-    from laconvnet.pipeline.bench.made import pictures
+    from laconvnet.pipeline.bench.made import images
     from laconvnet.pipeline.data.decode import Decoder
     from laconvnet.pipeline.data.geometry import Letterbox
 
-    data = [np.frombuffer(one, np.uint8) for one in pictures(2, 96, 64)]
+    data = [np.frombuffer(one, np.uint8) for one in images(2, 96, 64)]
     letterbox = Letterbox.fit(np.full(2, 96), np.full(2, 64), 64)
     for share in (0.0, 0.65, 1.0):
         images = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)

@@ -138,7 +138,7 @@ def test_the_same_bits_on_every_run(way: cuda.Library) -> None:
 
 
 def test_more_than_two_to_the_31_elements(way: cuda.Library) -> None:
-    """The last pictures of a batch whose filters are beyond 32-bit offsets."""
+    """The last images of a batch whose filters are beyond 32-bit offsets."""
     shape = (700, 8, 128, 128, 7, 4)  # filters: 2.25e9 elements
     need = 5 * shape[0] * 196 * 128 * 128
     if torch.cuda.mem_get_info()[0] < need:
@@ -148,7 +148,7 @@ def test_more_than_two_to_the_31_elements(way: cuda.Library) -> None:
     filters = torch.empty(b, h, w, k * k * g, device="cuda", dtype=torch.bfloat16).normal_().permute(0, 3, 1, 2)
     assert filters.numel() > 2**31
     found = everything(way, x, x, filters, k, g, False)
-    for part in (slice(0, 1), slice(b - 1, b), slice(668, 670)):  # element 2**31 is in picture 668
+    for part in (slice(0, 1), slice(b - 1, b), slice(668, 670)):  # element 2**31 is in image 668
         for ours, theirs in zip(found, everything(way, x[part], x[part], filters[part], k, g, False), strict=True):
             assert torch.equal(ours[part], theirs)
     small = filters[b - 1 :].clone(memory_format=torch.channels_last)

@@ -146,7 +146,7 @@ def test_nothing_at_all(library: OnCpu) -> None:
 
 
 def test_what_lies_outside_is_never_multiplied(library: OnCpu) -> None:
-    """A filter whose tap leaves the picture may be infinite, and so may a gradient at the border."""
+    """A filter whose tap leaves the image may be infinite, and so may a gradient at the border."""
     grad, x, filters = inputs((1, 4, 3, 5, 3, 1), torch.float32)
     wanted = library.dynamic_conv(x, filters, 3, 1, False)
     grad_x, _ = library.dynamic_conv_backward(grad, x, filters, 3, 1, False)

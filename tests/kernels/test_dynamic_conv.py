@@ -223,7 +223,7 @@ def test_empty_batch(way: str) -> None:
 def test_half_precision_rounds_once(
     way: str, dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "WORKSPACE", 4 * 98 * 81)  # a picture at a time
+    monkeypatch.setattr(chunks, "WORKSPACE", 4 * 98 * 81)  # an image at a time
     x, filters = (t.requires_grad_() for t in inputs(*shape, dtype=dtype))
     exact_x, exact_filters = (t.detach().double().requires_grad_() for t in (x, filters))
     out, exact = kernels.dynamic_conv(x, filters, *shape[4:]), kernels.dynamic_conv(exact_x, exact_filters, *shape[4:])

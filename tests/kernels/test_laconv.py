@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from laconvnet import kernels
 from laconvnet.kernels import chunks, cpu, dropout, plain
-from laconvnet.kernels.bench.ways import unfold_laconv
+from laconvnet.kernels.bench.implementations import unfold_laconv
 
 K, G = 3, 2
 OPERATOR, BACKWARD = torch.ops.laconv.laconv.default, torch.ops.laconv.laconv_backward.default
@@ -82,7 +82,7 @@ def test_one_condition_for_all_pixels(interleaved: bool) -> None:
     expected[2] = spread[2].sum((2, 3), keepdim=True)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
-    # The same filters everywhere make it an ordinary grouped convolution of each picture.
+    # The same filters everywhere make it an ordinary grouped convolution of each image.
     weight, bias = rest
     filters = F.conv2d(cond, weight[:, :, None, None], bias)[0].view(9, G).T.view(G, 1, 3, 3)
     each = filters.repeat(2, 1, 1, 1) if interleaved else filters.repeat_interleave(2, 0)
@@ -184,7 +184,7 @@ def test_half_precision_is_no_worse_than_pytorch(dtype: torch.dtype, shared: boo
 
 
 def test_sums_over_pixels_are_kept_in_float32() -> None:
-    """The gradient of the bias is a sum of a thousand ones in every picture: bfloat16 would stop counting at 256."""
+    """The gradient of the bias is a sum of a thousand ones in every image: bfloat16 would stop counting at 256."""
     x = torch.ones(2, 2, 32, 32, dtype=torch.bfloat16)
     cond, weight = torch.zeros(2, 1, 32, 32, dtype=torch.bfloat16), torch.zeros(1, 1, dtype=torch.bfloat16)
     bias = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
@@ -245,7 +245,7 @@ def test_dropout_keeps_and_scales() -> None:
     n = kept.numel()
     assert kept.float().mean().item() == pytest.approx(0.9, abs=4 * math.sqrt(0.09 / n))
     torch.testing.assert_close(filters[kept], torch.full_like(filters[kept], 1 / 0.9))
-    # Independent between neighbours, planes and pictures: as often together as by chance.
+    # Independent between neighbours, planes and images: as often together as by chance.
     dropped = (~kept).float()
     for a, b in (
         (dropped[..., 1:], dropped[..., :-1]),

@@ -104,12 +104,12 @@ def test_an_array_is_cancelled_with_the_tasks_that_wait(stages: Write, events: E
         row = status("runs")[0]
         assert (row["state"], row["tasks"]["running"]) == ("running", 1)
         assert cancel(Path("runs"), "shares") == 0
-        _, told = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
     assert process.returncode == 1
-    assert "shares task 0: FAILED (rank 0): cancelled" in told
+    assert "shares task 0: FAILED (rank 0): cancelled" in output
     assert events().count("start linger") == 1
 
 

@@ -40,7 +40,9 @@ def calls(slurm: Path) -> list[str]:
 
 
 def finish(stage: Stage) -> None:
-    publish_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
+    publish_json(
+        stage.folder / "DONE.json", {"identity": stage.fingerprint, "started": 1.0, "ended": 2.0, "seconds": 1.0}
+    )
 
 
 def test_of_an_array_only_what_is_missing_is_submitted(

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from laconvnet.kernels import bench, chunks, cuda
 from laconvnet.kernels.backend import PLAIN
 from laconvnet.kernels.bench import Case, compare
+from laconvnet.kernels.bench.implementations import implementations
 from laconvnet.kernels.bench.run import OPERATIONS
-from laconvnet.kernels.bench.ways import ways
 from laconvnet.kernels.cuda import involution
 from laconvnet.kernels.plain import matmul
 from laconvnet.launch import cli
@@ -178,7 +178,7 @@ def test_a_way_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: p
     def refused(*_: Any) -> Any:
         raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nmore")
 
-    monkeypatch.setattr("laconvnet.kernels.bench.ways.unfold_conv", refused)
+    monkeypatch.setattr("laconvnet.kernels.bench.implementations.unfold_conv", refused)
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--rounds", "1"]
     assert cli.main(arguments) == 1
     told = capsys.readouterr()
@@ -217,9 +217,9 @@ CASE = Case("x", 32, 1, batch=3, unfold_batch=3, channels=8, condition=5, side=6
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_all_ways_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_implementations_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(involution, "ready", lambda device: PLAIN)
-    made = ways(CASE, operation, CPU, torch.float32, False)
+    made = implementations(CASE, operation, CPU, torch.float32, False)
     assert list(made) == ["unfold", "taps", "involution", "laconv"]
     found = {}
     for name, steps in made.items():
@@ -232,16 +232,16 @@ def test_all_ways_compute_the_same(operation: str, monkeypatch: pytest.MonkeyPat
 
 def test_unfold_takes_fewer_pictures_where_it_has_no_room() -> None:
     case = replace(CASE, unfold_batch=2)
-    assert ways(case, "laconv", CPU, torch.float32, False)["unfold"]["forward"](None).shape == (2, 8, 6, 6)
+    assert implementations(case, "laconv", CPU, torch.float32, False)["unfold"]["forward"](None).shape == (2, 8, 6, 6)
     for found in bench.rows([case], ["fp32"], CPU, 1, False, True):
         rows = {row["name"]: row for row in found if row["direction"] == "both"}
         assert {name: row["pictures"] for name, row in rows.items()} == {"unfold": 2, "taps": 3, "laconv": 3}
         assert {row["batch"] for row in rows.values()} == {3}
         assert rows["unfold"]["note"] == "2 of 3 pictures: no room for more"
         assert rows["unfold"]["ratio"] == 1
-        a_picture = {name: row["median"] / row["pictures"] for name, row in rows.items()}
+        an_image = {name: row["median"] / row["pictures"] for name, row in rows.items()}
         for name, row in rows.items():
-            assert row["ratio"] == pytest.approx(a_picture["unfold"] / a_picture[name])
+            assert row["ratio"] == pytest.approx(an_image["unfold"] / an_image[name])
             moved = replace(case, batch=row["pictures"]).bytes(row["operation"], "both", torch.float32)
             assert row["gb_per_s"] == pytest.approx(moved / row["median"] / 1e6)
 
@@ -300,7 +300,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch.cuda, "_sleep", slept.append)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "Generator", Generator)
-    # Fewer calls: all pictures at once, by matrix products.
+    # Fewer calls: all images at once, by matrix products.
     monkeypatch.setattr(chunks, "WORKSPACE", 2**40)
     monkeypatch.setattr(matmul, "CHUNK", 2**50)
     monkeypatch.setattr(matmul, "fits", lambda *_: True)

@@ -145,7 +145,7 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order == ["theirs", "ours"] * 3
     assert len(told) == 6
     assert (theirs["name"], ours["name"]) == ("webdataset.ShardWriter", "shards build")
-    assert (ours["baseline"], ours["unit"], ours["rounds"]) == ("webdataset.ShardWriter", "ms a picture", 2)
+    assert (ours["baseline"], ours["unit"], ours["rounds"]) == ("webdataset.ShardWriter", "ms an image", 2)
     assert (theirs["median"], ours["median"]) == (pytest.approx(25), pytest.approx(100))
     assert ours["ratio"] == pytest.approx(0.25)
     assert ours["pictures_per_s"] == pytest.approx(10)

@@ -49,7 +49,7 @@ def test_a_seed_is_that_of_every_training_stage_and_of_no_other() -> None:
 
 def test_runs_of_two_seeds_are_of_the_same_data() -> None:
     plain, other = graph(), graph(seed="1")
-    same = {stage.name for stage in plain.stages if stage.identity == other.stage(stage.name).identity}
+    same = {stage.name for stage in plain.stages if stage.fingerprint == other.stage(stage.name).fingerprint}
     assert same == DATA
 
 

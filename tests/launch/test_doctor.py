@@ -12,7 +12,7 @@ import pytest
 from laconvnet.launch import cli, doctor
 from laconvnet.launch.doctor import apart, machine, packages, torches
 from laconvnet.launch.doctor.apart import in_process
-from laconvnet.launch.doctor.check import Asked, Check, checked
+from laconvnet.launch.doctor.check import Check, PlannedRun, checked
 from laconvnet.launch.doctor.torches import Version, judged
 
 
@@ -27,11 +27,11 @@ def package(folder: Path, name: str, files: dict[str, str], summary: str = "") -
 
 
 def test_what_stops_a_probe_is_its_last_row() -> None:
-    def broken(asked: Asked) -> Iterator[Check]:
+    def broken(asked: PlannedRun) -> Iterator[Check]:
         yield Check("one", "ok", "found")
         raise OSError("libcudart.so.13: cannot open\nshared object file")
 
-    one, last = checked("torch", broken, Asked())
+    one, last = checked("torch", broken, PlannedRun())
     assert one == Check("one", "ok", "found")
     assert (last.name, last.state) == ("torch", "error")
     assert last.found == "OSError: libcudart.so.13: cannot open shared object file"
@@ -130,12 +130,12 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     compiler.write_text("#!/bin/sh\necho built > $0.ran\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    nvcc, here = packages.kernels(Asked())
+    nvcc, here = packages.kernels(PlannedRun())
     assert (nvcc.state, nvcc.meaning) == ("not there", "CUDA kernels cannot be compiled here")
     assert here == Check("laconv cpu", "ok", f"C++ kernel, compiled by {compiler} at first use")
     assert list(tmp_path.iterdir()) == [compiler], "nothing is built to find out"
     monkeypatch.setenv("CXX", "no-compiler")
-    _, here = packages.kernels(Asked())
+    _, here = packages.kernels(PlannedRun())
     assert (here.state, here.found) == ("warning", "plain PyTorch, several times slower")
     assert "no-compiler: no such program" in here.meaning
 
@@ -143,7 +143,7 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
     monkeypatch.setattr(cuda, "find_nvcc", lambda: cuda.toolchain.Nvcc(tmp_path, "13.0.88"))
-    nvcc, _, first, second = packages.kernels(Asked())
+    nvcc, _, first, second = packages.kernels(PlannedRun())
     assert (nvcc.state, nvcc.found) == ("ok", f"13.0.88 at {tmp_path}")
     assert (first.name, first.state) == ("laconv cuda:0", "ok")
     assert "CUDA kernels, compiled by nvcc 13.0.88 at first use" in first.found
@@ -155,10 +155,10 @@ def test_limits_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     new = {"memory.max": ["max", "1073741824"], "cpu.max": ["50000 100000", "max 100000"]}
     monkeypatch.setattr(machine, "_control", lambda controller, file: new.get(file, []))
     assert machine.memory_limit() == 2**30
-    (memory,) = machine.memory(Asked())
+    (memory,) = machine.memory(PlannedRun())
     assert (memory.state, "1.0 GiB granted (cgroup)" in memory.found) == ("warning", True)
     assert machine.cpu_quota() == 0.5
-    (cores,) = machine.processors(Asked())
+    (cores,) = machine.processors(PlannedRun())
     assert (cores.state, "time of 0.5 of them is granted" in cores.found) == ("warning", True)
     old = {"cpu.cfs_quota_us": ["150000"], "cpu.cfs_period_us": ["100000"], "memory.limit_in_bytes": [str(2**63 - 1)]}
     monkeypatch.setattr(machine, "_control", lambda controller, file: old.get(file, []))
@@ -181,7 +181,7 @@ def test_limits_of_the_groups_above_count(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("soft", "state"), [(256, "warning"), (4096, "ok")])
 def test_open_files(soft: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (soft, 65536))
-    (found,) = machine.open_files(Asked())
+    (found,) = machine.open_files(PlannedRun())
     assert found.state == state
     assert f"{soft:,} a process" in found.found
     assert ("ulimit -n" in found.meaning and "65,536" in found.meaning) == (state == "warning")
@@ -189,22 +189,22 @@ def test_open_files(soft: int, state: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_small_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "SHARED", tmp_path / "shm")
-    (found,) = machine.shared_memory(Asked())
+    (found,) = machine.shared_memory(PlannedRun())
     assert (found.state, found.found) == ("warning", f"no {tmp_path / 'shm'} here")
     (tmp_path / "shm").mkdir()
     monkeypatch.setattr(machine, "LOW_SHM_GIB", 1e9)
-    (found,) = machine.shared_memory(Asked())
+    (found,) = machine.shared_memory(PlannedRun())
     assert (found.state, "--shm-size" in found.meaning) == ("warning", True)
 
 
 def test_rows_in_order_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(asked: Asked) -> Iterator[Check]:
+    def broken(asked: PlannedRun) -> Iterator[Check]:
         raise RuntimeError("no")
 
     monkeypatch.setattr(apart, "GROUPS", (("accelerate",),))
     monkeypatch.setattr(doctor, "HERE", {"x": broken, "python": machine.python})
     monkeypatch.setattr(apart, "SECONDS", 0)
-    rows = doctor.doctor(Asked())
+    rows = doctor.doctor(PlannedRun())
     assert rows[0] == {
         "name": "x",
         "state": "error",

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from laconvnet.launch.doctor import folder, network
-from laconvnet.launch.doctor.check import Asked, Check, Probe, checked
+from laconvnet.launch.doctor.check import Check, PlannedRun, Probe, checked
 from laconvnet.launch.slurm.cluster import Cluster
 
 PROBES = (folder.storage, folder.rename, folder.flock, folder.exclusive, folder.link, folder.sync, folder.clock)
 
 
-def only(probe: Probe, asked: Asked) -> Check:
+def only(probe: Probe, asked: PlannedRun) -> Check:
     (found,) = probe(asked)
     return found
 
@@ -43,7 +43,7 @@ def mount(place: Path, *options: str) -> Iterator[None]:
 
 
 def test_a_folder_that_keeps_its_promises(tmp_path: Path) -> None:
-    asked = Asked(tmp_path / "runs" / "not" / "yet")
+    asked = PlannedRun(tmp_path / "runs" / "not" / "yet")
     found = {check.name: check for probe in PROBES for check in probe(asked)}
     names = {"folder", "rename of a file", "rename of a folder", "flock", "exclusive create", "hard link", "clock"}
     assert names | {"disk", "fsync of a file", "fsync of a folder"} == found.keys()
@@ -55,26 +55,26 @@ def test_a_folder_that_keeps_its_promises(tmp_path: Path) -> None:
 
 def test_a_full_and_a_read_only_file_system(tmp_path: Path) -> None:
     with mount(tmp_path / "small", "-o", "size=64k"):
-        where, disk = folder.storage(Asked(tmp_path / "small"))
+        where, disk = folder.storage(PlannedRun(tmp_path / "small"))
         assert where.found == f"{tmp_path / 'small'} on tmpfs (none)"
         assert (disk.state, disk.found) == ("error", f"0.0 GiB free at {tmp_path / 'small'}")
         with contextlib.suppress(OSError), (tmp_path / "small" / "fill").open("wb", buffering=0) as stream:
             while True:
                 stream.write(bytes(4096))
-        (rename,) = checked("rename", folder.rename, Asked(tmp_path / "small"))
+        (rename,) = checked("rename", folder.rename, PlannedRun(tmp_path / "small"))
         assert (rename.name, rename.state) == ("rename", "error")
         assert "No space left on device" in rename.found
     with mount(tmp_path / "fixed", "-o", "ro"):
-        where, _ = folder.storage(Asked(tmp_path / "fixed" / "runs"))
+        where, _ = folder.storage(PlannedRun(tmp_path / "fixed" / "runs"))
         assert (where.state, where.found.endswith("not writable")) == ("error", True)
         assert "--folder" in where.meaning
-        assert "Read-only file system" in checked("flock", folder.flock, Asked(tmp_path / "fixed"))[0].found
+        assert "Read-only file system" in checked("flock", folder.flock, PlannedRun(tmp_path / "fixed"))[0].found
 
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder.os, "access", lambda *asked: False)
     monkeypatch.setattr(folder.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 2**30))
-    where, disk = folder.storage(Asked(tmp_path))
+    where, disk = folder.storage(PlannedRun(tmp_path))
     assert (where.state, "not writable" in where.found) == ("error", True)
     assert (disk.state, disk.found) == ("warning", f"5.0 GiB free at {tmp_path}")
 
@@ -85,14 +85,14 @@ def test_a_local_folder_for_a_cluster(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "two words").mkdir()
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/two\\040words nfs4 rw,local_lock=none 0 0\n")
     site = Cluster()
-    where, _ = folder.storage(Asked(tmp_path, cluster=site))
+    where, _ = folder.storage(PlannedRun(tmp_path, cluster=site))
     assert (where.state, "of this machine alone" in where.found) == ("warning", True)
     assert folder.mounted(tmp_path / "two words") == ("server:/x", "nfs4", frozenset(["rw", "local_lock=none"]))
-    where, _ = folder.storage(Asked(tmp_path / "two words" / "runs", cluster=site))
+    where, _ = folder.storage(PlannedRun(tmp_path / "two words" / "runs", cluster=site))
     assert where.state == "ok"
-    assert only(folder.flock, Asked(tmp_path / "two words")).state == "ok"
+    assert only(folder.flock, PlannedRun(tmp_path / "two words")).state == "ok"
     mounts.write_text(f"server:/x {tmp_path} nfs rw,nolock 0 0\n")
-    lock = only(folder.flock, Asked(tmp_path))
+    lock = only(folder.flock, PlannedRun(tmp_path))
     assert (lock.state, lock.found) == ("warning", "is of each node alone: nfs is mounted with nolock")
 
 
@@ -105,7 +105,7 @@ def test_a_rename_that_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Path, "replace", copied)
     monkeypatch.setattr(folder, "RENAMES", 20)
-    file, _ = folder.rename(Asked(tmp_path))
+    file, _ = folder.rename(PlannedRun(tmp_path))
     assert file.state == "error"
     assert "found no file" in file.found
     assert "half-written" in file.meaning
@@ -118,16 +118,16 @@ def test_a_folder_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return target
 
     monkeypatch.setattr(Path, "rename", over)
-    _, whole = folder.rename(Asked(tmp_path))
+    _, whole = folder.rename(PlannedRun(tmp_path))
     assert (whole.state, whole.found) == ("error", "it replaces a folder that holds files")
     monkeypatch.setattr(Path, "rename", lambda self, target: shutil.copytree(self, target))
-    _, whole = folder.rename(Asked(tmp_path))
+    _, whole = folder.rename(PlannedRun(tmp_path))
     assert "another process does not see it under its new name" in whole.found
 
 
 def test_locks_that_exclude_nobody_or_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder.fcntl, "flock", lambda stream, how: None)
-    lock = only(folder.flock, Asked(tmp_path))
+    lock = only(folder.flock, PlannedRun(tmp_path))
     assert (lock.state, lock.found) == ("error", "does not keep another process out")
     monkeypatch.undo()
     held: list[Any] = []
@@ -138,13 +138,13 @@ def test_locks_that_exclude_nobody_or_everybody(tmp_path: Path, monkeypatch: pyt
 
     real = fcntl.flock
     monkeypatch.setattr(folder.fcntl, "flock", kept)
-    lock = only(folder.flock, Asked(tmp_path))
+    lock = only(folder.flock, PlannedRun(tmp_path))
     os.close(held[0])
     assert (lock.state, lock.found) == ("error", "stays held after its file is closed")
 
 
 def test_other_promises_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Asked(tmp_path)
+    asked = PlannedRun(tmp_path)
     monkeypatch.setattr(folder.neighbour, "create", lambda path: "created")
     found = only(folder.exclusive, asked)
     assert (found.state, found.found) == ("error", "asked three times, it was created, created, exists")
@@ -172,7 +172,7 @@ def test_other_promises_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_server_with_another_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr(folder.time, "time", lambda: now + 90)
-    found = only(folder.clock, Asked(tmp_path))
+    found = only(folder.clock, PlannedRun(tmp_path))
     assert found.state == "warning"
     assert any(f"differs by {seconds:.1f} s" in found.found for seconds in (89.9, 90.0, 90.1, 89.8))
     assert "NTP" in found.meaning
@@ -193,12 +193,12 @@ def test_all_ports_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     held = free_ports(1)
     port = held[0].getsockname()[1]
     monkeypatch.setattr(network, "PORTS", range(port, port + 1))
-    found = only(network.ports, Asked())
+    found = only(network.ports, PlannedRun())
     assert found.state == "error"
     assert found.found == f"none of {port}-{port} can be bound and reached at 127.0.0.1"
     held[0].close()
     monkeypatch.setattr(network, "lowest_ephemeral", lambda: 60999)
-    found = only(network.ports, Asked())
+    found = only(network.ports, PlannedRun())
     assert (found.state, found.found) == ("ok", f"{port} of {port}-{port} was bound and reached at 127.0.0.1")
 
 
@@ -207,10 +207,10 @@ def test_ports_that_the_system_lends_too(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(network, "EPHEMERAL", lent)
     assert network.lowest_ephemeral() is None
     lent.write_text("15000\t60999\n")
-    found = only(network.ports, Asked())
+    found = only(network.ports, PlannedRun())
     assert (found.state, "lends ports from 15000 on" in found.found) == ("warning", True)
     lent.write_text("32768\t60999\n")
-    assert only(network.ports, Asked()).state == "ok"
+    assert only(network.ports, PlannedRun()).state == "ok"
 
 
 @pytest.mark.parametrize(("cluster", "state"), [(None, "warning"), (Cluster(), "error")])
@@ -218,7 +218,7 @@ def test_the_name_of_this_node(cluster: Cluster | None, state: str, monkeypatch:
     def unknown(*asked: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    asked = Asked(cluster=cluster)
+    asked = PlannedRun(cluster=cluster)
     monkeypatch.setenv("SLURMD_NODENAME", "node-7")
     monkeypatch.setattr(network.socket, "getaddrinfo", unknown)
     found = only(network.rendezvous, asked)

@@ -11,10 +11,10 @@ import pytest
 
 from laconvnet.launch import cli, doctor
 from laconvnet.launch.doctor import apart, data, slurm
-from laconvnet.launch.doctor.check import Asked, Check
+from laconvnet.launch.doctor.check import Check, PlannedRun
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.cluster import Cluster
-from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.bench.made import images, made_set
 from laconvnet.pipeline.config import TrainConfig, load
 from laconvnet.pipeline.data.plan import Plan
 
@@ -22,48 +22,48 @@ from laconvnet.pipeline.data.plan import Plan
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     (tmp_path / "set").mkdir()
-    return made_set(tmp_path / "set", pictures(2, 64, 48), 40, 64, 48)
+    return made_set(tmp_path / "set", images(2, 64, 48), 40, 64, 48)
 
 
 def config(folder: Path, *keys: str) -> TrainConfig:
     return load(None, ["--data.folder", str(folder), *keys])
 
 
-def planned(asked: Asked) -> dict[str, Check]:
+def planned(asked: PlannedRun) -> dict[str, Check]:
     return {check.name: check for check in data.planned(asked)}
 
 
 def test_a_set_that_fits(shards: Path) -> None:
-    found = planned(Asked(processes=1, config=config(shards, "--data.batch", "8", "--data.threads", "1")))
+    found = planned(PlannedRun(processes=1, config=config(shards, "--data.batch", "8", "--data.threads", "1")))
     assert {name: check.state for name, check in found.items()} == dict.fromkeys(found, "ok")
     assert found["set"].found == f"40 expressions of 'train' as 40 items in 1 shards at {shards}"
     assert found["batch"].found == "8 examples over 1 processes: 8 each, 5 steps an epoch"
     assert found["window"].found == "none: a process reads all 1 shards, and keeps them open"
     assert "of order in each of 1 processes" in found["set memory"].found
-    assert not planned(Asked()), "nothing was asked"
+    assert not planned(PlannedRun()), "nothing was asked"
 
 
 def test_a_set_too_small_for_its_ranks(shards: Path) -> None:
-    found = planned(Asked(processes=48, config=config(shards, "--data.batch", "96", "--data.threads", "2")))
+    found = planned(PlannedRun(processes=48, config=config(shards, "--data.batch", "96", "--data.threads", "2")))
     assert (found["batch"].state, "more than the 40 items of an epoch" in found["batch"].found) == ("warning", True)
     assert (found["shards"].state, found["shards"].found) == ("warning", "1 shards for 48 processes of 2 threads")
     assert "--shard-bytes" in found["shards"].meaning
 
 
 def test_a_batch_that_does_not_divide(shards: Path) -> None:
-    found = planned(Asked(processes=6, config=config(shards, "--data.batch", "32", "--engine.accumulate", "2")))
+    found = planned(PlannedRun(processes=6, config=config(shards, "--data.batch", "32", "--engine.accumulate", "2")))
     batch = found["batch"]
     assert (batch.state, batch.found) == ("error", "32 examples over 6 processes of 2 micro-batches do not divide")
     assert batch.meaning == "set data.batch to a multiple of 12: 36"
 
 
 def test_a_set_that_training_would_refuse(shards: Path) -> None:
-    (set_,) = data.planned(Asked(config=config(shards, "--data.split", "test")))
+    (set_,) = data.planned(PlannedRun(config=config(shards, "--data.split", "test")))
     assert (set_.name, set_.state) == ("set", "error")
     assert "split 'test': holds no expression" in set_.found
     shard = next(shards.glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:100])
-    (set_,) = data.planned(Asked(config=config(shards)))
+    (set_,) = data.planned(PlannedRun(config=config(shards)))
     assert "it is truncated" in set_.found
 
 
@@ -90,7 +90,7 @@ def test_windows(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tables_that_do_not_fit_the_node(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from laconvnet.launch.doctor import machine
 
-    asked = Asked(processes=64, config=config(shards, "--data.batch", "64"), cluster=Cluster(gpus_per_node=8))
+    asked = PlannedRun(processes=64, config=config(shards, "--data.batch", "64"), cluster=Cluster(gpus_per_node=8))
     tables = planned(asked)["set memory"]
     assert "in each of 8 processes of a node" in tables.found
     monkeypatch.setattr(machine, "memory_limit", lambda: 1_000)  # 8 x 40 x (4 + 1) bytes do not fit
@@ -105,25 +105,25 @@ def test_tables_that_do_not_fit_the_node(shards: Path, monkeypatch: pytest.Monke
 
 def test_without_slurm(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(work))
-    (found,) = slurm.commands(Asked())
+    (found,) = slurm.commands(PlannedRun())
     assert (found.state, found.found) == ("not there", "no command of SLURM's")
-    (found,) = slurm.commands(Asked(cluster=Cluster(), site=work / "site.yaml"))
+    (found,) = slurm.commands(PlannedRun(cluster=Cluster(), site=work / "site.yaml"))
     assert found.state == "error"
-    assert not list(slurm.cluster(Asked(cluster=Cluster(), site=work / "site.yaml")))
+    assert not list(slurm.cluster(PlannedRun(cluster=Cluster(), site=work / "site.yaml")))
 
 
 def test_a_part_of_slurm_and_a_silent_controller(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from laconvnet.launch.doctor.slurm import commands
 
-    (found,) = commands(Asked())
+    (found,) = commands(PlannedRun())
     assert found.state == "ok"
     silent = "[ $1 = --version ] || { echo 'slurm_load_partitions: down' >&2; exit 1; }"
     (slurm / "sinfo").write_text(f"#!/bin/bash\n{silent}\n")
-    (found,) = commands(Asked())
+    (found,) = commands(PlannedRun())
     assert (found.state, found.found) == ("warning", "slurm_load_partitions: down")
     assert "SLURM_CONF" in found.meaning
     monkeypatch.setattr(queue, "missing_commands", lambda: ["scontrol"])
-    (found,) = commands(Asked(cluster=Cluster()))
+    (found,) = commands(PlannedRun(cluster=Cluster()))
     assert (found.state, found.found) == ("error", "scontrol not found")
 
 
@@ -134,7 +134,7 @@ def test_a_clusters_file_against_its_partitions(slurm: Path, work: Path) -> None
 
     def found(processes: int, **facts: object) -> list[tuple[str, str]]:
         facts = {"gpus_per_node": 4, "cpus_per_task": 1, **facts}
-        asked = Asked(processes=processes, cluster=Cluster(**facts), site=site)  # type: ignore[arg-type]
+        asked = PlannedRun(processes=processes, cluster=Cluster(**facts), site=site)  # type: ignore[arg-type]
         return [(check.state, check.found) for check in cluster(asked)]
 
     assert found(8) == [("ok", "8 processes fit: 2 nodes of 4, 1 cores each, partition (default), 4 GPUs a node")]

@@ -35,7 +35,7 @@ def test_order_marker_and_nothing_twice(stages: Write, events: Events, capfd: py
     assert started(events()) == ["first", "middle", "last"]
     first, middle, _ = plan(file)
     done = json.loads((middle.folder / "DONE.json").read_text())
-    assert done["identity"] == middle.identity
+    assert done["identity"] == middle.fingerprint
     assert done["command"] == f"laconvnet write {middle.folder}/f middle {first.folder}"
     assert done["ended"] - done["started"] == pytest.approx(done["seconds"], abs=0.01)
     assert {"host", "version", "processes"} <= done.keys()

@@ -62,11 +62,11 @@ def test_what_is_given_wins_and_reaches_the_values_made_of_it(graph: Graph) -> N
     assert other.stage("train-refcoco-s").processes == 8
     assert str(other.folder) == "/mnt/d-runs"
     alone = read("stages.yaml", given={"ranks": "4"})  # asks for more machines, computes the same
-    assert [stage.identity for stage in alone.stages] == [stage.identity for stage in graph.stages]
-    assert other.stage("shards-clevr").identity != graph.stage("shards-clevr").identity
+    assert [stage.fingerprint for stage in alone.stages] == [stage.fingerprint for stage in graph.stages]
+    assert other.stage("shards-clevr").fingerprint != graph.stage("shards-clevr").fingerprint
     own = read("stages.yaml", given={"refer": "elsewhere"})
     assert own.stage("shards-refcoco").argv[3] == "elsewhere"
-    assert own.stage("shards-clevr").identity == graph.stage("shards-clevr").identity
+    assert own.stage("shards-clevr").fingerprint == graph.stage("shards-clevr").fingerprint
 
 
 @pytest.mark.parametrize(

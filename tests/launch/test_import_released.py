@@ -111,7 +111,7 @@ def test_what_was_found_is_told(files: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.fixture
-def small_pictures(run: Path, tmp_path: Path) -> Path:
+def small_images(run: Path, tmp_path: Path) -> Path:
     """The run at 64 pixels, so that it answers at once."""
     folder = tmp_path / "small"
     folder.mkdir()
@@ -121,13 +121,13 @@ def small_pictures(run: Path, tmp_path: Path) -> Path:
 
 
 def test_predict_eval_and_init_from_take_it(
-    small_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = small_pictures
-    picture = tmp_path / "picture.png"
-    Image.new("RGB", (40, 30), (200, 40, 40)).save(picture)
+    run = small_images
+    image = tmp_path / "picture.png"
+    Image.new("RGB", (40, 30), (200, 40, 40)).save(image)
     capsys.readouterr()
-    assert cli.main(["predict", str(run), "--image", str(picture), "--text", "the red man", "--json"]) == 0
+    assert cli.main(["predict", str(run), "--image", str(image), "--text", "the red man", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["box"]) == 4
 
     raw, shards = tmp_path / "raw", tmp_path / "refcoco"

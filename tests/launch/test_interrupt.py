@@ -59,11 +59,11 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
     with pytest.raises(ConfigError, match=f"process {process.pid} on .* is launching"):
         launch(file, line=LINE)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 130
     assert controller.left_over(folder) == []
     assert events().count("tidied") == 2  # each rank was interrupted once and ended by itself
-    assert "the same command goes on from here" in told
+    assert "the same command goes on from here" in output
     assert [(row["stage"], row["state"]) for row in status("runs")] == [("a", "stopped"), ("b", "not started")]
     (work / "gate").touch()
     assert launch(file, line=LINE) == 0
@@ -73,9 +73,9 @@ def test_interrupt_leaves_nothing_and_the_same_command_goes_on(launcher: Launche
 def test_cancel_one_stage_and_then_the_launch(launcher: Launcher, work: Path) -> None:
     file, process = launcher
     assert cancel(Path("runs"), "a") == 0
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "a: FAILED (rank 0): cancelled" in told
+    assert "a: FAILED (rank 0): cancelled" in output
     assert controller.left_over(plan(file)[0].folder) == []
     assert [(row["state"], row["reason"]) for row in status("runs")] == [
         ("failed", "cancelled"),
@@ -122,8 +122,8 @@ def test_a_killed_controller_is_a_failure_that_leaves_nothing(launcher: Launcher
     folder = plan(file)[0].folder
     parent = next(p for p in controller.left_over(folder) if "laconvnet.launch.local.controller" in p.cmdline())
     os.kill(parent.pid, signal.SIGKILL)
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "a: FAILED" in told
-    assert "b: not started: a failed" in told
+    assert "a: FAILED" in output
+    assert "b: not started: a failed" in output
     until(lambda: not controller.left_over(folder), "the ranks outlived their controller")

@@ -79,9 +79,9 @@ def test_success_is_that_of_every_rank(stages: Write, capfd: pytest.CaptureFixtu
     file = stages("train: {run: [uneven], processes: 2, threads: 1}\nleave: {run: [abort], threads: 1}")
     assert launch(file, line=LINE) == 1
     train, leave = plan(file)
-    assert not is_done(train.folder, train.identity)
+    assert not is_done(train.folder, train.fingerprint)
     assert "FAILED (rank 1): ValueError: lost at the end" in capfd.readouterr().err
-    assert is_done(leave.folder, leave.identity)  # a process that aborts after its work was done has done it
+    assert is_done(leave.folder, leave.fingerprint)  # a process that aborts after its work was done has done it
 
 
 def test_refused_arguments_are_a_failure(stages: Write) -> None:

@@ -13,7 +13,7 @@ from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.slurm import snapshot
 from laconvnet.launch.slurm.cluster import Cluster
-from laconvnet.launch.slurm.sbatch import Shape, array
+from laconvnet.launch.slurm.sbatch import ResourceRequest, array
 from laconvnet.pipeline.errors import ConfigError
 from tests.launch.any_line import LINE
 
@@ -102,7 +102,7 @@ def test_the_tasks_of_an_array_as_sbatch_takes_them(stages: Write, capsys: pytes
     (shares, _) = plan(file)
     Path("site.yaml").write_text(PLAIN + "at_once: 20\n")
     for done in (0, 1, 5):
-        write_json_at(shares.jobs[done].folder / "DONE.json", {"identity": shares.identity})
+        write_json_at(shares.jobs[done].folder / "DONE.json", {"identity": shares.fingerprint})
     write_json_at(shares.jobs[9].folder / "DONE.json", {"identity": "of other arguments"})
     assert launch(file, LINE, cluster="site.yaml", dry_run=True) == 0
     assert "#SBATCH --array=2-4,6-63%20\n" in capsys.readouterr().out
@@ -115,18 +115,20 @@ def write_json_at(file: Path, value: object) -> None:
     publish_json(file, value)
 
 
-def shape(stages: Write, text: str, **site: object) -> Shape:
+def shape(stages: Write, text: str, **site: object) -> ResourceRequest:
     (stage,) = plan(stages(f"a: {{run: [x], {text}}}"))
-    return Shape.of(stage, Cluster(**site))  # type: ignore[arg-type]
+    return ResourceRequest.of(stage, Cluster(**site))  # type: ignore[arg-type]
 
 
 def test_shapes(stages: Write) -> None:
     eight = {"gpus_per_node": 8, "partition": "gpu"}
-    assert shape(stages, "processes: 16, gpus: 1", **eight) == Shape("gpu", 2, 8, 4, 8, 1440)
-    assert shape(stages, "processes: 4, gpus: 2, threads: 3", **eight) == Shape("gpu", 1, 4, 3, 8, 1440)
-    assert shape(stages, "processes: 4, nodes: 4, gpus: 1, minutes: 0.2", **eight) == Shape("gpu", 4, 1, 4, 1, 1)
-    assert shape(stages, "processes: 6, partition: cpu", **eight) == Shape("cpu", 1, 6, 4, 0, 1440)
-    assert shape(stages, "processes: 2", cpus_per_task=7, minutes=90.5) == Shape(None, 1, 2, 7, 0, 91)
+    assert shape(stages, "processes: 16, gpus: 1", **eight) == ResourceRequest("gpu", 2, 8, 4, 8, 1440)
+    assert shape(stages, "processes: 4, gpus: 2, threads: 3", **eight) == ResourceRequest("gpu", 1, 4, 3, 8, 1440)
+    assert shape(stages, "processes: 4, nodes: 4, gpus: 1, minutes: 0.2", **eight) == ResourceRequest(
+        "gpu", 4, 1, 4, 1, 1
+    )
+    assert shape(stages, "processes: 6, partition: cpu", **eight) == ResourceRequest("cpu", 1, 6, 4, 0, 1440)
+    assert shape(stages, "processes: 2", cpus_per_task=7, minutes=90.5) == ResourceRequest(None, 1, 2, 7, 0, 91)
 
 
 @pytest.mark.parametrize(

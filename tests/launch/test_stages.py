@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laconvnet.launch.graph import identity
+from laconvnet.launch.graph import fingerprint
 from laconvnet.launch.graph.stages import cores, plan, read
 from laconvnet.pipeline.errors import ConfigError
 
@@ -34,8 +34,8 @@ alone:
 RIGHT_KEYS = ("run", "processes", "threads", "minutes", "nodes", "gpus", "partition", "title")
 
 
-def identities(file: Path) -> dict[str, str]:
-    return {stage.name: stage.identity for stage in plan(file)}
+def fingerprints(file: Path) -> dict[str, str]:
+    return {stage.name: stage.fingerprint for stage in plan(file)}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_order_folders_and_arguments(chain: Path, work: Path) -> None:
     found = {stage.name: stage for stage in plan(chain)}
     assert list(found) == ["raw", "left", "right", "last", "alone"]
     raw, right, last = found["raw"], found["right"], found["last"]
-    assert raw.folder == work / "runs" / f"raw-{raw.identity}"
+    assert raw.folder == work / "runs" / f"raw-{raw.fingerprint}"
     # Scalars arrive as they were written, not as YAML 1.1 reads them.
     assert raw.argv == (
         "generate",
@@ -73,13 +73,13 @@ def test_order_folders_and_arguments(chain: Path, work: Path) -> None:
 
 
 def test_identity_is_of_what_is_computed(chain: Path, work: Path, stages: Write) -> None:
-    before = identities(chain)
+    before = fingerprints(chain)
     (work / "left.yaml").write_text("# the same in other words\nlr: 0.1\nmodel:\n  depth: 4\n  preset: tiny\n")
-    assert identities(chain) == before
+    assert fingerprints(chain) == before
     other = CHAIN.replace("processes: 2", "processes: 4").replace("threads: 3", "").replace("1.5", "9")
     stages(other.replace("nodes: 2", "nodes: 1").replace("gpus: 4", "").replace("partition: long", ""))
-    assert identities(chain) == before
-    assert [stage.identity for stage in plan(chain, work / "elsewhere")] == list(before.values())
+    assert fingerprints(chain) == before
+    assert [stage.fingerprint for stage in plan(chain, work / "elsewhere")] == list(before.values())
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ def test_identity_is_of_what_is_computed(chain: Path, work: Path, stages: Write)
 def test_a_change_reaches_dependants_and_only_them(
     chain: Path, stages: Write, change: tuple[str, str], changed: set[str]
 ) -> None:
-    before = identities(chain)
-    after = identities(stages(CHAIN.replace(*change)))
+    before = fingerprints(chain)
+    after = fingerprints(stages(CHAIN.replace(*change)))
     assert {name for name in before if before[name] != after[name]} == changed
 
 
 def test_the_content_of_a_config_counts(chain: Path, work: Path) -> None:
-    before = identities(chain)
+    before = fingerprints(chain)
     (work / "left.yaml").write_text("model: {preset: tiny, depth: 5}\nlr: 0.1\n")
-    after = identities(chain)
+    after = fingerprints(chain)
     assert {name for name in before if before[name] != after[name]} == {"left", "last"}
 
 
@@ -210,10 +210,10 @@ def test_a_base_is_part_of_what_a_stage_computes(tmp_path: Path) -> None:
     file = tmp_path / "stages.yaml"
     run = f'[train, --config, "{tmp_path / "top.yaml"}", --run, "{{here}}"]'
     file.write_text(f"folder: {tmp_path}/out\nstages:\n  a:\n    run: {run}\n")
-    first = plan(file)[0].identity
-    assert plan(file)[0].identity == first
+    first = plan(file)[0].fingerprint
+    assert plan(file)[0].fingerprint == first
     (tmp_path / "base.yaml").write_text("seed: 2\n")
-    assert plan(file)[0].identity != first
+    assert plan(file)[0].fingerprint != first
 
 
 SHARES = """
@@ -235,14 +235,14 @@ def test_an_array_is_so_many_jobs_that_know_their_share(stages: Write) -> None:
     assert [job.folder for job in shares.jobs] == [shares.folder / "array-3" / str(task) for task in range(3)]
     assert {job.argv[4] for job in shares.jobs} == {f"{shares.folder}/set"}  # {here} is the stage's, not the task's
     assert shares.jobs[1].label == "shares task 1"
-    assert {(job.identity, job.needs) for job in shares.jobs} == {(shares.identity, ("raw",))}
+    assert {(job.fingerprint, job.needs) for job in shares.jobs} == {(shares.fingerprint, ("raw",))}
     assert joined.needs == ("raw", "shares")
 
 
 def test_the_number_of_tasks_is_not_what_is_computed(stages: Write) -> None:
-    before = identities(stages(SHARES))
-    assert identities(stages(SHARES.replace("array: 3", "array: 64").replace("at_once: 2", "at_once: 9"))) == before
-    assert identities(stages(SHARES.replace('"{task}"', '"{task}", --of, 3'))) != before
+    before = fingerprints(stages(SHARES))
+    assert fingerprints(stages(SHARES.replace("array: 3", "array: 64").replace("at_once: 2", "at_once: 9"))) == before
+    assert fingerprints(stages(SHARES.replace('"{task}"', '"{task}", --of, 3'))) != before
 
 
 def test_tasks_side_by_side_share_the_cores(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,8 +270,8 @@ def test_what_is_wrong_with_an_array_is_told(stages: Write, change: tuple[str, s
 def test_a_graph_of_a_thousand_stages_is_read_in_one_pass(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each configuration once, however many stages name it, and stages in any order in steps that grow with them."""
     read_files: list[str] = []
-    known = identity._read
-    monkeypatch.setattr(identity, "_read", lambda name: read_files.append(name) or known(name))
+    known = fingerprint._read
+    monkeypatch.setattr(fingerprint, "_read", lambda name: read_files.append(name) or known(name))
     Path("a.yaml").write_text("seed: 1\n")
     Path("b.yaml").write_text("base: a.yaml\n")
     lines = [f's{n}: {{run: [train, --config, {"ab"[n % 2]}.yaml, --data, "{{s{n + 1}}}"]}}' for n in range(999)]

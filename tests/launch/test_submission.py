@@ -50,7 +50,9 @@ def queued(slurm: Path, four: dict[str, Stage], **states: str) -> None:
 
 
 def finish(stage: Stage) -> None:
-    publish_json(stage.folder / "DONE.json", {"identity": stage.identity, "started": 1.0, "ended": 2.0, "seconds": 1.0})
+    publish_json(
+        stage.folder / "DONE.json", {"identity": stage.fingerprint, "started": 1.0, "ended": 2.0, "seconds": 1.0}
+    )
 
 
 def calls(slurm: Path) -> list[str]:
@@ -74,7 +76,7 @@ def test_a_graph_is_submitted_once(
     assert (Path("runs") / job["code"] / "laconvnet" / "launch" / "slurm" / "batch.py").exists()
     assert (Path("runs") / job["code"] / "laconvnet" / "files.py").exists()
 
-    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].fingerprint, "seconds": 1.0})
     queued(slurm, four, left="RUNNING", right="PENDING")
     capsys.readouterr()
     assert submit() == 0  # the last one is gone from the queue
@@ -218,7 +220,7 @@ def test_rows_say_what_files_and_slurm_say(
     assert text[0].split()[:5] == ["stage", "state", "job", "starts", "step"]
     assert text[1].split()[:4] == ["raw", "waiting", "101", "3"]
 
-    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity, "seconds": 1.0})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].fingerprint, "seconds": 1.0})
     publish_json(four["left"].folder / "FAILED.json", {"ended": 50.0, "reason": "no luck"})
     note("right", '{"job": "103", "start": 0, "event": "start", "time": 5.0}')
     (slurm / "queue").write_text("")
@@ -275,7 +277,7 @@ def test_logs_follow_until_the_stage_has_ended(
     def sleep(_: float) -> None:
         text = next(texts)
         if text is None:
-            publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
+            publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].fingerprint})
         else:
             log.write_text(text)
 
@@ -289,7 +291,7 @@ def test_cancel(
     submit: Callable[..., int], slurm: Path, four: dict[str, Stage], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert submit() == 0
-    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].identity})
+    publish_json(four["raw"].folder / "DONE.json", {"identity": four["raw"].fingerprint})
     queued(slurm, four, left="RUNNING", right="PENDING", last="PENDING")
     assert cancel(Path("runs"), "left") == 0
     assert calls(slurm)[-1] == "scancel 102"

@@ -1,4 +1,4 @@
-"""Small built sets for the pipeline: the generator's pictures through the road that real data take."""
+"""Small built sets for the pipeline: the generator's images through the road that real data take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, root in roots.items():
         source = get(name)
         samples = source.samples(place / "raw" / root, images=None, splits=None, partition=None)
-        # Shards of some twenty pictures: a set has several.
+        # Shards of some twenty images: a set has several.
         facts = {"source": name, "licence": source.licence, "options": {}}
         build(samples, folders[name], **facts, shard_bytes=16_000, progress=False)
     folders["merged"] = place / "merged"
@@ -39,10 +39,10 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built set of gRefCOCO's layout: one, two and no objects, on pictures that are their own mirror image.
+    """A built set of gRefCOCO's layout: one, two and no objects, on images that are their own mirror image.
 
-    Every picture is black, 96 x 64 or 64 x 96 (w x h), with a white box in its left half and one in its right half.
-    Each split has four pictures, with these groups: left box, right box, both boxes (two sentences), a unicorn.
+    Every image is black, 96 x 64 or 64 x 96 (w x h), with a white box in its left half and one in its right half.
+    Each split has four images, with these groups: left box, right box, both boxes (two sentences), a unicorn.
     """
     from laconvnet.shards.build.builder import build
     from laconvnet.shards.sources import get

@@ -14,7 +14,7 @@ from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Mani
 
 
 def questions(said: list[tuple[str | None, str | None]]) -> Examples:
-    """Questions of (family, answer), without any picture."""
+    """Questions of (family, answer), without any image."""
     blank = {field.name: None for field in EXAMPLE_SCHEMA}
     rows = [{**blank, "family": family, "answer": answer} for family, answer in said]
     table = pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in EXAMPLE_SCHEMA]))

@@ -27,13 +27,13 @@ def run(tmp_path: Path) -> Path:
     config = configuration.load(TINY, ["--data.folder", "x", "--data.size", "64"])
     torch.manual_seed(0)
     model = build_model(config.model, len(WORDS))
-    averages = {
+    ema_weights = {
         name: tensor + 0.01 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
     place = tmp_path / "run"
     place.mkdir()
     (place / folder.CONFIG).write_text(configuration.dump(config))
-    state = {"step": 7, "task": "rec", "data": "", "model": model.state_dict(), "moments": {}, "ema": averages}
+    state = {"step": 7, "task": "rec", "data": "", "model": model.state_dict(), "moments": {}, "ema": ema_weights}
     checkpoint.save(checkpoint.folder_of(place, 7), state, WORDS.to_json())
     return place
 

@@ -1,4 +1,4 @@
-"""A network that answers: both ways on the same pictures with the same weights, and what a row says."""
+"""A network that answers: both ways on the same images with the same weights, and what a row says."""
 
 from __future__ import annotations
 

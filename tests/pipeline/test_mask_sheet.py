@@ -1,4 +1,4 @@
-"""The report on masks: drawn into the pictures, with what was said and how well it fits."""
+"""The report on masks: drawn into the images, with what was said and how well it fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from laconvnet.pipeline.report.sheet import sheet
 
 
 def result(folder: Path, data: Path, **changes: Any) -> Path:
-    """The result of a model that takes every other referent's whole picture; ``changes`` go into every answer."""
+    """The result of a model that takes every other referent's whole image; ``changes`` go into every answer."""
     examples = Examples.open(data, "expression", "val")
     answers = []
     rows = examples.rows.tolist()
@@ -78,4 +78,4 @@ def test_a_mask_of_something_else_is_told(groups: Path, tmp_path: Path, mask: ob
     (evaluation,) = gather([result(tmp_path / "masks", groups, mask=mask)]).evaluations
     made = sheet(evaluation, evaluation.answers())
     assert made.form == "none"
-    assert made.note.startswith("The pictures cannot be shown: holds no mask of a ")
+    assert made.note.startswith("The images cannot be shown: holds no mask of a ")

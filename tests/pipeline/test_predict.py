@@ -1,4 +1,4 @@
-"""The picture a user names: opened as training saw its like, refused in one line; and the drawing of the answer."""
+"""The image a user names: opened as training saw its like, refused in one line; and the drawing of the answer."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def test_a_turned_picture_is_shown_upright(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:10, :20] = 255
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    picture = _open(tmp_path / "turned.jpg")
-    assert (picture.mode, picture.size) == ("RGB", (20, 40))
-    assert picture.getpixel((15, 5)) > (200, 200, 200)
-    assert picture.getpixel((5, 5)) < (60, 60, 60)
+    image = _open(tmp_path / "turned.jpg")
+    assert (image.mode, image.size) == ("RGB", (20, 40))
+    assert image.getpixel((15, 5)) > (200, 200, 200)
+    assert image.getpixel((5, 5)) < (60, 60, 60)
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
 def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
-    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    picture.putpixel((0, 0), (0, 0, 0, 255))
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 0, 255))
     options = {"transparency": 0} if kind == "P" else {}
     if kind == "P":
-        picture = Image.new("P", (8, 8), 0)
-        picture.putpalette([0, 0, 0, 0, 0, 0])
-        picture.putpixel((0, 0), 1)
-    picture.convert(kind).save(tmp_path / "clear.png", **options)
+        image = Image.new("P", (8, 8), 0)
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.putpixel((0, 0), 1)
+    image.convert(kind).save(tmp_path / "clear.png", **options)
     opened = _open(tmp_path / "clear.png")
     assert opened.getpixel((0, 0)) == (0, 0, 0)
     assert opened.getpixel((4, 4)) == (255, 255, 255)
@@ -47,27 +47,27 @@ def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
 def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match=rf"^--image: {path}: not a picture that can be decoded"):
+    with pytest.raises(ConfigError, match=rf"^--image: {path}: not an image that can be decoded"):
         _open(path)
 
 
 def test_a_missing_picture_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--image: .*none\.png: no such file$"):
         _open(tmp_path / "none.png")
-    with pytest.raises(ConfigError, match=r"^--image: .*not a picture"):
+    with pytest.raises(ConfigError, match=r"^--image: .*not an image"):
         _open(tmp_path)
 
 
 @needs(ODD)
 @pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "truncated_image.png", "broken.png"])
 def test_real_broken_pictures_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name}: not a picture that can be decoded"):
+    with pytest.raises(ConfigError, match=rf"{name}: not an image that can be decoded"):
         _open(ODD / name)
 
 
 def test_the_drawing_frames_the_box_and_keeps_the_picture() -> None:
-    picture = Image.new("RGB", (400, 200), (10, 20, 30))
-    sheet = draw(picture, "the red one", {"box": [100, 50, 200, 100], "score": 0.5})
+    image = Image.new("RGB", (400, 200), (10, 20, 30))
+    sheet = draw(image, "the red one", {"box": [100, 50, 200, 100], "score": 0.5})
     assert sheet.size == (400, 234)
     for edge in ((100, 100), (300, 100), (200, 50), (200, 150)):
         assert sheet.getpixel(edge) == (255, 64, 0)
@@ -85,15 +85,15 @@ def test_a_small_picture_is_enlarged_with_its_box() -> None:
 
 
 def test_the_drawing_tints_and_outlines_the_mask() -> None:
-    picture = Image.new("RGB", (400, 200), (10, 20, 30))
+    image = Image.new("RGB", (400, 200), (10, 20, 30))
     mask = np.zeros((200, 400), np.uint8)
     mask[50:150, 100:300] = 1
-    sheet = draw(picture, "the red one", {"mask": encode(mask), "score": 0.5})
+    sheet = draw(image, "the red one", {"mask": encode(mask), "score": 0.5})
     assert sheet.size == (400, 234)
     for edge in ((100, 100), (299, 100), (200, 50), (200, 149)):
         assert sheet.getpixel(edge) == (255, 64, 0)
     tinted = sheet.getpixel((200, 100))
-    assert tinted == (108, 38, 18), "two fifths of the colour: the picture stays visible"
+    assert tinted == (108, 38, 18), "two fifths of the colour: the image stays visible"
     for outside in ((99, 100), (300, 100), (200, 49), (200, 150), (50, 25)):
         assert sheet.getpixel(outside) == (10, 20, 30)
 
@@ -109,16 +109,16 @@ def test_a_small_picture_is_enlarged_with_its_mask() -> None:
 
 
 def test_an_empty_mask_is_told_in_words() -> None:
-    picture = Image.new("RGB", (400, 100), (10, 20, 30))
+    image = Image.new("RGB", (400, 100), (10, 20, 30))
     empty, full = (encode(np.full((100, 400), value)) for value in (0, 1))
-    sheet = np.asarray(draw(picture, "a unicorn", {"mask": empty, "score": 0.0}))
+    sheet = np.asarray(draw(image, "a unicorn", {"mask": empty, "score": 0.0}))
     assert (sheet[:100] == (10, 20, 30)).all()
-    said = np.asarray(draw(picture, "a unicorn", {"mask": full, "score": 0.9}))
+    said = np.asarray(draw(image, "a unicorn", {"mask": full, "score": 0.9}))
     assert (sheet[100:] < 128).any(2).sum() > (said[100:] < 128).any(2).sum()
 
 
 def test_an_answer_in_words_is_written_below() -> None:
-    picture = Image.new("RGB", (400, 100), (10, 20, 30))
-    short, long = (np.asarray(draw(picture, "how many", {"answer": answer}))[100:] for answer in ("2", "a great many"))
-    assert (np.asarray(draw(picture, "how many", {"answer": "2"}))[:100] == (10, 20, 30)).all()
+    image = Image.new("RGB", (400, 100), (10, 20, 30))
+    short, long = (np.asarray(draw(image, "how many", {"answer": answer}))[100:] for answer in ("2", "a great many"))
+    assert (np.asarray(draw(image, "how many", {"answer": "2"}))[:100] == (10, 20, 30)).all()
     assert (long < 128).any(2).sum() > (short < 128).any(2).sum()

@@ -1,4 +1,4 @@
-"""The HTML page on runs and stage graphs: its numbers, its pictures, and that nothing in it is more than text."""
+"""The HTML page on runs and stage graphs: its numbers, its images, and that nothing in it is more than text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PICTURES = 40
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of 40 pictures of 24 x 16, the last one large; in each a region with one expression and a question."""
+    """A set of 40 images of 24 x 16, the last one large; in each a region with one expression and a question."""
     folder = tmp_path_factory.mktemp("raw")
     samples = []
     for number in range(PICTURES):
@@ -185,10 +185,10 @@ def test_every_run_has_its_curves_with_its_terms(tmp_path: Path) -> None:
     train(tmp_path / "short")
     report([first, second, tmp_path / "short", first], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    pictures = [image["alt"] for image in Elements(page).of("img")]
-    assert len(pictures) == 2
-    assert "loss of first, from 9 at step 20 to 1.8 at step 100" in str(pictures[0])
-    assert "loss of second, from 9 at step 20 to 3 at step 60" in str(pictures[1])
+    images = [image["alt"] for image in Elements(page).of("img")]
+    assert len(images) == 2
+    assert "loss of first, from 9 at step 20 to 1.8 at step 100" in str(images[0])
+    assert "loss of second, from 9 at step 20 to 3 at step 60" in str(images[1])
     drawn = svg_of(page)
     assert all(f">{name}<" in drawn for name in ("xy", "wh", "loss", "step"))
     assert "grad" not in drawn
@@ -231,7 +231,7 @@ def test_the_margin_is_over_the_strongest_bar_of_the_same_task_data_and_split(tm
     boxes(blind / "eval" / "d.json", blind, toy, right=37, blank=True, task="res")
     found = gather([run, blind]).evaluations
     line = score(found[0], found, []).headline
-    assert {bar: share.value for bar, share in line.bars.items()} == {
+    assert {bar: share.value for bar, share in line.baselines.items()} == {
         "shuffled_words": 0.25,
         "blank_pictures": 0.1,
         "words_only": 0.4,
@@ -240,11 +240,11 @@ def test_the_margin_is_over_the_strongest_bar_of_the_same_task_data_and_split(tm
     assert line.margin == pytest.approx(0.75 - 0.4)
     unseeing = score(found[1], found, []).headline
     assert unseeing.margin is None
-    assert "words_only" not in unseeing.bars
+    assert "words_only" not in unseeing.baselines
     report([run, blind], tmp_path / "page.html")
     shown = text_of((tmp_path / "page.html").read_text())
     assert "75.0 ±6.8 +35.0 over words-only model" in shown
-    assert "step 100, trained on blank pictures" in shown
+    assert "step 100, trained on blank images" in shown
 
 
 def test_a_model_below_its_bar_has_a_negative_margin(tmp_path: Path, toy: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_sheet_that_cannot_be_made_says_why(tmp_path: Path, toy: Path, loss: s
     answers = file.with_suffix(".answers.jsonl")
     if loss == "data":
         shutil.rmtree(data)
-        expected = f"The pictures cannot be shown: {data}: no manifest.parquet here"
+        expected = f"The images cannot be shown: {data}: no manifest.parquet here"
     elif loss == "answers":
         answers.unlink()
         expected = f"{answers} is not there; the evaluation writes it."
@@ -372,7 +372,7 @@ def test_a_broken_result_is_named_on_the_page_and_other_json_is_none(tmp_path: P
     (run / "eval" / "notes.json").write_text('{"task": "rec", "split": "val"}')
     report([run], tmp_path / "page.html")
     shown = text_of((tmp_path / "page.html").read_text())
-    assert f"Left out: {run / 'eval' / 'torn.json'}: line 1 column 17: not JSON" in shown
+    assert f"Skipped: {run / 'eval' / 'torn.json'}: line 1 column 17: not JSON" in shown
     assert "notes.json" not in shown
 
 

@@ -44,14 +44,14 @@ def test_shards_hold_all_samples_and_what_fits() -> None:
 
 
 def test_a_block_is_counted_once_and_a_sample_over_its_border_twice() -> None:
-    layout = Layout(100, picture_bytes=600_000, shard_bytes=6_000_000)
+    layout = Layout(100, image_bytes=600_000, shard_bytes=6_000_000)
     first = np.arange(layout.starts[1])
     whole = -(-int(layout.starts[1]) * 600_000 // reads.BLOCK)
     assert len(layout.blocks(first)) == whole
     assert len(layout.blocks(np.concatenate([first, first]))) == whole
     assert len(layout.blocks(np.array([1]))) == 2  # bytes 600,000 to 1,199,999 of its shard
     assert len(layout.blocks(np.array([0, layout.starts[1]]))) == 2  # of two files
-    large = Layout(10, picture_bytes=3 * reads.BLOCK, shard_bytes=30 * reads.BLOCK)
+    large = Layout(10, image_bytes=3 * reads.BLOCK, shard_bytes=30 * reads.BLOCK)
     assert len(large.blocks(np.array([0]))) == 3
 
 
@@ -139,8 +139,8 @@ def test_a_broken_order_is_found(broken: Any, told: str, monkeypatch: pytest.Mon
     right = Plan.step
 
     def step(self: Plan, number: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
-        items, visits = right(self, number, batch, rank, world)
-        return broken(items, rank), visits
+        items, epoch_passes = right(self, number, batch, rank, world)
+        return broken(items, rank), epoch_passes
 
     monkeypatch.setattr(Plan, "step", step)
     found = [row for row in scale.exact(SMALL, LAYOUT) if row["median"]]
@@ -183,8 +183,8 @@ def test_the_size_of_a_checkpoint_is_that_of_its_file(tmp_path: Path) -> None:
     model = build_model(ModelConfig(preset="tiny", task="rec"), state.WORDS, 0)
     weights = model.state_dict()
     moments = {name: {"exp_avg": one.clone(), "exp_avg_sq": one.clone()} for name, one in model.named_parameters()}
-    averages = {name: tensor.clone() for name, tensor in weights.items()}
-    checkpoint.save(tmp_path / "one", {"step": 1, "model": weights, "moments": moments, "ema": averages}, "{}")
+    ema_weights = {name: tensor.clone() for name, tensor in weights.items()}
+    checkpoint.save(tmp_path / "one", {"step": 1, "model": weights, "moments": moments, "ema": ema_weights}, "{}")
     told = state.sizes("tiny")
     assert told["weights"] == told["averages"]
     written = (tmp_path / "one" / "state.pt").stat().st_size

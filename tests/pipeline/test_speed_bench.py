@@ -72,7 +72,7 @@ def test_rows_by_a_clock_that_steps_move(monkeypatch: pytest.MonkeyPatch) -> Non
     unfold, ours = found
     assert len(told) == 6
     assert (unfold["name"], ours["name"], ours["baseline"]) == ("unfold", "laconv", "unfold")
-    assert (unfold["median"], ours["median"]) == (pytest.approx(100), pytest.approx(25))  # ms a picture, of four
+    assert (unfold["median"], ours["median"]) == (pytest.approx(100), pytest.approx(25))  # ms an image, of four
     assert ours["ratio"] == pytest.approx(4)
     assert ours["over_percent"] == pytest.approx(-75)
     assert ours["samples_per_s"] == pytest.approx(40)
@@ -100,8 +100,8 @@ def test_waiting_for_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("from_memory")
-@pytest.mark.parametrize(("room", "pictures"), [(2, 2), (0, None)])
-def test_unfold_takes_what_it_has_room_for(room: int, pictures: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("room", "images"), [(2, 2), (0, None)])
+def test_unfold_takes_what_it_has_room_for(room: int, images: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = Way.step
 
     def step(way: Way, images: torch.Tensor, tokens: torch.Tensor) -> None:
@@ -113,8 +113,8 @@ def test_unfold_takes_what_it_has_room_for(room: int, pictures: int | None, monk
     found = {row["name"]: row for row in speed.rows(TINY, CPU, 1, 1, lambda: None)}
     assert found["laconv"]["pictures"] == 4
     assert found["laconv"]["note"] is None
-    if pictures:
-        assert found["unfold"]["pictures"] == pictures
+    if images:
+        assert found["unfold"]["pictures"] == images
         assert found["unfold"]["note"] == "2 of 4 pictures: no room for more"
         assert found["laconv"]["ratio"] == pytest.approx(found["unfold"]["median"] / found["laconv"]["median"])
     else:

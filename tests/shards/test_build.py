@@ -37,7 +37,7 @@ def region(name: str, *boxes: tuple[float, float, float, float], **fields: Any) 
 
 
 def toy(folder: Path, count: int = 12) -> list[RawSample]:
-    """Small pictures of differing sizes, one of them broken and one missing."""
+    """Small images of differing sizes, one of them broken and one missing."""
     folder.mkdir(exist_ok=True)
     samples = []
     for number in range(count):
@@ -96,7 +96,7 @@ def test_rows_lead_to_the_bytes_and_say_what_the_records_say(tmp_path: Path) -> 
     question = examples[3]
     assert (question["region"], question["answer"], question["answers"]) == (-1, "2", ["2", "two"])
     assert np.isnan([question[name] for name in "xywh"]).all()
-    assert manifest.select("val", "question").tolist() == [1, 7, 11, 15]  # pictures 0, 3, 6, 9
+    assert manifest.select("val", "question").tolist() == [1, 7, 11, 15]  # images 0, 3, 6, 9
     assert manifest.meta["options"] == {"split": ["train"]}
     assert manifest.meta["sets"] == [{"name": "toy", "weight": 1.0}]
     assert manifest.meta["quarantined"] == 2
@@ -112,7 +112,7 @@ def test_quarantine_names_file_key_and_reason_and_the_build_goes_on(tmp_path: Pa
     assert found["toy-7"]["reason"] == "missing: No such file or directory"
     assert found["toy-5"]["file"] == str(tmp_path / "pictures" / "5.jpg")
     assert found["toy-5"]["reason"] == "cannot be decoded: Premature end of JPEG file"
-    assert found["toy-0"]["reason"].startswith("the annotations are for 33x24, the picture is 32x24")
+    assert found["toy-0"]["reason"].startswith("the annotations are for 33x24, the image is 32x24")
 
 
 def test_unknown_sizes_are_filled_in_and_boxes_fitted(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_unknown_sizes_are_filled_in_and_boxes_fitted(tmp_path: Path) -> None:
     reasons = {row["region"]: row["reason"] for row in quarantine(tmp_path / "out")}
     assert set(reasons) == {"flat", "outside", "half", "nan", "mask"}
     assert "no area" in reasons["flat"]
-    assert "[1, 50, 2, 2] lies outside the picture of 32x24" in reasons["half"]
+    assert "[1, 50, 2, 2] lies outside the image of 32x24" in reasons["half"]
     assert "not finite" in reasons["nan"]
     assert "mask of size [32, 24]" in reasons["mask"]
 
@@ -167,7 +167,7 @@ def test_the_source_is_read_as_a_stream(tmp_path: Path, workers: int) -> None:
 
     build(stream(), out, **ARGS, shard_bytes=1, workers=workers)
     assert finished_at_pull == sorted(finished_at_pull)
-    # Of 10 pictures before the last, one is broken and one still held; a backlog is one more than the workers.
+    # Of 10 images before the last, one is broken and one still held; a backlog is one more than the workers.
     assert finished_at_pull[-1] >= 8 - workers - 1
 
 
@@ -378,10 +378,10 @@ def test_a_finished_build_is_returned_and_one_of_other_options_refused(tmp_path:
     ("change", "message"),
     [
         (lambda samples: [*samples, samples[1]], "key 'toy-1' occurs twice"),
-        (lambda samples: [], "yields no picture; check --split"),
+        (lambda samples: [], "yields no image; check --split"),
         (
             lambda samples: [dataclasses.replace(one, image=Path("/nowhere") / one.image.name) for one in samples],
-            r"/nowhere/0.jpg: no such picture, nor any other of 12; .* check --images",
+            r"/nowhere/0.jpg: no such image, nor any other of 12; .* check --images",
         ),
         (lambda samples: [samples[5]], "5.jpg: cannot be decoded: .*nor is any other"),
     ],

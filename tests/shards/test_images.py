@@ -1,4 +1,4 @@
-"""Pictures to shard bytes: what passes through, what is normalised and how, what is refused."""
+"""Images to shard bytes: what passes through, what is normalised and how, what is refused."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from laconvnet.shards.build import jpeg
-from laconvnet.shards.build.images import Picture, PictureError, read_picture
+from laconvnet.shards.build.images import ImageError, StoredImage, read_image_file
 from tests.samples import SAMPLES, needs
 
 ODD = SAMPLES / "images"
 real = needs(ODD)
 
 
-def decoded(picture: Picture) -> Image.Image:
+def decoded(picture: StoredImage) -> Image.Image:
     image = Image.open(io.BytesIO(picture.data))
     image.load()
     assert image.size == (picture.width, picture.height)
@@ -57,7 +57,7 @@ def corner(image: Image.Image) -> str:
 @real
 @pytest.mark.parametrize("name", ["hopper.jpg", "hopper_gray.jpg", "icc_profile_big.jpg"])
 def test_ordinary_jpegs_pass_through(name: str) -> None:
-    assert read_picture(ODD / name).data == (ODD / name).read_bytes()
+    assert read_image_file(ODD / name).data == (ODD / name).read_bytes()
 
 
 @real
@@ -74,11 +74,11 @@ def test_ordinary_jpegs_pass_through(name: str) -> None:
     ],
 )
 def test_odd_pictures_are_encoded_again(name: str, ext: str, size: tuple[int, int]) -> None:
-    picture = read_picture(ODD / name)
+    picture = read_image_file(ODD / name)
     assert (picture.ext, picture.width, picture.height) == (ext, *size)
     assert picture.data != (ODD / name).read_bytes()
     decoded(picture)
-    assert read_picture(ODD / name).data == picture.data
+    assert read_image_file(ODD / name).data == picture.data
     assert picture.ext == "png" or jpeg.is_plain(picture.data)
 
 
@@ -86,7 +86,7 @@ def test_odd_pictures_are_encoded_again(name: str, ext: str, size: tuple[int, in
 def test_normalised_pixels_are_those_of_the_original() -> None:
     with Image.open(ODD / "sugarshack.mpo") as original:
         expected = np.asarray(original.convert("RGB"), np.float32)
-    found = np.asarray(decoded(read_picture(ODD / "sugarshack.mpo")), np.float32)
+    found = np.asarray(decoded(read_image_file(ODD / "sugarshack.mpo")), np.float32)
     assert np.abs(found - expected).mean() < 2
 
 
@@ -94,7 +94,7 @@ def test_normalised_pixels_are_those_of_the_original() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("broken.png", "no picture of a known format"),
+        ("broken.png", "no image of a known format"),
         ("truncated_jpeg.jpg", "Premature end of JPEG file"),
         ("truncated_image.png", "image file is truncated"),
         ("broken_data_stream.png", "unrecognized data stream"),
@@ -102,8 +102,8 @@ def test_normalised_pixels_are_those_of_the_original() -> None:
     ],
 )
 def test_broken_pictures_are_refused_with_the_reason(name: str, reason: str) -> None:
-    with pytest.raises(PictureError, match=reason):
-        read_picture(ODD / name)
+    with pytest.raises(ImageError, match=reason):
+        read_image_file(ODD / name)
 
 
 @pytest.mark.parametrize(("value", "top_left"), [(5, "red"), (6, "blue"), (7, "white"), (8, "green")])
@@ -112,10 +112,10 @@ def test_the_annotated_size_decides_the_orientation(
     tmp_path: Path, value: int, top_left: str, has_regions: bool
 ) -> None:
     path = with_orientation(tmp_path, value)
-    upright = read_picture(path, (20, 40), has_regions)
+    upright = read_image_file(path, (20, 40), has_regions)
     assert (upright.width, upright.height) == (20, 40)
     assert corner(decoded(upright)) == top_left
-    stored = read_picture(path, (40, 20), has_regions)
+    stored = read_image_file(path, (40, 20), has_regions)
     assert (stored.width, stored.height) == (40, 20)
     assert corner(decoded(stored)) == "red"
 
@@ -128,13 +128,13 @@ def test_where_the_size_cannot_decide_regions_keep_stored_pixels(
     tmp_path: Path, value: int, size: tuple[int, int], annotated: tuple[int, int], top_left: str
 ) -> None:
     path = with_orientation(tmp_path, value, size)
-    assert corner(decoded(read_picture(path, annotated, has_regions=True))) == "red"
-    assert corner(decoded(read_picture(path, annotated, has_regions=False))) == top_left
+    assert corner(decoded(read_image_file(path, annotated, has_regions=True))) == "red"
+    assert corner(decoded(read_image_file(path, annotated, has_regions=False))) == top_left
 
 
 def test_exif_is_taken_out_of_a_stored_jpeg_without_touching_a_pixel(tmp_path: Path) -> None:
     path = with_orientation(tmp_path, 6)
-    picture = read_picture(path, (40, 20))
+    picture = read_image_file(path, (40, 20))
     assert b"Exif\0\0" in path.read_bytes()
     assert b"Exif\0\0" not in picture.data
     with Image.open(path) as original:
@@ -143,8 +143,8 @@ def test_exif_is_taken_out_of_a_stored_jpeg_without_touching_a_pixel(tmp_path: P
 
 def test_orientation_of_a_png_is_removed_too(tmp_path: Path) -> None:
     path = with_orientation(tmp_path, 6, ext="png")
-    assert corner(decoded(read_picture(path, (40, 20)))) == "red"
-    assert corner(decoded(read_picture(path, (20, 40)))) == "blue"
+    assert corner(decoded(read_image_file(path, (40, 20)))) == "red"
+    assert corner(decoded(read_image_file(path, (20, 40)))) == "blue"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -152,7 +152,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (4, 0, 8, 8))
     image.convert(mode).save(tmp_path / "a.png")
-    found = decoded(read_picture(tmp_path / "a.png")).convert("RGB")
+    found = decoded(read_image_file(tmp_path / "a.png")).convert("RGB")
     assert found.getpixel((1, 1)) == (255, 255, 255)
     assert found.getpixel((6, 6)) != (255, 255, 255)
 
@@ -160,26 +160,26 @@ def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
 def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256, 0x7FFF, 0xFFFF]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    assert np.asarray(decoded(read_picture(tmp_path / "a.png"))).tolist() == [[0, 0, 1, 0x7F, 0xFF]]
+    assert np.asarray(decoded(read_image_file(tmp_path / "a.png"))).tolist() == [[0, 0, 1, 0x7F, 0xFF]]
 
 
 def test_palette_gif_frames_and_bitmaps_become_png_of_the_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / "a.gif")
+    picture = read_image_file(tmp_path / "a.gif")
     assert picture.ext == "png"
     assert decoded(picture).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_plain_png_passes_through(tmp_path: Path) -> None:
     quadrants().save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png").data == (tmp_path / "a.png").read_bytes()
+    assert read_image_file(tmp_path / "a.png").data == (tmp_path / "a.png").read_bytes()
 
 
 def test_an_rgb_jpeg_is_encoded_again_as_ycbcr(tmp_path: Path) -> None:
     quadrants().save(tmp_path / "a.jpg", keep_rgb=True, quality=100)
     assert not jpeg.is_plain((tmp_path / "a.jpg").read_bytes())
-    picture = read_picture(tmp_path / "a.jpg")
+    picture = read_image_file(tmp_path / "a.jpg")
     assert jpeg.is_plain(picture.data)
     assert corner(decoded(picture)) == "red"
 
@@ -187,14 +187,14 @@ def test_an_rgb_jpeg_is_encoded_again_as_ycbcr(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "name"), [("CMYK", "a.jpg"), ("P", "a.png")])
 def test_the_colour_profile_of_other_pixels_does_not_stay(tmp_path: Path, mode: str, name: str) -> None:
     quadrants().convert(mode).save(tmp_path / name, icc_profile=b"profile of other pixels")
-    with Image.open(io.BytesIO(read_picture(tmp_path / name).data)) as found:
+    with Image.open(io.BytesIO(read_image_file(tmp_path / name).data)) as found:
         assert "icc_profile" not in found.info
 
 
 def test_the_first_frame_of_an_animated_png_stays(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image_file(tmp_path / "a.png")
     assert getattr(decoded(picture), "n_frames", 1) == 1
     assert decoded(picture).getpixel((0, 0)) == (255, 0, 0)
 
@@ -206,8 +206,8 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 12_000, 12_000, 1, 0, 0, 0, 0)  # above PIL's warning, below its error
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(data)
-    with pytest.raises(PictureError, match="DecompressionBombWarning"):
-        read_picture(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match="DecompressionBombWarning"):
+        read_image_file(tmp_path / "bomb.png")
 
 
 def test_a_jpeg_with_a_hole_is_refused_and_one_with_stray_bytes_mended(tmp_path: Path) -> None:
@@ -216,11 +216,11 @@ def test_a_jpeg_with_a_hole_is_refused_and_one_with_stray_bytes_mended(tmp_path:
     data = stream.getvalue()
     half = len(data) // 2
     (tmp_path / "hole.jpg").write_bytes(data[:half] + data[half + 300 :])
-    with pytest.raises(PictureError, match="premature end of data segment"):
-        read_picture(tmp_path / "hole.jpg")
+    with pytest.raises(ImageError, match="premature end of data segment"):
+        read_image_file(tmp_path / "hole.jpg")
     for at in (data.index(b"\xff\xdb"), len(data) - 2):
         (tmp_path / "stray.jpg").write_bytes(data[:at] + b"stray" * 12 + data[at:])
-        mended = read_picture(tmp_path / "stray.jpg")
+        mended = read_image_file(tmp_path / "stray.jpg")
         assert b"stray" not in mended.data
         assert jpeg.fault(mended.data) is None
         assert np.abs(np.asarray(decoded(mended), np.float32) - np.asarray(Image.open(stream), np.float32)).mean() < 2

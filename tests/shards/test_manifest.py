@@ -23,7 +23,7 @@ from laconvnet.shards.sets.merge import pretrain_set
 
 
 def built(folder: Path, name: str = "toy", coco_ids: tuple[int | None, ...] = (None, None, None)) -> Path:
-    """Three pictures: regions in train and val, one region without a target, questions in train."""
+    """Three images: regions in train and val, one region without a target, questions in train."""
     samples = []
     for number, coco_id in enumerate(coco_ids):
         path = folder / f"{name}{number}.png"

@@ -1,4 +1,4 @@
-"""No picture that a test shows is in a pretraining set: by COCO id, by file name, by bytes, with proof."""
+"""No image that a test shows is in a pretraining set: by COCO id, by file name, by bytes, with proof."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from laconvnet.shards.sets.merge import pretrain_set
 
 
 class Shown(NamedTuple):
-    """A picture of a toy set: file name, splits of its regions, COCO id, colour (its bytes)."""
+    """An image of a toy set: file name, splits of its regions, COCO id, colour (its bytes)."""
 
     name: str
     splits: tuple[str, ...] = ("train",)
@@ -33,11 +33,11 @@ class Shown(NamedTuple):
     colour: int | None = None
 
 
-def built(folder: Path, source: str, pictures: Sequence[Shown], shard_bytes: int = 200) -> Path:
+def built(folder: Path, source: str, images: Sequence[Shown], shard_bytes: int = 200) -> Path:
     folder = folder / source
     (folder / "pictures").mkdir(parents=True)
     samples = []
-    for number, shown in enumerate(pictures):
+    for number, shown in enumerate(images):
         path = folder / "pictures" / f"{number}.png"
         colour = 1 + number + 20 * (sum(source.encode()) % 500) if shown.colour is None else shown.colour
         Image.new("RGB", (8, 8), (colour % 256, colour // 256, 0)).save(path)
@@ -176,10 +176,10 @@ def test_the_proof_fails_where_the_exclusion_is_taken_away(
 ) -> None:
     visual_genome, coco, refcoco = sets
     monkeypatch.setattr(merge, blind, lambda *_: {})
-    with pytest.raises(InputError, match=r"picture visual_genome-4 \(5.jpg\) is in split val of .*not published"):
+    with pytest.raises(InputError, match=r"image visual_genome-4 \(5.jpg\) is in split val of .*not published"):
         pretrain_set([(visual_genome, 1), (coco, 1)], [refcoco], tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.parquet").exists()
-    with pytest.raises(InputError, match=r"picture coco-0 \(000000000200.jpg\) is in split val of .*by COCO id 200"):
+    with pytest.raises(InputError, match=r"image coco-0 \(000000000200.jpg\) is in split val of .*by COCO id 200"):
         pretrain_set([(coco, 1)], [refcoco], tmp_path / "out")
     assert [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".partial.")] == []
 
@@ -218,7 +218,7 @@ def test_mistakes_are_named(sets: tuple[Path, Path, Path], tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"pictures: no manifest.parquet here"):
         pretrain_set([(coco, 1)], [refcoco.parent / "pictures"], out)
     only = built(tmp_path, "only", [Shown("a.jpg", splits=("val",))])
-    with pytest.raises(InputError, match="no picture is left of"):
+    with pytest.raises(InputError, match="no image is left of"):
         pretrain_set([(only, 1)], [], out)
     assert not out.exists()
 
@@ -277,5 +277,5 @@ def test_exactly_the_pictures_held_out_nowhere_are_kept(
         manifest: Manifest = pretrain_set([(mine, 1)], [other], folder / "out")
         assert manifest.samples["key"].to_pylist() == wanted
     else:
-        with pytest.raises(InputError, match="no picture is left"):
+        with pytest.raises(InputError, match="no image is left"):
             pretrain_set([(mine, 1)], [other], folder / "out")

@@ -1,4 +1,4 @@
-"""Shards of real pictures, read back by those whose format they are: tar, webdataset, DALI."""
+"""Shards of real images, read back by those whose format they are: tar, webdataset, DALI."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("clevr").samples(root, **options))
 
 
-def _question(index: int, picture: int = 0, function: str = "count", **changes: Any) -> dict[str, Any]:
+def _question(index: int, image: int = 0, function: str = "count", **changes: Any) -> dict[str, Any]:
     return {
         "question_index": index,
-        "image_index": picture,
-        "image_filename": f"CLEVR_val_{picture:06}.png",
+        "image_index": image,
+        "image_filename": f"CLEVR_val_{image:06}.png",
         "split": "val",
         "question": "How many?",
         "answer": "3",
@@ -61,7 +61,7 @@ def test_the_real_samples() -> None:
     assert first.questions[0] == Question(
         "train-0", "train", "What color is the big thing?", "purple", family="query_attribute"
     )
-    # No question asks about this picture.
+    # No question asks about this image.
     assert "CLEVR_train_000004" not in {record.picture_id for record in records}
 
 

@@ -1,4 +1,4 @@
-"""CLEVR-Humans: people's questions on CLEVR's pictures, without programs."""
+"""CLEVR-Humans: people's questions on CLEVR's images, without programs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("clevr_humans").samples(root, **options))
 
 
-def _question(picture: int, text: str = "Is it shiny?", split: str = "val", **changes: Any) -> dict[str, Any]:
-    name = f"CLEVR_{split}_{picture:06}.png"
-    asked = {"image_index": picture, "image_filename": name, "question": text, "answer": "yes", "split": split}
+def _question(image: int, text: str = "Is it shiny?", split: str = "val", **changes: Any) -> dict[str, Any]:
+    name = f"CLEVR_{split}_{image:06}.png"
+    asked = {"image_index": image, "image_filename": name, "question": text, "answer": "yes", "split": split}
     return {**asked, **changes}
 
 
@@ -106,7 +106,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--partition unc: clevr_humans has one partition only"):
         _samples(root, partition="unc")
     (root / "images" / "val").rmdir()
-    with pytest.raises(InputError, match=r"images/val: no such folder; expected the pictures of split val .*--images"):
+    with pytest.raises(InputError, match=r"images/val: no such folder; expected the images of split val .*--images"):
         _samples(root)
 
 

@@ -22,7 +22,7 @@ from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.sets.holdout import identities
 
 WIDTH, HEIGHT = 480, 320
-# Object 1 has the first pixel of the picture; object 2 stands partly behind object 0.
+# Object 1 has the first pixel of the image; object 2 stands partly behind object 0.
 BOXES = ((100, 50, 60, 40), (0, 0, 30, 20), (150, 60, 50, 50))
 SHAPES = ("cube", "sphere", "cube")
 
@@ -42,10 +42,10 @@ def _runs(pixels: NDArray[np.uint8]) -> str:
     return ",".join(str(length) for _, length in ([(0, 0)] if found[0][0] else []) + found)
 
 
-def _scene(picture: int, split: str = "val", **changes: Any) -> dict[str, Any]:
+def _scene(image: int, split: str = "val", **changes: Any) -> dict[str, Any]:
     return {
-        "image_index": picture,
-        "image_filename": f"CLEVR_{split}_{picture:06}.png",
+        "image_index": image,
+        "image_filename": f"CLEVR_{split}_{image:06}.png",
         "objects": [
             {"idx": number, "shape": shape, "color": "red", "size": "large", "material": "metal"}
             for number, shape in enumerate(SHAPES, start=1)
@@ -56,13 +56,13 @@ def _scene(picture: int, split: str = "val", **changes: Any) -> dict[str, Any]:
     }
 
 
-def _refexp(picture: int, objects: Any, text: str = "The thing", split: str = "val", **changes: Any) -> dict[str, Any]:
+def _refexp(image: int, objects: Any, text: str = "The thing", split: str = "val", **changes: Any) -> dict[str, Any]:
     program = [
         {"type": "scene", "inputs": [], "_output": [0, 1, 2], "value_inputs": []},
         {"type": "filter_color", "inputs": [0], "_output": objects, "value_inputs": ["red"]},
     ]
-    name = f"CLEVR_{split}_{picture:06}"
-    place = {"split": split, "image_filename": f"{name}.png", "image": name, "image_index": picture}
+    name = f"CLEVR_{split}_{image:06}"
+    place = {"split": split, "image_filename": f"{name}.png", "image": name, "image_index": image}
     return {**place, "refexp": text, "program": program, "refexp_index": 0, "refexp_family_index": 1, **changes}
 
 
@@ -138,7 +138,7 @@ def test_splits_are_chosen_and_pictures_may_lie_elsewhere(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"--split test: .* no such split; expected one of train, val"):
         _samples(root, splits=["test"])
     with pytest.raises(
-        InputError, match=r"images/train: no such folder; expected the pictures of split train .*--images"
+        InputError, match=r"images/train: no such folder; expected the images of split train .*--images"
     ):
         _samples(root)
 
@@ -173,7 +173,7 @@ def test_expressions_that_do_not_fit_are_named_before_the_first_sample(
     ("changes", "message"),
     [
         ({"image_filename": 3}, "scene: key 'image_filename' is 3, expected str"),
-        ({"image_filename": "other.png"}, r"no scene of CLEVR_val_000001\.png \(1 pictures of clevr_ref\+_val_refexps"),
+        ({"image_filename": "other.png"}, r"no scene of CLEVR_val_000001\.png \(1 images of clevr_ref\+_val_refexps"),
         ({"objects": [{}]}, r"scene of CLEVR_val_000001\.png: has 1 objects, expression val-0 speaks of number 2"),
         ({"objects": [{}, {}, {}]}, "object 2: key 'shape' is missing"),
         ({"obj_bbox": {}}, r"scene of CLEVR_val_000001\.png: obj_bbox: key '3' is missing"),
@@ -217,8 +217,8 @@ def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.Capture
     refexps = [_refexp(1, [0, 2]), _refexp(2, [0]), _refexp(2, [1])]
     root = _write(tmp_path / "raw", refexps, scenes)
     for number in (1, 2):
-        picture = Image.new("RGBA", (WIDTH, HEIGHT), (number, 0, 0, 255))
-        picture.save(root / "images" / "val" / f"CLEVR_val_{number:06}.png")
+        image = Image.new("RGBA", (WIDTH, HEIGHT), (number, 0, 0, 255))
+        image.save(root / "images" / "val" / f"CLEVR_val_{number:06}.png")
     out = tmp_path / "set"
     build = ["shards", "build", "clevr_ref+", "--root", str(root), "--out", str(out), "--json"]
     assert cli.main(build) == 0

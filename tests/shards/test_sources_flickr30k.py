@@ -61,7 +61,7 @@ def test_a_chain_is_a_region_with_all_its_boxes_and_mentions(tmp_path: Path) -> 
     assert sample.image == root / "flickr30k-images" / "1.jpg"
     assert (record.picture_id, record.file_name, record.width, record.height) == ("1", "1.jpg", 100, 80)
     assert record.regions == (
-        # Corners count from 1 and belong to the box: 1..100 covers a picture 100 wide.
+        # Corners count from 1 and belong to the box: 1..100 covers an image 100 wide.
         Region(
             "7",
             "train",
@@ -88,9 +88,9 @@ def test_the_real_captions(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("6338542128\n")
     (tmp_path / "val.txt").write_text("4945942737\n")
     chains = {"4945942737": range(221796, 221805), "6338542128": range(253068, 253084)}
-    for picture, ids in chains.items():
+    for image, ids in chains.items():
         objects = [_object(str(chain), 1, 1, 2, 2) for chain in ids]
-        (tmp_path / "Annotations" / f"{picture}.xml").write_text(_xml(*objects))
+        (tmp_path / "Annotations" / f"{image}.xml").write_text(_xml(*objects))
     samples = _samples(tmp_path, images=DATA)
     assert [(s.record.picture_id, s.record.splits) for s in samples] == [
         ("6338542128", ("test",)),
@@ -171,11 +171,11 @@ def test_captions_are_utf8(tmp_path: Path) -> None:
     [
         (
             {"train": "1\n../../etc/passwd\n"},
-            "train.txt: line 2 is '../../etc/passwd', expected the number of a picture",
+            "train.txt: line 2 is '../../etc/passwd', expected the number of an image",
         ),
-        ({"train": "1\n", "test": "\n1\n"}, "test.txt: line 2: picture 1 is in split train already"),
-        ({"train": "1\n1\n"}, "train.txt: line 2: picture 1 is in split train already"),
-        ({"train": "1\n2\n3\n"}, r"Sentences/2\.txt: no such file \(2 of 3 pictures"),
+        ({"train": "1\n", "test": "\n1\n"}, "test.txt: line 2: image 1 is in split train already"),
+        ({"train": "1\n1\n"}, "train.txt: line 2: image 1 is in split train already"),
+        ({"train": "1\n2\n3\n"}, r"Sentences/2\.txt: no such file \(2 of 3 images"),
     ],
 )
 def test_bad_lists_are_named(tmp_path: Path, lists: dict[str, str], message: str) -> None:
@@ -191,7 +191,7 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
         start(tmp_path)
     root = _write(tmp_path)
     (root / "Annotations" / "1.xml").unlink()
-    with pytest.raises(InputError, match=r"Annotations/1\.xml: no such file \(1 of 1 pictures"):
+    with pytest.raises(InputError, match=r"Annotations/1\.xml: no such file \(1 of 1 images"):
         start(root)
     (root / "flickr30k-images").rmdir()
     with pytest.raises(InputError, match=r"flickr30k-images: no such folder; .*--images"):

@@ -122,7 +122,7 @@ def test_a_box_is_four_finite_numbers(bad: list[object]) -> None:
 
 
 def test_the_shelf_keeps_order(tmp_path: Path) -> None:
-    shelf = reading.Shelf(tmp_path / "x.json")
+    shelf = reading.CompressedStore(tmp_path / "x.json")
     shelf.add("b", [1, {"c": "é"}])
     shelf.add("a", [2])
     shelf.add("b", [3])
@@ -167,7 +167,7 @@ def test_a_compressed_mask_of_long_runs_survives() -> None:
         ([[1, 2, 3, 4]], r"polygon \[1, 2, 3, 4\], expected"),
         ([[1, 2, 3, 4, 5, 6, 7]], "polygon .* expected"),
         ([[1, 2, 3, 4, 5, "6"]], "polygon .* expected"),
-        ([[1, 2, 3, 4, 5, 1e8]], "polygon .* lies far outside the 10x8 picture"),
+        ([[1, 2, 3, 4, 5, 1e8]], "polygon .* lies far outside the 10x8 image"),
         ([5], "polygon 5, expected"),
         ({"size": [10, 8], "counts": [80]}, r"key 'size' of the mask is \[10, 8\], expected \[8, 10\]"),
         ({"size": [8, 10], "counts": [81]}, "key 'counts' of the mask does not add up to 10x8"),

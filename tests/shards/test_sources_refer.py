@@ -64,7 +64,7 @@ REFS = [_ref(2, 9, "val"), _ref(1, 9), _ref(3, 2, "testA")]
 
 @real
 @pytest.mark.parametrize(
-    ("name", "partition", "splits", "pictures", "sentences"),
+    ("name", "partition", "splits", "images", "sentences"),
     [
         ("refcoco", "unc", {"train": 2, "val": 2, "testA": 2, "testB": 2}, 4, 23),
         ("refcoco", "google", {"train": 2, "val": 2, "test": 2}, 2, 17),
@@ -74,12 +74,12 @@ REFS = [_ref(2, 9, "val"), _ref(1, 9), _ref(3, 2, "testA")]
     ],
 )
 def test_the_real_samples(
-    tmp_path: Path, name: str, partition: str, splits: dict[str, int], pictures: int, sentences: int
+    tmp_path: Path, name: str, partition: str, splits: dict[str, int], images: int, sentences: int
 ) -> None:
     samples = _samples(name, DATA, tmp_path, partition=partition)
     records = [sample.record for sample in samples]
     regions = [region for record in records for region in record.regions]
-    assert len(records) == pictures
+    assert len(records) == images
     assert [int(record.picture_id) for record in records] == sorted(int(record.picture_id) for record in records)
     assert Counter(region.split for region in regions) == splits
     assert sum(len(region.expressions) for region in regions) == sentences
@@ -191,7 +191,7 @@ def test_masks_as_run_lengths(tmp_path: Path, form: str) -> None:
         (
             [_ref(1, 9)],
             {"images": [{"id": 9, "file_name": "x.jpg", "width": 10**9, "height": 48}]},
-            "picture 9: key 'width' is 1000000000",
+            "image 9: key 'width' is 1000000000",
         ),
         (
             [_ref(1, 9)],

@@ -1,4 +1,4 @@
-"""ReferIt: REFER's layout under the name refclef, on pictures whose numbers are not COCO's."""
+"""ReferIt: REFER's layout under the name refclef, on images whose numbers are not COCO's."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_content_in_full(tmp_path: Path) -> None:
 
 
 def test_a_number_is_no_coco_id(tmp_path: Path) -> None:
-    """Picture 25 of IAPR TC-12 is not picture 25 of COCO, nor of Visual Genome or Flickr30k."""
+    """Image 25 of IAPR TC-12 is not image 25 of COCO, nor of Visual Genome or Flickr30k."""
     (sample,) = _samples(_write(tmp_path, [_ref(1, 251)]))
     record = sample.record
     assert record.coco_id is None
@@ -188,7 +188,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     root = _write(tmp_path, [_ref(1, 251)])
     (root / "images" / "saiapr_tc-12").rmdir()
     with pytest.raises(
-        InputError, match=r"saiapr_tc-12: no such folder; expected the pictures of SAIAPR TC-12 .*--images"
+        InputError, match=r"saiapr_tc-12: no such folder; expected the images of SAIAPR TC-12 .*--images"
     ):
         _samples(root)
     (sample,) = _samples(root, images=tmp_path)
@@ -202,7 +202,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A mask that was drawn on a picture of another size takes its region into quarantine, and nothing else."""
+    """A mask that was drawn on an image of another size takes its region into quarantine, and nothing else."""
     other = {"size": [WIDTH, HEIGHT], "counts": [WIDTH * HEIGHT]}
     annotations = [*ANNOTATIONS, _annotation(253, 25, other)]
     root = _write(tmp_path / "raw", [_ref(1, 251), _ref(2, 252, "test"), _ref(3, 253)], annotations)

@@ -1,4 +1,4 @@
-"""SNLI-VE: real pairs, both spellings of the picture's key, and what a line may not be."""
+"""SNLI-VE: real pairs, both spellings of the image's key, and what a line may not be."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("snli_ve").samples(root, **options))
 
 
-def _pair(picture: str, number: int, label: str = "neutral", **changes: Any) -> dict[str, Any]:
+def _pair(image: str, number: int, label: str = "neutral", **changes: Any) -> dict[str, Any]:
     return {
-        "Flickr30K_ID": picture,
+        "Flickr30K_ID": image,
         "annotator_labels": [label],
-        "captionID": f"{picture}.jpg#0",
+        "captionID": f"{image}.jpg#0",
         "gold_label": label,
-        "pairID": f"{picture}.jpg#0r{number}",
+        "pairID": f"{image}.jpg#0r{number}",
         "sentence1": "A caption.",
         "sentence2": f"Hypothesis {number}.",
         **changes,
@@ -136,8 +136,8 @@ def test_what_annotators_disagree_on_is_left_out_and_counted(tmp_path: Path, cap
         (_pair("1", 1, sentence2="\ud800"), "text .* is no valid Unicode"),
         (_pair("1", 1, pairID=None), "key 'pairID' is None, expected str"),
         (_pair("1", 1, Flickr30K_ID=1), "key 'Flickr30K_ID' is 1, expected str"),
-        (_pair("../1", 1), "key 'Flickr30K_ID' is '../1', expected the number of a picture"),
-        ({"Flikr30kID": "a.jpg"}, "key 'Flikr30kID' is 'a.jpg', expected the number of a picture"),
+        (_pair("../1", 1), "key 'Flickr30K_ID' is '../1', expected the number of an image"),
+        ({"Flikr30kID": "a.jpg"}, "key 'Flikr30kID' is 'a.jpg', expected the number of an image"),
         ({}, "key 'Flickr30K_ID' or 'Flikr30kID' is missing"),
         ('{"a": ', "broken JSON"),
         ("[" * 100_000, "broken JSON"),

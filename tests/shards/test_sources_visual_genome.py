@@ -26,7 +26,7 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("visual_genome").samples(root, **options))
 
 
-def _picture(image_id: int, folder: str = "VG_100K", **changes: Any) -> dict[str, Any]:
+def _image(image_id: int, folder: str = "VG_100K", **changes: Any) -> dict[str, Any]:
     url = f"{URL}{folder}/{image_id}.jpg"
     return {"image_id": image_id, "url": url, "width": 100, "height": 80, "coco_id": None, "flickr_id": 1, **changes}
 
@@ -38,8 +38,8 @@ def _thing(object_id: int, names: list[str], x: int = 0, **more: Any) -> dict[st
 def _write(root: Path, pictures: list[dict[str, Any]], **files: Any) -> Path:
     for folder in ("VG_100K", "VG_100K_2"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        (root / "VG_100K" / f"{picture['image_id']}.jpg").touch()
+    for image in pictures:
+        (root / "VG_100K" / f"{image['image_id']}.jpg").touch()
     (root / "image_data.json").write_text(json.dumps(pictures))
     for name, content in files.items():
         (root / f"{name}.json").write_text(json.dumps(content))
@@ -47,7 +47,7 @@ def _write(root: Path, pictures: list[dict[str, Any]], **files: Any) -> Path:
 
 
 def _attributes(root: Path, *things: dict[str, Any]) -> Record:
-    (sample,) = _samples(_write(root, [_picture(1)], attributes=[{"image_id": 1, "attributes": list(things)}]))
+    (sample,) = _samples(_write(root, [_image(1)], attributes=[{"image_id": 1, "attributes": list(things)}]))
     return sample.record
 
 
@@ -94,7 +94,7 @@ def test_the_real_region_objects_and_questions_of_the_documentation(tmp_path: Pa
     quoted = json.loads((DATA / "first_records_quoted_in_docs.json").read_text())
     root = _write(
         tmp_path,
-        [_picture(1, width=800, height=600)],
+        [_image(1, width=800, height=600)],
         region_descriptions=quoted["region_descriptions_first_records"],
         objects=[{"image_id": 1, "objects": [quoted["objects_v1.2_first_record"]], "image_url": "x"}],
         question_answers=[{"id": 1, "qas": [quoted["question_answers_first_record"]]}],
@@ -125,7 +125,7 @@ def test_objects_and_attributes_meet_by_id_and_by_look(tmp_path: Path) -> None:
     ]
     root = _write(
         tmp_path,
-        [_picture(1)],
+        [_image(1)],
         objects=[{"image_id": 1, "objects": objects}],
         attributes=[{"image_id": 1, "attributes": attributes}],
     )
@@ -146,7 +146,7 @@ def test_an_entry_id_of_the_old_layout_is_not_an_object_id(tmp_path: Path) -> No
     old = {"id": 5, "x": 40, "y": 1, "w": 10, "h": 20, "object_names": ["bag"], "attributes": ["red"]}
     root = _write(
         tmp_path,
-        [_picture(1)],
+        [_image(1)],
         objects=[{"id": 1, "objects": [{**_thing(5, ["clock"]), "object_id": 5}]}],
         attributes=[{"id": 1, "attributes": [old]}],
     )
@@ -182,11 +182,11 @@ def test_a_name_that_occurs_once_is_an_expression(tmp_path: Path) -> None:
 
 def test_pictures_are_found_by_address_then_by_id(tmp_path: Path) -> None:
     pictures = [
-        _picture(1, "VG_100K_2"),  # in both folders: the address decides
-        _picture(2, "VG_100K_2"),  # in the other folder
-        _picture(3, url=None),
-        _picture(4),  # nowhere
-        _picture(5, coco_id=77),
+        _image(1, "VG_100K_2"),  # in both folders: the address decides
+        _image(2, "VG_100K_2"),  # in the other folder
+        _image(3, url=None),
+        _image(4),  # nowhere
+        _image(5, coco_id=77),
     ]
     root = _write(
         tmp_path, pictures, question_answers=[{"id": p["image_id"], "qas": [_qa(p["image_id"])]} for p in pictures]
@@ -219,7 +219,7 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path: Path, caplog: pytes
     phrase = {"region_id": 1, "x": -3, "y": 2, "width": 500, "height": 4, "phrase": " a\nred cup "}
     root = _write(
         tmp_path,
-        [_picture(1), _picture(2), _picture(3)],
+        [_image(1), _image(2), _image(3)],
         region_descriptions=[
             {"id": 1, "regions": [phrase, {**phrase, "region_id": 2, "phrase": " "}]},
             {"id": 2, "regions": []},
@@ -232,23 +232,23 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path: Path, caplog: pytes
         (sample,) = _samples(root)
     assert sample.record.regions == (Region("1", "train", ((-3.0, 2.0, 500.0, 4.0),), (Expression("1", "a red cup"),)),)
     assert [(q.id, q.answer) for q in sample.record.questions] == [("1", "U.S. flag")]
-    assert "1 pictures of region_descriptions.json that image_data.json does not list are left out" in caplog.text
+    assert "1 images of region_descriptions.json that image_data.json does not list are left out" in caplog.text
     assert "2 phrases without words are left out" in caplog.text
     assert "2 questions without words or answer are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
-        (_picture(1, url=f"{URL}../../etc/passwd"), "picture 1: key 'url': file name .* leaves its folder"),
-        (_picture(1, url="file:///etc/passwd"), "picture 1: key 'url': file name '/etc/passwd' leaves its folder"),
-        (_picture(1, url=3), "picture 1: key 'url' is 3, expected str"),
-        (_picture(1, width="100"), "picture 1: key 'width' is '100', expected int"),
-        (_picture(1, coco_id="x"), "picture 1: key 'coco_id' is 'x', expected int"),
+        (_image(1, url=f"{URL}../../etc/passwd"), "image 1: key 'url': file name .* leaves its folder"),
+        (_image(1, url="file:///etc/passwd"), "image 1: key 'url': file name '/etc/passwd' leaves its folder"),
+        (_image(1, url=3), "image 1: key 'url' is 3, expected str"),
+        (_image(1, width="100"), "image 1: key 'width' is '100', expected int"),
+        (_image(1, coco_id="x"), "image 1: key 'coco_id' is 'x', expected int"),
     ],
 )
-def test_a_bad_picture_entry_is_named(tmp_path: Path, picture: dict[str, Any], message: str) -> None:
-    root = _write(tmp_path, [picture], question_answers=[{"id": 1, "qas": [_qa(1)]}])
+def test_a_bad_picture_entry_is_named(tmp_path: Path, image: dict[str, Any], message: str) -> None:
+    root = _write(tmp_path, [image], question_answers=[{"id": 1, "qas": [_qa(1)]}])
     with pytest.raises(InputError, match=rf"image_data\.json: {message}"):
         _samples(root)
 
@@ -262,7 +262,7 @@ def test_a_bad_picture_entry_is_named(tmp_path: Path, picture: dict[str, Any], m
         ),
         ({"objects": [{"image_id": 1, "objects": [{**_thing(5, ["a"]), "w": None}]}]}, "objects.json: .*object 5: box"),
         ({"objects": [{"image_id": 1, "objects": [{"names": ["a"]}]}]}, "'object_id' or 'id' is missing"),
-        ({"objects": [{"image_id": 1, "regions": []}]}, "picture 1: key 'objects' is missing"),
+        ({"objects": [{"image_id": 1, "regions": []}]}, "image 1: key 'objects' is missing"),
         (
             {"question_answers": [{"id": 1, "qas": [{"qa_id": 4, "question": "x"}]}]},
             "question 4: key 'answer' is missing",
@@ -272,7 +272,7 @@ def test_a_bad_picture_entry_is_named(tmp_path: Path, picture: dict[str, Any], m
 )
 def test_a_bad_annotation_is_named(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        _samples(_write(tmp_path, [_picture(1)], **files))
+        _samples(_write(tmp_path, [_image(1)], **files))
 
 
 def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
         start(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"image_data\.json: no such file; .*change --root"):
         start(tmp_path)
-    root = _write(tmp_path, [_picture(1)])
+    root = _write(tmp_path, [_image(1)])
     with pytest.raises(InputError, match=r"no annotations; expected one of region_descriptions\.json, objects\.json"):
         start(root)
     (root / "question_answers.json").write_text(json.dumps([{"id": 1, "qas": [_qa(1)]}]))
@@ -295,5 +295,5 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"elsewhere: no such folder; .*--images"):
         start(root, images=tmp_path / "elsewhere")
     (root / "VG_100K" / "1.jpg").unlink()
-    with pytest.raises(InputError, match=r"no pictures in .*VG_100K.*; name their folder with --images"):
+    with pytest.raises(InputError, match=r"no images in .*VG_100K.*; name their folder with --images"):
         start(root)

@@ -26,7 +26,7 @@ from laconvnet.shards.synthetic import draw, generate
 from laconvnet.shards.synthetic.expressions import STYLES
 from laconvnet.shards.synthetic.interpreter import KIND_OF_FORM, Phrase, execute, parse, resolve
 from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
-from laconvnet.shards.synthetic.questions import FAMILIES, Deck
+from laconvnet.shards.synthetic.questions import FAMILIES, QuestionPool
 from laconvnet.shards.synthetic.scene import (
     COLOURS,
     HELD_OUT,
@@ -68,17 +68,17 @@ class Family:
 
 @pytest.fixture(scope="module")
 def family(root: Path) -> Family:
-    """The RefCOCO family with scenes rebuilt from boxes, categories and the colours in the pictures."""
+    """The RefCOCO family with scenes rebuilt from boxes, categories and the colours in the images."""
     refs = {name: _pickled(root / "refer" / name / f"refs({part}).p") for name, part in refer.FAMILY.items()}
     instances = _json(root / "refer/refcoco/instances.json")
     names = {category["id"]: category["name"] for category in instances["categories"]}
     shapes: dict[int, list[Shape]] = defaultdict(list)
     places = {}
-    pictures = {image["id"]: _pixels(root / refer.PICTURES / image["file_name"]) for image in instances["images"]}
+    images = {image["id"]: _pixels(root / refer.PICTURES / image["file_name"]) for image in instances["images"]}
     for annotation in instances["annotations"]:
         x, y, w, h = (int(side) for side in annotation["bbox"])
         assert w == h
-        picture = pictures[annotation["image_id"]]
+        picture = images[annotation["image_id"]]
         colour = list(COLOURS)[int(np.abs(PALETTE - picture[y + h // 2, x + w // 2]).sum(1).argmin())]
         places[annotation["id"]] = len(shapes[annotation["image_id"]])
         shapes[annotation["image_id"]].append(
@@ -304,7 +304,7 @@ def test_resolve_demands_what_the_words_say() -> None:
     assert resolve(Phrase("relation", Filter(), clauses=(("left", Filter(shape="square")),)), scene) == {0}
 
 
-# --- pictures, boxes and masks ----------------------------------------------------------------------------------------
+# --- images, boxes and masks ------------------------------------------------------------------------------------------
 
 
 def test_masks_and_boxes_agree_with_the_pixels(root: Path, family: Family) -> None:
@@ -451,8 +451,8 @@ def test_programs_are_executed_literally() -> None:
 
 
 def test_words_alone_tell_next_to_nothing() -> None:
-    """A guesser that knows every wording's commonest answer in 2,000 pictures, on 1,000 others."""
-    deck = Deck(random.Random(0))
+    """A guesser that knows every wording's commonest answer in 2,000 images, on 1,000 others."""
+    deck = QuestionPool(random.Random(0))
     known: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     right, asked = Counter[str](), Counter[str]()
     answers: dict[str, Counter[str]] = defaultdict(Counter)

@@ -23,7 +23,7 @@ from laconvnet.shards.sets.verify import verify
 def built(
     folder: Path, name: str = "toy", splits: tuple[str, ...] = ("train",) * 4, file_name: str = "{name}{number}.jpg"
 ) -> Path:
-    """Four pictures in two shards or so, one region and one question each."""
+    """Four images in two shards or so, one region and one question each."""
     samples = []
     for number, split in enumerate(splits):
         path = folder / f"{name}{number}.jpg"
@@ -151,9 +151,9 @@ def test_a_flipped_byte_is_found_with_full(tmp_path: Path, member: str, at: int,
         ("examples", "sample", lambda v: [3, *v[1:]], "example 1: examples are not in the order"),
         ("examples", "kind", lambda v: ["caption", *v[1:]], "example 0 of .*toy-0 .*: a kind other than"),
         ("examples", "region", lambda v: [-1, *v[1:]], "example 0 of .*: a region number that does not fit"),
-        ("examples", "w", lambda v: [38.8, *v[1:]], "example 0 of .*: a box that is not inside its picture"),
-        ("examples", "x", lambda v: [-0.5, *v[1:]], "example 0 of .*: a box that is not inside its picture"),
-        ("examples", "h", lambda v: [0, *v[1:]], "example 0 of .*: a box that is not inside its picture"),
+        ("examples", "w", lambda v: [38.8, *v[1:]], "example 0 of .*: a box that is not inside its image"),
+        ("examples", "x", lambda v: [-0.5, *v[1:]], "example 0 of .*: a box that is not inside its image"),
+        ("examples", "h", lambda v: [0, *v[1:]], "example 0 of .*: a box that is not inside its image"),
     ],
 )
 def test_wrong_tables_are_found_without_full(
@@ -170,7 +170,7 @@ def test_wrong_tables_are_found_without_full(
     [
         ("manifest", "picture_id", lambda v: ["9", *v[1:]], "toy-0 json .*: picture_id is '0', in the manifest '9'"),
         ("manifest", "splits", lambda v: [["val"], *v[1:]], r"splits are \['train'\], in the manifest \['val'\]"),
-        ("manifest", "height", lambda v: [60, *v[1:]], r"toy-0 image .*: a picture of \(40, 30\), expected \(40, 60\)"),
+        ("manifest", "height", lambda v: [60, *v[1:]], r"toy-0 image .*: an image of \(40, 30\), expected \(40, 60\)"),
         ("examples", "text", lambda v: ["other", *v[1:]], "toy-0 json .*: 2 examples that are not the record's 2"),
         ("examples", "h", lambda v: [20.6, *v[1:]], "toy-0 json .*: 2 examples that are not the record's 2"),
         ("examples", "answer", lambda v: [None, "that", *v[2:]], "toy-0 json .*: 2 examples that are not the record's"),
@@ -236,7 +236,7 @@ def test_pictures_of_another_sets_tests_are_named(tmp_path: Path, theirs: str, b
     ours = built(tmp_path, "ours", file_name="00000000000{number}.jpg" if "COCO" in theirs else "{name}{number}.jpg")
     other = built(tmp_path, "other", splits=("train", "train", "testA", "train"), file_name=theirs)
     assert verify(ours, against=[ours])["against"] == [str(ours)]
-    with pytest.raises(InputError, match=rf"1 problem\(s\): picture ours-2 \(.*\) is in split testA of .*, by {by}"):
+    with pytest.raises(InputError, match=rf"1 problem\(s\): image ours-2 \(.*\) is in split testA of .*, by {by}"):
         verify(ours, against=[other])
 
 

@@ -29,17 +29,17 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("vqav2").samples(root, **options))
 
 
-def _asked(id: int, picture: int = 7, text: str = "What is it?", **changes: Any) -> dict[str, Any]:
-    return {"image_id": picture, "question": text, "question_id": id, **changes}
+def _asked(id: int, image: int = 7, text: str = "What is it?", **changes: Any) -> dict[str, Any]:
+    return {"image_id": image, "question": text, "question_id": id, **changes}
 
 
-def _annotated(id: int, picture: int = 7, answers: str = "cat " * 8 + "dog kitten", **changes: Any) -> dict[str, Any]:
+def _annotated(id: int, image: int = 7, answers: str = "cat " * 8 + "dog kitten", **changes: Any) -> dict[str, Any]:
     said = [
         {"answer": answer, "answer_confidence": "yes", "answer_id": number}
         for number, answer in enumerate(answers.split(), 1)
     ]
     facts = {"question_type": "what is", "answer_type": "other", "multiple_choice_answer": "cat"}
-    return {"question_id": id, "image_id": picture, "answers": said, **facts, **changes}
+    return {"question_id": id, "image_id": image, "answers": said, **facts, **changes}
 
 
 def _write(
@@ -172,7 +172,7 @@ def test_files_that_do_not_fit(tmp_path: Path, questions: Any, annotations: Any,
 
 
 def test_a_picture_is_that_of_refcoco_with_its_number(tmp_path: Path) -> None:
-    """RefCOCO's held-out pictures are in VQAv2's train, under names that differ in the rest only."""
+    """RefCOCO's held-out images are in VQAv2's train, under names that differ in the rest only."""
     root = _write(tmp_path, "train", [_asked(70, 581857)], [_annotated(70, 581857)])
     (sample,) = _samples(root)
     ours = holdout.identities("vqav2", sample.record.file_name, sample.record.coco_id, 1)

@@ -86,7 +86,7 @@ def work(
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few pictures in the original layouts."""
+    """A few images in the original layouts."""
     folder = tmp_path_factory.mktemp("raw")
     assert cli.main(["shards", "generate", "--out", str(folder), "--pictures", "64", "--json"]) == 0
     return folder

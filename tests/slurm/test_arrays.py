@@ -65,7 +65,7 @@ def test_a_failed_task_stops_dependants_and_only_it_is_submitted_again(
     assert starts(shares) == [1 + 1, 1, 1, 1]
     assert work.job(shares) != first
     done = find_object(shares.folder / "DONE.json")
-    assert (done["tasks"], done["identity"]) == (4, shares.identity)
+    assert (done["tasks"], done["identity"]) == (4, shares.fingerprint)
     assert work.submit() == 0
     assert "0 submitted" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The demo's whole graph on a real SLURM: the file that `make demo` runs, with fewer pictures and over two nodes."""
+"""The demo's whole graph on a real SLURM: the file that `make demo` runs, with fewer images and over two nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_from_raw_files_to_the_report(work: Work, monkeypatch: pytest.MonkeyPatc
     ended = work.ended(*graph.stages)
     assert ended == {stage.name: ("done", None) for stage in graph.stages}
     page, table = (work.out / name for name in ("report.html", "report.txt"))
-    for told in ("Referring expressions, held-out pictures", "refcoco testB", "clevr val"):
+    for told in ("Referring expressions, held-out images", "refcoco testB", "clevr val"):
         assert told in page.read_text()
     assert 'class="gantt"' in page.read_text()
     assert "report.html" in table.read_text()

@@ -107,7 +107,7 @@ def test_a_queued_job_runs_what_was_submitted(work: Work) -> None:
     copy = a.folder / "jobs" / "config-4-own.yaml"
     assert done["command"].endswith(f"--config {copy}")
     assert copy.read_text() == "seed: 1\n"
-    assert a.identity != plan(work.file)[0].identity
+    assert a.fingerprint != plan(work.file)[0].fingerprint
 
 
 def test_everything_wrong_is_told_at_once_and_nothing_is_submitted(work: Work) -> None:

@@ -24,7 +24,7 @@ _SHARD_BYTES = 64 << 20
 
 
 class Building:
-    """A generated data set in RefCOCO's layout under ``place``, of so many pictures of ``size`` pixels a side."""
+    """A generated data set in RefCOCO's layout under ``place``, of so many images of ``size`` pixels a side."""
 
     def __init__(self, place: Path, pictures: int, size: int, workers: int) -> None:
         raw = place / "raw"
@@ -35,7 +35,7 @@ class Building:
         self.members = list(_members(Manifest.open(built), raw / refer.PICTURES))
 
     def ours(self, out: Path) -> None:
-        """Annotations are read, every picture is decoded and checked; tars, index and manifest are written, synced."""
+        """Annotations are read, every image is decoded and checked; tars, index and manifest are written, synced."""
         source = get(SOURCE)
         samples = source.samples(self.root, images=None, splits=None, partition=None)
         build(
@@ -50,7 +50,7 @@ class Building:
         )
 
     def theirs(self, out: Path) -> None:
-        """Every picture file is read and written with the JSON text that was made before; nothing is checked."""
+        """Every image file is read and written with the JSON text that was made before; nothing is checked."""
         out.mkdir()
         with webdataset.ShardWriter(f"{out}/shard-%06d.tar", maxsize=_SHARD_BYTES, verbose=0) as writer:
             for key, extension, file, text in self.members:
@@ -58,14 +58,14 @@ class Building:
 
 
 def _members(manifest: Manifest, pictures: Path) -> Iterator[tuple[str, str, Path, bytes]]:
-    """Key, extension, picture file and JSON text of every sample."""
+    """Key, extension, image file and JSON text of every sample."""
     columns = (manifest.samples[name].to_pylist() for name in ("key", "image_ext", "file_name"))
     for row, (key, extension, file) in enumerate(zip(*columns, strict=True)):
         yield key, extension, pictures / file, manifest.read_member(row, "json")
 
 
 def rows(pictures: int, size: int, workers: int, rounds: int, told: Callable[[], object]) -> list[Row]:
-    """A row a way: ms a picture, and pictures_per_s; the ways take turns, after one round to warm up.
+    """A row a way: ms an image, and pictures_per_s; the ways take turns, after one round to warm up.
 
     ``told`` is called after every set that is written, 2 * (rounds + 1) times.
     """
@@ -92,5 +92,5 @@ def rows(pictures: int, size: int, workers: int, rounds: int, told: Callable[[],
     where = {"device": processor(), **surroundings()}
     return [
         {"bench": "shards", **row, "pictures_per_s": 1e3 / row["median"], **shape, **where}
-        for row in rows_of(values, BASELINE, "ms a picture")
+        for row in rows_of(values, BASELINE, "ms an image")
     ]

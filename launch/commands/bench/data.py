@@ -8,7 +8,7 @@ from typing import Any
 from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.output import rows
 
-_DATA = """Time the way of the pictures on this machine: decoding and letterboxing 640x480 JPEGs to 416 from memory, in
+_DATA = """Time the way of the images on this machine: decoding and letterboxing 640x480 JPEGs to 416 from memory, in
 several formulations, each with its error against an exact one; the whole loader against that; finding a position in 1e9
 samples; and the first batch of a set of 1e6. Rows tell the median over interleaved rounds and the distance of the
 quartiles; the ratio is the baseline's median by the row's."""
@@ -16,7 +16,7 @@ quartiles; the ratio is the baseline's median by the row's."""
 
 def add(group: Any) -> None:
     data = group.add_parser("data", help="decoding, loading and seeking", description=_DATA)
-    data.add_argument("--pictures", type=int, default=16, metavar="N", help="pictures of a batch (default: 16)")
+    data.add_argument("--pictures", type=int, default=16, metavar="N", help="images of a batch (default: 16)")
     data.add_argument("--threads", type=int, default=2, metavar="N", help="threads that read and decode (default: 2)")
     data.add_argument("--rounds", type=int, default=9, metavar="N", help="times each way runs (default: 9)")
     data.add_argument("--json", action="store_true", help="print one JSON object a row")

@@ -11,10 +11,10 @@ from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.bench.tables import show_parts
 from laconvnet.launch.commands.output import rows
 
-_INFER = """Time a network that answers, on random pictures and words: the latency of one picture, and the throughput of
+_INFER = """Time a network that answers, on random images and words: the latency of one image, and the throughput of
 a batch; the operator (laconv) beside unfold + einsum in eager PyTorch (the baseline), in turn, with the same weights. A
 row tells the median over rounds in ms a batch, the distance of the quartiles, the ratio (baseline's median / median)
-and pictures a second. Decoding is not in it: `laconvnet bench data`."""
+and images a second. Decoding is not in it: `laconvnet bench data`."""
 
 
 def add(group: Any) -> None:

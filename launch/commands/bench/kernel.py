@@ -29,7 +29,7 @@ and backward apart and together. The ways:
   involution       one thread an output number, as the authors' kernel (GPU, where it is built)
   laconv           what the operator uses on this device
 All ways run once a round, so that a busy machine slows all of them alike. A row tells the median over rounds in ms,
-the distance of the quartiles, the ratio (baseline's median / median, each by its number of pictures: unfold takes fewer
+the distance of the quartiles, the ratio (baseline's median / median, each by its number of images: unfold takes fewer
 where it has no room for all), GB/s over the bytes that must move at least, the part of the rate of a copy measured in
 the same run, and the memory taken. A GPU is timed by its own events, with warm and with flushed cache. float32 is
 without TF32 in every way.
@@ -56,10 +56,10 @@ def add(group: Any) -> None:
     add_device(kernel)
     kernel.add_argument("--dtype", nargs="+", choices=("fp32", "bf16", "fp16"), help="number types")
     kernel.add_argument("--preset", nargs="+", metavar="P", help="networks, as in `laconvnet model info`")
-    kernel.add_argument("--size", nargs="+", type=int, metavar="N", help="sides of the picture (64 for tiny)")
-    kernel.add_argument("--batch", type=int, metavar="N", help="pictures (default: as many as there is room for)")
+    kernel.add_argument("--size", nargs="+", type=int, metavar="N", help="sides of the image (64 for tiny)")
+    kernel.add_argument("--batch", type=int, metavar="N", help="images (default: as many as there is room for)")
     kernel.add_argument("--rounds", type=int, metavar="N", help="times each way runs (default: 9)")
-    kernel.add_argument("--quick", action="store_true", help="3 rounds, nothing compiled, on a CPU 2 pictures at most")
+    kernel.add_argument("--quick", action="store_true", help="3 rounds, nothing compiled, on a CPU 2 images at most")
     kernel.add_argument("--minutes", type=float, metavar="N", help="begin no layer after these")
     kernel.add_argument("--plot", type=Path, metavar="FILE", help="draw a roofline of what was measured, as PNG")
     kernel.add_argument("--json", action="store_true", help="print one JSON object a row")
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cases(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[Case]:
-    """The layers to measure, each with the pictures that there is room for."""
+    """The layers to measure, each with the images that there is room for."""
     from dataclasses import replace
 
     import torch
@@ -124,7 +124,7 @@ def _cases(arguments: argparse.Namespace, device: torch.device, dtype: torch.dty
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
 
     def sized(case: Case) -> Case:
-        """With its pictures, and as many of them as unfold has room for."""
+        """With its images, and as many of them as unfold has room for."""
         room = min(_UNFOLD_BYTES["cuda"], free // 8) if on_gpu else _UNFOLD_BYTES["cpu"]
         fitting = max(1, room // case.unfold_bytes(dtype))
         if not on_gpu:

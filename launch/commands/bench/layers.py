@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def layers_of(presets: Sequence[str], sizes: Sequence[int] | None, usual: Sequence[int]) -> list[Case]:
-    """The distinct layers of the presets, of one picture; one that several have is there once, under all their names.
+    """The distinct layers of the presets, of one image; one that several have is there once, under all their names.
 
-    Without ``sizes`` pictures are as ``usual``, those of tiny 64 pixels. Raises ConfigError.
+    Without ``sizes`` images are as ``usual``, those of tiny 64 pixels. Raises ConfigError.
     """
     from dataclasses import replace
 

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from laconvnet.pipeline.bench.speed import Network
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-# Of a processor and of a GPU: pixels, pictures of a batch, number type.
+# Of a processor and of a GPU: pixels, images of a batch, number type.
 _USUAL: dict[str, tuple[int, int, str]] = {"cpu": (224, 4, "fp32"), "cuda": (416, 32, "bf16")}
 
 
 def add_network(command: Any) -> None:
     command.add_argument("--preset", default="s", metavar="P", help="as in `laconvnet model info` (default: s)")
-    command.add_argument("--size", type=int, metavar="N", help="side of the picture (default: CPU 224, GPU 416)")
-    command.add_argument("--batch", type=int, metavar="N", help="pictures of a batch (default: CPU 4, GPU 32)")
+    command.add_argument("--size", type=int, metavar="N", help="side of the image (default: CPU 224, GPU 416)")
+    command.add_argument("--batch", type=int, metavar="N", help="images of a batch (default: CPU 4, GPU 32)")
     command.add_argument("--dtype", choices=PRECISIONS, help="number type (default: CPU fp32, GPU bf16)")
 
 

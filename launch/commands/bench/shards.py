@@ -10,18 +10,18 @@ from laconvnet.launch.commands.bench.record import add_record, recorder
 from laconvnet.launch.commands.bench.tables import show_parts
 from laconvnet.launch.commands.output import rows
 
-_SHARDS = """Time the building of shards: `laconvnet shards build refcoco` on pictures generated for it, beside
-webdataset.ShardWriter (the baseline), which writes the same pictures and JSON texts in the same run, in turn. The
-building also reads the annotations, decodes and checks every picture, sums every member and writes index and manifest,
-synced to the disk; the baseline reads the picture files and is given texts made before, in one process. A row tells the
-median over rounds in ms a picture, the distance of the quartiles, the ratio (baseline's median / median) and pictures a
+_SHARDS = """Time the building of shards: `laconvnet shards build refcoco` on images generated for it, beside
+webdataset.ShardWriter (the baseline), which writes the same images and JSON texts in the same run, in turn. The
+building also reads the annotations, decodes and checks every image, sums every member and writes index and manifest,
+synced to the disk; the baseline reads the image files and is given texts made before, in one process. A row tells the
+median over rounds in ms an image, the distance of the quartiles, the ratio (baseline's median / median) and images a
 second. Sets are written in the folder of temporary files (TMPDIR)."""
 
 
 def add(group: Any) -> None:
     command = group.add_parser("shards", help="building shards against webdataset's writer", description=_SHARDS)
-    command.add_argument("--pictures", type=int, default=1000, metavar="N", help="pictures of the set (default: 1000)")
-    command.add_argument("--size", type=int, default=256, metavar="N", help="side of a picture (default: 256)")
+    command.add_argument("--pictures", type=int, default=1000, metavar="N", help="images of the set (default: 1000)")
+    command.add_argument("--size", type=int, default=256, metavar="N", help="side of an image (default: 256)")
     command.add_argument("--workers", type=int, default=1, metavar="N", help="processes of the building (default: 1)")
     command.add_argument("--rounds", type=int, metavar="N", help="sets each way writes (default: 7)")
     command.add_argument("--quick", action="store_true", help="3 rounds")

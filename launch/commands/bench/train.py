@@ -25,9 +25,9 @@ _TRAIN = """Time what training costs, in parts:
               engine on the same batches from memory, step by step in turn
   checkpoint  steps that save beside steps that do not, and all that a checkpoint adds while it is written
   memory      resident memory over an epoch of small batches through the loader, behind an epoch to warm up
-  speed       steps of the network alone, the operator beside eager unfold: pictures a second, waiting for data, memory,
+  speed       steps of the network alone, the operator beside eager unfold: images a second, waiting for data, memory,
               share of the device's peak
-The first three are runs of `laconvnet train` in processes of their own, on pictures made for it; without DeepSpeed,
+The first three are runs of `laconvnet train` in processes of their own, on images made for it; without DeepSpeed,
 DALI and the rest they are left out, and say so. A row tells the median over rounds, the distance of the quartiles,
 the ratio (baseline's median / median), and what it is on top of the baseline in per cent, round by round, with the
 interval in which its true middle lies with 95 % confidence (over_low, over_high): the loop should have at most 1, a

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures in [0, 1]
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images in [0, 1]
 
 
 class Backbone(ABC, nn.Module):
@@ -32,7 +32,7 @@ class Backbone(ABC, nn.Module):
 
     @abstractmethod
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Normalised pictures -> the maps at strides 8, 16, 32."""
+        """Normalised images -> the maps at strides 8, 16, 32."""
 
 
 def initialise(module: nn.Module) -> None:

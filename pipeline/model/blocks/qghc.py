@@ -37,7 +37,7 @@ class HybridConv(nn.Module):
         predicted = self.generator(sentence).view(batch, *self.weight.shape)
         learned = self.weight.to(predicted.dtype).expand(batch, *self.weight.shape)
         kernels = torch.cat([predicted, learned], 1).flatten(0, 1)
-        # Every picture has its own kernels: the pictures of a batch become groups of one convolution.
+        # Every image has its own kernels: the images of a batch become groups of one convolution.
         out = F.conv2d(x.reshape(1, -1, height, width), kernels, padding=1, groups=batch * self.groups)
         out = out.view(batch, self.groups, self.inside, height, width).transpose(1, 2)
         return out.reshape(x.shape).contiguous(memory_format=torch.channels_last)

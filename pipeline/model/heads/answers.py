@@ -1,4 +1,4 @@
-"""The head for question answering and entailment: attentive pooling of picture and words, then an MLP (v2 Sec. 5.2)."""
+"""The head for question answering and entailment: attentive pooling of image and words, then an MLP (v2 Sec. 5.2)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AnswerHead(Head):
         self.map = (8, 16, 32).index(config.stride)
         width = features.widths[self.map]
         pooled = config.pooled or 2 * features.words
-        self.picture = AttentivePool(width, width, pooled, config.dropout)
+        self.image = AttentivePool(width, width, pooled, config.dropout)
         self.words = AttentivePool(features.words, features.words, pooled, config.dropout)
         self.norm = nn.LayerNorm(pooled)
         self.hidden = nn.Sequential(nn.Linear(pooled, 2 * pooled), nn.ReLU(), nn.Dropout(config.dropout))
@@ -57,5 +57,5 @@ class AnswerHead(Head):
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
         cells = maps[self.map].permute(0, 2, 3, 1).flatten(1, 2)
         everywhere = torch.ones(cells.shape[:2], dtype=torch.bool, device=cells.device)
-        fused = self.norm(self.picture(cells, everywhere) + self.words(words, mask))
+        fused = self.norm(self.image(cells, everywhere) + self.words(words, mask))
         return self.choose(self.hidden(fused))

@@ -1,6 +1,6 @@
 """The released code's head for referring expression segmentation: two necks, then atrous spatial pyramid pooling.
 
-Shape legend: B batch, c channels, h x w cells of the stride-8 map, S side of the picture in pixels.
+Shape legend: B batch, c channels, h x w cells of the stride-8 map, S side of the image in pixels.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class MaskHeadConfig:
     align_corners: bool = False
 
 
-class PictureNorm(BatchNorm):
-    """BatchNorm of one value per channel and picture, which also trains on a single picture.
+class ImageNorm(BatchNorm):
+    """BatchNorm of one value per channel and image, which also trains on a single image.
 
     The statistics of one value are no statistics: its variance is zero, so normalising by them would leave nothing of
-    the picture. There the running ones stand in and stay as they are, as in evaluation. With several pictures, over all
+    the image. There the running ones stand in and stay as they are, as in evaluation. With several images, over all
     processes, it is BatchNorm, so that the released weights keep their meaning.
     """
 
@@ -47,20 +47,20 @@ class PictureNorm(BatchNorm):
         return super().normalised(x)
 
 
-class PictureBranch(nn.Module):
-    """The mean over the whole picture, convolved and laid back over every cell: (B, c, h, w) -> (B, c, h, w)."""
+class ImageBranch(nn.Module):
+    """The mean over the whole image, convolved and laid back over every cell: (B, c, h, w) -> (B, c, h, w)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = PictureNorm(channels)
+        self.norm = ImageNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return norm_act(self.norm, self.conv(x.mean((2, 3), keepdim=True)), "leaky_relu").expand_as(x)
 
 
 class ASPP(nn.Module):
-    """One 1x1, three dilated 3x3 convolutions and the whole picture, side by side: (B, c, h, w) -> (B, 1, h, w).
+    """One 1x1, three dilated 3x3 convolutions and the whole image, side by side: (B, c, h, w) -> (B, 1, h, w).
 
     477,057 parameters at 128 channels.
     """
@@ -71,7 +71,7 @@ class ASPP(nn.Module):
             [
                 ConvNormAct(channels, channels, 1, "leaky_relu"),
                 *(ConvNormAct(channels, channels, 3, "leaky_relu", dilation=dilation) for dilation in _DILATIONS),
-                PictureBranch(channels),
+                ImageBranch(channels),
             ]
         )
         self.project = nn.Conv2d(len(self.branches) * channels, 1, 1)
@@ -81,7 +81,7 @@ class ASPP(nn.Module):
 
 
 class MaskHead(Head):
-    """The last three maps -> logits (B, S, S), one for every pixel of the picture."""
+    """The last three maps -> logits (B, S, S), one for every pixel of the image."""
 
     Config = MaskHeadConfig
     tasks: ClassVar[tuple[str, ...]] = ("res", "grec")

@@ -1,6 +1,6 @@
 """The path aggregation neck of the released code (that of YOLOv5 and YOLOX) and its top-down half alone.
 
-Shape legend: B batch, (c8, c16, c32) widths of the stage maps at strides 8, 16, 32, s side of the picture.
+Shape legend: B batch, (c8, c16, c32) widths of the stage maps at strides 8, 16, 32, s side of the image.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class AnchorBoxes(BoxCoder):
         x = (output[:, :, 0].sigmoid() + columns) * stride
         y = (output[:, :, 1].sigmoid() + rows) * stride
         anchors = self._anchors(output).view(1, -1, 2, 1, 1)
-        # exp(6) times an anchor is larger than any picture; beyond it lies only overflow.
+        # exp(6) times an anchor is larger than any image; beyond it lies only overflow.
         w = output[:, :, 2].clamp(max=6).exp() * anchors[:, :, 0]
         h = output[:, :, 3].clamp(max=6).exp() * anchors[:, :, 1]
         return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)

@@ -1,4 +1,4 @@
-"""Boxes without anchors on one grid: the targets, terms and decoding of YOLOX for one box a picture (released code)."""
+"""Boxes without anchors on one grid: the targets, terms and decoding of YOLOX for one box an image (released code)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PointBoxes(BoxCoder):
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """5 * (1 - IoU^2) over the positive cells and the objectness of all cells by BCE, both per positive cell.
 
-        The positive cells are those of the joint batch of all processes, so that N processes take the step that one
+        The positive cells are those of the global batch of all processes, so that N processes take the step that one
         would; nothing here waits for the device.
         """
         boxes, objectness = self._boxes(output)
@@ -43,7 +43,7 @@ class PointBoxes(BoxCoder):
         return boxes.take_along_dim(chosen[:, None, None], 1).squeeze(1), highest.sigmoid()
 
     def _positive(self, overlap: Tensor, truth: Tensor, height: int, width: int) -> Tensor:
-        """SimOTA for one box a picture: the cells (B, N) that are to predict it, from overlap (B, N), truth (B, 1, 4).
+        """SimOTA for one box an image: the cells (B, N) that are to predict it, from overlap (B, N), truth (B, 1, 4).
 
         Candidates have their middle in the box or near its centre. As many of them as their ten best IoUs sum up to
         (rounded down, at least one) are taken, cheapest first: those in the box and near its centre before all others,
@@ -71,7 +71,7 @@ class PointBoxes(BoxCoder):
         raw = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(2).transpose(1, 2)
         stride = self.size / height
         centre = (raw[..., :2] + _grid(height, width, raw)) * stride
-        # exp(6) cells are more than any picture has; beyond it lies only overflow.
+        # exp(6) cells are more than any image has; beyond it lies only overflow.
         half = raw[..., 2:4].clamp(max=6).exp() * stride / 2
         return torch.cat([centre - half, centre + half], -1), raw[..., 4]
 

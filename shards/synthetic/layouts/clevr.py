@@ -4,8 +4,8 @@
     clevr/scenes/CLEVR_{train,val}_scenes.json
     clevr/questions/CLEVR_{train,val,test}_questions.json
 
-As in the release the test split has neither scenes nor programs nor answers. Pictures of train and val hold no
-combination of HELD_OUT, every picture of test holds one. "front" is lower and "behind" is higher in the picture;
+As in the release the test split has neither scenes nor programs nor answers. Images of train and val hold no
+combination of HELD_OUT, every image of test holds one. "front" is lower and "behind" is higher in the image;
 there is one material.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.synthetic.draw import paint, png
-from laconvnet.shards.synthetic.questions import CLEVR_RELATION, FAMILIES, Deck, Question
+from laconvnet.shards.synthetic.questions import CLEVR_RELATION, FAMILIES, Question, QuestionPool
 from laconvnet.shards.synthetic.scene import Scene, draw_scene
 
 MATERIAL = "rubber"
-MOST = 5  # shapes a picture: with six hardly anything has a short name of its own
+MOST = 5  # shapes an image: with six hardly anything has a short name of its own
 
 _DIRECTIONS = {
     "left": [-1.0, 0.0, 0.0],
@@ -32,20 +32,20 @@ _DIRECTIONS = {
     "above": [0.0, 0.0, 1.0],
     "below": [0.0, 0.0, -1.0],
 }
-_HALF_WORLD = 3.0  # a picture spans 6 units of CLEVR's world
+_HALF_WORLD = 3.0  # an image spans 6 units of CLEVR's world
 
 
 def write(
     root: Path, splits: dict[str, int], side: int, seed: int, questions_per_picture: int, tick: Callable[[], object]
 ) -> dict[str, int]:
-    """Write the data set with `splits` pictures a split; returns its counts."""
+    """Write the data set with `splits` images a split; returns its counts."""
     for table in ("scenes", "questions"):
         (root / "clevr" / table).mkdir(parents=True)
     counts = {"clevr_pictures": 0, "clevr_questions": 0}
     for split, number in splits.items():
         folder = root / "clevr/images" / split
         folder.mkdir(parents=True)
-        deck = Deck(random.Random(f"clevr/{seed}/{split}/questions"))
+        deck = QuestionPool(random.Random(f"clevr/{seed}/{split}/questions"))
         scenes: list[dict[str, Any]] = []
         questions: list[dict[str, Any]] = []
         for index in range(number):

@@ -1,12 +1,12 @@
-"""The layout of REFER: RefCOCO, RefCOCO+ and RefCOCOg over one folder of COCO pictures.
+"""The layout of REFER: RefCOCO, RefCOCO+ and RefCOCOg over one folder of COCO images.
 
     refer/refcoco/{refs(unc).p,instances.json}      location words allowed
     refer/refcoco+/{refs(unc).p,instances.json}     appearance and comparison only
     refer/refcocog/{refs(umd).p,instances.json}     whole sentences
     refer/images/mscoco/images/train2014/COCO_train2014_<12 digits>.jpg
 
-All three speak of the same pictures. RefCOCO and RefCOCO+ have train, val, testA and testB; RefCOCOg's test is made of
-the pictures of testA and testB. A combination of HELD_OUT occurs in pictures of testB alone, where every referent of
+All three speak of the same images. RefCOCO and RefCOCO+ have train, val, testA and testB; RefCOCOg's test is made of
+the images of testA and testB. A combination of HELD_OUT occurs in images of testB alone, where every referent of
 RefCOCO and RefCOCO+ is of one.
 """
 
@@ -28,14 +28,14 @@ FAMILY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 PICTURES = Path("refer/images/mscoco/images/train2014")
 CATEGORIES = {shape: number for number, shape in enumerate(SHAPES, 1)}
 
-_REFS = ((1, 2, 3), (50, 35, 15))  # how many referents a picture has, and in what shares
+_REFS = ((1, 2, 3), (50, 35, 15))  # how many referents an image has, and in what shares
 
 Told = list[tuple[int, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class RefPicture:
-    """One picture of the family: its COCO id, split, scene and the id of its first annotation."""
+class RefImage:
+    """One image of the family: its COCO id, split, scene and the id of its first annotation."""
 
     id: int
     split: str
@@ -49,10 +49,10 @@ class RefPicture:
 
 def write(
     root: Path, splits: dict[str, int], side: int, seed: int, tick: Callable[[], object]
-) -> tuple[list[RefPicture], dict[str, int]]:
-    """Write the family with `splits` pictures a split; returns its pictures and counts."""
+) -> tuple[list[RefImage], dict[str, int]]:
+    """Write the family with `splits` images a split; returns its images and counts."""
     (root / PICTURES).mkdir(parents=True)
-    pictures: list[RefPicture] = []
+    images: list[RefImage] = []
     refs: dict[str, list[dict[str, Any]]] = {name: [] for name in FAMILY}
     sentences = dict.fromkeys(FAMILY, 0)
     annotations: list[dict[str, Any]] = []
@@ -61,27 +61,27 @@ def write(
         for index in range(number):
             rng = random.Random(f"refer/{seed}/{split}/{index}")
             scene, told = _scene(rng, split, side, speakers)
-            picture = RefPicture(len(pictures) + 1, split, scene, len(annotations) + 1)
-            (root / PICTURES / picture.file_name).write_bytes(jpeg(paint(scene, rng)))
-            annotations += _annotations(picture)
+            image = RefImage(len(images) + 1, split, scene, len(annotations) + 1)
+            (root / PICTURES / image.file_name).write_bytes(jpeg(paint(scene, rng)))
+            annotations += _annotations(image)
             for name in FAMILY:
                 for referent, texts in told[name]:
                     ref_id = len(refs[name]) + 1
-                    refs[name].append(_ref(name, picture, referent, texts, ref_id, sentences[name]))
+                    refs[name].append(_ref(name, image, referent, texts, ref_id, sentences[name]))
                     sentences[name] += len(texts)
-            pictures.append(picture)
+            images.append(image)
             tick()
-    instances = json.dumps(_instances(pictures, annotations, side)).encode()
+    instances = json.dumps(_instances(images, annotations, side)).encode()
     for name, partition in FAMILY.items():
         folder = root / "refer" / name
         folder.mkdir()
         (folder / "instances.json").write_bytes(instances)
         with (folder / f"refs({partition}).p").open("wb") as file:
             pickle.dump(refs[name], file, protocol=2)
-    counts = {"refer_pictures": len(pictures), "refer_annotations": len(annotations)}
+    counts = {"refer_pictures": len(images), "refer_annotations": len(annotations)}
     for name in FAMILY:
         counts |= {f"{name}_refs": len(refs[name]), f"{name}_expressions": sentences[name]}
-    return pictures, counts
+    return images, counts
 
 
 def _scene(rng: random.Random, split: str, side: int, speakers: dict[str, Speaker]) -> tuple[Scene, dict[str, Told]]:
@@ -107,16 +107,16 @@ def _told(rng: random.Random, scene: Scene, name: str, split: str, speaker: Spea
     return told
 
 
-def _ref(name: str, picture: RefPicture, referent: int, texts: list[str], ref_id: int, said: int) -> dict[str, Any]:
+def _ref(name: str, image: RefImage, referent: int, texts: list[str], ref_id: int, said: int) -> dict[str, Any]:
     sent_ids = list(range(said + 1, said + 1 + len(texts)))
-    annotation = picture.first_annotation + referent
-    split = "test" if name == "refcocog" and picture.split.startswith("test") else picture.split
+    annotation = image.first_annotation + referent
+    split = "test" if name == "refcocog" and image.split.startswith("test") else image.split
     return {
         "sent_ids": sent_ids,
-        "file_name": picture.file_name.replace(".jpg", f"_{annotation}.jpg"),
+        "file_name": image.file_name.replace(".jpg", f"_{annotation}.jpg"),
         "ann_id": annotation,
         "ref_id": ref_id,
-        "image_id": picture.id,
+        "image_id": image.id,
         "split": split,
         "sentences": [
             {
@@ -127,26 +127,26 @@ def _ref(name: str, picture: RefPicture, referent: int, texts: list[str], ref_id
             }
             for sent_id, text in zip(sent_ids, texts, strict=True)
         ],
-        "category_id": CATEGORIES[picture.scene.shapes[referent].shape],
+        "category_id": CATEGORIES[image.scene.shapes[referent].shape],
     }
 
 
-def _annotations(picture: RefPicture) -> list[dict[str, Any]]:
+def _annotations(image: RefImage) -> list[dict[str, Any]]:
     return [
         {
             "segmentation": [outline(shape)],
             "area": outline_area(shape.shape, shape.extent),
             "iscrowd": 0,
-            "image_id": picture.id,
+            "image_id": image.id,
             "bbox": [float(shape.x), float(shape.y), float(shape.extent), float(shape.extent)],
             "category_id": CATEGORIES[shape.shape],
-            "id": picture.first_annotation + index,
+            "id": image.first_annotation + index,
         }
-        for index, shape in enumerate(picture.scene.shapes)
+        for index, shape in enumerate(image.scene.shapes)
     ]
 
 
-def _instances(pictures: list[RefPicture], annotations: list[dict[str, Any]], side: int) -> dict[str, Any]:
+def _instances(images: list[RefImage], annotations: list[dict[str, Any]], side: int) -> dict[str, Any]:
     return {
         "info": {
             "description": "Generated pictures of coloured shapes in the layout of REFER.",
@@ -159,15 +159,15 @@ def _instances(pictures: list[RefPicture], annotations: list[dict[str, Any]], si
         "images": [
             {
                 "license": 1,
-                "file_name": picture.file_name,
+                "file_name": image.file_name,
                 "coco_url": "",
                 "height": side,
                 "width": side,
                 "date_captured": "2014-01-01 00:00:00",
                 "flickr_url": "",
-                "id": picture.id,
+                "id": image.id,
             }
-            for picture in pictures
+            for image in images
         ],
         "annotations": annotations,
         "categories": [{"supercategory": "shape", "id": number, "name": name} for name, number in CATEGORIES.items()],

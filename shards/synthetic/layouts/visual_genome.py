@@ -4,8 +4,8 @@
     visual_genome/VG_100K/<image_id>.jpg
 
 Objects, attributes and relationships are in the layout of version 1.2 and later (`object_id`, `names`). Of every eight
-pictures one is a picture of REFER's val, testA and testB in turn, two are of its train split (`coco_id` names it, the
-file is the same bytes) and five are new (`coco_id` null). So combinations of HELD_OUT occur only in pictures whose
+images one is an image of REFER's val, testA and testB in turn, two are of its train split (`coco_id` names it, the
+file is the same bytes) and five are new (`coco_id` null). So combinations of HELD_OUT occur only in images whose
 `coco_id` is one of testB, which a pretraining set has to leave out.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from laconvnet.shards.synthetic.draw import jpeg, paint
 from laconvnet.shards.synthetic.expressions import STYLES, express
 from laconvnet.shards.synthetic.layouts import clevr, refer
-from laconvnet.shards.synthetic.questions import OPEN_FAMILIES, Deck
+from laconvnet.shards.synthetic.questions import OPEN_FAMILIES, QuestionPool
 from laconvnet.shards.synthetic.scene import Scene, draw_scene
 
 FOLDER = Path("visual_genome")
@@ -34,13 +34,13 @@ _PREDICATES = {"left": "left of", "right": "right of", "behind": "above", "front
 _QUESTIONS = 2
 _KIND_TRIES = 4
 
-Shared = list[refer.RefPicture]
+Shared = list[refer.RefImage]
 
 
 def write(root: Path, number: int, side: int, seed: int, shared: Shared, tick: Callable[[], object]) -> dict[str, int]:
-    """Write `number` pictures, some of them pictures of REFER (`shared`); returns counts."""
+    """Write `number` images, some of them images of REFER (`shared`); returns counts."""
     (root / PICTURES).mkdir(parents=True)
-    deck = Deck(random.Random(f"visual_genome/{seed}/questions"), OPEN_FAMILIES)
+    deck = QuestionPool(random.Random(f"visual_genome/{seed}/questions"), OPEN_FAMILIES)
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in FILES}
     ids = {name: iter(range(1, 1 << 62)) for name in ("object", "region", "relationship", "qa")}
     counts = dict.fromkeys(("visual_genome_shared", "visual_genome_regions", "visual_genome_questions"), 0)
@@ -95,10 +95,10 @@ def write(root: Path, number: int, side: int, seed: int, shared: Shared, tick: C
     return {"visual_genome_pictures": number, **counts}
 
 
-def _mixed(number: int, shared: Shared) -> Iterator[refer.RefPicture | None]:
-    train = iter([picture for picture in shared if picture.split == "train"])
-    by_split = [[picture for picture in shared if picture.split == split] for split in ("val", "testA", "testB")]
-    held_out = (picture for trio in zip(*by_split, strict=True) for picture in trio)
+def _mixed(number: int, shared: Shared) -> Iterator[refer.RefImage | None]:
+    train = iter([image for image in shared if image.split == "train"])
+    by_split = [[image for image in shared if image.split == split] for split in ("val", "testA", "testB")]
+    held_out = (image for trio in zip(*by_split, strict=True) for image in trio)
     for index in range(number):
         place = index % 8
         yield next(held_out, None) if place == 0 else next(train, None) if place in (1, 2) else None

@@ -74,7 +74,7 @@ def test_what_an_answer_of_some_of_ten_is_worth(matches: int, worth: float) -> N
 
 @given(st.lists(st.sampled_from(["cat", "dog", "cats", "2"]), min_size=2, max_size=12), st.sampled_from(["cat", "2"]))
 def test_accuracy_is_the_mean_over_the_subsets_without_one(people: list[str], answer: str) -> None:
-    subsets = [people[:left_out] + people[left_out + 1 :] for left_out in range(len(people))]
+    subsets = [people[:skipped] + people[skipped + 1 :] for skipped in range(len(people))]
     scores = [min(Fraction(subset.count(answer), 3), Fraction(1)) for subset in subsets]
     assert accuracy(answer, people) == pytest.approx(float(sum(scores) / len(scores)), abs=1e-12)
 

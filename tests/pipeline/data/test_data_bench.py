@@ -12,7 +12,7 @@ import torch
 from laconvnet.pipeline.bench import data as bench
 from laconvnet.pipeline.bench.ids import row_id
 from laconvnet.pipeline.bench.letterboxes import exact, per_picture
-from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.bench.made import images, made_set
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.geometry import Letterbox
@@ -51,7 +51,7 @@ def test_rows_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_exact_letterbox_and_the_others_show_the_same_square() -> None:
-    data = [np.frombuffer(one, np.uint8) for one in pictures(2, 120, 90)]
+    data = [np.frombuffer(one, np.uint8) for one in images(2, 120, 90)]
     letterbox = Letterbox.fit(np.full(2, 120), np.full(2, 90), 64)
     truth = exact(data, letterbox)
     for found in (per_picture(data, letterbox), Decoder(64, 2, 1, CPU).decode(data, letterbox)):
@@ -62,7 +62,7 @@ def test_the_exact_letterbox_and_the_others_show_the_same_square() -> None:
 
 
 def test_a_made_set_is_one(tmp_path: Path) -> None:
-    encoded = pictures(3, 120, 90)
+    encoded = images(3, 120, 90)
     examples = Examples.open(made_set(tmp_path, encoded, 10, 120, 90), "expression", "train")
     assert len(examples.rows) == 10
     assert [examples.manifest.read_image(row) for row in (0, 1, 2, 9)] == [*encoded, encoded[0]]

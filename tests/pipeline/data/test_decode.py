@@ -1,4 +1,4 @@
-"""Encoded pictures to tensors: the stored pixels, upright as they are stored, each by itself."""
+"""Encoded images to tensors: the stored pixels, upright as they are stored, each by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from laconvnet.pipeline.data.decode import PADDING, Decoder
 from laconvnet.pipeline.data.geometry import Letterbox
-from laconvnet.shards.build.images import read_picture
+from laconvnet.shards.build.images import read_image_file
 from tests.samples import SAMPLES, needs
 
 ODD = SAMPLES / "images"
@@ -60,7 +60,7 @@ def assert_alike(decoder: Decoder, data: Bytes, within: float = 2.5) -> None:
     box = fit([data])
     found, expected = decoder.decode([data], box)[0].numpy(), by_pil(data, box)
     assert np.abs(found - expected).mean() * 255 < within
-    assert np.abs(found - expected.mean((1, 2), keepdims=True)).mean() > 0.02  # a picture, not an even grey
+    assert np.abs(found - expected.mean((1, 2), keepdims=True)).mean() > 0.02  # an image, not an even grey
 
 
 def test_shape_kind_and_range(decoder: Decoder) -> None:
@@ -69,7 +69,7 @@ def test_shape_kind_and_range(decoder: Decoder) -> None:
     images = decoder.decode([encoded(pixels)], fit([encoded(pixels)]))
     assert images.shape == (1, 3, SIZE, SIZE)
     assert images.dtype == torch.float32
-    # At its own size a lossless picture keeps every value, channels in the order red, green, blue.
+    # At its own size a lossless image keeps every value, channels in the order red, green, blue.
     np.testing.assert_allclose(images[0].numpy(), pixels.transpose(2, 0, 1) / 255, atol=1e-6)
 
 
@@ -164,7 +164,7 @@ def test_strong_downscaling_averages() -> None:
 )
 @pytest.mark.parametrize("has_regions", [False, True])
 def test_real_odd_pictures_as_the_builder_stores_them(decoder: Decoder, name: str, has_regions: bool) -> None:
-    picture = read_picture(ODD / name, has_regions=has_regions)
+    picture = read_image_file(ODD / name, has_regions=has_regions)
     data = np.frombuffer(picture.data, np.uint8)
     assert (int(fit([data]).width[0]), int(fit([data]).height[0])) == (picture.width, picture.height)
     assert_alike(decoder, data)

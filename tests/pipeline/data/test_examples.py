@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from laconvnet.pipeline.bench.made import made_set, pictures
+from laconvnet.pipeline.bench.made import images, made_set
 from laconvnet.pipeline.data import examples as module
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.errors import ConfigError
@@ -33,7 +33,7 @@ def training(sets: dict[str, Path]) -> Examples:
 
 
 def referents(examples: Examples) -> dict[tuple[int, int], list[int]]:
-    """The rows of each (picture, region), from the table alone."""
+    """The rows of each (image, region), from the table alone."""
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for row, entry in enumerate(examples.manifest.examples.to_pylist()):
         if entry["split"] == examples.split and entry["kind"] == examples.kind:
@@ -62,13 +62,13 @@ def test_columns_belong_to_the_rows_asked_for(sets: dict[str, Path]) -> None:
         assert examples.texts(rows) == [table[row]["text"] for row in rows]
         assert examples.answers(rows) == [table[row]["answer"] for row in rows]
         assert examples.families(rows) == [table[row]["family"] for row in rows]
-        pictures = examples.samples(rows)
-        assert pictures.tolist() == [table[row]["sample"] for row in rows]
+        images = examples.samples(rows)
+        assert images.tolist() == [table[row]["sample"] for row in rows]
         sides = [[table[row][side] for side in "xywh"] for row in rows]
         np.testing.assert_array_equal(examples.boxes(rows), np.array(sides, np.float32))
-        widths, heights = examples.sides(pictures)
-        assert widths.tolist() == [samples[picture]["width"] for picture in pictures]
-        assert heights.tolist() == [samples[picture]["height"] for picture in pictures]
+        widths, heights = examples.sides(images)
+        assert widths.tolist() == [samples[image]["width"] for image in images]
+        assert heights.tolist() == [samples[image]["height"] for image in images]
 
 
 def in_batches(folder: Path, out: Path, rows: int) -> Path:
@@ -147,7 +147,7 @@ print(len(examples.rows), private() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a process holds is read from /proc")
 def test_a_process_does_not_grow_by_the_tables_of_its_set(tmp_path: Path) -> None:
     samples = 500_000
-    folder = made_set(tmp_path, pictures(1, 16, 16), samples, 16, 16)
+    folder = made_set(tmp_path, images(1, 16, 16), samples, 16, 16)
     size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
     assert size > 200 * samples
     root = str(Path(__file__).parents[3])
@@ -262,7 +262,7 @@ def test_a_merged_set_mixes_its_sets_by_weight(sets: dict[str, Path]) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A picture with an expression that says nothing, and with a question whose answer is hidden."""
+    """An image with an expression that says nothing, and with a question whose answer is hidden."""
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     said = (Expression("0", "red thing"), Expression("1", " ?! "))
     regions = (Region("r", "train", ((1, 1, 5, 5),), said),)
@@ -276,7 +276,7 @@ def odd(tmp_path: Path) -> Path:
 def test_a_text_without_a_word_is_left_out_and_counted(odd: Path) -> None:
     examples = Examples.open(odd, "expression", "train")
     assert examples.texts(examples.rows) == ["red thing"]
-    assert examples.wordless == 1
+    assert examples.empty_texts == 1
 
 
 def test_training_takes_only_questions_whose_answer_is_known(odd: Path) -> None:
@@ -288,10 +288,10 @@ def test_training_takes_only_questions_whose_answer_is_known(odd: Path) -> None:
 
 
 def test_another_build_has_another_identity(odd: Path, sets: dict[str, Path]) -> None:
-    names = {Examples.open(sets[name], "expression", "train").identity for name in ("refcoco", "refcoco+")}
-    names.add(Examples.open(odd, "expression", "train").identity)
+    names = {Examples.open(sets[name], "expression", "train").fingerprint for name in ("refcoco", "refcoco+")}
+    names.add(Examples.open(odd, "expression", "train").fingerprint)
     assert len(names) == 3
-    assert Examples.open(odd, "question", "train").identity in names
+    assert Examples.open(odd, "question", "train").fingerprint in names
 
 
 def test_the_identity_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> None:
@@ -304,6 +304,6 @@ def test_the_identity_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> None
     at = table.schema.get_field_index("text")
     changed = table.set_column(at, table.schema.field("text"), texts)
     publish_tables(tmp_path / "other", [stored.samples], [changed], stored.meta)
-    own = Examples.open(odd, "expression", "train").identity
-    assert Examples.open(tmp_path / "same", "expression", "train").identity == own
-    assert Examples.open(tmp_path / "other", "expression", "train").identity != own
+    own = Examples.open(odd, "expression", "train").fingerprint
+    assert Examples.open(tmp_path / "same", "expression", "train").fingerprint == own
+    assert Examples.open(tmp_path / "other", "expression", "train").fingerprint != own

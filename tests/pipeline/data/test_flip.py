@@ -138,7 +138,7 @@ def rows_of(examples: Examples, text: str) -> NDArray[np.int64]:
 
 
 def test_the_mirrored_left_box_is_the_right_box(grouped: Examples, loader: Loader) -> None:
-    """Every picture is its own mirror image, so a referent on one side becomes the one on the other side."""
+    """Every image is its own mirror image, so a referent on one side becomes the one on the other side."""
     left, right = rows_of(grouped, "left box"), rows_of(grouped, "right box")
     assert len(left) == len(right) == 4
     flipped, plain = loader.batch(Request(left, None, np.ones(4, bool))), loader.batch(Request(right))
@@ -182,7 +182,7 @@ def test_the_words_of_another_are_mirrored_as_well(grouped: Examples, loader: Lo
     assert torch.equal(flipped.tokens, loader.batch(Request(right)).tokens)
 
 
-class Asked:
+class PlannedRun:
     """As much of the examples as the words of a batch need."""
 
     def __init__(self, answers: list[str | None], texts: list[str]) -> None:
@@ -197,7 +197,7 @@ class Asked:
 
 def test_an_answer_goes_with_its_question() -> None:
     said = ["what side?", "left of it?", "q", "left?", "how many left?"]
-    asked = Asked(["left", "yes", "on the right", None, "2"], said)
+    asked = PlannedRun(["left", "yes", "on the right", None, "2"], said)
     loader = Loader.__new__(Loader)
     loader._examples, loader._vocabulary = asked, Vocabulary((), ("left", "right", "yes", "2", "on the right"))
     rows = np.arange(5)

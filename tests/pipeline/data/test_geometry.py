@@ -1,4 +1,4 @@
-"""The letterbox: the picture, its boxes and its masks stay together whatever the shape of the picture."""
+"""The letterbox: the image, its boxes and its masks stay together whatever the shape of the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit(sides: list[tuple[int, int]], size: int) -> Letterbox:
 
 
 def some_boxes(sides: list[tuple[int, int]], seed: int) -> NDArray[np.float32]:
-    """A box inside each picture, xywh."""
+    """A box inside each image, xywh."""
     drawn = np.random.default_rng(seed).uniform(0, 1, (len(sides), 4))
     corners = np.sort(drawn.reshape(-1, 2, 2), axis=1) * np.array(sides)[:, None]
     return np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], 1).astype(np.float32)

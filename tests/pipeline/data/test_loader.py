@@ -55,10 +55,10 @@ def test_a_batch_is_what_its_rows_say(examples: Examples, loader: Loader) -> Non
     assert batch.images.dtype == torch.float32
     expected = vocabulary_of(examples).encode(examples.texts(rows), 6)
     assert batch.tokens.tolist() == expected.tolist()
-    boxes = examples.boxes(rows)  # the pictures are of 64 pixels already
+    boxes = examples.boxes(rows)  # the images are of 64 pixels already
     np.testing.assert_allclose(batch.boxes.numpy(), np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
     assert batch.answers.tolist() == [-1] * 8
-    # The box frames a shape: within it there are pixels unlike the corner of the picture.
+    # The box frames a shape: within it there are pixels unlike the corner of the image.
     for image, (x1, y1, x2, y2) in zip(batch.images.numpy(), batch.boxes.numpy().astype(int), strict=True):
         inside = image[:, y1:y2, x1:x2].reshape(3, -1)
         assert np.abs(inside - image[:, :1, 0]).max() > 0.2

@@ -1,4 +1,4 @@
-"""Masks from the annotation to the square: built into shards, read beside the pictures, letterboxed with them."""
+"""Masks from the annotation to the square: built into shards, read beside the images, letterboxed with them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_batch_has_the_annotated_masks_letterboxed(groups: Path, size: int) 
     for mask, truth in zip(batch.masks.numpy(), expected, strict=True):
         np.testing.assert_array_equal(mask, letterboxed(truth, size))
     assert set(batch.masks.unique().tolist()) == {0, 1}, "hard labels"
-    # The boxes are white on black: the mask lies where the picture is bright.
+    # The boxes are white on black: the mask lies where the image is bright.
     both = [index for index, text in enumerate(examples.texts(examples.rows)) if text == "both boxes"]
     unicorns = [index for index, text in enumerate(examples.texts(examples.rows)) if text == "a unicorn"]
     bright = batch.images.mean(1) > 0.8
@@ -103,7 +103,7 @@ def test_generated_polygons_reach_the_batch(sets: dict[str, Path]) -> None:
     manifest = examples.manifest
     shapes = {
         (entry["image_id"], *entry["bbox"]): entry["segmentation"]
-        for entry in instances["annotations"]  # boxes tell the shapes of a picture apart
+        for entry in instances["annotations"]  # boxes tell the shapes of an image apart
     }
     with closing(loader_of(examples, 64, threads=1)) as loader:
         batch = loader.batch(Request(examples.rows[:40]))
@@ -120,7 +120,7 @@ def test_generated_polygons_reach_the_batch(sets: dict[str, Path]) -> None:
 @needs(REFER)
 def test_real_annotations_reach_the_batch(tmp_path: Path) -> None:
     instances = json.loads((REFER / "refcocog" / "instances.json").read_text())
-    for image in instances["images"]:  # the samples come without pictures
+    for image in instances["images"]:  # the samples come without images
         Image.new("RGB", (image["width"], image["height"]), "gray").save(tmp_path / image["file_name"])
     samples = list(get("refcocog").samples(REFER, images=tmp_path, splits=None, partition=None))
     build(samples, tmp_path / "built", source="refcocog", licence="x", options={}, progress=False)
@@ -211,7 +211,7 @@ def damaged(groups: Path, tmp_path: Path) -> Manifest:
 def test_a_damaged_record_is_named(damaged: Manifest, threads: int) -> None:
     row = damaged.samples.slice(0, 1).to_pylist()[0]
     with Reader(damaged, threads) as reader:
-        assert len(reader.read(np.array([0]))) == 1, "the picture is whole"
+        assert len(reader.read(np.array([0]))) == 1, "the image is whole"
         with pytest.raises(ConfigError, match=rf"sample '{row['key']}' at offset {row['json_offset']}: the bytes are"):
             reader.masks(np.array([1, 0]), np.array([0, 0]))
         assert [mask.shape for mask in reader.masks(np.array([1, 2]), np.array([2, 3]))] == [(96, 64), (64, 96)]
@@ -246,7 +246,7 @@ def test_encoding_is_undone_by_decoding() -> None:
     ],
 )
 def test_what_is_no_mask_is_refused(rle: Any) -> None:
-    with pytest.raises(ConfigError, match="holds no mask of a 50x30 picture"):
+    with pytest.raises(ConfigError, match="holds no mask of a 50x30 image"):
         decode(rle, 30, 50)
 
 
@@ -261,7 +261,7 @@ def test_a_region_without_a_mask_is_named() -> None:
     record = Record("odd", "7", "7.jpg", 30, 20, "CC0", regions)
     np.testing.assert_array_equal(of_region(record, 0), blob(20, 30))
     for number in (1, 2, -1):
-        with pytest.raises(ConfigError, match=rf"^odd-7: region {number}: holds no mask of a 30x20 picture; verify"):
+        with pytest.raises(ConfigError, match=rf"^odd-7: region {number}: holds no mask of a 30x20 image; verify"):
             of_region(record, number)
 
 

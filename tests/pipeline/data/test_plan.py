@@ -106,7 +106,7 @@ def plan_of(sets: list[tuple[int, float]], seed: int = 0) -> Plan:
 @given(sets=SETS, seed=KEYS, epochs=st.integers(1, 5))
 def test_each_item_is_shown_as_often_as_its_weight_says(sets: list[tuple[int, float]], seed: int, epochs: int) -> None:
     plan = plan_of(sets, seed)
-    items, visits = plan.items(span(0, epochs * plan.epoch_length))
+    items, epoch_passes = plan.items(span(0, epochs * plan.epoch_length))
     shown = Counter(items.tolist())
     first = 0
     for (size, weight), share in zip(sets, plan.shares, strict=True):
@@ -115,7 +115,9 @@ def test_each_item_is_shown_as_often_as_its_weight_says(sets: list[tuple[int, fl
         exact = share * epochs / size  # an epoch shows a whole number of items of each set
         assert {*times} <= {int(np.floor(exact)), int(np.ceil(exact))}
         for item in range(first, first + size):
-            assert sorted(visits[items == item].tolist()) == list(range(shown[item]))  # each visit has its own number
+            assert sorted(epoch_passes[items == item].tolist()) == list(
+                range(shown[item])
+            )  # each visit has its own number
         first += size
     assert sum(shown.values()) == epochs * plan.epoch_length
     assert max(shown) < first
@@ -197,7 +199,7 @@ def test_a_run_broken_off_again_and_again_sees_the_undisturbed_stream(
 def test_any_position_is_found_without_what_stands_before_it() -> None:
     plan = Plan((3_000_000_000, 40_000_000), (1.0, 2.0), seed=0)
     tracemalloc.start()
-    items, visits = plan.step(FAR // 64, 64, 0, 1)
+    items, epoch_passes = plan.step(FAR // 64, 64, 0, 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -205,15 +207,15 @@ def test_any_position_is_found_without_what_stands_before_it() -> None:
     assert (items < 3_040_000_000).all()
     assert len(set(items.tolist())) == 64
     epoch = FAR // plan.epoch_length
-    assert set(visits.tolist()) <= {epoch, 2 * epoch, 2 * epoch + 1}
+    assert set(epoch_passes.tolist()) <= {epoch, 2 * epoch, 2 * epoch + 1}
 
 
 def test_far_along_an_epoch_is_still_each_item_once() -> None:
     plan = Plan((997,), (1.0,), seed=0)
     first = FAR // 997 * 997
-    items, visits = plan.items(span(first, first + 997))
+    items, epoch_passes = plan.items(span(first, first + 997))
     assert sorted(items.tolist()) == list(range(997))
-    assert set(visits.tolist()) == {first // 997}
+    assert set(epoch_passes.tolist()) == {first // 997}
 
 
 def test_seeds_and_epochs_differ() -> None:

@@ -49,7 +49,7 @@ def test_a_merged_set_reads_from_the_shards_of_its_inputs(sets: dict[str, Path])
 
 @pytest.fixture
 def damaged(sets: dict[str, Path], tmp_path: Path) -> Manifest:
-    """A copy of a set with one byte of the picture of sample 7 flipped."""
+    """A copy of a set with one byte of the image of sample 7 flipped."""
     folder = tmp_path / "damaged"
     shutil.copytree(sets["refcoco"], folder)
     manifest = Manifest.open(folder)

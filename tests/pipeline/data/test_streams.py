@@ -72,10 +72,10 @@ def test_an_epoch_is_a_permutation_and_weights_are_multiplicities(sets: dict[str
     assert length == len(single.first)
     orders = []
     for epoch in range(3):
-        chosen, visits = single.plan.step(epoch, length, 0, 1)
+        chosen, epoch_passes = single.plan.step(epoch, length, 0, 1)
         orders.append(tuple(chosen.tolist()))
         assert sorted(orders[-1]) == list(range(length))
-        assert set(visits.tolist()) == {epoch}
+        assert set(epoch_passes.tolist()) == {epoch}
     assert len(set(orders)) == 3
     merged = Run(sets["merged"], window, 1).items()
     (whole, half), length = merged.plan.sizes, merged.plan.epoch_length
@@ -114,7 +114,7 @@ def loading(run: Run, config: DataConfig, first: int, last: int, rank: int, worl
 def test_the_loader_gives_the_same_batches_on_any_world_however_often_it_is_begun(
     sets: dict[str, Path], window: int
 ) -> None:
-    """Ids, and the very pictures, boxes and words: with all that is drawn at random."""
+    """Ids, and the very images, boxes and words: with all that is drawn at random."""
     run = Run(sets["refcoco"], window, 7)
     config = DataConfig("unused", size=32, words=6, batch=BATCH, flip=0.5, jitter=0.3, colour=0.3, window=window)
     length = run.items().plan.epoch_length

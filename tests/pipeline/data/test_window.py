@@ -42,14 +42,14 @@ def test_each_item_is_shown_as_often_as_its_weight_says(
     sets: list[tuple[list[int], float]], window: int, seed: int, epochs: int
 ) -> None:
     plan = plan_of(sets, window, seed)
-    items, visits = plan.items(span(0, epochs * plan.epoch_length))
+    items, epoch_passes = plan.items(span(0, epochs * plan.epoch_length))
     shown = Counter(items.tolist())
     first = 0
     for size, share in zip(plan.sizes, plan.shares, strict=True):
         exact = share * epochs / size
         for item in range(first, first + size):
             assert shown[item] in (int(np.floor(exact)), int(np.ceil(exact)))
-            assert sorted(visits[items == item].tolist()) == list(range(shown[item]))
+            assert sorted(epoch_passes[items == item].tolist()) == list(range(shown[item]))
         first += size
     assert sum(shown.values()) == epochs * plan.epoch_length
 
@@ -93,11 +93,11 @@ def test_neighbours_in_the_stream_lie_in_few_blocks() -> None:
 
 def test_blocks_of_several_sets_stand_among_each_other() -> None:
     plan = plan_of([([10] * 40, 1.0), ([10] * 20, 2.0)], 100)
-    items, visits = plan.items(span(0, 800))
+    items, epoch_passes = plan.items(span(0, 800))
     shares = [(part < 400).mean() for part in np.split(items, 4)]
     assert all(0.2 < share < 0.8 for share in shares)
-    assert set(visits[items < 400].tolist()) == {0}
-    assert set(visits[items >= 400].tolist()) == {0, 1}
+    assert set(epoch_passes[items < 400].tolist()) == {0}
+    assert set(epoch_passes[items >= 400].tolist()) == {0, 1}
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -42,7 +42,7 @@ def inputs(config: BlockConfig = CONFIG, height: int = 4, width: int = 6) -> tup
 
 
 class Literal:
-    """One picture, pixel by pixel, by the formulas; running statistics are 0 and 1."""
+    """One image, pixel by pixel, by the formulas; running statistics are 0 and 1."""
 
     def __init__(self, made: nn.Module, config: BlockConfig) -> None:
         self.p = {name: value.detach() for name, value in made.named_parameters()}
@@ -125,14 +125,14 @@ def test_equals_the_formulas(name: str, config: BlockConfig) -> None:
     made = block(name, config)
     x, words, mask = inputs(config, 3, 4)
     out = made(x, words, mask)
-    for picture in range(2):
-        expected = getattr(Literal(made, config), name)(x[picture], words[picture], mask[picture])
-        torch.testing.assert_close(out[picture], expected, rtol=1e-10, atol=1e-10)
+    for image in range(2):
+        expected = getattr(Literal(made, config), name)(x[image], words[image], mask[image])
+        torch.testing.assert_close(out[image], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_gradients_are_those_of_finite_differences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In picture, words and the block's own parameters, without the affinity's deliberate float32."""
+    """In image, words and the block's own parameters, without the affinity's deliberate float32."""
 
     def softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
         return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
@@ -189,7 +189,7 @@ def test_group_conv_is_deaf() -> None:
 
 
 def test_qghc_predicts_the_first_half_of_the_groups() -> None:
-    """With silent words the first groups see nothing, the others what their learned kernels make of the picture."""
+    """With silent words the first groups see nothing, the others what their learned kernels make of the image."""
     made: QghcBlock = block("qghc", replace(CONFIG, dim=16, groups=4))
     nn.init.zeros_(made.hybrid.generator.weight)
     nn.init.zeros_(made.hybrid.generator.bias)

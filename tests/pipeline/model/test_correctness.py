@@ -186,7 +186,7 @@ def test_answers(stride: Any) -> None:
     read = maps[{8: 0, 32: 2}[stride]]
     for b in range(2):
         cells = torch.stack([read[b, :, i, j] for i in range(read.shape[2]) for j in range(read.shape[3])])
-        fused = literal_pool(made.picture, cells) + literal_pool(made.words, words[b][mask[b]])
+        fused = literal_pool(made.image, cells) + literal_pool(made.words, words[b][mask[b]])
         inner = F.relu(rows(p, "hidden.0", layer_norm(p, "norm", fused)))
         assert_exact(out[b], rows(p, "choose", inner))
 
@@ -256,7 +256,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def make(config: ModelConfig) -> Model:
-    """For evaluation, with the statistics of `batch()`: by fresh ones a deep network tells no two pictures apart."""
+    """For evaluation, with the statistics of `batch()`: by fresh ones a deep network tells no two images apart."""
     torch.manual_seed(0)
     quiet = replace(config, affinity_dropout=0.0, filter_dropout=0.0, language=LanguageConfig(dropout=0.0))
     model = build_model(quiet, 30, answers=7).train()

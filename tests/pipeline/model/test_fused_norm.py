@@ -158,7 +158,7 @@ def test_a_laconv_block_trains_the_same(kernels: list[Tensor]) -> None:
 
 
 def share(rank: int, part: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of the joint batch that a process has: five pictures in all, cut in a way of ``part``."""
+    """The part of the global batch that a process has: five images in all, cut in a way of ``part``."""
     cut = (slice(0, 2), slice(2, 5)) if part < 2 else (slice(0, 0), slice(0, 5))
     x, beside, grad = (each[cut[rank]] for each in maps(torch.float32, shape=(5, 6, 3, 3)))
     # In part 1 the second process has a map that the kernels cannot take.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import HeadsConfig, Model, ModelConfig, build_model
 from laconvnet.pipeline.model.heads.base import Features, Head
-from laconvnet.pipeline.model.heads.masks import ASPP, MaskHead, MaskHeadConfig, PictureBranch, PictureNorm
+from laconvnet.pipeline.model.heads.masks import ASPP, ImageBranch, ImageNorm, MaskHead, MaskHeadConfig
 from laconvnet.pipeline.model.heads.pafpn import PAFPN, CrossStage, TopDown
 from laconvnet.pipeline.model.heads.points import PointHead, PointHeadConfig
 from laconvnet.pipeline.model.layers import ConvNormAct
@@ -165,12 +165,12 @@ def test_the_pyramid_sees_near_far_and_the_whole_picture() -> None:
         assert {tuple(place) for place in torch.nonzero(change).tolist()} == seen
     assert changes[4].all()
     for branch in (pyramid.branches[0], pyramid.branches[4]):
-        assert isinstance(branch, (ConvNormAct, PictureBranch))
+        assert isinstance(branch, (ConvNormAct, ImageBranch))
         cells = x if branch is pyramid.branches[0] else x.mean((2, 3), keepdim=True).expand_as(x)
         torch.testing.assert_close(branch(x), F.leaky_relu(branch.norm(branch.conv(cells)), 0.1))
 
 
-# --- the whole-picture branch on one picture --------------------------------------------------------------------------
+# --- the whole-picture branch on one image --------------------------------------------------------------------------
 
 
 def test_masks_train_on_a_single_picture() -> None:
@@ -183,7 +183,7 @@ def test_masks_train_on_a_single_picture() -> None:
 
 def test_the_norm_of_pictures_is_batch_norm_but_for_a_single_one() -> None:
     torch.manual_seed(0)
-    ours, plain = PictureNorm(4), BatchNorm(4)
+    ours, plain = ImageNorm(4), BatchNorm(4)
     several, one = torch.randn(5, 4, 1, 1), torch.randn(1, 4, 1, 1)
     torch.testing.assert_close(ours(several), plain(several))
     assert torch.equal(ours.running_var, plain.running_var)

@@ -35,7 +35,7 @@ def block(config: BlockConfig = CONFIG) -> LaConvBlock:
 
 
 def literal(made: LaConvBlock, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-    """v2 Eq. 1-6 pixel by pixel for one picture: x (d, H, W), words (L, D), mask (L,)."""
+    """v2 Eq. 1-6 pixel by pixel for one image: x (d, H, W), words (L, D), mask (L,)."""
     config, p = made.config, {name: value.detach() for name, value in made.named_parameters()}
     d, height, width = x.shape
     s, c, heads, k, g = config.packing, config.condition, config.heads, config.kernel_size, config.groups

@@ -1,4 +1,4 @@
-"""Batch normalisation: float32 whatever the cast, and N processes equal one on the joint batch."""
+"""Batch normalisation: float32 whatever the cast, and N processes equal one on the global batch."""
 
 from __future__ import annotations
 

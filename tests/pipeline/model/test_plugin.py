@@ -201,7 +201,7 @@ def test_a_new_run_begins_with_the_weights_and_a_resumed_one_does_not_read_them(
     with pytest.raises(ConfigError, match=r"model\.backbone_weights: .*resnet\.pth: cannot be read"):
         start(config, None, examples)
     weights = {name: torch.full_like(value, 2) for name, value in begun.model.state_dict().items()}
-    state = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
+    state = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
     own = checkpoint.folder_of(tmp_path / "run", 3)
     checkpoint.save(own, state, begun.vocabulary.to_json())
     resumed = start(config, own, examples)

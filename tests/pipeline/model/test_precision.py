@@ -16,7 +16,7 @@ from laconvnet.pipeline.model.norm import BatchNorm
 
 HALVES = (torch.bfloat16, torch.float16)
 # How an untrained network of its depth carries an error forward is its own affair: what is bounded is the error against
-# that of float32 on weights and pictures that were rounded to the type once.
+# that of float32 on weights and images that were rounded to the type once.
 TIMES = 5.0
 # The relative error, in norm, of the paper's own head.
 BOUNDS = {torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -43,7 +43,7 @@ def batch() -> tuple[Tensor, Tensor]:
     tokens = torch.randint(2, 30, (6, 15))
     tokens[:2, 1:] = PAD
     tokens[2:4, 6:] = PAD
-    # Noise looks alike everywhere once it is averaged: the pictures have patches.
+    # Noise looks alike everywhere once it is averaged: the images have patches.
     return F.interpolate(torch.rand(6, 3, 8, 8), scale_factor=8), tokens
 
 
@@ -66,7 +66,7 @@ def test_half_precision_stays_near(task: str, head: str, dtype: torch.dtype) -> 
     bound = TIMES * max(map(error, rounded, exact))
     for near in (mixed, cast):
         assert near.isfinite().all()
-        # Picture by picture: those with a single word must not hide behind the others.
+        # Image by image: those with a single word must not hide behind the others.
         errors = list(map(error, near, exact))
         assert max(errors) < bound
         if head == "anchors":

@@ -23,7 +23,7 @@ PICTURES = 4
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """A built set: pictures of one colour, each with one hypothesis a label, in train and in val."""
+    """A built set: images of one colour, each with one hypothesis a label, in train and in val."""
     from laconvnet.shards.build.builder import build
     from laconvnet.shards.sources import get
 
@@ -31,11 +31,11 @@ def pairs(tmp_path: Path) -> Path:
     (raw / "flickr30k_images").mkdir(parents=True)
     for split, first in (("train", 0), ("dev", PICTURES)):
         lines = []
-        for picture in range(first, first + PICTURES):
-            Image.new("RGB", (48, 32), (60 * (picture % 4), 90, 30)).save(raw / "flickr30k_images" / f"{picture}.jpg")
+        for image in range(first, first + PICTURES):
+            Image.new("RGB", (48, 32), (60 * (image % 4), 90, 30)).save(raw / "flickr30k_images" / f"{image}.jpg")
             for number, label in enumerate(LABELS):
-                said = {"gold_label": label, "sentence2": f"a {('plain', 'dull', 'round')[number]} picture"}
-                lines.append(json.dumps({"Flickr30K_ID": str(picture), "pairID": f"{picture}r{number}", **said}))
+                said = {"gold_label": label, "sentence2": f"a {('plain', 'dull', 'round')[number]} image"}
+                lines.append(json.dumps({"Flickr30K_ID": str(image), "pairID": f"{image}r{number}", **said}))
         (raw / f"snli_ve_{split}.jsonl").write_text("\n".join(lines))
     source = get("snli_ve")
     samples = source.samples(raw, images=None, splits=None, partition=None)

@@ -34,7 +34,7 @@ def coder(size: int = SIZE) -> PointBoxes:
 
 
 def random_output(draw: np.random.Generator, truth: Floats, cells: int = CELLS) -> Floats:
-    """Predictions scattered about the truth in some pictures, about their own cells in others."""
+    """Predictions scattered about the truth in some images, about their own cells in others."""
     stride = SIZE / cells
     output = draw.normal(0, 1, (len(truth), 5, cells, cells))
     rows, columns = np.mgrid[:cells, :cells]
@@ -70,7 +70,7 @@ def bce(logit: float, target: float) -> float:
 
 
 def slow(output: Floats, truth: Floats) -> tuple[dict[str, float], list[set[tuple[int, int]]]]:
-    """The loss and the positive cells (row, column), picture by picture, cell by cell."""
+    """The loss and the positive cells (row, column), image by image, cell by cell."""
     cells = output.shape[2]
     stride = SIZE / cells
     iou_sum = objectness_sum = 0.0
@@ -105,7 +105,7 @@ def positives(output: Any, truth: Any, size: int = SIZE) -> list[set[tuple[int, 
     coder(size).loss(made, torch.as_tensor(truth, dtype=torch.float64))["objectness"].backward()
     assert made.grad is not None
     assert (made.grad[:, :4] == 0).all()
-    return [{(i, j) for i, j in torch.nonzero(picture < 0).tolist()} for picture in made.grad[:, 4]]
+    return [{(i, j) for i, j in torch.nonzero(image < 0).tolist()} for image in made.grad[:, 4]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -188,7 +188,7 @@ def test_a_good_fit_far_behind_is_told_from_a_better_one_in_float32() -> None:
     output.requires_grad_()
     coder().loss(output, truth)["objectness"].backward()
     assert output.grad is not None
-    (taken,) = [torch.nonzero(picture < 0).tolist() for picture in output.grad[:, 4]]
+    (taken,) = [torch.nonzero(image < 0).tolist() for image in output.grad[:, 4]]
     assert [4, 4] in taken
 
 
@@ -326,7 +326,7 @@ def scattered(count: int) -> tuple[Tensor, Tensor]:
 
 
 def test_two_processes_take_the_step_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their terms and gradients are averaged: uneven shares of positive cells must not weigh the pictures unevenly."""
+    """Their terms and gradients are averaged: uneven shares of positive cells must not weigh the images unevenly."""
     output, truth = scattered(5)
     output.requires_grad_()
     terms = coder().loss(output, truth)

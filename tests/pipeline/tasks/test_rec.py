@@ -30,7 +30,7 @@ def task(anchors: tuple[tuple[int, int], ...] = ANCHORS, size: int = SIZE) -> Re
 
 
 def batch_of(boxes: Any, sides: Any = None, size: int = SIZE) -> Batch:
-    """A batch of these boxes, xywh on pictures of these sides."""
+    """A batch of these boxes, xywh on images of these sides."""
     boxes = np.asarray(boxes, np.float32)
     sides = np.full((len(boxes), 2), size) if sides is None else np.asarray(sides)
     letterbox = Letterbox.fit(sides[:, 0], sides[:, 1], size)

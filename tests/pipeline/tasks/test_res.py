@@ -1,4 +1,4 @@
-"""The mask of the referent: its loss, its answer on the original picture, its metrics; and those of groups."""
+"""The mask of the referent: its loss, its answer on the original image, its metrics; and those of groups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def task(kind: type[Res] = Res) -> Res:
 
 
 def batch_of(sides: list[tuple[int, int]], masks: torch.Tensor | None = None) -> Batch:
-    """A batch of pictures of these sides (width, height)."""
+    """A batch of images of these sides (width, height)."""
     width, height = np.array(sides).T
     nothing = torch.empty(0)
     letterbox = Letterbox.fit(width, height, SIZE)
@@ -228,7 +228,7 @@ def test_under_fifty_pixels_of_the_original_picture_are_nothing(pixels: int, kep
     assert bool(answer["score"]) == bool(kept)
     (plain,) = task(Res).answer(logits_of([mask], batch), batch)
     assert decode(plain["mask"], SIZE, SIZE).sum() == pixels
-    # The same share of a larger picture is more pixels: they are counted there, not on the square.
+    # The same share of a larger image is more pixels: they are counted there, not on the square.
     larger = batch_of([(4 * SIZE, 4 * SIZE)])
     (many,) = task(Grec).answer(logits_of([np.kron(mask, np.ones((4, 4), np.uint8))], larger), larger)
     assert decode(many["mask"], 4 * SIZE, 4 * SIZE).sum() > 10 * FEWEST_PIXELS
@@ -279,7 +279,7 @@ def test_an_evaluation_of_groups(groups: Path) -> None:
 
 
 def test_an_evaluation_of_single_referents(sets: dict[str, Path]) -> None:
-    """The generator's pictures have a plain ground: an oracle that takes the whole square gets the areas' share."""
+    """The generator's images have a plain ground: an oracle that takes the whole square gets the areas' share."""
     examples = Examples.open(sets["refcoco"], "expression", "val")
     metrics, answers = evaluate._score(ready_with("res", examples), examples, "blank_pictures", progress=False)
     areas = [mask.sum() for mask in examples.masks(examples.rows)]

@@ -33,7 +33,7 @@ def batch_of(answers: list[int] | list[list[float]]) -> Batch:
     return Batch(np.arange(len(answers)), nothing, nothing, nothing, torch.tensor(answers), letterbox)
 
 
-class Asked:
+class PlannedRun:
     """As much of the examples as scoring needs."""
 
     def __init__(
@@ -59,7 +59,7 @@ def score(
     given: list[str], truths: list[str | None], families: list[str | None], people: list[list[str]] | None = None
 ) -> tuple[Sums, list[dict[str, Any]]]:
     answers: list[dict[str, Any]] = [{"answer": one, "score": 1.0} for one in given]
-    asked = Asked(truths, families, people)
+    asked = PlannedRun(truths, families, people)
     return task().score(answers, asked, np.arange(len(given))), answers  # type: ignore[arg-type]
 
 

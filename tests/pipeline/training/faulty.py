@@ -46,7 +46,7 @@ def loss(self: Rec, output: Tensor, batch: Batch) -> dict[str, Tensor]:
 def batch(self: Loader, request: Request) -> Batch:
     made = _batch(self, request)
     if KIND == "forward" and PLACE in request.rows:
-        made.images[list(request.rows).index(PLACE)] = 2.0  # white is 1: marks the picture for the stage below
+        made.images[list(request.rows).index(PLACE)] = 2.0  # white is 1: marks the image for the stage below
     return made
 
 

@@ -40,10 +40,10 @@ def test_what_reads_the_run_builds_its_network(
     assert (net.conditions, net.packing) == (CONDITIONS, PACKING)
     assert restored.model.get_parameter(QUERY).shape == (64, 24 * 2**2, 1, 1)
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
-    picture = ["--image", str(tmp_path / "red.png"), "--text", "the red one", "--out", str(tmp_path / "answer.png")]
+    image = ["--image", str(tmp_path / "red.png"), "--text", "the red one", "--out", str(tmp_path / "answer.png")]
     for command in (
         ["eval", str(run), "--data", str(refcoco), "--split", "testA", "--out", str(tmp_path / "testA.json")],
-        ["predict", str(run), *picture],
+        ["predict", str(run), *image],
         ["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "model.safetensors")],
         ["report", str(run), "--out", str(tmp_path / "report.html")],
     ):

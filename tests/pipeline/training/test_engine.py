@@ -105,9 +105,9 @@ def test_an_overflow_at_the_floor_ends_the_run_in_one_line(tmp_path: Path, refco
     command = ["train", "--run", str(tmp_path / "run"), *TINY, "--data.folder", str(refcoco)]
     keys = ["--engine.precision", "fp16", "--engine.zero", "1"]
     floor = ["--engine.loss_scale", "1.0e+12", "--engine.loss_scale_floor", "1.0e+12"]
-    (told,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
-    assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in told
-    assert "Traceback" not in told
+    (output,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
+    assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in output
+    assert "Traceback" not in output
 
 
 def test_adam_computes_where_its_state_lies() -> None:
@@ -144,6 +144,6 @@ def test_what_cannot_run_leaves_no_folder(tmp_path: Path, refcoco: Path) -> None
             "'apex': runs on",
         ),
     ):
-        (told,) = run(1, ["-m", "laconvnet.launch.cli", *command, *keys], expected=2)
-        assert why in told
+        (output,) = run(1, ["-m", "laconvnet.launch.cli", *command, *keys], expected=2)
+        assert why in output
         assert not (tmp_path / "run").exists()

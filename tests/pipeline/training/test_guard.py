@@ -87,11 +87,11 @@ def test_a_bad_step_stops_the_run_and_its_replay_names_the_culprit(tmp_path: Pat
     folder = tmp_path / "run"
     keys = [*TINY, "--data.folder", str(refcoco), "--engine.zero", "1"]
     place = "12" if kind == "forward" else "3"
-    (told,) = run(1, [FAULTY, kind, place, "-", "--", "train", "--run", str(folder), *keys], expected=1)
+    (output,) = run(1, [FAULTY, kind, place, "-", "--", "train", "--run", str(folder), *keys], expected=1)
     found = next((folder / "incidents").glob("step-*"))
     step = int(found.name[5:])
-    assert f"laconvnet: step {step}: loss or gradient is not finite" in told
-    assert "Traceback" not in told
+    assert f"laconvnet: step {step}: loss or gradient is not finite" in output
+    assert "Traceback" not in output
     record = incident(folder, step, 0)
     names = [example["example"] for example in record["examples"]]
     if kind == "forward":
@@ -105,8 +105,8 @@ def test_a_bad_step_stops_the_run_and_its_replay_names_the_culprit(tmp_path: Pat
     before = sorted(path for path in folder.rglob("*") if path.is_file())
     # The fault of the gradient is in the third call of the loss; a replay calls it once.
     place = "12" if kind == "forward" else "0"
-    (told,) = run(1, [FAULTY, kind, place, "-", "--", "replay", str(folder), str(step), "--json"])
-    answer = json.loads(told.strip().splitlines()[-1])
+    (output,) = run(1, [FAULTY, kind, place, "-", "--", "replay", str(folder), str(step), "--json"])
+    answer = json.loads(output.strip().splitlines()[-1])
     assert (answer["step"], answer["finite"]) == (step, False)
     if kind == "forward":
         assert answer["first_not_finite"].startswith("visual.stages.2")
@@ -119,10 +119,10 @@ def test_a_sound_step_is_replayed_from_the_checkpoint_before_it(tmp_path: Path, 
     folder = tmp_path / "run"
     keys = [*TINY, "--data.folder", str(refcoco), "--checkpoint.keep", "9"]
     run(1, ["-m", "laconvnet.launch.cli", "train", "--run", str(folder), *keys])
-    (told,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "5", "--json"])
-    answer = json.loads(told.strip().splitlines()[-1])
+    (output,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "5", "--json"])
+    answer = json.loads(output.strip().splitlines()[-1])
     assert answer["finite"]
     assert answer["from"].endswith("step-00000004")
     assert sum(answer["terms"].values()) == pytest.approx(rows(folder)[5]["loss"], rel=1e-6)
-    (told,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "99"], expected=2)
-    assert "step 99: this run has the steps 0 to" in told
+    (output,) = run(1, ["-m", "laconvnet.launch.cli", "replay", str(folder), "99"], expected=2)
+    assert "step 99: this run has the steps 0 to" in output

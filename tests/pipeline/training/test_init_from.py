@@ -83,7 +83,7 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     weights = {
         name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
     }
-    own = {"step": 3, "task": "rec", "data": examples.identity, "model": weights, "moments": {}, "ema": None}
+    own = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
     checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, begun.vocabulary.to_json())
     resumed = start(asked, checkpoint.newest(tmp_path), examples)
     assert resumed.step == 3

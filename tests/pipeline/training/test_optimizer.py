@@ -13,7 +13,7 @@ import torch
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.training.apex import has_apex
 from laconvnet.pipeline.training.optimizer import EXTENSION, OptimizerConfig, build_optimizer
-from laconvnet.pipeline.training.state import gather_moments, scatter_moments
+from laconvnet.pipeline.training.state import gather_optimizer_state, scatter_optimizer_state
 
 GPU = torch.device("cuda")
 HERE = GPU if torch.cuda.is_available() else torch.device("cpu")
@@ -124,11 +124,11 @@ def test_the_step_after_a_resume_is_the_next_one(device: torch.device) -> None:
     adam = build_optimizer(RECIPE, model.parameters(), device)
     for number in range(STEPS):
         step(model, adam, number)
-    kept = gather_moments(model, SimpleNamespace(optimizer=adam), zero=0)
+    kept = gather_optimizer_state(model, SimpleNamespace(optimizer=adam), zero=0)
     again = torch.nn.Linear(64, 1, bias=False)
     again.load_state_dict(model.state_dict())
     resumed = build_optimizer(RECIPE, again.parameters(), device)
-    scatter_moments(again, SimpleNamespace(optimizer=resumed), 0, kept, STEPS)
+    scatter_optimizer_state(again, SimpleNamespace(optimizer=resumed), 0, kept, STEPS)
     for number in range(STEPS, STEPS + 2):
         step(model, adam, number)
         step(again, resumed, number)

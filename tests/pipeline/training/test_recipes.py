@@ -1,4 +1,4 @@
-"""The papers' recipes under `configs/`: each builds its model and takes two steps on small pictures."""
+"""The papers' recipes under `configs/`: each builds its model and takes two steps on small images."""
 
 from __future__ import annotations
 

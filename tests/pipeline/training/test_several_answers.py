@@ -26,9 +26,9 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built VQAv2: two questions on each of 24 pictures of train, 8 of val and 4 of test, the same ones in test-dev.
+    """A built VQAv2: two questions on each of 24 images of train, 8 of val and 4 of test, the same ones in test-dev.
 
-    The first asks whether the picture is white (yes) or black (no), the second says left, but "middle" twice in train:
+    The first asks whether the image is white (yes) or black (no), the second says left, but "middle" twice in train:
     too rarely to be learned. One of the ten people says the opposite, or "the Right".
     """
     from laconvnet.shards.build.builder import build
@@ -117,8 +117,8 @@ def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path
     flags = [f"--data.folder={several}", f"--data.size={SIZE}", "--data.words=6", "--data.batch=8", "--data.threads=1"]
     flags += ["--model.preset=tiny", "--model.task=vqa", "--optimizer.lr=3e-3", "--optimizer.ema=0"]
     keys = [*flags, "--schedule.epochs=2", "--schedule.warmup=0.2"]
-    (told,) = run(1, ["-m", "laconvnet.launch.cli", "train", "--run", str(tmp_path / "run"), *keys])
-    assert "3 answers, 2 of 48 questions have none of them" in told
+    (output,) = run(1, ["-m", "laconvnet.launch.cli", "train", "--run", str(tmp_path / "run"), *keys])
+    assert "3 answers, 2 of 48 questions have none of them" in output
     report = evaluate(tmp_path / "run", several, "val", tmp_path / "val.json", progress=False)
     assert report is not None
     families = ["accuracy/other", "accuracy/yes/no"]
@@ -127,15 +127,15 @@ def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path
     answers = [json.loads(line) for line in (tmp_path / "val.answers.jsonl").read_text().splitlines()]
     assert {answer["accuracy"] for answer in answers} <= {0.0, 0.3, 1.0}
     assert report["accuracy"] == pytest.approx(sum(answer["accuracy"] for answer in answers) / 16)
-    assert report["accuracy/other"] == 1, "nine of ten say left, whatever the picture"
+    assert report["accuracy/other"] == 1, "nine of ten say left, whatever the image"
     hidden = evaluate(tmp_path / "run", several, "test-dev", tmp_path / "dev.json", progress=False)
     assert hidden is not None
     assert not [name for name in hidden if name.startswith("accuracy")]
     lines = [json.loads(line) for line in (tmp_path / "dev.answers.jsonl").read_text().splitlines()]
     assert [line["question_id"] for line in lines] == [str(10 * n + at) for n in range(200, 204) for at in (0, 1)]
     more = [f"--init_from={tmp_path / 'run'}", "--data.answer_minimum=2"]
-    told = start(configuration.load(None, [*flags, *more]), None, _open(several)).told
-    assert told.endswith("new: 0 words, 1 answers; 4 answers, 0 of 48 questions have none of them")
+    output = start(configuration.load(None, [*flags, *more]), None, _open(several)).told
+    assert output.endswith("new: 0 words, 1 answers; 4 answers, 0 of 48 questions have none of them")
     fresh = start(configuration.load(None, [*flags, more[1]]), None, _open(several))
     assert fresh.told.endswith("; 4 answers, 0 of 48 questions have none of them")
     assert set(fresh.vocabulary.answers) == {"left", "no", "yes", "middle"}

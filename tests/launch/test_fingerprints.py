@@ -8,7 +8,7 @@ import pytest
 
 from laconvnet.launch.graph.stages import read
 
-FOLDER = Path(__file__).parent / "identities"
+FOLDER = Path(__file__).parent / "fingerprints"
 # As version 0.1 computed them from these files, `--set pictures=200`.
 IDENTITIES = {
     "generate": "0d2aa0c141",
@@ -34,5 +34,5 @@ IDENTITIES = {
 
 def test_stages_are_called_what_they_were_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FOLDER)
-    found = {stage.name: stage.identity for stage in read("stages.yaml", given={"pictures": "200"}).stages}
+    found = {stage.name: stage.fingerprint for stage in read("stages.yaml", given={"pictures": "200"}).stages}
     assert found == IDENTITIES

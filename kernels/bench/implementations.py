@@ -39,32 +39,34 @@ class _Convolution(torch.autograd.Function):
     """A backend's convolution, the filters kept for backward: what an extension of the authors' time does."""
 
     @staticmethod
-    def forward(ctx: Any, way: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+    def forward(ctx: Any, implementation: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
         ctx.save_for_backward(x, filters)
-        ctx.way, ctx.sizes = way, (kernel_size, groups, False)
-        return way.dynamic_conv(x, filters, *ctx.sizes)
+        ctx.implementation, ctx.sizes = implementation, (kernel_size, groups, False)
+        return implementation.dynamic_conv(x, filters, *ctx.sizes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return None, *ctx.way.dynamic_conv_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None
+        return None, *ctx.implementation.dynamic_conv_backward(grad, *ctx.saved_tensors, *ctx.sizes), None, None
 
 
-def involution_conv(way: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
-    out: Tensor = _Convolution.apply(way, x, filters, kernel_size, groups)
+def involution_conv(implementation: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
+    out: Tensor = _Convolution.apply(implementation, x, filters, kernel_size, groups)
     return out
 
 
 def involution_laconv(
-    way: Backend, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int
+    implementation: Backend, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int
 ) -> Tensor:
-    return involution_conv(way, x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
+    return involution_conv(implementation, x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
 
 
-def ways(case: Case, operation: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
+def implementations(
+    case: Case, operation: str, device: torch.device, dtype: torch.dtype, compiled: bool
+) -> dict[str, Any]:
     """Name -> steps for `compare`.
 
     unfold              unfold + einsum in eager PyTorch (the baseline), in contiguous layout, which suits it best,
-                        and on as many pictures as it has room for
+                        and on as many images as it has room for
     unfold_compiled     the same under torch.compile
     taps                our loop over taps (or matrix products) in plain PyTorch
     involution          one thread an output number, as the authors' kernel is written, in its own contiguous layout and
@@ -89,13 +91,13 @@ def ways(case: Case, operation: str, device: torch.device, dtype: torch.dtype, c
     return found
 
 
-def pictures(name: str, case: Case) -> int:
+def images(name: str, case: Case) -> int:
     """How many a way takes at once."""
     return case.unfold_batch if name.startswith("unfold") else case.batch
 
 
 def _given(tensors: tuple[Tensor, ...], images: int) -> tuple[Tensor, ...]:
-    """Contiguous, the first pictures of them; weight and bias whole."""
+    """Contiguous, the first images of them; weight and bias whole."""
     parts = (t.detach()[:images] if t.dim() == 4 else t.detach() for t in tensors)
     return tuple(part.contiguous().requires_grad_() for part in parts)
 
@@ -112,19 +114,21 @@ def _differentiated(layer: Layer, tensors: tuple[Tensor, ...], sizes: tuple[int,
     return {"forward": forward, "backward": backward}
 
 
-def _direct(way: Backend, operation: str, tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, Step]:
+def _direct(
+    implementation: Backend, operation: str, tensors: tuple[Tensor, ...], sizes: tuple[int, int]
+) -> dict[str, Step]:
     """A backend without autograd around it."""
     inputs: Any = tuple(t.detach() for t in tensors)
     grad = torch.ones_like(inputs[0])
     if operation == "dynamic_conv":
         arguments: Any = (*inputs, *sizes, False)
         return {
-            "forward": lambda _: way.dynamic_conv(*arguments),
-            "backward": lambda _: way.dynamic_conv_backward(grad, *arguments),
+            "forward": lambda _: implementation.dynamic_conv(*arguments),
+            "backward": lambda _: implementation.dynamic_conv_backward(grad, *arguments),
         }
     x, cond, weight, bias = inputs
     arguments = (x, cond, Recipe(weight, bias, *sizes, 0.0, None, False))
     return {
-        "forward": lambda _: chunks.forward(way, *arguments),
-        "backward": lambda _: chunks.backward(way, grad, *arguments),
+        "forward": lambda _: chunks.forward(implementation, *arguments),
+        "backward": lambda _: chunks.backward(implementation, grad, *arguments),
     }

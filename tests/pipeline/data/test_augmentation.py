@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from laconvnet.pipeline.data.decode import Decoder
-from laconvnet.pipeline.data.examples import Examples, Items, Looks
+from laconvnet.pipeline.data.examples import Augmentation, Examples, Items
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request, requests_of
 from laconvnet.pipeline.data.text import Vocabulary
@@ -66,7 +66,7 @@ def test_the_referent_stays_to_be_seen(
     assert (middle < SIZE).all()
     if long.min() > 12:
         assert visible(box) > 0.4
-    # The whole picture scaled, never turned or squeezed beyond the pixel grid, and somewhere on the square.
+    # The whole image scaled, never turned or squeezed beyond the pixel grid, and somewhere on the square.
     for new, old in ((moved.new_width, plain.new_width), (moved.new_height, plain.new_height)):
         assert abs(int(new[0]) - max(1, scale * int(old[0]))) <= 0.51
     for first, new in ((moved.left, moved.new_width), (moved.top, moved.new_height)):
@@ -200,15 +200,17 @@ def loader(grouped: Examples) -> Iterator[Loader]:
         yield made
 
 
-def looks_of(count: int, scale: float, at: tuple[float, float], colour: float = 1) -> Looks:
-    return Looks(np.full(count, scale, np.float32), floats(*[at] * count), np.full((count, 3), colour, np.float32))
+def augmentation_of(count: int, scale: float, at: tuple[float, float], colour: float = 1) -> Augmentation:
+    return Augmentation(
+        np.full(count, scale, np.float32), floats(*[at] * count), np.full((count, 3), colour, np.float32)
+    )
 
 
 def test_boxes_masks_and_pictures_go_together(grouped: Examples, loader: Loader) -> None:
-    """The boxes are white on black: of the pictures that are shown, the masks' pixels are the bright ones."""
+    """The boxes are white on black: of the images that are shown, the masks' pixels are the bright ones."""
     rows = grouped.rows[np.array([text != "a unicorn" for text in grouped.texts(grouped.rows)])][:12]
     for scale, at in ((1.3, (0.0, 1.0)), (0.7, (1.0, 0.2))):
-        batch = loader.batch(Request(rows, None, np.arange(12) % 2 == 0, looks_of(12, scale, at)))
+        batch = loader.batch(Request(rows, None, np.arange(12) % 2 == 0, augmentation_of(12, scale, at)))
         plain = loader.batch(Request(rows))
         assert batch.masks is not None
         assert not torch.equal(batch.boxes, plain.boxes)
@@ -229,9 +231,9 @@ def test_evaluation_is_not_touched(grouped: Examples, loader: Loader) -> None:
         one, two = loader.batch(Request(rows)), bare.batch(Request(rows))
     for name in ("images", "tokens", "boxes", "masks"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=0, atol=0, equal_nan=True)
-    unmoved = loader.batch(Request(rows, None, None, looks_of(12, 1, (0.2, 0.7))))
+    unmoved = loader.batch(Request(rows, None, None, augmentation_of(12, 1, (0.2, 0.7))))
     assert torch.equal(unmoved.images, two.images)
-    coloured = loader.batch(Request(rows, None, None, looks_of(12, 1, (0.2, 0.7), 0.6)))
+    coloured = loader.batch(Request(rows, None, None, augmentation_of(12, 1, (0.2, 0.7), 0.6)))
     assert not torch.equal(coloured.images, two.images)
     assert torch.equal(coloured.boxes.nan_to_num(-1), two.boxes.nan_to_num(-1))
 
@@ -240,7 +242,7 @@ def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> No
     asked = Examples.open(sets["clevr"], "question", "train")
     with closing(loader_of(asked, masks=False)) as made:
         larger, smaller = (
-            made.batch(Request(asked.rows[:12], None, None, looks_of(12, to, (0.5, 1.0)))) for to in (1.3, 0.7)
+            made.batch(Request(asked.rows[:12], None, None, augmentation_of(12, to, (0.5, 1.0)))) for to in (1.3, 0.7)
         )
     assert torch.equal(larger.images, smaller.images), "a factor above one is taken as much below it"
     box = larger.letterbox
@@ -253,7 +255,7 @@ def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> No
 
 def test_where_nothing_is_spoken_of_the_picture_moves_as_well(grouped: Examples, loader: Loader) -> None:
     rows = grouped.rows[np.array([text == "a unicorn" for text in grouped.texts(grouped.rows)])]
-    batch = loader.batch(Request(rows, None, None, looks_of(len(rows), 1.3, (0.0, 0.0))))
+    batch = loader.batch(Request(rows, None, None, augmentation_of(len(rows), 1.3, (0.0, 0.0))))
     assert batch.boxes.isnan().all()
     assert (np.maximum(batch.letterbox.new_width, batch.letterbox.new_height) == round(1.3 * SIZE)).all()
 
@@ -266,26 +268,26 @@ def items(sets: dict[str, Path]) -> Items:
     return Items.of(Examples.open(sets["refcoco"], "expression", "train"), 3)
 
 
-def flat(looks: Looks | None) -> list[list[float]]:
-    assert looks is not None
-    return np.concatenate([looks.scale[:, None], looks.at, looks.colour], 1).tolist()
+def flat(augmentation: Augmentation | None) -> list[list[float]]:
+    assert augmentation is not None
+    return np.concatenate([augmentation.scale[:, None], augmentation.at, augmentation.colour], 1).tolist()
 
 
 def test_the_draw_is_the_same_on_every_world_and_after_resuming(items: Items, sets: dict[str, Path]) -> None:
-    whole = [flat(items.looks(step, 24, 0, 1, 0.3, 0.4)) for step in range(12)]
+    whole = [flat(items.augmentation(step, 24, 0, 1, 0.3, 0.4)) for step in range(12)]
     again = Items.of(Examples.open(sets["refcoco"], "expression", "train"), 3)
     for world in (2, 3, 4):
         for step in (11, 5, 0):
-            parts = [flat(again.looks(step, 24, rank, world, 0.3, 0.4)) for rank in range(world)]
+            parts = [flat(again.augmentation(step, 24, rank, world, 0.3, 0.4)) for rank in range(world)]
             assert [one for part in parts for one in part] == whole[step]
     other = Items.of(items.examples, 4)
-    assert flat(other.looks(0, 24, 0, 1, 0.3, 0.4)) != whole[0]
-    assert items.looks(0, 24, 0, 1, 0, 0) is None
+    assert flat(other.augmentation(0, 24, 0, 1, 0.3, 0.4)) != whole[0]
+    assert items.augmentation(0, 24, 0, 1, 0, 0) is None
 
 
 def test_factors_fill_their_range_and_are_drawn_anew_at_every_visit(items: Items) -> None:
     length = items.plan.epoch_length
-    drawn = np.array([flat(items.looks(epoch, length, 0, 1, 0.3, 0.4)) for epoch in range(40)]).reshape(-1, 6)
+    drawn = np.array([flat(items.augmentation(epoch, length, 0, 1, 0.3, 0.4)) for epoch in range(40)]).reshape(-1, 6)
     for column, (low, high) in zip(drawn.T, [(0.7, 1.3), (0, 1), (0, 1), *[(0.6, 1.4)] * 3], strict=True):
         assert low <= column.min() < low + 0.02
         assert high - 0.02 < column.max() <= high
@@ -294,7 +296,7 @@ def test_factors_fill_their_range_and_are_drawn_anew_at_every_visit(items: Items
     assert np.abs(together).max() < 0.08
     numbers = np.concatenate([items.plan.step(epoch, length, 0, 1)[0] for epoch in range(40)])
     assert len(np.unique(drawn[numbers == numbers[0], 0])) > 30
-    alone = np.array(flat(items.looks(0, length, 0, 1, 0.3, 0)))
+    alone = np.array(flat(items.augmentation(0, length, 0, 1, 0.3, 0)))
     np.testing.assert_array_equal(alone[:, :3], drawn[:length, :3].astype(np.float32), "colour does not shift the rest")
     np.testing.assert_array_equal(alone[:, 3:], 1)
 
@@ -308,10 +310,10 @@ def test_requests_of_a_step_are_its_micro_batches(items: Items, parts: int) -> N
     assert np.concatenate([request.rows for request in whole]).tolist() == items.step(5, 12, 0, 1).tolist()
     flips = np.concatenate([request.flipped for request in whole])
     assert flips.tolist() == items.flips(5, 12, 0, 1, 0.5).tolist()
-    looks = [one for request in whole for one in flat(request.looks)]
-    assert looks == flat(items.looks(5, 12, 0, 1, 0.3, 0.4))
+    augmentation = [one for request in whole for one in flat(request.augmentation)]
+    assert augmentation == flat(items.augmentation(5, 12, 0, 1, 0.3, 0.4))
     (plain,) = requests_of(items, replace(config, jitter=0, colour=0), 5, 0, 1, 1)
-    assert plain.looks is None
+    assert plain.augmentation is None
 
 
 @pytest.mark.parametrize(

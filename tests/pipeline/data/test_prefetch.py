@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from laconvnet.pipeline.data import loader as loading
-from laconvnet.pipeline.data.ahead import Stalled, ahead
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
+from laconvnet.pipeline.data.prefetch import Stalled, prefetch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError, TrainingError
@@ -106,7 +106,7 @@ def test_a_picture_that_is_not_done_is_named(
         next(loader.stream([Request(examples.rows[3:5])]))
     entry = examples.manifest.samples.slice(int(examples.samples(examples.rows[3:4])[0]), 1).to_pylist()[0]
     place = f"{examples.manifest.shard_paths[entry['shard']]}: sample {entry['key']!r} at offset"
-    assert f"decoding 2 pictures, the first of them {place}" in str(caught.value)
+    assert f"decoding 2 images, the first of them {place}" in str(caught.value)
     assert "held_up" in str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_slow_is_not_stalled_and_a_slow_consumer_is_none() -> None:
         return number
 
     taken = []
-    for number in ahead(make, range(6), 1.0, lambda: "working"):
+    for number in prefetch(make, range(6), 1.0, lambda: "working"):
         taken.append(number)
         time.sleep(0.4 if number == 1 else 0)
     assert taken == list(range(6))
@@ -127,7 +127,7 @@ def test_a_stalled_source_of_requests_is_told_too(gate: threading.Event) -> None
         yield 1
         gate.wait(20)
 
-    stream = ahead(lambda number: number, requests(), 0.3, lambda: "reading and decoding nothing")
+    stream = prefetch(lambda number: number, requests(), 0.3, lambda: "reading and decoding nothing")
     assert next(stream) == 1
     with pytest.raises(Stalled, match=r"no batch for 0\.3 s, reading and decoding nothing; .* stands at .* requests <"):
         next(stream)
@@ -171,7 +171,7 @@ def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: p
 
         def spoiled(samples: Any) -> list[Any]:
             return [
-                np.frombuffer(b"no picture at all", np.uint8) if sample == bad else data
+                np.frombuffer(b"no image at all", np.uint8) if sample == bad else data
                 for sample, data in zip(samples.tolist(), read(samples), strict=True)
             ]
 
@@ -183,7 +183,7 @@ def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: p
         assert loader.batch(Request(rows)).images.std() > 0, "the loader goes on with others"
     key = examples.manifest.samples["key"][bad].as_py()
     assert f"sample {key!r} at offset" in str(caught.value)
-    assert "the picture cannot be decoded; run `laconvnet shards verify" in str(caught.value)
+    assert "the image cannot be decoded; run `laconvnet shards verify" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

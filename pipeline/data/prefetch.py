@@ -22,7 +22,7 @@ class Stalled(TrainingError):
     """No batch came in time. This process alone knows: the others wait for it in a collective."""
 
 
-def ahead(make: Callable[[Q], T], requests: Iterable[Q], patience: float, doing: Callable[[], str]) -> Generator[T]:
+def prefetch(make: Callable[[Q], T], requests: Iterable[Q], patience: float, doing: Callable[[], str]) -> Generator[T]:
     """Run ``make`` over the requests in a thread, a few results ahead; its exception is raised here.
 
     Raises Stalled where a result that is waited for takes more than ``patience`` seconds, with what ``doing`` tells of
