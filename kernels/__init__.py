@@ -36,7 +36,8 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
     if filters.shape != expected:
         raise ValueError(f"filters: expected {expected} (B, kernel_size**2 * groups, H, W), got {tuple(filters.shape)}")
     _check_alike(x, filters=filters)
-    return torch.ops.laconv.dynamic_conv(x, filters, kernel_size, groups, interleaved)
+    out: Tensor = torch.ops.laconv.dynamic_conv(x, filters, kernel_size, groups, interleaved)
+    return out
 
 
 def laconv(
@@ -80,7 +81,8 @@ def laconv(
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p: expected a probability in [0, 1), got {dropout_p}")
     seed = _seed(seed, x) if dropout_p > 0.0 else None
-    return torch.ops.laconv.laconv(x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved)
+    out: Tensor = torch.ops.laconv.laconv(x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved)
+    return out
 
 
 def _autocast(x: Tensor, *others: Any) -> Any:

@@ -20,13 +20,21 @@ from laconvnet.kernels import cpu, cuda, plain
 
 
 class Backend(Protocol):
-    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor: ...
+    """The three functions; shapes are those of `kernels.plain.taps`, tensors of one call share device and type."""
+
+    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
+        ...
 
     def dynamic_conv_backward(
         self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
+        ...
 
-    def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None: ...
+    def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
+        """Zeroes filters (B, k*k*g, H, W) with probability p, scales the others by 1 / (1 - p); seed: one integer."""
+        ...
 
 
 PLAIN = cast(Backend, plain)

@@ -43,6 +43,7 @@ class Projection:
         self.bias = None if bias is None else bias.to(self.dtype)
 
     def filters(self, cond: Tensor) -> Tensor:
+        """cond (b, M, H, W) -> filters (b, k*k*g, H, W) in the type that is computed in (v2 Eq. 3)."""
         images, _, height, width = cond.shape
         rows = self._rows(cond)
         if not self.planes:
@@ -52,7 +53,10 @@ class Projection:
         return flat.view(-1, images, height, width).transpose(0, 1)
 
     def back(self, grad_filters: Tensor, cond: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> Tensor:
-        """The gradient of cond (b, M, H, W); those of weight and bias are added to what was found before."""
+        """The gradient of cond (b, M, H, W) from that of the filters, (b, k*k*g, H, W).
+
+        Those of weight, (k*k*g, M), and bias, (k*k*g,), are added to `grad_weight` and `grad_bias`.
+        """
         images, _, height, width = cond.shape
         rows = self._rows(cond)
         upper = grad_filters.transpose(0, 1).reshape(-1, len(rows))  # (k*k*g, b*P)
@@ -69,6 +73,7 @@ class Projection:
 
 
 def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
+    """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3)."""
     out = torch.empty_like(x)
     projection, shape = Projection(recipe.weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
@@ -82,7 +87,10 @@ def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
 def backward(
     way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, cond, weight and bias; those of weight and bias in at least float32."""
+    """The gradients of x, cond, weight and bias from that of the output, (B, C, H, W); each has its tensor's shape.
+
+    Those of weight and bias are in at least float32; that of bias is there without a bias, too.
+    """
     weight = recipe.weight
     grad_x, grad_cond = torch.empty_like(x), torch.empty_like(cond)
     grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight.dtype))

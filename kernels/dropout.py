@@ -52,7 +52,8 @@ def _signed(value: int) -> int:
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """A shift that fills with zeros."""
     width = 64 if x.dtype == torch.int64 else 32
-    return (x >> bits) & (2 ** (width - bits) - 1)
+    shifted: Tensor = (x >> bits) & (2 ** (width - bits) - 1)
+    return shifted
 
 
 def _mixed(h: Tensor) -> Tensor:

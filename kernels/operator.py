@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -39,23 +38,31 @@ for _schema in (
 
 
 def laconv(x: Tensor, cond: Tensor, *rest: Any) -> Tensor:
-    return _walk(x, cond).forward(backend(x.device, x.dtype), x, cond, Recipe(*rest))
+    """x (B, C, H, W), cond (B, M, H, W) or (B, M, 1, 1), the fields of `Recipe` -> (B, C, H, W) (v2 Eq. 1-3)."""
+    forward = chunks.forward if _by_pixel(x, cond) else shared_filters.forward
+    return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest))
 
 
 def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, cond, weight and bias, each as its tensor, from that of the output, (B, C, H, W).
+
+    Without a bias the last is empty, (0,).
+    """
     way, recipe = backend(x.device, x.dtype), Recipe(*rest)
-    grad_x, grad_cond, grad_weight, grad_bias = _walk(x, cond).backward(way, grad, x, cond, recipe)
+    backward = chunks.backward if _by_pixel(x, cond) else shared_filters.backward
+    grad_x, grad_cond, grad_weight, grad_bias = backward(way, grad, x, cond, recipe)
     weight, bias = recipe.weight, recipe.bias
     grad_weight = torch.empty_like(weight).copy_(grad_weight)
     grad_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias).copy_(grad_bias)
     return grad_x, grad_cond, grad_weight, grad_bias
 
 
-def _walk(x: Tensor, cond: Tensor) -> ModuleType:
-    return chunks if cond.shape[2:] == x.shape[2:] else shared_filters
+def _by_pixel(x: Tensor, cond: Tensor) -> bool:
+    return cond.shape[2:] == x.shape[2:]
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    """x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W) in the type of x (v2 Eq. 2)."""
     way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
     if dtype == x.dtype:
         return way.dynamic_conv(x, filters, kernel_size, groups, interleaved)
@@ -68,6 +75,7 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
 def dynamic_conv_backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
     way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
     if dtype == x.dtype:
         return way.dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved)
@@ -98,27 +106,28 @@ for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward):
         LIBRARY.impl(_function.__name__, _in_the_given_types(_function), _device)
 
 
-@torch.library.register_fake("laconv::laconv", lib=LIBRARY)
-def _(x: Tensor, *_: Any) -> Tensor:
+def _fake(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("laconv::laconv_backward", lib=LIBRARY)
-def _(
+def _fake_laconv_backward(
     grad: Tensor, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     last = weight.new_empty(0) if bias is None else torch.empty_like(bias)
     return torch.empty_like(x), torch.empty_like(cond), torch.empty_like(weight), last
 
 
-@torch.library.register_fake("laconv::dynamic_conv", lib=LIBRARY)
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.register_fake("laconv::dynamic_conv_backward", lib=LIBRARY)
-def _(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_dynamic_conv_backward(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(filters)
+
+
+for _name, _shapes in (
+    ("laconv", _fake),
+    ("laconv_backward", _fake_laconv_backward),
+    ("dynamic_conv", _fake),
+    ("dynamic_conv_backward", _fake_dynamic_conv_backward),
+):
+    torch.library.register_fake(f"laconv::{_name}", _shapes, lib=LIBRARY)
 
 
 def _save_laconv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -10,7 +10,7 @@ from laconvnet.kernels.backend import Backend
 
 
 class Recipe(NamedTuple):
-    """What follows image and condition among the arguments of `kernels.laconv`, in that order."""
+    """What follows x and cond among the arguments of operator `laconv`, in that order (shapes: `kernels.laconv`)."""
 
     weight: Tensor
     bias: Tensor | None
@@ -21,7 +21,10 @@ class Recipe(NamedTuple):
     interleaved: bool
 
     def drop_(self, way: Backend, filters: Tensor, first_image: int) -> None:
-        """Dropout, in place, on the filters of images from this one on; linear, so on their gradients as well."""
+        """Dropout, in place, on filters (b, k*k*g, H, W) of the images from `first_image` on.
+
+        It is linear, so it serves their gradients as well.
+        """
         if self.dropout_p > 0.0:
             assert self.seed is not None
             way.dropout_(filters, self.seed, first_image, self.dropout_p)

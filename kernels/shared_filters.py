@@ -16,6 +16,7 @@ from laconvnet.kernels.recipe import Recipe
 
 
 def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
+    """x (B, C, H, W), cond (B, M, 1, 1) -> (B, C, H, W) in the type and memory format of x."""
     if not x.numel():
         return torch.empty_like(x)
     kernels = _kernels(way, cond, recipe, x.shape[1])
@@ -26,7 +27,10 @@ def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
 def backward(
     way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, cond, weight and bias; those of weight and bias in at least float32."""
+    """The gradients of x, cond, weight and bias from that of the output, (B, C, H, W); each has its tensor's shape.
+
+    Those of weight and bias are in at least float32; that of bias is there without a bias, too.
+    """
     weight, dtype = recipe.weight, accumulation_dtype(x.dtype)
     if not x.numel():
         return (

@@ -20,6 +20,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.model.model import Model
+
 SEEDS = (1, 2, 3)  # of the nudges: one of them may happen to change little
 TIMES = 10.0
 
@@ -47,9 +51,10 @@ def begin_nudged() -> None:
     seed, name = given.split(":")
     fresh = start._fresh
 
-    def begun(*of: object) -> tuple[nn.Module, str]:
-        model, told = fresh(*of)
-        return nudged(model, int(seed), getattr(torch, name)), told
+    def begun(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
+        model, told = fresh(config, vocabulary)
+        nudged(model, int(seed), getattr(torch, name))
+        return model, told
 
     start._fresh = begun
 

@@ -42,6 +42,10 @@ def openmp() -> ctypes.c_void_p | None:
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    """v2 Eq. 2 in float32: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W).
+
+    Raises BuildError where the kernel cannot be had, MemoryError where it finds no memory.
+    """
     filters = _planes(filters)
     out = torch.empty_like(x)
     if out.numel():
@@ -53,6 +57,7 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
 def dynamic_conv_backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output; raises as the above."""
     planes = _planes(filters)
     grad_x, grad_filters = torch.empty_like(x), torch.empty_like(planes)
     if x.numel():
@@ -63,6 +68,7 @@ def dynamic_conv_backward(
 
 
 def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
+    """`kernels.dropout.dropout_` of float32 filters (B, k*k*g, H, W), the same mask; raises as the above."""
     if not filters.numel():
         return
     images, planes, height, width = filters.shape

@@ -57,7 +57,7 @@ class Library:
             raise OSError(f"{path}: not a library of these kernels: {error}") from error
 
     def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-        """v2 Eq. 2."""
+        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
         _check(f"{self.family}_forward", x, filters, kernel_size, groups)
         source, weights = self._laid_out(x), self._laid_out(filters)
         result = self._result(x)
@@ -69,7 +69,7 @@ class Library:
     def dynamic_conv_backward(
         self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
     ) -> tuple[Tensor, Tensor]:
-        """The gradients of `x` and of `filters`."""
+        """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
         name = f"{self.family}_backward"
         _check(name, x, filters, kernel_size, groups)
         if grad.shape != x.shape or grad.dtype != x.dtype or grad.device != x.device:

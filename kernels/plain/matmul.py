@@ -25,6 +25,7 @@ CHUNK = 2**24
 
 
 def fits(kernel_size: int, height: int, width: int) -> bool:
+    """Whether products are the faster way for maps of so many pixels."""
     return height * width <= LARGEST_GROWTH * kernel_size**2
 
 
@@ -85,6 +86,7 @@ def _chunks(x: Tensor, groups: int) -> tuple[slice, ...]:
 
 
 def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
     out = torch.empty_like(x)
     for part in _chunks(x, groups):
         product = _by_group(x[part], groups, interleaved) @ _matrices(filters[part], kernel_size, groups)
@@ -95,6 +97,7 @@ def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleav
 def backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
     grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
     _, to_filters, outside = _indices(kernel_size, groups, *x.shape[2:], x.device)
     for part in _chunks(x, groups):

@@ -35,6 +35,7 @@ def taps(kernel_size: int, height: int, width: int) -> Iterator[tuple[int, Windo
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of values of this type are held in: float64 for itself, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -48,16 +49,18 @@ def split_groups(x: Tensor, groups: int, interleaved: bool) -> Tensor:
 def split_taps(filters: Tensor, groups: int) -> Tensor:
     """(B, k*k*g, H, W) -> (B, k*k, g, H, W), the pixels of a row contiguous."""
     planes = filters if filters.stride(3) == 1 or filters.shape[3] == 1 else filters.contiguous()
-    return planes.unflatten(1, (-1, groups))
+    by_tap: Tensor = planes.unflatten(1, (-1, groups))
+    return by_tap
 
 
 def shaped_like(result: Tensor, like: Tensor) -> Tensor:
-    """A contiguous `result` in shape, type and memory format of `like`."""
+    """A contiguous `result`, of as many values, in shape, type and memory format of `like`."""
     result = result.view(like.shape)
     return result if result.dtype == like.dtype and like.is_contiguous() else torch.empty_like(like).copy_(result)
 
 
 def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+    """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
     height, width = x.shape[2:]
     dtype = accumulation_dtype(x.dtype)
     shared = 1 if interleaved else 2
@@ -73,7 +76,7 @@ def forward(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleav
 def backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of the filters, recomputed from the inputs alone."""
+    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
     height, width = x.shape[2:]
     dtype = accumulation_dtype(x.dtype)
     shared = 1 if interleaved else 2

@@ -72,8 +72,9 @@ class Decoder:
         self._pipeline.build()
 
     def decode(self, data: list[NDArray[np.uint8]], letterbox: Letterbox, colour: Floats | None = None) -> torch.Tensor:
-        """At most ``batch`` images through the graph; the letterbox says where each one goes.
+        """At most ``batch`` encoded images, each (bytes,), through the graph: (B, 3, size, size) float32 in [0, 1].
 
+        The letterbox says where each one goes. Raises RuntimeError (DALI's) for an image that cannot be decoded.
         ``colour`` (B, 3) are factors of saturation about the grey of the same luma (ITU-R BT.601), of contrast about
         128, and of brightness, which strike in this order, in levels that are cut at 0 and 255 after the last.
         They stand in the order brightness, contrast, saturation.
@@ -96,7 +97,7 @@ def place_of(letterbox: Letterbox) -> Floats:
 
 
 def can_decode(image: NDArray[np.uint8]) -> bool:
-    """Whether DALI decodes this image: of a batch that it fails at, it does not tell which one it was."""
+    """Whether DALI decodes this image, encoded, (bytes,): of a batch it does not tell which one it fails at."""
     one = np.ones(1, np.int64)
     try:
         Decoder(1, 1, 1, torch.device("cpu")).decode([image], Letterbox.fit(one, one, 1))

@@ -47,12 +47,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one kind and split. ``rows`` are rows of the manifest's example table, in its order.
+    """The examples of one kind and split. ``rows`` (N,) are rows of the manifest's example table, in its order.
 
     They are all that a process holds of an example: 4 bytes, 8 where the table has 2^31 rows or more. The tables are
     mapped, and looked at batch by batch.
 
     ``wordless`` counts those left out because their text holds no word ("?", "..."): nothing can be asked of them.
+
+    The columns of an example are asked for by ``rows`` (B,) of that table, in any order.
     """
 
     manifest: Manifest
@@ -103,13 +105,18 @@ class Examples:
             )
 
     def texts(self, rows: Rows) -> list[str]:
+        """The expressions or questions at these rows (B,)."""
         return self.manifest.example_columns.values("text", rows)
 
     def answers(self, rows: Rows) -> list[str | None]:
+        """The answers to the questions at these rows (B,); None where the data set hides it."""
         return self.manifest.example_columns.values("answer", rows)
 
     def human_answers(self, rows: Rows) -> list[list[str]]:
-        """What each of several people answered; empty where the data set gives one answer, or hides them."""
+        """What each of several people answered at these rows (B,).
+
+        Empty where the data set gives one answer, or hides them.
+        """
         return self.manifest.example_columns.values("answers", rows)
 
     @cached_property
@@ -118,22 +125,23 @@ class Examples:
         return bool(self._flags("answers", lambda given: pc.greater(pc.list_value_length(given), 0)).any())
 
     def ids(self, rows: Rows) -> list[str]:
-        """The data set's own ids of these expressions or questions."""
+        """The data set's own ids of the expressions or questions at these rows (B,)."""
         return self.manifest.example_columns.values("item_id", rows)
 
     def families(self, rows: Rows) -> list[str | None]:
+        """The question families at these rows (B,); None where the data set has no families."""
         return self.manifest.example_columns.values("family", rows)
 
     def samples(self, rows: Rows) -> Rows:
-        """Rows of the sample table: the images of these examples."""
+        """Rows (B,) int64 of the sample table: the images of the examples at these rows (B,)."""
         return self.manifest.example_columns.numbers("sample", rows).astype(np.int64)
 
     def boxes(self, rows: Rows) -> NDArray[np.float32]:
-        """Boxes (B, 4) of the referents, xywh in pixels of the stored image."""
+        """Boxes (B, 4) of the referents, xywh in pixels of the stored image; NaN where there is none."""
         return np.stack([self.manifest.example_columns.numbers(name, rows) for name in ("x", "y", "w", "h")], 1)
 
     def regions(self, rows: Rows) -> Rows:
-        """The number of each example's region in the record of its image; -1 for questions."""
+        """The number (B,) int64 of each example's region in the record of its image; -1 for questions."""
         return self.manifest.example_columns.numbers("region", rows).astype(np.int64)
 
     def masks(self, rows: Rows) -> list[Mask]:
@@ -150,7 +158,7 @@ class Examples:
         return found
 
     def sides(self, samples: Rows) -> tuple[Rows, Rows]:
-        """Widths and heights (B,) of these images in pixels."""
+        """Widths and heights, (B,) int64, in pixels, of the images at these rows (B,) of the sample table."""
         widths, heights = (self.manifest.sample_columns.numbers(name, samples) for name in ("width", "height"))
         return widths.astype(np.int64), heights.astype(np.int64)
 
@@ -164,7 +172,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Items:
-    """What one epoch of training passes over: each question, or each referent with one sentence drawn per visit."""
+    """What one epoch of training passes over: each question, or each referent with one sentence drawn per visit.
+
+    Item i has the ``count[i]`` example rows from ``first[i]`` on; both are (items,).
+    """
 
     examples: Examples
     first: Rows
@@ -204,7 +215,7 @@ class Items:
         return sum({id(held): held.nbytes for held in (self.examples.rows, self.first, self.count)}.values())
 
     def step(self, step: int, batch: int, rank: int, world: int) -> Rows:
-        """The example rows of one rank in one step."""
+        """The example rows (batch / world,) of one rank in one step."""
         items, epoch_passes = self.plan.step(step, batch, rank, world)
         choice = np.zeros_like(items)
         for epoch_pass in np.unique(epoch_passes):
@@ -214,13 +225,16 @@ class Items:
         return self.first[items] + choice
 
     def flips(self, step: int, batch: int, rank: int, world: int, share: float) -> Flags:
-        """Which examples of `step` are shown mirrored: drawn with probability ``share`` anew at every visit."""
+        """Which examples (batch / world,) of `step` are mirrored: drawn with probability ``share`` at every visit."""
         return self._draws(step, batch, rank, world, 5) < share
 
     def augmentation(
         self, step: int, batch: int, rank: int, world: int, jitter: float, colour: float
     ) -> Augmentation | None:
-        """How the examples of `step` are placed and coloured, drawn anew at every visit; None where all stay plain."""
+        """How the examples of `step` are placed and coloured, drawn anew at every visit; None where all stay plain.
+
+        ``jitter`` and ``colour`` are the most that scale and colours differ from 1.
+        """
         if not jitter and not colour:
             return None
         draws = np.stack([self._draws(step, batch, rank, world, 8, key) for key in range(6)], 1).astype(np.float32)

@@ -28,7 +28,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, width: Ints, height: Ints, size: int) -> Letterbox:
-        """The letterbox of images of these sides, in pixels."""
+        """The letterbox of images of these sides, (B,) each, in pixels."""
         width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
         scale = size / np.maximum(width, height)
         new_width = np.maximum(1, np.rint(width * scale)).astype(np.int64)

@@ -149,7 +149,7 @@ class Loader:
         self._given_up = False
 
     def batch(self, request: Request) -> Batch:
-        """The batch of a request.
+        """The batch of a request. Raises ConfigError for an image that cannot be decoded.
 
         Of what is mirrored, image, boxes, masks, words and answer are; a question whose mirrored answer the
         vocabulary lacks never is. Of what moves, see `Letterbox.moved` for how much of a referent stays to be seen. A

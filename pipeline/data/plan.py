@@ -9,8 +9,9 @@ of one shard) and then the positions inside windows of so many items. What is he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def _mix_array(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
 
 
 def permute(positions: Positions, size: int, key: int) -> Positions:
-    """The image of each position under the bijection on [0, size) that ``key`` names.
+    """The image of each position (N,) under the bijection on [0, size) that ``key`` names.
 
     A balanced Feistel network on the next even number of bits, walked until it falls back into the range
     (Black and Rogaway's cycle walking): fewer than four rounds on average.
@@ -63,7 +64,7 @@ def permute(positions: Positions, size: int, key: int) -> Positions:
 
 
 def draw(items: Positions, counts: Positions, key: int) -> Positions:
-    """For each item one of its ``counts`` alternatives, as a function of (key, item) alone."""
+    """For each item (N,) one of its ``counts`` (N,) alternatives, from 0, as a function of key and item alone."""
     return (_mix_array(items.astype(np.uint64), key) % counts.astype(np.uint64)).astype(np.int64)
 
 
@@ -89,8 +90,6 @@ class Plan:
         if self.window:
             starts = np.cumsum((0, *self.sizes[:-1]))[np.array(self.sizes) > 0]
             assert np.isin(starts, self.blocks).all(), "a block lies within one set"
-        # Kept per plan; two epochs, for a step that reaches over their border.
-        object.__setattr__(self, "_layout", lru_cache(maxsize=2)(self._lay_out))
 
     @property
     def shares(self) -> tuple[int, ...]:
@@ -103,7 +102,7 @@ class Plan:
         return sum(self.shares)
 
     def items(self, stream: Positions) -> tuple[Positions, Positions]:
-        """Items and visits at these positions of the stream.
+        """Items and visits, both (N,), at these positions (N,) of the stream.
 
         The visit counts how often the item's set has been passed over before: with the item's number it seeds
         whatever is drawn anew at each visit.
@@ -146,11 +145,16 @@ class Plan:
                 first = window * self.window
                 size = min(self.window, length - first)
                 place[now] = first + permute(inside[now], size, mix(self.seed, 7, epoch, window))
-            ends, firsts, passes = self._layout(epoch)  # type: ignore[attr-defined]
+            ends, firsts, passes = self._layout(epoch)
             piece = np.searchsorted(ends, place, side="right")
             items[here] = firsts[piece] + place - np.where(piece > 0, ends[piece - 1], 0)
             epoch_passes[here] = passes[piece]
         return items, epoch_passes
+
+    @cached_property
+    def _layout(self) -> Callable[[int], tuple[Positions, Positions, Positions]]:
+        # Kept per plan; two epochs, for a step that reaches over their border.
+        return lru_cache(maxsize=2)(self._lay_out)
 
     def _lay_out(self, epoch: int) -> tuple[Positions, Positions, Positions]:
         """The blocks of one epoch in their order: where each ends in the epoch, its first item, and its visit.
@@ -181,7 +185,10 @@ class Plan:
         return np.cumsum(length[order]), first[order], epoch_passes[order]
 
     def step(self, step: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
-        """Items and visits of one rank in one step: its slice of positions [step * batch, (step + 1) * batch)."""
+        """Items and visits, both (batch / world,), of one rank in one step.
+
+        They are its slice of the positions [step * batch, (step + 1) * batch).
+        """
         share = batch // world
         first = step * batch + rank * share
         return self.items(np.arange(first, first + share, dtype=np.int64))

@@ -53,15 +53,18 @@ class Reader:
         self._under_way: dict[int, tuple[Member, int]] = {}
 
     def read(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The encoded bytes of each image, in the order asked for."""
+        """The encoded bytes, each (bytes,), of the images at rows (B,) of the sample table, in that order.
+
+        Raises ConfigError for bytes that are not those that were written.
+        """
         places = self._places("image", samples)
         self._open("image", places)
         return self._map(lambda place: np.frombuffer(self._bytes("image", place), np.uint8), places)
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
-        """The mask (height, width) of one region of each image, out of the record beside it.
+        """The mask (height, width) of one region of each image, out of the record beside it; both given as (B,).
 
-        Raises ConfigError for a region that has none.
+        Raises ConfigError for a region that has none, and for bytes that are not those that were written.
         """
         places = self._places("json", samples)
         self._open("json", places)

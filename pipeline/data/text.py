@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,6 @@ class Vocabulary:
     answers: tuple[str, ...] = ()
     soft: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words, 2)})
-        object.__setattr__(self, "_answers", {answer: number for number, answer in enumerate(self.answers)})
-
     def __len__(self) -> int:
         return len(self.words) + 2
 
@@ -53,10 +50,9 @@ class Vocabulary:
 
     def encode(self, texts: list[str], length: int) -> NDArray[np.int64]:
         """Word numbers (B, length), cut or padded; a text without any word is refused with ConfigError."""
-        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
         tokens = np.full((len(texts), length), PAD, np.int64)
         for row, text in enumerate(texts):
-            known = [numbers.get(word, UNKNOWN) for word in words(text)[:length]]
+            known = [self._numbers.get(word, UNKNOWN) for word in words(text)[:length]]
             if not known:
                 raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
             tokens[row, : len(known)] = known
@@ -64,7 +60,15 @@ class Vocabulary:
 
     def answer_number(self, answer: str | None) -> int:
         """The number of an answer; -1 for one that training never saw, which no prediction can match."""
-        return self._answers.get(answer, -1)  # type: ignore[attr-defined]
+        return -1 if answer is None else self._answers.get(answer, -1)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words, 2)}
+
+    @cached_property
+    def _answers(self) -> dict[str, int]:
+        return {answer: number for number, answer in enumerate(self.answers)}
 
     def to_json(self) -> str:
         fields = {"words": self.words, "answers": self.answers, "soft": self.soft}
@@ -82,9 +86,10 @@ def _ranked(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    """Word vectors (len(vocabulary), D) from a GloVe text file, plain or gzipped, and how many words it knew.
+    """Word vectors (words, D) from a GloVe text file, plain or gzipped, and how many words it knew.
 
-    Words that the file lacks get a normal vector of the found ones' spread, drawn from ``seed``; padding is zero.
+    There are `len(vocabulary)` of them, as wide as the file's. Words that the file lacks get a normal vector of the
+    found ones' spread, drawn from ``seed``; padding is zero.
     Raises ConfigError for a missing file, a line of another width, numbers that are not finite or a file that knows
     no word.
     """

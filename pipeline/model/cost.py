@@ -38,7 +38,8 @@ def cost(model: nn.Module, size: int, words: int = 15) -> dict[str, Any]:
     counts = counter.get_flop_counts()
 
     def macs(name: str) -> int:
-        return sum(counts.get(f"{type(model).__name__}.{name}", {}).values()) // 2
+        found: dict[Any, int] = counts.get(f"{type(model).__name__}.{name}", {})
+        return sum(found.values()) // 2
 
     parts = {part: {"params": _parameters(getattr(model, part)), "macs": macs(part)} for part in PARTS}
     embedding = model.get_submodule("language.embedding")

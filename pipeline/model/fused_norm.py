@@ -7,6 +7,8 @@ of one machine. apex dropped its own Python layer around these kernels; the exte
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -32,10 +34,16 @@ def takes(x: Tensor, beside: Tensor | None) -> bool:
 
 
 class FusedBatchNorm(torch.autograd.Function):
-    """relu(beside + BN(x)), ``beside`` and the ReLU if wanted: the output, and mean, variance and number of values."""
+    """relu(beside + BN(x)), ``beside`` and the ReLU if wanted.
+
+    weight and bias (C,) float32, x and beside (B, C, H, W) as `takes` wants them -> the output (B, C, H, W), and of
+    the global batch mean and variance (C,) and the number of values a channel, a scalar.
+    """
 
     @staticmethod
-    def forward(ctx, weight, bias, eps, x, beside, relu):  # type: ignore[no-untyped-def]
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor, beside: Tensor | None, relu: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         import syncbn
 
         rows = _rows(x)
@@ -53,7 +61,8 @@ class FusedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, Tensor, Tensor | None, None]:
+        """The gradients of weight and bias (C,), x and beside (B, C, H, W), from that of the output, (B, C, H, W)."""
         import syncbn
 
         x, beside, mean, scale, weight, bias, total = ctx.saved_tensors

@@ -67,7 +67,8 @@ class SelfAttention(nn.Module):
         weights = self.dropout(masked_softmax(query @ key.transpose(2, 3), mask[:, None, None, :], dim=-1))
         attended = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
         x = self.attention_norm(x + self.dropout(self.merge(attended)))
-        return self.ffn_norm(x + self.dropout(self.ffn(x)))
+        out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
+        return out
 
 
 class LanguageEncoder(nn.Module):

@@ -15,13 +15,14 @@ Activation = Literal["relu", "silu", "leaky_relu"]
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
+    """The activation of every value of x, of any shape; the leaky ReLU's slope is 0.1."""
     if kind == "relu":
         return F.relu(x)
     return F.silu(x) if kind == "silu" else F.leaky_relu(x, 0.1)
 
 
 def norm_act(norm: BatchNorm, x: Tensor, kind: Activation, beside: Tensor | None = None) -> Tensor:
-    """activation(BN(x)), or activation(beside + BN(x))."""
+    """activation(BN(x)), or activation(beside + BN(x)): (B, C, ...) -> the same shape."""
     return norm(x, beside, relu=True) if kind == "relu" else activate(norm(x, beside), kind)
 
 
@@ -70,10 +71,10 @@ def position_code(channels: int, height: int, width: int, device: torch.device, 
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Softmax of `scores` along `dim` over the places where `mask` (broadcastable, True = real) holds; returns float32.
+    """Softmax of `scores` along `dim` over the places where `mask` (broadcastable, True = real) holds.
 
-    A row without a real place gives zeros. Computed in float32, where the smallest finite number neither overflows nor
-    makes NaN; float16 could not hold the usual -1e9.
+    Returns float32 in the shape of `scores`. A row without a real place gives zeros. Computed in float32, where the
+    smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
     """
     scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
     return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
@@ -88,9 +89,10 @@ class AttentivePool(nn.Module):
         self.merge = nn.Linear(width, outputs)
 
     def weights(self, items: Tensor, mask: Tensor) -> Tensor:
-        """(B, N) float32, sums to 1 over the real items."""
+        """items (B, N, width), mask (B, N) -> (B, N) float32, which sum to 1 over the real items."""
         return masked_softmax(self.score(items).squeeze(-1), mask, dim=1)
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:
         weights = self.weights(items, mask)
-        return self.merge((weights.to(items.dtype)[:, None, :] @ items).squeeze(1))
+        pooled: Tensor = self.merge((weights.to(items.dtype)[:, None, :] @ items).squeeze(1))
+        return pooled

@@ -123,7 +123,8 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
         words, mask = self.language(tokens)
-        return self.head(self.visual(images, words, mask)[-3:], words, mask)
+        output: Tensor = self.head(self.visual(images, words, mask)[-3:], words, mask)
+        return output
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, answers: int = 0, vectors: Tensor | None = None) -> Model:

@@ -157,9 +157,10 @@ class Downsample(nn.Module):
             self.project = ConvNormAct(4 * inputs, outputs, 3 if stem else 1, config.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unshuffle:
-            return self.project(F.pixel_unshuffle(x, 2))
-        return F.max_pool2d(self.project(x), 2) if self.stem else self.project(F.max_pool2d(x, 2))
+        if self.stem and not self.unshuffle:
+            return F.max_pool2d(self.project(x), 2)
+        out: Tensor = self.project(F.pixel_unshuffle(x, 2) if self.unshuffle else F.max_pool2d(x, 2))
+        return out
 
 
 class BlockStage(nn.Module):
@@ -172,13 +173,15 @@ class BlockStage(nn.Module):
         self.recompute = False
 
     def through(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """x (B, d, H, W) after the blocks."""
+        """x (B, d, H, W), words (B, L, D), mask (B, L) -> (B, d, H, W), after all blocks."""
         for block in self.blocks:
             x = recomputed(block, x, words, mask) if self.recompute and self.training else block(x, words, mask)
         return x
 
 
 class Stage(BlockStage):
+    """Half the side, the stage's width, its blocks: (B, dims[index - 1] or 3, H, W) -> (B, dims[index], H/2, W/2)."""
+
     def __init__(self, config: NetConfig, index: int) -> None:
         super().__init__()
         inputs = config.dims[index - 1] if index else 3

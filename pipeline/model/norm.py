@@ -62,7 +62,7 @@ class BatchNorm(KeepFloat32):
         return F.relu(out) if relu else out
 
     def normalised(self, x: Tensor) -> Tensor:
-        """BN(x) alone."""
+        """BN(x) alone, (B, C, ...) -> the same shape and type; raises as the class does."""
         if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if world_size() > 1:
@@ -75,7 +75,8 @@ class BatchNorm(KeepFloat32):
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
 
     def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
-        out, mean, var, count = function.apply(self.weight, self.bias, self.eps, *inputs)
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(self.weight, self.bias, self.eps, *inputs)
+        out, mean, var, count = result
         if recomputing():
             return out
         with torch.no_grad():
@@ -89,7 +90,7 @@ class _JointBatchNorm(torch.autograd.Function):
     """Batch normalisation whose statistics, forward and backward, are those of all processes together."""
 
     @staticmethod
-    def forward(ctx, weight, bias, eps, x):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         channels, values = x.shape[1], x.to(weight.dtype)
         own = values.new_zeros(2 * channels + 1)
         if values.numel():
@@ -104,7 +105,7 @@ class _JointBatchNorm(torch.autograd.Function):
         return out.to(x.dtype), mean, var, total
 
     @staticmethod
-    def backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, Tensor]:
         x, mean, var, weight, total = ctx.saved_tensors
         channels, values = x.shape[1], x.to(weight.dtype)
         # As if the statistics were constants; what they add follows from the sums of all processes.

@@ -24,4 +24,5 @@ class KeepFloat32(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in LOW else moved
 
-        return super()._apply(at_least_float32, recurse)
+        apply: Callable[..., nn.Module] = super()._apply
+        return apply(at_least_float32, recurse)

@@ -29,5 +29,11 @@ def _second_pass() -> Iterator[None]:
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """`function(*inputs)`, of which only the inputs are kept; random state and dropout are those of the first pass."""
-    return checkpoint(function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _second_pass()))
+    """`function(*inputs)`, in whatever shape it gives, of which only the inputs are kept.
+
+    Random state, and so dropout, is that of the first pass.
+    """
+    output: Tensor = checkpoint(
+        function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _second_pass())
+    )
+    return output

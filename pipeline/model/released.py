@@ -48,8 +48,9 @@ class Released:
 def convert(theirs: Mapping[str, Tensor], words: int, place: str) -> Released:
     """A whole state dict of the released code, in our places; network and task are read off its names.
 
-    `words` is the length of the vocabulary, PAD and UNK included. Strict: every tensor is used once and every one of
-    ours is filled. Raises ConfigError, naming `place`, the tensor and the shapes, for whatever does not fit.
+    `words` is the length of the vocabulary, PAD and UNK included. Every weight comes out in the shape and type that it
+    has in our model. Strict: every tensor is used once and every one of ours is filled. Raises ConfigError, naming
+    `place`, the tensor and the shapes, for whatever does not fit.
     """
     parallel = all(name.startswith("module.") for name in theirs)  # saved from several processes
     left = {name.removeprefix("module.") if parallel else name: tensor for name, tensor in theirs.items()}

@@ -14,7 +14,7 @@ from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.model import ModelConfig
 
-# Metric sums and counts by name: added over batches and ranks, divided once at the end.
+# Metric sums and counts by name, each (2,): added over batches and ranks, divided once at the end.
 Sums = dict[str, NDArray[np.float64]]
 
 
@@ -36,18 +36,24 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss, each a scalar in fp32; their sum is minimised."""
+        """The terms of the loss, each a scalar in fp32; their sum is minimised. ``output``: see the heads."""
 
     @abstractmethod
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """One answer per example, in pixels of the original image or words: what `predict` shows."""
+        """One answer per example, in pixels of the original image or words: what `predict` shows.
+
+        ``output`` has the shape that the head in use gives it, B examples first.
+        """
 
     @abstractmethod
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """Sums and counts, ``name -> [sum, count]``, of these examples; writes truth and verdict into ``answers``."""
+        """Sums and counts, ``name -> [sum, count]`` (2,), of the examples at ``rows`` (B,), answer by answer.
+
+        Writes truth and verdict into ``answers``.
+        """
 
 
 def add(total: Sums, more: Sums) -> None:
-    """Add sums and counts in place."""
+    """Adds sums and counts, (2,) each, in place."""
     for name, pair in more.items():
         total[name] = total.get(name, np.zeros(2)) + pair

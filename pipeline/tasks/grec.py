@@ -22,7 +22,7 @@ class Grec(Res):
     without_target: ClassVar[bool] = True
 
     def decide(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The answer for the pixels of probability above 0.5: none of them where they are too few."""
+        """The answer (height, width) for the pixels of probability above 0.5: none of them where they are too few."""
         return mask if mask.sum() >= FEWEST_PIXELS else np.zeros_like(mask)
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
@@ -31,7 +31,7 @@ class Grec(Res):
         giou is the mean IoU of the samples, where a sample without a target counts 1 if the answer is empty and 0 if
         not. ciou is all intersections over all unions; such a sample adds its wrongly claimed pixels to the unions.
         n_acc is the share of samples without a target that are answered so, t_acc that of the others that are not (as
-        their paper defines them; their code adds 1 to the counts, and divides t_acc by other ones).
+        their paper defines them; their code adds 1 to the counts, and divides t_acc by other ones). ``rows``: (B,).
         """
         absent = np.isnan(examples.boxes(rows)[:, 0])
         shared, covered, claimed = self.overlap(answers, examples, rows)

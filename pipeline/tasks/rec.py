@@ -26,9 +26,11 @@ class Rec(Task):
         self.coder = CODERS[config.head_name()](config, size)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the head's coder, each a scalar; output (B, A, 5, h, w) or (B, 5, h, w), that of the head."""
         return self.coder.loss(output, batch.boxes.to(output.device))
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """Box, xywh in pixels of the original image, and objectness; output (B, A, 5, h, w) or (B, 5, h, w)."""
         boxes, score = self.coder.best(output)
         restored = batch.letterbox.restore(boxes.float().cpu().numpy())
         return [
@@ -37,7 +39,7 @@ class Rec(Task):
         ]
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """acc@0.5 and the mean IoU, on boxes of the original image."""
+        """acc@0.5 and the mean IoU of the answers at ``rows`` (B,), on boxes of the original image."""
         truth = examples.boxes(rows).astype(np.float64)
         overlap = iou_xywh(np.array([answer["box"] for answer in answers], np.float64), truth)
         for answer, box, value in zip(answers, truth, overlap, strict=True):
@@ -47,8 +49,10 @@ class Rec(Task):
 
 
 def iou_xywh(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union, pair by pair, of boxes (N, 4) in xywh."""
+    """Intersection over union (N,), pair by pair, of boxes (N, 4) in xywh."""
     corner = np.maximum(first[:, :2], second[:, :2])
     end = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     shared = np.clip(end - corner, 0, None).prod(1)
-    return shared / np.maximum(first[:, 2:].prod(1) + second[:, 2:].prod(1) - shared, 1e-9)
+    areas = first[:, 2:].prod(1) + second[:, 2:].prod(1)
+    overlap: NDArray[np.float64] = shared / np.maximum(areas - shared, 1e-9)
+    return overlap

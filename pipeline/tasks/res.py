@@ -28,12 +28,18 @@ class Res(Task):
     wants_masks: ClassVar[bool] = True
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Binary cross entropy, the mean over the pixels of the square (released code: padding included)."""
+        """Binary cross entropy, a scalar: the mean over the pixels of the square (released code: padding included).
+
+        Output (B, S, S) logits.
+        """
         assert batch.masks is not None, "the loader gives masks to the tasks that want them"
         return {"mask": F.binary_cross_entropy_with_logits(output, batch.masks.to(output))}
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Masks in pixels of the original image, as COCO run lengths; the score is their pixels' mean probability."""
+        """Masks in pixels of the original image, as COCO run lengths; the score is their pixels' mean probability.
+
+        Output (B, S, S) logits.
+        """
         given = []
         for index, logits in enumerate(output):
             found = on_image(logits, batch.letterbox, index)
@@ -43,13 +49,14 @@ class Res(Task):
         return given
 
     def decide(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The answer for the pixels of probability above 0.5: those pixels."""
+        """The answer (height, width) for the pixels of probability above 0.5: those pixels."""
         return mask
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
         """miou (mean IoU of the samples), oiou (all intersections over all unions) and the shares of IoUs, pr@0.5 on.
 
-        On masks of the original image. LAVT-type papers print oiou, the authors' code miou.
+        Of the answers at ``rows`` (B,), on masks of the original image. LAVT-type papers print oiou, the authors'
+        code miou.
         """
         shared, covered, _ = self.overlap(answers, examples, rows)
         overlap = shared / np.maximum(covered, 1)
@@ -58,7 +65,10 @@ class Res(Task):
         return sums | {f"pr@{least}": np.array([(overlap >= least).sum(), count]) for least in _PRECISIONS}
 
     def overlap(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Pixels:
-        """Pixels of intersection, union and answer (3, N); writes truth and IoU, 0 where both are empty, to answers."""
+        """Pixels (3, B) of intersection, union and answer at ``rows`` (B,); writes truth and IoU to ``answers``.
+
+        The IoU is 0 where both are empty. Raises ConfigError for a region without a mask.
+        """
         pixels = np.zeros((3, len(rows)))
         for number, (answer, truth) in enumerate(zip(answers, examples.masks(rows), strict=True)):
             given, true = decode(answer["mask"], *truth.shape) > 0, truth > 0
@@ -69,7 +79,7 @@ class Res(Task):
 
 
 def cumulative(name: str, shared: Pixels, covered: Pixels) -> Sums:
-    """Sum of intersections and sum of unions; nothing where there is no pixel to count."""
+    """Sum of intersections and sum of unions, both given as (B,); nothing where there is no pixel to count."""
     return {name: np.array([shared.sum(), covered.sum()])} if covered.any() else {}
 
 

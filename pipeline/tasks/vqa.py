@@ -21,7 +21,7 @@ class Vqa(Task):
     kind: ClassVar[Kind] = "question"
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy; for soft answers the binary one, summed over the answers, the mean of the questions.
+        """Cross entropy, a scalar; for soft answers the binary one, summed over the answers, the mean of the questions.
 
         The papers give no loss for VQAv2. This is that of MCAN (Yu et al. 2019), from which they borrow their head (v2
         Sec. 5.2): targets are 0.3, 0.6, 0.9 and 1 for an answer of 1, 2, 3 and more of the ten people, and all zero for
@@ -35,6 +35,7 @@ class Vqa(Task):
         return {"answer": loss}
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """The likeliest answer and its probability, from (B, answers) logits."""
         logits = output.float()
         confidence, best = (logits.sigmoid() if self.vocabulary.soft else logits.softmax(1)).max(1)
         return [
@@ -43,7 +44,7 @@ class Vqa(Task):
         ]
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """Accuracy over all questions and over each family of them; hidden truths (test splits) are not scored.
+        """Accuracy over all questions at ``rows`` (B,) and over each family; hidden truths (test splits) do not count.
 
         What several people answered is scored by VQAv2's accuracy; such an answer is correct if that is 0.5 or more,
         which takes two of the ten. ``question_id`` is what an evaluation server knows a question by.

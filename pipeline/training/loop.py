@@ -16,7 +16,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.pipeline.runs import folder
-from laconvnet.pipeline.runs.layout import INCIDENT_STATE
+from laconvnet.pipeline.runs.layout import INCIDENT_STATE, step_of
 from laconvnet.pipeline.training import checkpoint, guard, hardware
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.log import Log, Progress
@@ -112,7 +112,7 @@ def _progress(session: Session) -> Progress:
 def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:
     """The checkpoint that all processes go on from: one looks, for another may see the newest later, or not yet."""
     found = checkpoint.newest(run) if engine.is_main else None
-    step = engine.agree(checkpoint.step_of(found) if found else -1)
+    step = engine.agree(step_of(found) if found else -1)
     return checkpoint.folder_of(run, step) if step >= 0 else None
 
 

@@ -15,7 +15,7 @@ from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS
+from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS, step_of
 from laconvnet.pipeline.training import checkpoint, guard
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Session, Source, in_full_precision
@@ -56,7 +56,7 @@ def _before(run: Path, step: int) -> Path:
     kept = guard.folder_of(run, step) / INCIDENT_STATE
     if kept.is_dir():
         return checkpoint.resolve(kept)
-    earlier = [place for place in checkpoint.published(run) if checkpoint.step_of(place) <= step]
+    earlier = [place for place in checkpoint.published(run) if step_of(place) <= step]
     if not earlier:
         raise ConfigError(f"{run}: no checkpoint at or before step {step} is left; checkpoint.keep says how many stay")
     return checkpoint.resolve(earlier[-1])

@@ -28,7 +28,7 @@ from laconvnet.files import publishing
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.record import Record
-from laconvnet.shards.format.tables import row_type
+from laconvnet.shards.format.tables import row_type as row_type  # for the pipeline, which reads sets by this module
 
 VERSION = 2
 MANIFEST, EXAMPLES, QUARANTINE, EXCLUDED = (
@@ -178,7 +178,10 @@ class Manifest:
         return meta_fingerprint(self.meta)
 
     def select(self, split: str, kind: str) -> tables.Rows:
-        """The rows of ``examples`` of one split ("train", "val", ...) and kind ("expression" or "question")."""
+        """The rows (N,) of ``examples`` of one split ("train", "val", ...) and kind ("expression" or "question").
+
+        Ascending, in the type of `row_type`. Raises InputError for another kind.
+        """
         if kind not in KINDS:
             raise InputError(f"{self.folder}: kind {kind!r}, expected one of {', '.join(KINDS)}")
         dtype = row_type(len(self.examples))

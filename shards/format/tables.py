@@ -110,7 +110,7 @@ class Columns:
         self._batches: dict[str, _Batches] = {}
 
     def numbers(self, name: str, rows: Rows) -> NDArray[Any]:
-        """A column of numbers without nulls at these rows."""
+        """A column of numbers without nulls at these rows (N,): (N,) in the column's type."""
         batches = self._column(name)
         views = batches.views
         if batches.scattered(rows):
@@ -121,7 +121,7 @@ class Columns:
         return taken
 
     def values(self, name: str, rows: Rows) -> list[Any]:
-        """A column of any type at these rows, as Python's values."""
+        """A column of any type at these rows (N,), as Python's values."""
         batches = self._column(name)
         if batches.scattered(rows):
             return [batches.arrays[batch][at].as_py() for batch, at in batches.places(rows)]
@@ -131,7 +131,7 @@ class Columns:
         return list(taken.tolist())
 
     def pieces(self, name: str, rows: Rows) -> Iterator[tuple[Where, pa.Array]]:
-        """A column at these rows, batch by batch: which of the rows, and their values."""
+        """A column at these rows (N,), batch by batch: which of the rows, and their values."""
         batches = self._column(name)
         for batch, where, at in batches.groups(rows):
             yield where, batches.arrays[batch].take(pa.array(at))

@@ -53,14 +53,17 @@ def paint(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """JPEG bytes at quality 95 with full colour resolution: halved chroma would wash out nine-pixel shapes."""
+    """JPEG bytes of (height, width, 3) RGB at quality 95.
+
+    With full colour resolution: halved chroma would wash out nine-pixel shapes.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of an RGB image, rows unfiltered.
+    """PNG bytes of (height, width, 3) RGB, rows unfiltered.
 
     Pillow tries every filter on every row, which takes four times as long and gains nothing on flat shapes in noise.
     """
@@ -87,7 +90,8 @@ def coverage(shape: str, extent: int) -> NDArray[np.float32]:
         "square": (x >= 0) & (y >= 0),
         "triangle": np.abs(x - 0.5) <= y / 2,
     }[shape]
-    share = inside.reshape(extent, _SUBSAMPLES, extent, _SUBSAMPLES).mean((1, 3), dtype=np.float32)
+    parts = inside.reshape(extent, _SUBSAMPLES, extent, _SUBSAMPLES)
+    share: NDArray[np.float32] = parts.mean((1, 3), dtype=np.float32)
     return share[..., None]
 
 

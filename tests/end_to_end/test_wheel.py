@@ -130,6 +130,6 @@ def test_the_road_of_the_help_and_a_prediction(installed: tuple[Path, Path], lac
         laconvnet_(*words)
     assert (empty / "runs" / "first" / "report.html").is_file()
     image = next((empty / "raw" / "refer").rglob("*.jpg"))
-    words = ["--image", image, "--text", "the large shape", "--out", "answer.png", "--json"]
+    words = ["--image", str(image), "--text", "the large shape", "--out", "answer.png", "--json"]
     assert '"box"' in laconvnet_("predict", "runs/first", *words)
     assert (empty / "answer.png").is_file()

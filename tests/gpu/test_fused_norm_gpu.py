@@ -18,13 +18,14 @@ pytestmark = [
 
 
 def trained(norm: BatchNorm, x: Tensor, beside: Tensor | None, relu: bool, grad: Tensor) -> dict[str, Tensor]:
-    leaves = {"x": x, "beside": beside}
-    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
+    given = {"x": x, "beside": beside}
+    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in given.items() if leaf is not None}
     out = norm(leaves["x"], leaves.get("beside"), relu=relu)
     out.backward(grad.to(out.dtype))
     grads = {name: leaf.grad for name, leaf in {**leaves, **dict(norm.named_parameters())}.items()}
-    assert all(value is not None for value in grads.values())
-    return {"out": out.detach(), **grads, **dict(norm.named_buffers())}  # type: ignore[dict-item]
+    assert all(grad is not None for grad in grads.values())
+    found = {name: grad for name, grad in grads.items() if grad is not None}
+    return {"out": out.detach(), **found, **dict(norm.named_buffers())}
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -28,8 +28,8 @@ def test_dynamic_convolution_agrees_with_the_cpu(kernel_size: int, groups: int, 
     torch.manual_seed(0)
     x = torch.randn(2, 32, side, side).to(dtype)
     filters = torch.randn(2, kernel_size**2 * groups, side, side).to(dtype)
-    here = [tensor.clone().requires_grad_() for tensor in (x, filters)]
-    there = [tensor.cuda().requires_grad_() for tensor in (x, filters)]
+    here = x.clone().requires_grad_(), filters.clone().requires_grad_()
+    there = x.cuda().requires_grad_(), filters.cuda().requires_grad_()
     expected = kernels.dynamic_conv(*here, kernel_size, groups)
     found = kernels.dynamic_conv(*there, kernel_size, groups)
     weight = torch.randn_like(expected)
@@ -46,7 +46,7 @@ def test_dynamic_convolution_agrees_with_the_cpu(kernel_size: int, groups: int, 
 @pytest.mark.parametrize("task", ["rec", "vqa"])
 def test_the_network_agrees_with_the_cpu(task: str) -> None:
     torch.manual_seed(0)
-    model = build_model(ModelConfig(preset="s", task=task), 50, 10).eval()  # type: ignore[arg-type]
+    model = build_model(ModelConfig(preset="s", task=task), 50, 10).eval()
     images, tokens = torch.rand(2, 3, 224, 224), torch.randint(2, 50, (2, 15))
     with torch.inference_mode():
         expected = model(images, tokens)

@@ -7,11 +7,13 @@ import warnings
 
 import pytest
 import torch
+from torch import Tensor
 
 from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda import involution
 from laconvnet.kernels.plain import taps
 from laconvnet.launch import cli
+from tests.kernels.tensors import Shape, each
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,14 +37,14 @@ def way() -> involution.Involution:
     "shape", [(2, 16, 208, 208, 3, 4), (2, 128, 52, 52, 7, 8), (4, 512, 13, 13, 7, 16), (1, 16, 20, 31, 9, 4)]
 )
 def test_the_authors_way_is_right(
-    way: involution.Involution, shape: tuple[int, ...], dtype: torch.dtype, interleaved: bool
+    way: involution.Involution, shape: Shape, dtype: torch.dtype, interleaved: bool
 ) -> None:
     b, c, h, w, k, g = shape
     sizes = (k, g, interleaved)
     grad, x = (torch.randn(b, c, h, w, device=GPU).to(dtype) for _ in range(2))
     filters = torch.randn(b, k * k * g, h, w, device=GPU).to(dtype)
-    exact = [t.double() for t in (grad, x, filters)]
-    wanted = taps.forward(*exact[1:], *sizes), *taps.backward(*exact, *sizes)
+    exact = each(Tensor.double, (grad, x, filters))
+    wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, *sizes)
     found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
     for ours, theirs in zip(found, wanted, strict=True):
         # Summed in float32 and rounded once.
@@ -99,9 +101,9 @@ def test_channels_last_from_the_decoder_on_the_gpu() -> None:
     data = [np.frombuffer(one, np.uint8) for one in images(2, 96, 64)]
     letterbox = Letterbox.fit(np.full(2, 96), np.full(2, 64), 64)
     for share in (0.0, 0.65, 1.0):
-        images = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
-        assert images.is_contiguous(memory_format=torch.channels_last)
-        assert not images.is_contiguous()
+        batch = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        assert not batch.is_contiguous()
 
 
 def test_rows_of_a_network_that_answers(capsys: pytest.CaptureFixture[str]) -> None:

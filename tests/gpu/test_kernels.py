@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from laconvnet import kernels
 from laconvnet.kernels import cuda
 from laconvnet.kernels.plain import taps
+from tests.kernels.tensors import Shape, Three, each
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
@@ -36,22 +38,27 @@ def way() -> cuda.Library:
     return found
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cuda") -> tuple[Tensor, Tensor, Tensor]:
+def inputs(shape: Shape, dtype: torch.dtype, device: str = "cuda") -> Three:
     """grad, x, filters of shape (B, C, H, W, k, g), channels last."""
     b, c, h, w, k, g = shape
     generator = torch.Generator(device).manual_seed(c + h * w + k)
-    return tuple(  # type: ignore[return-value]
-        torch.randn(b, h, w, channels, device=device, generator=generator).to(dtype).permute(0, 3, 1, 2)
-        for channels in (c, c, k * k * g)
-    )
+
+    def drawn(channels: int) -> Tensor:
+        return torch.randn(b, h, w, channels, device=device, generator=generator).to(dtype).permute(0, 3, 1, 2)
+
+    return drawn(c), drawn(c), drawn(k * k * g)
 
 
-def everything(way: cuda.Library, grad: Tensor, x: Tensor, filters: Tensor, *sizes: object) -> tuple[Tensor, ...]:
-    return way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)  # type: ignore[arg-type]
+def everything(
+    way: cuda.Library, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+) -> Three:
+    sizes = (kernel_size, groups, interleaved)
+    return way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
 
 
-def by_torch(grad: Tensor, x: Tensor, filters: Tensor, *sizes: object) -> tuple[Tensor, ...]:
-    return taps.forward(x, filters, *sizes), *taps.backward(grad, x, filters, *sizes)  # type: ignore[arg-type]
+def by_torch(grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Three:
+    sizes = (kernel_size, groups, interleaved)
+    return taps.forward(x, filters, *sizes), *taps.backward(grad, x, filters, *sizes)
 
 
 SHAPES = [
@@ -75,13 +82,11 @@ SHAPES = [
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_as_exact_as_plain_pytorch(
-    way: cuda.Library, shape: tuple[int, ...], dtype: torch.dtype, interleaved: bool
-) -> None:
+def test_as_exact_as_plain_pytorch(way: cuda.Library, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
     """Error against float64 from the same inputs: at most twice that of PyTorch's path, thrice for gradients."""
     given = inputs(shape, dtype)
     sizes = (*shape[4:], interleaved)
-    exact = by_torch(*(t.double() for t in given), *sizes)
+    exact = by_torch(*each(Tensor.double, given), *sizes)
     theirs = by_torch(*given, *sizes)
     for ours, their, true, times in zip(everything(way, *given, *sizes), theirs, exact, (2, 3, 3), strict=True):
         assert ours.dtype == dtype
@@ -107,7 +112,7 @@ def test_nothing_at_all(way: cuda.Library) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 14, 11, 7, 4), (2, 1, 6, 6, 3, 1), (2, 8, 1, 1, 3, 2)])
-def test_memory_formats(way: cuda.Library, shape: tuple[int, ...]) -> None:
+def test_memory_formats(way: cuda.Library, shape: Shape) -> None:
     last = inputs(shape, torch.bfloat16)
     wanted = everything(way, *last, *shape[4:], False)
     ways: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -121,7 +126,7 @@ def test_memory_formats(way: cuda.Library, shape: tuple[int, ...]) -> None:
         ),
     )
     for other in ways:
-        given = [other(t) for t in last]
+        given = each(other, last)
         found = everything(way, *given, *shape[4:], False)
         for ours, theirs, like in zip(found, wanted, (given[1], given[1], given[2]), strict=True):
             torch.testing.assert_close(ours, theirs)
@@ -162,7 +167,7 @@ def test_another_stream(way: cuda.Library) -> None:
     given = inputs((8, 256, 52, 52, 7, 8), torch.bfloat16)
     wanted = everything(way, *given, 7, 8, False)
     stream = torch.cuda.Stream()
-    late = [torch.zeros_like(t) for t in given]
+    late = each(torch.zeros_like, given)
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)  # on another stream the kernels would see the zeros
@@ -177,7 +182,7 @@ def test_another_stream(way: cuda.Library) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU: cuda:1 cannot be tried")
 def test_another_device(way: cuda.Library) -> None:
     given = inputs((2, 64, 26, 26, 7, 4), torch.bfloat16)
-    there = [t.to("cuda:1") for t in given]
+    there = each(lambda t: t.to("cuda:1"), given)
     second = cuda.ready(torch.device("cuda", 1))
     assert second is not None
     assert torch.cuda.current_device() == 0
@@ -299,9 +304,12 @@ def test_the_operator_takes_the_kernels(way: cuda.Library, monkeypatch: pytest.M
     """A machine that fell back in silence would pass every other test of values."""
     asked: list[str] = []
     launch = cuda.Library._launch
-    monkeypatch.setattr(
-        cuda.Library, "_launch", lambda self, name, *rest: (asked.append(name), launch(self, name, *rest))[1]
-    )
+
+    def watched(self: cuda.Library, name: str, *rest: Any) -> None:
+        asked.append(name)
+        launch(self, name, *rest)
+
+    monkeypatch.setattr(cuda.Library, "_launch", watched)
     x, filters = (t.requires_grad_() for t in inputs((2, 64, 13, 13, 7, 4), torch.bfloat16)[1:])
     kernels.dynamic_conv(x, filters, 7, 4).sum().backward()
     assert [name.removeprefix("laconv_dynamic_conv_") for name in asked] == [
@@ -322,7 +330,7 @@ def test_errors_are_told(way: cuda.Library) -> None:
 
 SANITIZED = """
 import torch
-from kernels import cuda
+from laconvnet.kernels import cuda
 way = cuda.ready(torch.device("cuda", 0))
 assert way is not None
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):

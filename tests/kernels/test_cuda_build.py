@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib.metadata
 import json
 import multiprocessing
 import shutil
@@ -229,7 +230,7 @@ def test_where_the_compiler_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         def locate(self) -> Path:
             return self
 
-    monkeypatch.setattr(toolchain.importlib.metadata, "files", lambda name: [File(package.path)])
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [File(package.path)])
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'path' / 'bin'}:/usr/bin:/bin")
     assert toolchain.find_nvcc() == home

@@ -16,6 +16,7 @@ from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda import cache, involution
 from laconvnet.kernels.plain import taps
 from tests.kernels.cuda_emulated import FLAGS, HERE, OnCpu
+from tests.kernels.tensors import Shape, Three, each
 
 
 class Emulated(involution.Involution, OnCpu):
@@ -39,11 +40,11 @@ def guarded(values: Tensor) -> Tensor:
     return room[64 : 64 + values.numel()].view(values.shape).copy_(values)
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(shape: Shape, dtype: torch.dtype) -> Three:
     b, c, h, w, k, g = shape
     torch.manual_seed(h * w + k)
     made = torch.randn(b, c, h, w), torch.randn(b, c, h, w), torch.randn(b, k * k * g, h, w)
-    return tuple(guarded(t.to(dtype)) for t in made)  # type: ignore[return-value]
+    return each(lambda t: guarded(t.to(dtype)), made)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -52,11 +53,12 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, 
     "shape",  # B, C, H, W, k, g
     [(2, 12, 5, 9, 7, 3), (1, 8, 23, 18, 3, 2), (2, 6, 3, 1, 5, 6), (3, 4, 6, 5, 9, 1), (1, 4, 1, 1, 1, 2)],
 )
-def test_forward_and_gradients(way: Emulated, shape: tuple[int, ...], dtype: torch.dtype, interleaved: bool) -> None:
+def test_forward_and_gradients(way: Emulated, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
     grad, x, filters = inputs(shape, dtype)
-    sizes = (*shape[4:], interleaved)
-    exact = [t.double() for t in (grad, x, filters)]
-    wanted = taps.forward(*exact[1:], *sizes), *taps.backward(*exact, *sizes)
+    k, g = shape[4:]
+    sizes = (k, g, interleaved)
+    exact = each(Tensor.double, (grad, x, filters))
+    wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, *sizes)
     found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == dtype
@@ -68,7 +70,7 @@ def test_forward_and_gradients(way: Emulated, shape: tuple[int, ...], dtype: tor
 
 def test_any_memory_format(way: Emulated) -> None:
     given = inputs((2, 4, 5, 6, 3, 2), torch.float32)
-    other = [t.contiguous(memory_format=torch.channels_last) for t in given]
+    other = each(lambda t: t.contiguous(memory_format=torch.channels_last), given)
     wanted = way.dynamic_conv(*given[1:], 3, 2, False), *way.dynamic_conv_backward(*given, 3, 2, False)
     found = way.dynamic_conv(*other[1:], 3, 2, False), *way.dynamic_conv_backward(*other, 3, 2, False)
     for ours, theirs, like in zip(found, wanted, (other[1], other[1], other[2]), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from laconvnet.kernels.plain import taps
 from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.tensors import Shape, Three, each
 
 HALVES = (torch.float16, torch.bfloat16)
 ALL = (torch.float32, torch.float64, *HALVES)
@@ -31,7 +33,7 @@ def amid_nan(values: Tensor) -> Tensor:
     return inner.permute(0, 3, 1, 2)
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(shape: Shape, dtype: torch.dtype) -> Three:
     b, c, h, w, k, g = shape
     torch.manual_seed(h * w + k)
     x, grad = torch.randn(b, c, h, w).to(dtype), torch.randn(b, c, h, w).to(dtype)
@@ -64,10 +66,10 @@ SHAPES = [  # B, C, H, W, k, g; the kernels' ways in the comment, a group's chan
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_and_gradients(library: OnCpu, shape: tuple[int, ...], dtype: torch.dtype, interleaved: bool) -> None:
+def test_forward_and_gradients(library: OnCpu, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
     grad, x, filters = inputs(shape, dtype)
     k, g = shape[4:]
-    exact = [t.double() for t in (grad, x, filters)]
+    exact = each(Tensor.double, (grad, x, filters))
     wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, k, g, interleaved)
     grad, x, filters = (amid_nan(t) for t in (grad, x, filters))
     found = (
@@ -84,25 +86,29 @@ def test_many_strips_and_blocks(library: OnCpu) -> None:
     """More work than one round of the grid, rows that end inside a block of strips."""
     shape = (3, 8, 23, 18, 3, 2)
     grad, x, filters = inputs(shape, torch.float32)
-    exact = [t.double() for t in (grad, x, filters)]
+    exact = each(Tensor.double, (grad, x, filters))
     agree(library.dynamic_conv(x, filters, 3, 2, False), taps.forward(*exact[1:], 3, 2, False), 9)
     found = library.dynamic_conv_backward(grad, x, filters, 3, 2, False)
     for ours, theirs in zip(found, taps.backward(*exact, 3, 2, False), strict=True):
         agree(ours, theirs, 9)
 
 
+def one_further(tensor: Tensor) -> Tensor:
+    """The same values, channels last, one number behind an aligned address."""
+    last = tensor.permute(0, 2, 3, 1)
+    room = torch.full((last.numel() + 1,), torch.nan, dtype=tensor.dtype)
+    return room[1:].view(last.shape).copy_(last).permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_addresses_that_are_not_aligned(library: OnCpu, dtype: torch.dtype) -> None:
     """A view may begin anywhere: then one number at a time."""
-    grad, x, filters = (amid_nan(t) for t in inputs((1, 16, 3, 5, 3, 4), dtype))
+    given = each(amid_nan, inputs((1, 16, 3, 5, 3, 4), dtype))
+    grad, x, filters = given
     for interleaved in (False, True):
         wanted = library.dynamic_conv(x, filters, 3, 4, interleaved)
         grads = library.dynamic_conv_backward(grad, x, filters, 3, 4, interleaved)
-        moved = []
-        for tensor in (grad, x, filters):
-            room = torch.full((tensor.numel() + 1,), torch.nan, dtype=dtype)
-            last = tensor.permute(0, 2, 3, 1)
-            moved.append(room[1:].view(last.shape).copy_(last).permute(0, 3, 1, 2))
+        moved = each(one_further, given)
         assert moved[1].data_ptr() % 4 == 2
         torch.testing.assert_close(library.dynamic_conv(*moved[1:], 3, 4, interleaved), wanted)
         found = library.dynamic_conv_backward(*moved, 3, 4, interleaved)
@@ -214,7 +220,7 @@ def test_dropout_takes_wide_seeds_and_image_numbers(library: OnCpu) -> None:
         ("seed: expected the CPU", lambda lib, x, f: lib.dropout_(f, torch.zeros(1).long().to("meta"), 0, 0.1)),
     ],
 )
-def test_what_does_not_fit_is_told(library: OnCpu, words: str, call) -> None:  # type: ignore[no-untyped-def]
+def test_what_does_not_fit_is_told(library: OnCpu, words: str, call: Callable[[OnCpu, Tensor, Tensor], object]) -> None:
     with pytest.raises(RuntimeError, match=words):
         call(library, torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3))
 

@@ -13,6 +13,7 @@ from laconvnet import kernels
 from laconvnet.kernels import chunks, cpu, plain
 from laconvnet.kernels.cpu import native
 from laconvnet.kernels.plain import matmul, taps
+from tests.kernels.tensors import Shape
 
 SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
     (2, 8, 5, 3, 3, 2),
@@ -65,7 +66,7 @@ def literal(x: Tensor, filters: Tensor, k: int, g: int) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_equals_the_literal_sum(shape: tuple[int, ...], channels_last: bool) -> None:
+def test_equals_the_literal_sum(shape: Shape, channels_last: bool) -> None:
     x, filters = inputs(*shape)
     expected = literal(x, filters, *shape[4:])
     if channels_last:
@@ -96,7 +97,7 @@ COMPILED = [
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_compiled_kernel_agrees_with_plain_pytorch(
-    shape: tuple[int, ...], interleaved: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+    shape: Shape, interleaved: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cpu.ready() is None:
         pytest.skip("no C++ compiler here")
@@ -129,16 +130,16 @@ def test_the_threads_are_those_of_the_openmp_runtime(monkeypatch: pytest.MonkeyP
     taken = []
     work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
-    @ctypes.CFUNCTYPE(None, work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     def parallel(share: Callable[[int], None], data: int, threads: int, flags: int) -> None:
         taken.append((threads, flags))
         share(data)  # a team may be smaller than was asked for
 
+    entry = ctypes.CFUNCTYPE(None, work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(parallel)
     found = native.openmp()
     assert found is not None, "PyTorch has loaded one"
     try:
         expected = native.dynamic_conv(*arguments)
-        library.laconv_cpu_use(ctypes.cast(parallel, ctypes.c_void_p))
+        library.laconv_cpu_use(ctypes.cast(entry, ctypes.c_void_p))
         assert torch.equal(native.dynamic_conv(*arguments), expected)
         library.laconv_cpu_use(None)
         assert torch.equal(native.dynamic_conv(*arguments), expected)
@@ -184,7 +185,7 @@ def test_chunks_of_pictures_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("shape", [SHAPES[3], (1, 4, 9, 8, 3, 2)])
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_gradients(shape: tuple[int, ...], interleaved: bool) -> None:
+def test_gradients(shape: Shape, interleaved: bool) -> None:
     x, filters = (t.requires_grad_() for t in inputs(*shape))
 
     def convolve(a: Tensor, b: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ def test_empty_batch(way: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 8, 9, 9, 7, 2), (1, 8, 40, 24, 7, 2)])
 def test_half_precision_rounds_once(
-    way: str, dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    way: str, dtype: torch.dtype, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "WORKSPACE", 4 * 98 * 81)  # an image at a time
     x, filters = (t.requires_grad_() for t in inputs(*shape, dtype=dtype))
@@ -243,7 +244,12 @@ def test_half_precision_rounds_once(
 def test_only_the_inputs_are_kept_for_backward() -> None:
     kept: list[Tensor] = []
     x, filters = (t.requires_grad_() for t in inputs(1, 4, 9, 8, 3, 2))
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         kernels.dynamic_conv(x, filters, 3, 2)
     assert [t.data_ptr() for t in kept] == [x.data_ptr(), filters.data_ptr()]
 
@@ -285,10 +291,10 @@ def test_autocast_takes_both_inputs_in_its_type() -> None:
     x, filters = (t.float() for t in inputs(2, 4, 5, 6, 3, 2))
     with torch.autocast("cpu", torch.bfloat16):
         out = kernels.dynamic_conv(x, filters.bfloat16(), 3, 2)
-    small = [t.requires_grad_() for t in inputs(1, 4, 3, 3, 5, 2, dtype=torch.float32)]
+    small_x, small_filters = (t.requires_grad_().double() for t in inputs(1, 4, 3, 3, 5, 2, dtype=torch.float32))
     with torch.autocast("cpu", torch.bfloat16):  # float64 is left alone, the matrix products inside included
-        exact = kernels.dynamic_conv(*(t.double() for t in small), 5, 2)
-    torch.testing.assert_close(exact, kernels.dynamic_conv(*(t.double() for t in small), 5, 2), rtol=0, atol=0)
+        exact = kernels.dynamic_conv(small_x, small_filters, 5, 2)
+    torch.testing.assert_close(exact, kernels.dynamic_conv(small_x, small_filters, 5, 2), rtol=0, atol=0)
     torch.testing.assert_close(out, kernels.dynamic_conv(x.bfloat16(), filters.bfloat16(), 3, 2), rtol=0, atol=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         source = get(name)
         samples = source.samples(place / "raw" / root, images=None, splits=None, partition=None)
         # Shards of some twenty images: a set has several.
-        facts = {"source": name, "licence": source.licence, "options": {}}
+        facts: dict[str, Any] = {"source": name, "licence": source.licence, "options": {}}
         build(samples, folders[name], **facts, shard_bytes=16_000, progress=False)
     folders["merged"] = place / "merged"
     inputs = [(folders["refcoco"], 1.0), (folders["visual_genome"], 0.5)]
@@ -49,7 +50,9 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     place = tmp_path_factory.mktemp("groups")
     (place / "raw" / "grefcoco").mkdir(parents=True)
-    images, annotations, refs = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
     said = {(0,): ["left box"], (1,): ["right box"], (0, 1): ["both boxes", "two boxes"], (): ["a unicorn"]}
     for number in range(8):
         width, height = ((96, 64), (64, 96))[number % 2]
@@ -75,6 +78,6 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "raw" / "grefcoco" / "grefs(unc).json").write_text(json.dumps(refs))
     source = get("grefcoco")
     samples = source.samples(place / "raw", images=place / "raw", splits=None, partition=None)
-    facts = {"source": "grefcoco", "licence": source.licence, "options": {}}
+    facts: dict[str, Any] = {"source": "grefcoco", "licence": source.licence, "options": {}}
     build(samples, place / "built", **facts, shard_bytes=4000, progress=False)
     return place / "built"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
+import pickletools
 import re
 import struct
 from pathlib import Path
@@ -131,9 +132,9 @@ def test_other_opcodes_are_refused_by_name(tmp_path: Path, content: bytes, name:
 
 
 def test_every_opcode_is_either_data_or_refused() -> None:
-    unknown = safe_pickle._DATA - {opcode.name for opcode in safe_pickle.pickletools.opcodes}
+    unknown = safe_pickle._DATA - {opcode.name for opcode in pickletools.opcodes}
     assert not unknown
-    assert set(safe_pickle._DataUnpickler.dispatch) == {ord(opcode.code) for opcode in safe_pickle.pickletools.opcodes}
+    assert set(safe_pickle._DataUnpickler.dispatch) == {ord(opcode.code) for opcode in pickletools.opcodes}
 
 
 def test_the_memo_of_a_hostile_index_takes_one_entry(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _annotation(id: Any, image: int, *segmentation: Any, **changes: Any) -> dict
 ANNOTATIONS = [_annotation(251, 25, _runs(4, 3, 20, 10)), _annotation(252, 25, _runs(0, 0, 5, 5), _runs(9, 9, 4, 4))]
 
 
-def _ref(ref_id: Any, ann_id: Any, split: str = "train", **changes: Any) -> dict[str, Any]:
+def _ref(ref_id: Any, ann_id: Any, split: str | None = "train", **changes: Any) -> dict[str, Any]:
     sentence = {"sent_id": 10, "sent": f"rock {ref_id}", "raw": "Rock!", "tokens": ["rock"]}
     place = {"image_id": 25, "category_id": 7, "file_name": f"25_{ann_id}.jpg", "split": split, "sent_ids": [1]}
     return {"ref_id": ref_id, "ann_id": ann_id, "sentences": [sentence], **place, **changes}

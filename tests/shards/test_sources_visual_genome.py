@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _image(image_id: int, folder: str = "VG_100K", **changes: Any) -> dict[str, 
     return {"image_id": image_id, "url": url, "width": 100, "height": 80, "coco_id": None, "flickr_id": 1, **changes}
 
 
-def _thing(object_id: int, names: list[str], x: int = 0, **more: Any) -> dict[str, Any]:
+def _thing(object_id: int, names: Sequence[object], x: int = 0, **more: Any) -> dict[str, Any]:
     return {"object_id": object_id, "x": x, "y": 1, "w": 10, "h": 20, "names": names, "synsets": [], **more}
 
 

@@ -32,11 +32,11 @@ class Backbone(ABC, nn.Module):
 
     @abstractmethod
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Normalised images -> the maps at strides 8, 16, 32."""
+        """Normalised images (B, 3, S, S) -> the maps (B, widths[i], S / (8, 16, 32)[i], ...)."""
 
 
 def initialise(module: nn.Module) -> None:
-    """He et al. 2015 by fan-out, what both families start from when nothing is pretrained."""
+    """Draws the weights of all convolutions by He et al. 2015, fan-out: where both families start from scratch."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

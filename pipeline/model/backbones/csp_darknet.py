@@ -13,7 +13,10 @@ from laconvnet.pipeline.model.norm import BatchNorm
 
 
 class ConvBnAct(nn.Module):
-    """Convolution without bias -> BatchNorm -> leaky ReLU of slope 0.01, with which the weights were trained."""
+    """Convolution without bias -> BatchNorm -> leaky ReLU of slope 0.01, with which the weights were trained.
+
+    (B, inputs, H, W) -> (B, outputs, H / stride, W / stride), rounded up.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
@@ -33,13 +36,15 @@ class DarkBlock(nn.Module):
         self.conv2 = ConvBnAct(inside, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.conv1(x))
+        added: Tensor = self.conv2(self.conv1(x))
+        return x + added
 
 
 class CrossStage(nn.Module):
     """Halves the side, then sends one half of the channels through the blocks and the other half past them.
 
-    The first stage is that of Darknet's configuration: twice as wide between, with bottlenecks of half the width.
+    (B, inputs, H, W) -> (B, outputs, H / 2, W / 2), rounded up. The first stage is that of Darknet's
+    configuration: twice as wide between, with bottlenecks of half the width.
     """
 
     def __init__(self, inputs: int, outputs: int, depth: int, first: bool) -> None:
@@ -55,7 +60,8 @@ class CrossStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         past, through = self.conv_exp(self.conv_down(x)).chunk(2, 1)
         through = self.conv_transition_b(self.blocks(through))
-        return self.conv_transition(torch.cat([past, through], 1))
+        out: Tensor = self.conv_transition(torch.cat([past, through], 1))
+        return out
 
 
 class CspDarkNet(Backbone):
@@ -77,6 +83,7 @@ class CspDarkNet(Backbone):
         initialise(self)
 
     def maps(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, S, S) -> the maps (B, widths[i], S / (8, 16, 32)[i], ...)."""
         x = self.stem(x)
         found = []
         for stage in self.stages:
@@ -86,4 +93,5 @@ class CspDarkNet(Backbone):
 
 
 def csp_darknet53() -> CspDarkNet:
+    """The backbone of v2 Tab. 9 for referring expressions, with maps 256, 512 and 1024 wide."""
     return CspDarkNet((1, 2, 8, 8, 4))

@@ -31,8 +31,9 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x), relu=True)
-        return self.bn2(self.conv2(out), self.downsample(x), relu=True)
+        out: Tensor = self.bn1(self.conv1(x), relu=True)
+        out = self.bn2(self.conv2(out), self.downsample(x), relu=True)
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -51,9 +52,10 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x), relu=True)
+        out: Tensor = self.bn1(self.conv1(x), relu=True)
         out = self.bn2(self.conv2(out), relu=True)
-        return self.bn3(self.conv3(out), self.downsample(x), relu=True)
+        out = self.bn3(self.conv3(out), self.downsample(x), relu=True)
+        return out
 
 
 class ResNet(Backbone):
@@ -81,6 +83,7 @@ class ResNet(Backbone):
         initialise(self)
 
     def maps(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, S, S) -> the maps (B, widths[i], S / (8, 16, 32)[i], ...)."""
         x = F.max_pool2d(self.bn1(self.conv1(x), relu=True), 3, 2, 1)
         found = []
         for number in range(1, 5):
@@ -90,8 +93,10 @@ class ResNet(Backbone):
 
 
 def resnet34() -> ResNet:
+    """The backbone that v1 Tab. 4b compares with, with maps 128, 256 and 512 wide."""
     return ResNet("basic", (3, 4, 6, 3))
 
 
 def resnet101() -> ResNet:
+    """The backbone of v2 Tab. 9 and v1 Tab. 5 for questions, with maps 512, 1024 and 2048 wide."""
     return ResNet("bottleneck", (3, 4, 23, 3))

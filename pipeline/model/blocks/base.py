@@ -46,8 +46,9 @@ class MLP(nn.Module):
         return self.narrowed(norm_act(self.expand_norm, self.expand(y), self.activation), y)
 
     def narrowed(self, hidden: Tensor, y: Tensor) -> Tensor:
-        """The second half: y + BN(hidden Wb)."""
+        """The second half, y + BN(hidden Wb): hidden (B, 4d, H, W), y (B, d, H, W) -> (B, d, H, W)."""
         out = self.reduce(hidden)
         if self.output_activation:
             return norm_act(self.reduce_norm, out, self.activation, y)
-        return self.reduce_norm(out, y)
+        narrow: Tensor = self.reduce_norm(out, y)
+        return narrow

@@ -38,4 +38,5 @@ class GroupConvBlock(nn.Module):
         filters = self.filters[:, None]
         filters = filters.repeat(share, 1, 1, 1) if config.interleaved else filters.repeat_interleave(share, 0)
         convolved = F.conv2d(x, filters, padding=config.kernel_size // 2, groups=config.dim)
-        return self.mlp(norm_act(self.norm, convolved, config.activation, x))
+        out: Tensor = self.mlp(norm_act(self.norm, convolved, config.activation, x))
+        return out

@@ -43,12 +43,17 @@ class Affinity(nn.Module):
         weights = F.dropout(self.weights(image, words, mask), self.dropout, self.training)
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
-        attended = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
+        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
         return attended.contiguous(memory_format=torch.channels_last)
 
 
 class ConditionGenerator(nn.Module):
-    """C of v2 Eq. 3, with pixel packing: (B, d, H, W), (B, L, D), (B, L) -> (B, c, H, W)."""
+    """The condition C of v2 Eq. 3, in the form of the authors' released code.
+
+    x (B, d, H, W), words (B, L, D), mask (B, L) -> (B, c, H, W). Eq. 3 ends with one activation, here the ReLU behind
+    the merge, and the packing is that of v2 Sec. 3.2. What neither has is the code's: biases, a sine code of the
+    position before the affinity, and batch norm and a second ReLU after the unpacking.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -79,7 +84,10 @@ class WordCondition(nn.Module):
 
 
 class Filters(nn.Module):
-    """The projection W1, b1 of v2 Eq. 3, fused with the dynamic convolution of Eq. 2 by the operator."""
+    """The projection W1, b1 of v2 Eq. 3, fused with the dynamic convolution of Eq. 2 by the operator.
+
+    x (B, d, H, W), condition (B, inputs, H, W) or (B, inputs, 1, 1) -> (B, d, H, W).
+    """
 
     def __init__(self, config: BlockConfig, inputs: int) -> None:
         super().__init__()
@@ -118,4 +126,5 @@ class LaConvBlock(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         condition = self.generator(x, words, mask)
-        return self.mlp(norm_act(self.norm, self.filters(x, condition), self.config.activation, x))
+        out: Tensor = self.mlp(norm_act(self.norm, self.filters(x, condition), self.config.activation, x))
+        return out

@@ -78,4 +78,5 @@ class QghcBlock(nn.Module):
         kind = self.config.activation
         sentence = self.condition(x, words, mask).flatten(1)
         inner = norm_act(self.hybrid_norm, self.hybrid(self.reduce(x), sentence), kind)
-        return self.mlp(norm_act(self.norm, self.expand(inner), kind, x))
+        out: Tensor = self.mlp(norm_act(self.norm, self.expand(inner), kind, x))
+        return out

@@ -37,7 +37,7 @@ class AnchorHeadConfig:
 
 
 class FusionStep(nn.Module):
-    """1x1 to `outputs`, then 3x3: one step of the way up or down."""
+    """1x1 to `outputs`, then 3x3, one step of the way up or down: (B, inputs, H, W) -> (B, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ class FusionStep(nn.Module):
         self.mix = ConvNormAct(outputs, outputs, 3, "leaky_relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(self.squeeze(x))
+        out: Tensor = self.mix(self.squeeze(x))
+        return out
 
 
 class MultiScaleFusion(nn.Module):
@@ -79,7 +80,8 @@ class MultiScaleFusion(nn.Module):
             merged = torch.cat([self.to_middle(F.avg_pool2d(merged, 2)), middle], 1)
         if self.stride == 32:
             merged = torch.cat([self.to_coarse(F.avg_pool2d(merged, 2)), coarse], 1)
-        return self.project(merged)
+        out: Tensor = self.project(merged)
+        return out
 
 
 def _double(x: Tensor) -> Tensor:
@@ -109,5 +111,5 @@ class AnchorHead(Head):
             bias.view(self.anchors, 5)[:, 4] = -math.log((1.0 - config.prior) / config.prior)
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
-        raw = self.predict(self.fusion(*maps))
+        raw: Tensor = self.predict(self.fusion(*maps))
         return raw.reshape(raw.shape[0], self.anchors, 5, *raw.shape[2:])

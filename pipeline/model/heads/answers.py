@@ -58,4 +58,5 @@ class AnswerHead(Head):
         cells = maps[self.map].permute(0, 2, 3, 1).flatten(1, 2)
         everywhere = torch.ones(cells.shape[:2], dtype=torch.bool, device=cells.device)
         fused = self.norm(self.image(cells, everywhere) + self.words(words, mask))
-        return self.choose(self.hidden(fused))
+        logits: Tensor = self.choose(self.hidden(fused))
+        return logits

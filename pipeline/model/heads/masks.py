@@ -42,6 +42,7 @@ class ImageNorm(BatchNorm):
     """
 
     def normalised(self, x: Tensor) -> Tensor:
+        """BN(x) alone, (B, C, 1, 1) -> (B, C, 1, 1)."""
         if self.training and world_size() == 1 and x.numel() == self.channels:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().normalised(x)
@@ -77,7 +78,8 @@ class ASPP(nn.Module):
         self.project = nn.Conv2d(len(self.branches) * channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(torch.cat([branch(x) for branch in self.branches], 1))
+        logits: Tensor = self.project(torch.cat([branch(x) for branch in self.branches], 1))
+        return logits
 
 
 class MaskHead(Head):

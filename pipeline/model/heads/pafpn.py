@@ -36,7 +36,8 @@ class CrossStage(nn.Module):
         self.merge = ConvNormAct(2 * half, outputs, 1, "silu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merge(torch.cat([self.bottlenecks(self.through(x)), self.past(x)], 1))
+        out: Tensor = self.merge(torch.cat([self.bottlenecks(self.through(x)), self.past(x)], 1))
+        return out
 
 
 class TopDown(nn.Module):

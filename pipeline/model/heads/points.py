@@ -63,4 +63,5 @@ class PointHead(Head):
             bias[4] = -math.log((1.0 - config.prior) / config.prior)
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:
-        return self.predict(self.mix(self.neck(*maps)[-1]))
+        raw: Tensor = self.predict(self.mix(self.neck(*maps)[-1]))
+        return raw

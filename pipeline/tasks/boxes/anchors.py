@@ -23,7 +23,10 @@ class AnchorBoxes(BoxCoder):
         self.sizes: tuple[tuple[int, int], ...] = config.heads.anchors.sizes
 
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Sums over the grid, means over the batch: xy by BCE weighted by 2 - w h, wh by half smooth L1, objectness."""
+        """Sums over the grid, means over the batch: xy by BCE weighted by 2 - w h, wh by half smooth L1, objectness.
+
+        Output (B, A, 5, h, w), truth (B, 4) -> three scalars (the YOLOv3 terms of v2 Sec. 5.2).
+        """
         count, _, _, height, width = output.shape
         anchors = self._anchors(output)
         stride = self.size / height
@@ -50,6 +53,7 @@ class AnchorBoxes(BoxCoder):
         return {"xy": xy.sum() / count, "wh": wh.sum() / count, "objectness": objectness.sum() / count}
 
     def best(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (B, A, 5, h, w) -> the box (B, 4) of highest objectness, and that objectness (B,) in [0, 1]."""
         chosen = output[:, :, 4].flatten(1).argmax(1)
         boxes = self._boxes(output).flatten(1, 3)[torch.arange(len(output)), chosen]
         return boxes, output[:, :, 4].flatten(1).amax(1).sigmoid()

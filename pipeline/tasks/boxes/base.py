@@ -22,11 +22,11 @@ class BoxCoder(ABC):
 
     @abstractmethod
     def best(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The box (B, 4) of highest objectness, and that objectness (B,) in [0, 1]."""
+        """The box (B, 4) of highest objectness in the head's output, and that objectness (B,) in [0, 1]."""
 
 
 def iou(boxes: Tensor, truth: Tensor) -> Tensor:
-    """IoU of boxes (..., 4) in xyxy, broadcast."""
+    """IoU (...) of boxes (..., 4) in xyxy, broadcast."""
     corner, end = torch.maximum(boxes[..., :2], truth[..., :2]), torch.minimum(boxes[..., 2:], truth[..., 2:])
     shared = (end - corner).clamp(min=0).prod(-1)
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (truth[..., 2:] - truth[..., :2]).prod(-1)

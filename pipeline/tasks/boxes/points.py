@@ -23,8 +23,8 @@ class PointBoxes(BoxCoder):
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """5 * (1 - IoU^2) over the positive cells and the objectness of all cells by BCE, both per positive cell.
 
-        The positive cells are those of the global batch of all processes, so that N processes take the step that one
-        would; nothing here waits for the device.
+        Output (B, 5, h, w), truth (B, 4) -> two scalars. The positive cells are those of the global batch of all
+        processes, so that N processes take the step that one would; nothing here waits for the device.
         """
         boxes, objectness = self._boxes(output)
         truth = truth.to(boxes.dtype)[:, None]
@@ -38,6 +38,7 @@ class PointBoxes(BoxCoder):
         }
 
     def best(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (B, 5, h, w) -> the box (B, 4) of highest objectness, and that objectness (B,) in [0, 1]."""
         boxes, objectness = self._boxes(output)
         highest, chosen = objectness.max(1)
         return boxes.take_along_dim(chosen[:, None, None], 1).squeeze(1), highest.sigmoid()

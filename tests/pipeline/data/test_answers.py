@@ -123,7 +123,8 @@ def test_soft_targets() -> None:
 
 def test_the_number_of_the_one_answer() -> None:
     found = targets([["no"], ["never seen"], [], ["yes"]], replace(SOFT, soft=False))
-    assert (found.dtype, found.tolist()) == (np.int64, [1, -1, -1, 0])
+    assert found.dtype == np.int64
+    assert found.tolist() == [1, -1, -1, 0]
 
 
 def test_questions_without_a_learned_answer_are_counted() -> None:

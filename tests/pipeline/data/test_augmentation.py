@@ -270,7 +270,10 @@ def items(sets: dict[str, Path]) -> Items:
 
 def flat(augmentation: Augmentation | None) -> list[list[float]]:
     assert augmentation is not None
-    return np.concatenate([augmentation.scale[:, None], augmentation.at, augmentation.colour], 1).tolist()
+    rows: list[list[float]] = np.concatenate(
+        [augmentation.scale[:, None], augmentation.at, augmentation.colour], 1
+    ).tolist()
+    return rows
 
 
 def test_the_draw_is_the_same_on_every_world_and_after_resuming(items: Items, sets: dict[str, Path]) -> None:

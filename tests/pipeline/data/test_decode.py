@@ -34,7 +34,8 @@ def encoded(pixels: NDArray[np.uint8], kind: str = "PNG", **options: object) -> 
 
 def fit(data: list[Bytes]) -> Letterbox:
     sides = [Image.open(io.BytesIO(one.tobytes())).size for one in data]
-    return Letterbox.fit(*np.array(sides, np.int64).T, SIZE)
+    width, height = np.array(sides, np.int64).T
+    return Letterbox.fit(width, height, SIZE)
 
 
 def quadrants(width: int = 40, height: int = 20) -> NDArray[np.uint8]:
@@ -53,7 +54,7 @@ def by_pil(data: Bytes, box: Letterbox) -> NDArray[np.float32]:
     new = (int(box.new_width[0]), int(box.new_height[0]))
     square = Image.new("RGB", (SIZE, SIZE), (PADDING,) * 3)
     square.paste(picture.resize(new, Image.Resampling.BILINEAR), (int(box.left[0]), int(box.top[0])))
-    return np.asarray(square, np.float32).transpose(2, 0, 1) / 255
+    return np.asarray(square, np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
 def assert_alike(decoder: Decoder, data: Bytes, within: float = 2.5) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from laconvnet.pipeline.data.examples import Examples, Items
+from laconvnet.pipeline.data.examples import Examples, Items, Rows
 from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
 from laconvnet.pipeline.data.loader import Batch, DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary, words
@@ -133,8 +133,9 @@ def assert_equal(one: Batch, other: Batch) -> None:
         torch.testing.assert_close(getattr(one, name), getattr(other, name), equal_nan=True, msg=name)
 
 
-def rows_of(examples: Examples, text: str) -> NDArray[np.int64]:
-    return examples.rows[np.array(examples.texts(examples.rows)) == text]
+def rows_of(examples: Examples, text: str) -> Rows:
+    found: Rows = examples.rows[np.array(examples.texts(examples.rows)) == text]
+    return found
 
 
 def test_the_mirrored_left_box_is_the_right_box(grouped: Examples, loader: Loader) -> None:
@@ -195,11 +196,12 @@ class PlannedRun:
         return [self._answers[row] for row in rows]
 
 
-def test_an_answer_goes_with_its_question() -> None:
+def test_an_answer_goes_with_its_question(monkeypatch: pytest.MonkeyPatch) -> None:
     said = ["what side?", "left of it?", "q", "left?", "how many left?"]
     asked = PlannedRun(["left", "yes", "on the right", None, "2"], said)
     loader = Loader.__new__(Loader)
-    loader._examples, loader._vocabulary = asked, Vocabulary((), ("left", "right", "yes", "2", "on the right"))
+    loader._vocabulary = Vocabulary((), ("left", "right", "yes", "2", "on the right"))
+    monkeypatch.setattr(loader, "_examples", asked, raising=False)
     rows = np.arange(5)
     texts, numbers, mirrored = loader._said(rows, rows, np.ones(5, bool))
     assert texts == ["what side?", "right of it?", "q", "right?", "how many right?"]

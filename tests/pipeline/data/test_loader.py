@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,5 +200,6 @@ def test_no_requests_no_batches(loader: Loader) -> None:
     ("key", "value"), [("batch", 0), ("words", 0), ("threads", 0), ("size", 0), ("size", 50), ("size", -32)]
 )
 def test_values_that_cannot_work_are_named(key: str, value: int) -> None:
+    options: dict[str, Any] = {key: value}
     with pytest.raises(ConfigError, match=rf"^data\.{key}: {value}: expected"):
-        DataConfig("folder", **{key: value})
+        DataConfig("folder", **options)

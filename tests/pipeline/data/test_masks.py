@@ -126,7 +126,7 @@ def test_real_annotations_reach_the_batch(tmp_path: Path) -> None:
     build(samples, tmp_path / "built", source="refcocog", licence="x", options={}, progress=False)
     examples = Examples.open(tmp_path / "built", "expression", "train")
     polygons_of = {
-        (str(entry["image_id"]), tuple(np.float32(entry["bbox"]).tolist())): entry["segmentation"]
+        (str(entry["image_id"]), tuple(np.array(entry["bbox"], np.float32).tolist())): entry["segmentation"]
         for entry in instances["annotations"]
     }
     with closing(loader_of(examples, 416)) as loader:
@@ -163,7 +163,12 @@ def test_masks_of_the_stored_pictures_read_each_record_once(groups: Path, monkey
     expected = annotated(examples, instances, of_ref)
     read: list[int] = []
     original = Manifest.read_record
-    monkeypatch.setattr(Manifest, "read_record", lambda self, row: (read.append(row), original(self, row))[1])
+
+    def noted(self: Manifest, row: int) -> Record:
+        read.append(row)
+        return original(self, row)
+
+    monkeypatch.setattr(Manifest, "read_record", noted)
     for mask, truth in zip(examples.masks(examples.rows), expected, strict=True):
         np.testing.assert_array_equal(mask, truth)
     assert sorted(read) == sorted(set(examples.samples(examples.rows).tolist()))
@@ -219,7 +224,7 @@ def test_a_damaged_record_is_named(damaged: Manifest, threads: int) -> None:
 
 def blob(height: int, width: int) -> NDArray[np.uint8]:
     rows, columns = np.mgrid[:height, :width]
-    return (((rows - height / 2) ** 2 + (columns - width / 3) ** 2) < (height / 3) ** 2).astype(np.uint8)
+    return np.asarray((rows - height / 2) ** 2 + (columns - width / 3) ** 2 < (height / 3) ** 2, np.uint8)
 
 
 def test_encoding_is_undone_by_decoding() -> None:

@@ -220,7 +220,8 @@ def test_far_along_an_epoch_is_still_each_item_once() -> None:
 
 def test_seeds_and_epochs_differ() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return Plan((50,), (1.0,), seed).items(span(epoch * 50, (epoch + 1) * 50))[0].tolist()
+        items: list[int] = Plan((50,), (1.0,), seed).items(span(epoch * 50, (epoch + 1) * 50))[0].tolist()
+        return items
 
     orders = [order(seed, epoch) for seed in range(4) for epoch in range(4)]
     assert len({tuple(one) for one in orders}) == len(orders)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from laconvnet.pipeline.data import loader as loading
+from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.prefetch import Stalled, prefetch
@@ -101,7 +101,7 @@ def test_a_picture_that_is_not_done_is_named(
         gate.wait(20)
         return torch.zeros(1, 3, 64, 64)
 
-    monkeypatch.setattr(loading.Decoder, "decode", held_up)
+    monkeypatch.setattr(Decoder, "decode", held_up)
     with closing(loader_of(examples, CONFIG)) as loader, pytest.raises(Stalled) as caught:
         next(loader.stream([Request(examples.rows[3:5])]))
     entry = examples.manifest.samples.slice(int(examples.samples(examples.rows[3:4])[0]), 1).to_pylist()[0]
@@ -213,7 +213,7 @@ def test_a_patience_that_is_none_is_named(value: float) -> None:
 def test_workers_keep_the_order_and_raise_the_first_error() -> None:
     workers = Workers(3, "some")
 
-    def make(number: Any) -> int:
+    def make(number: int) -> int:
         time.sleep(0.002 * (number % 3))
         if number in (5, 9):
             raise KeyError(number)
@@ -229,9 +229,15 @@ def test_workers_keep_the_order_and_raise_the_first_error() -> None:
 
 
 def test_closing_waits_so_long_and_no_longer(gate: threading.Event) -> None:
-    workers = Workers(2, "reader")
-    asked = threading.Thread(target=lambda: workers.map(lambda _: gate.wait(20), [1]), daemon=True)
+    workers, begun = Workers(2, "reader"), threading.Event()
+
+    def held_up(_: int) -> None:
+        begun.set()
+        gate.wait(20)
+
+    asked = threading.Thread(target=lambda: workers.map(held_up, [1]), daemon=True)
     asked.start()
+    assert begun.wait(20)
     assert not workers.close(0.2)
     gate.set()
     asked.join(10)

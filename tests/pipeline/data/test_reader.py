@@ -123,8 +123,8 @@ def test_no_more_files_stay_open_than_the_system_grants(sets: dict[str, Path], m
         reader.read(one_of_each[-2:-1])
         reader.read(one_of_each[:1])
         assert descriptors() - before == {names[-2], names[0]}
-        everything = np.arange(len(shards))
-        assert [one.tobytes() for one in reader.read(everything)] == [manifest.read_image(row) for row in everything]
+        stored = [manifest.read_image(row) for row in range(len(shards))]
+        assert [one.tobytes() for one in reader.read(np.arange(len(shards)))] == stored
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     with Reader(manifest) as reader:
         for row in one_of_each:

@@ -82,9 +82,9 @@ def test_an_epoch_is_a_permutation_and_weights_are_multiplicities(sets: dict[str
     assert merged.plan.weights == (1.0, 0.5)
     assert length == whole + round(half / 2)
     shown = [Counter(merged.plan.step(epoch, length, 0, 1)[0].tolist()) for epoch in range(2)]
-    for epoch in shown:
-        assert {item: count for item, count in epoch.items() if item < whole} == dict.fromkeys(range(whole), 1)
-        assert {count for item, count in epoch.items() if item >= whole} == {1}
+    for once in shown:
+        assert {item: count for item, count in once.items() if item < whole} == dict.fromkeys(range(whole), 1)
+        assert {count for item, count in once.items() if item >= whole} == {1}
     both = shown[0] + shown[1]
     assert set(both) >= set(range(whole + half - 1))
     assert max(count for item, count in both.items() if item >= whole) <= 2

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.examples import Examples, Kind
 from laconvnet.pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
 from laconvnet.pipeline.errors import ConfigError
 from tests.samples import SAMPLES, needs
@@ -82,7 +82,7 @@ def test_a_text_without_words_is_refused_by_name(text: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "kind"), [("refcoco", "expression"), ("clevr", "question")])
-def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], source: str, kind: str) -> None:
+def test_the_training_split_alone_makes_the_vocabulary(sets: dict[str, Path], source: str, kind: Kind) -> None:
     from laconvnet.pipeline.training.start import _vocabulary
 
     training = Examples.open(sets[source], kind, "train")

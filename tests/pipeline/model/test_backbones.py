@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.backbones import BACKBONES, Backbone, load_weights
-from laconvnet.pipeline.model.backbones.csp_darknet import CspDarkNet
+from laconvnet.pipeline.model.backbones.csp_darknet import ConvBnAct, CrossStage, CspDarkNet
 from laconvnet.pipeline.model.backbones.resnet import ResNet
 
 
@@ -122,9 +122,10 @@ def test_a_block_is_what_the_resnet_paper_says() -> None:
 def test_a_cross_stage_lets_half_of_the_channels_pass() -> None:
     made = small("csp").eval()
     stage = made.get_submodule("stages.2")
+    assert isinstance(stage, CrossStage)
     with torch.no_grad():
         x = torch.rand(1, 8, 8, 8)
-        wide = stage.conv_exp(stage.conv_down(x))
+        wide: Tensor = stage.conv_exp(stage.conv_down(x))
         before = stage(x)
         stage.conv_transition_b.bn.weight.zero_()
         stage.conv_transition_b.bn.bias.zero_()
@@ -132,6 +133,7 @@ def test_a_cross_stage_lets_half_of_the_channels_pass() -> None:
         torch.testing.assert_close(stage(x), stage.conv_transition(past_alone))
         assert (stage(x) - before).abs().max() > 0
     leaky = made.get_submodule("stem.conv1")
+    assert isinstance(leaky, ConvBnAct)
     leaky.conv.weight.data.fill_(-1.0)
     torch.testing.assert_close(
         leaky(torch.ones(1, 3, 3, 3))[0, 0, 1, 1], torch.tensor(-0.27 / (1 + 1e-5) ** 0.5)

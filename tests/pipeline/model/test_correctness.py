@@ -207,7 +207,8 @@ def gradients_are_right(made: nn.Module, inputs: list[Tensor], call: Any) -> boo
     def forward(vector: Tensor) -> Tensor:
         given = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
         parameters = dict(zip(names, given[len(inputs) :], strict=True))
-        return torch.func.functional_call(made, parameters, call(*given[: len(inputs)]))
+        out: Tensor = torch.func.functional_call(made, parameters, call(*given[: len(inputs)]))
+        return out
 
     vector = torch.cat([value.flatten() for value in values]).requires_grad_()
     return torch.autograd.gradcheck(forward, vector, fast_mode=True)

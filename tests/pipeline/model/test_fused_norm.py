@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,12 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The double in the place of apex's extension, and the maps that went through it forward."""
     seen: list[Tensor] = []
 
+    plain: Callable[..., Tensor] = syncbn_double.batchnorm_forward_c_last
+
     def forward(x: Tensor, *rest: object) -> Tensor:
         seen.append(x)
         return plain(x, *rest)
 
-    plain = syncbn_double.batchnorm_forward_c_last
     monkeypatch.setattr(syncbn_double, "batchnorm_forward_c_last", forward)
     monkeypatch.setitem(sys.modules, fused_norm.EXTENSION, syncbn_double)
     return seen
@@ -48,6 +51,10 @@ def maps(dtype: torch.dtype, number: int = 3, shape: tuple[int, ...] = (4, 6, 5,
     some = torch.Generator().manual_seed(5)
     made = [torch.randn(shape, generator=some) * 2 + 1 for _ in range(number)]
     return [each.to(dtype).contiguous(memory_format=torch.channels_last) for each in made]
+
+
+def named(name: str) -> Callable[[str], str]:
+    return lambda message: f"{name}: {message}"
 
 
 def layer(fused: bool, channels: int = 6) -> BatchNorm:
@@ -60,12 +67,15 @@ def layer(fused: bool, channels: int = 6) -> BatchNorm:
 
 
 def results(norm: BatchNorm, x: Tensor, beside: Tensor | None, relu: bool, grad: Tensor) -> dict[str, Tensor]:
-    leaves = {"x": x, "beside": beside}
-    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items() if leaf is not None}
+    given = {"x": x, "beside": beside}
+    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in given.items() if leaf is not None}
     out = norm(leaves["x"], leaves.get("beside"), relu=relu)
     out.backward(grad)
-    grads = {**leaves, **dict(norm.named_parameters())}
-    return {"out": out.detach(), **{name: leaf.grad for name, leaf in grads.items()}, **dict(norm.named_buffers())}
+    grads = {}
+    for name, leaf in {**leaves, **dict(norm.named_parameters())}.items():
+        assert leaf.grad is not None, name
+        grads[name] = leaf.grad
+    return {"out": out.detach(), **grads, **dict(norm.named_buffers())}
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -82,9 +92,7 @@ def test_is_the_layer_of_pytorch(kernels: list[Tensor], dtype: torch.dtype, with
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # half precision: PyTorch rounds before the sum as well
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype
-        torch.testing.assert_close(
-            value, theirs[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(value, theirs[name], rtol=tolerance, atol=tolerance, msg=named(name))
     assert ours["out"].is_contiguous(memory_format=torch.channels_last)
     assert ours["num_batches_tracked"] == 1
 
@@ -95,7 +103,8 @@ def test_gradients_are_those_of_finite_differences(kernels: list[Tensor], monkey
     x, beside, _ = (each.requires_grad_() for each in maps(torch.float64, shape=(2, 6, 2, 2)))
 
     def output(x: Tensor, beside: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return fused_norm.FusedBatchNorm.apply(weight, bias, norm.eps, x, beside, True)[0]
+        apply: Callable[..., tuple[Tensor, ...]] = fused_norm.FusedBatchNorm.apply
+        return apply(weight, bias, norm.eps, x, beside, True)[0]
 
     assert torch.autograd.gradcheck(output, (x, beside, norm.weight, norm.bias))
     assert kernels
@@ -139,10 +148,11 @@ def test_statistics_are_learned_once_where_activations_are_computed_again(kernel
 
 
 def test_a_laconv_block_trains_the_same(kernels: list[Tensor]) -> None:
-    config = BlockConfig(dim=8, condition=8, groups=2, packing=2, kernel_size=3, words=6, heads=2, filter_dropout=0.0)
+    config = BlockConfig(dim=8, condition=8, groups=2, packing=2, kernel_size=3, words=6, heads=2)
     torch.manual_seed(3)
-    block = LaConvBlock(config).to(memory_format=torch.channels_last)
-    block.generator.affinity.dropout = 0.0  # type: ignore[union-attr]
+    block = LaConvBlock(replace(config, affinity_dropout=0.0, filter_dropout=0.0))
+    move: Callable[..., LaConvBlock] = block.to
+    move(memory_format=torch.channels_last)
     x, grad = maps(torch.float32, 2, (2, 8, 6, 6))
     words, mask = torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.bool)
     found = []
@@ -151,7 +161,9 @@ def test_a_laconv_block_trains_the_same(kernels: list[Tensor]) -> None:
         block.zero_grad()
         out = block(x, words, mask)
         out.backward(grad)
-        found.append([out.detach(), *(weight.grad.clone() for weight in block.parameters())])
+        grads = [weight.grad for weight in block.parameters() if weight.grad is not None]
+        assert len(grads) == len(list(block.parameters()))
+        found.append([out.detach(), *(one.clone() for one in grads)])
     assert len(kernels) >= 3  # behind the operator, and both of the MLP
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -93,7 +93,10 @@ def test_the_cross_stage_sends_half_through_three_bottlenecks_and_half_past() ->
     made = CrossStage(10, 8).eval()
     x = torch.randn(2, 10, 6, 6)
     through = made.through(x)
-    for squeeze, mix in made.bottlenecks:  # type: ignore[misc]
+    for bottleneck in made.bottlenecks:
+        squeeze, mix = bottleneck.children()
+        assert isinstance(squeeze, ConvNormAct)
+        assert isinstance(mix, ConvNormAct)
         assert (squeeze.conv.kernel_size, mix.conv.kernel_size) == ((1, 1), (3, 3))
         through = mix(squeeze(through))
     assert len(made.bottlenecks) == 3
@@ -270,14 +273,15 @@ def test_compiles_without_a_break_in_training(name: str) -> None:
     head, (maps, words, mask) = make(name).train(), inputs()
     # Tracing takes long: of the masks, whose necks are made of what the points have, the part that is their own.
     plain, given = (head.pyramid, maps[:1]) if isinstance(head, MaskHead) else (head, (maps, words, mask))
-    compiled = torch.compile(copy.deepcopy(plain), backend="aot_eager", fullgraph=True)
+    other = copy.deepcopy(plain)
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
     expected, found = plain(*given), compiled(*given)
     torch.testing.assert_close(found, expected)
     expected.square().mean().backward()
     found.square().mean().backward()
-    gradients = {of: parameter.grad for of, parameter in compiled.named_parameters()}
+    gradients = {of: parameter.grad for of, parameter in other.named_parameters()}
     for of, parameter in plain.named_parameters():
-        assert near(gradients[f"_orig_mod.{of}"], parameter.grad), of
+        assert near(gradients[of], parameter.grad), of
 
 
 @pytest.mark.parametrize(("task", "shape"), [("rec", (2, 5, 2, 2)), ("res", (2, 64, 64)), ("grec", (2, 64, 64))])

@@ -170,7 +170,7 @@ def test_language_follows_the_preset_and_yields_to_the_config() -> None:
         ("model.heads.anchors.stride", "4", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(stride=4)))),  # type: ignore[arg-type]
         ("model.heads.anchors.sizes", "none", replace(REC, heads=HeadsConfig(anchors=AnchorHeadConfig(sizes=())))),
         ("model.language.heads", "7", replace(REC, language=LanguageConfig(heads=7))),
-        ("model.task", "'res2'", replace(REC, task="res2")),  # type: ignore[arg-type]
+        ("model.task", "'res2'", replace(REC, task="res2")),
     ],
 )
 def test_a_config_that_cannot_be_built_is_named(key: str, value: str, config: ModelConfig) -> None:

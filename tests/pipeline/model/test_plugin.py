@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from laconvnet.pipeline.model.backbones.resnet import ResNet
 from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
 from laconvnet.pipeline.model.cost import cost
 from laconvnet.pipeline.model.heads.anchors import AnchorHeadConfig
+from laconvnet.pipeline.model.plugin import PlugIn, PlugInStage
 from laconvnet.pipeline.model.recompute import recomputed
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import start
@@ -31,7 +33,7 @@ REC = ModelConfig(
     head="anchors",
     heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=((12, 12), (20, 20)))),
 )
-SMALL = {
+SMALL: dict[str, Callable[[], Backbone]] = {
     "small": lambda: ResNet("bottleneck", (1, 1, 1, 1), width=4),
     "small_csp": lambda: CspDarkNet((1, 1, 1, 1, 1), width=4),
 }
@@ -46,6 +48,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def make(config: ModelConfig = REC) -> Model:
     torch.manual_seed(0)
     return build_model(config, vocabulary_size=30, answers=7)
+
+
+def backbone_of(model: Model) -> Backbone:
+    assert isinstance(model.visual, PlugIn)
+    return model.visual.backbone
+
+
+def stages_of(model: Model) -> list[PlugInStage]:
+    assert isinstance(model.visual, PlugIn)
+    return [stage for stage in model.visual.stages if isinstance(stage, PlugInStage)]
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -96,15 +108,15 @@ def test_gradient_reaches_every_parameter() -> None:
 def test_recomputed_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
 
-    def noted(block: object, *inputs: Tensor) -> Tensor:
+    def noted(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         begun.append(block)
-        return recomputed(block, *inputs)  # type: ignore[arg-type]
+        return recomputed(block, *inputs)
 
     monkeypatch.setattr("laconvnet.pipeline.model.net.recomputed", noted)
     gradients = []
     for again in (False, True):
         model = make()
-        for stage in model.visual.stages:
+        for stage in stages_of(model):
             stage.recompute = again
         torch.manual_seed(3)
         model(*batch()).square().sum().backward()
@@ -131,7 +143,7 @@ def test_what_a_fine_map_found_goes_on_to_the_coarser_ones() -> None:
     with torch.no_grad():
         words, mask = model.language(tokens)
         before = model.visual(images, words, mask)
-        model.visual.stages[1].project.norm.bias.add_(1.0)
+        stages_of(model)[1].project.norm.bias.add_(1.0)
         after = model.visual(images, words, mask)
     assert torch.equal(before[0], after[0])
     assert all((a - b).abs().max() > 0 for a, b in zip(before[1:], after[1:], strict=True))
@@ -194,7 +206,7 @@ def test_a_new_run_begins_with_the_weights_and_a_resumed_one_does_not_read_them(
     config, given = asked
     examples = Examples.open(Path(config.data.folder), "expression", "train")
     begun = start(config, None, examples)
-    held = begun.model.visual.backbone.state_dict()
+    held = backbone_of(begun.model).state_dict()
     assert all(torch.equal(held[name], value) for name, value in given.state_dict().items())
     assert begun.told.endswith(f"tensors of the backbone from {tmp_path / 'resnet.pth'}, without fc.weight")
     (tmp_path / "resnet.pth").unlink()
@@ -205,7 +217,7 @@ def test_a_new_run_begins_with_the_weights_and_a_resumed_one_does_not_read_them(
     own = checkpoint.folder_of(tmp_path / "run", 3)
     checkpoint.save(own, state, begun.vocabulary.to_json())
     resumed = start(config, own, examples)
-    assert all((value == 2).all() for value in resumed.model.visual.backbone.state_dict().values())
+    assert all((value == 2).all() for value in backbone_of(resumed.model).state_dict().values())
     # A later stage inherits the trained backbone: it does not ask for the file either.
     inherited = start(replace(config, init_from=str(tmp_path / "run")), None, examples)
-    assert (inherited.model.visual.backbone.state_dict()["conv1.weight"] == 2).all()
+    assert (backbone_of(inherited.model).state_dict()["conv1.weight"] == 2).all()

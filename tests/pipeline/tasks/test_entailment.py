@@ -39,8 +39,7 @@ def pairs(tmp_path: Path) -> Path:
         (raw / f"snli_ve_{split}.jsonl").write_text("\n".join(lines))
     source = get("snli_ve")
     samples = source.samples(raw, images=None, splits=None, partition=None)
-    facts = {"source": source.name, "licence": source.licence, "options": {}}
-    build(samples, tmp_path / "built", **facts, progress=False)
+    build(samples, tmp_path / "built", source=source.name, licence=source.licence, options={}, progress=False)
     return tmp_path / "built"
 
 

@@ -22,6 +22,7 @@ from laconvnet.pipeline.model.heads.points import PointHeadConfig
 from laconvnet.pipeline.tasks.boxes import points
 from laconvnet.pipeline.tasks.boxes.points import PointBoxes
 from laconvnet.pipeline.tasks.rec import Rec, iou_xywh
+from tests.pipeline.tasks.terms import total
 
 SIZE, CELLS = 64, 8
 STRIDE = SIZE / CELLS
@@ -206,7 +207,7 @@ def test_every_box_of_the_square_has_a_positive_cell_and_a_finite_gradient(truth
     torch.manual_seed(0)
     output = torch.randn(1, 5, CELLS, CELLS, requires_grad=True)
     terms = coder().loss(output, torch.tensor([truth]))
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert output.grad is not None
     assert output.grad.isfinite().all()
     assert (output.grad[:, 4] < 0).any()
@@ -222,7 +223,7 @@ def test_a_box_off_the_grid_has_no_positive_cell() -> None:
     assert alone["iou"] == 0
     expected = torch.nn.functional.softplus(output[1, 4]).sum()
     torch.testing.assert_close(alone["objectness"], expected)
-    sum(alone.values()).backward()
+    total(alone).backward()
     assert output.grad is not None
     assert output.grad.isfinite().all()
 
@@ -231,7 +232,7 @@ def test_wild_outputs_stay_finite() -> None:
     for value in (1e4, -1e4):
         output = torch.full((1, 5, CELLS, CELLS), value, requires_grad=True)
         terms = coder().loss(output, torch.tensor([[10.0, 10.0, 30.0, 30.0]]))
-        sum(terms.values()).backward()
+        total(terms).backward()
         assert all(term.isfinite() for term in terms.values())
         assert output.grad is not None
         assert output.grad.isfinite().all()
@@ -274,7 +275,7 @@ def test_a_perfect_output_costs_nothing_and_is_answered_exactly(cells: int) -> N
     for number, positive in enumerate(positives(output, truth)):
         for i, j in positive:
             output[number, 4, i, j] = 30
-    assert sum(coder().loss(output, truth).values()).item() == pytest.approx(0, abs=1e-5)
+    assert total(coder().loss(output, truth)).item() == pytest.approx(0, abs=1e-5)
     boxes, score = coder().best(output)
     torch.testing.assert_close(boxes, truth, rtol=0, atol=1e-5)
     torch.testing.assert_close(score, torch.ones(4, dtype=torch.float64))
@@ -330,7 +331,7 @@ def test_two_processes_take_the_step_of_one(monkeypatch: pytest.MonkeyPatch) -> 
     output, truth = scattered(5)
     output.requires_grad_()
     terms = coder().loss(output, truth)
-    sum(terms.values()).backward()
+    total(terms).backward()
     positive = sum(len(cells) for cells in positives(output.detach(), truth))
     counts: list[float] = []
 
@@ -340,12 +341,12 @@ def test_two_processes_take_the_step_of_one(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(points, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
     means, gradient = dict.fromkeys(terms, 0.0), torch.zeros_like(output)
     for part in (slice(0, 2), slice(2, 5)):
         mine = output[part].detach().requires_grad_()
         found = coder().loss(mine, truth[part])
-        sum(found.values()).backward()
+        total(found).backward()
         assert mine.grad is not None
         gradient[part] = mine.grad / 2
         means = {name: means[name] + term.item() / 2 for name, term in found.items()}

@@ -18,6 +18,7 @@ from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.model import HeadsConfig, ModelConfig
 from laconvnet.pipeline.model.heads.anchors import AnchorHeadConfig
 from laconvnet.pipeline.tasks.rec import Rec, iou_xywh
+from tests.pipeline.tasks.terms import total
 
 SIZE, CELLS = 64, 8
 STRIDE = SIZE / CELLS
@@ -170,7 +171,7 @@ def test_a_perfect_output_costs_nothing_more_and_is_answered_exactly(seed: int) 
     assert terms["wh"].item() == pytest.approx(0, abs=1e-6)
     assert terms["objectness"].item() == pytest.approx(0, abs=1e-4)
     # BCE against a fraction is never zero, but it is at its least: nothing pulls.
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert output.grad is not None
     assert output.grad.abs().max() < 1e-5
     answers = task().answer(output.detach(), batch)
@@ -183,7 +184,7 @@ def test_a_perfect_output_costs_nothing_more_and_is_answered_exactly(seed: int) 
 def test_a_centre_on_a_corner_of_cells_costs_nothing_at_all() -> None:
     batch = batch_of([[16, 24, 16, 16]])
     terms = task().loss(perfect(batch), batch)
-    assert sum(terms.values()).item() == pytest.approx(0, abs=1e-4)
+    assert total(terms).item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize(("anchor_order", "expected"), [(ANCHORS, 0), (ANCHORS[::-1], 2)])
@@ -209,7 +210,7 @@ def test_boxes_at_the_border_belong_to_the_last_cells(box: list[float], cell: tu
     output = torch.zeros(1, len(ANCHORS), 5, CELLS, CELLS, requires_grad=True)
     terms = task().loss(output, batch_of([box]))
     assert all(torch.isfinite(term) for term in terms.values())
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert output.grad is not None
     assert torch.isfinite(output.grad).all()
     assert [tuple(place) for place in torch.nonzero(output.grad[0, :, 4] < 0)[:, 1:].tolist()] == [cell]
@@ -230,7 +231,7 @@ def test_the_terms_are_means_over_the_batch() -> None:
 def test_wild_outputs_stay_finite() -> None:
     output = torch.full((1, len(ANCHORS), 5, CELLS, CELLS), 1e4, requires_grad=True)
     terms = task().loss(output, batch_of([[10, 10, 20, 20]]))
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert all(torch.isfinite(term) for term in terms.values())
     assert output.grad is not None
     assert torch.isfinite(output.grad).all()

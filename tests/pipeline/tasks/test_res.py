@@ -301,6 +301,7 @@ def test_sets_that_a_task_cannot_be_scored_on_are_refused(
         evaluate.evaluate(tmp_path / kind, groups, "val", tmp_path / "out.json", progress=False)
     assert not (tmp_path / "out.json").exists()
     report = evaluate.evaluate(tmp_path / "grec", groups, "val", tmp_path / "out.json", progress=False)
+    assert report is not None
     assert json.loads((tmp_path / "out.json").read_text()) == report
     assert (report["task"], report["examples"], report["giou"]) == ("grec", 20, 1)
 

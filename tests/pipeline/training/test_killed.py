@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from laconvnet.pipeline.runs.layout import step_of
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import Rank, comes_to, finish, stands_still, start
 
@@ -75,7 +76,7 @@ def _undisturbed(place: Path, refcoco: Path, stage: str) -> Undisturbed:
     return Undisturbed(
         {number: [ranked[number] for ranked in steps] for number in steps[0]},
         logged(run),
-        {checkpoint.step_of(folder): marker(folder) for folder in saved},
+        {step_of(folder): marker(folder) for folder in saved},
         {name: count / len(saved) for name, count in totals.items()},
     )
 
@@ -180,9 +181,9 @@ class Lap:
         """The step that a start would go on from; whatever a kill left, no checkpoint is half there or another."""
         for folder in sorted((self.run / "checkpoints").glob("step-*")):
             assert checkpoint.is_whole(folder), f"{folder} is not whole"
-            assert marker(folder) == self.whole.files[checkpoint.step_of(folder)], f"{folder} holds another state"
+            assert marker(folder) == self.whole.files[step_of(folder)], f"{folder} holds another state"
         found = checkpoint.newest(self.run)
-        return checkpoint.step_of(found) if found else 0
+        return step_of(found) if found else 0
 
     def check_the_start(self, watched: Path, before: int) -> None:
         """It began where the newest checkpoint was, swept, and took the steps of the undisturbed run, to the bit."""
