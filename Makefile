@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint gpu clean
+.PHONY: help demo test lint docs gpu clean
 
 help:
 	@echo "make demo    walk the whole road on this machine: data, shards, training, finetuning, report (ten minutes)"
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the site of docs/, as build/docs/index.html"
 	@echo "make gpu     every test that needs an NVIDIA GPU, and the benches: runs/gpu.txt, runs/gpu-bench.jsonl, runs/gpu-train.jsonl"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make clean   remove the environment, caches and demo runs"
@@ -37,6 +38,13 @@ lint: $(READY)
 	@ln -sfn $(addprefix ../../../,$(wildcard laconvnet/*.py) configs kernels launch pipeline shards) build/typed/laconvnet
 	$(BIN)/mypy
 
+# The pages that follow from the code are written again first. Nothing is fetched, neither here nor by a reader's browser.
+docs: $(READY)
+	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python docs/img/diagrams.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "build/docs/index.html; searching wants a server: $(BIN)/python -m http.server --directory build/docs"
+
 # SIGKILL at so many points of training and publishing; SEED repeats what a failure names. A line a point.
 .PHONY: fuzz
 fuzz: $(READY)
@@ -49,7 +57,7 @@ gpu:
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --progress-bar off -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 clean:

@@ -23,13 +23,16 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Precision, sharding and memory; nothing here changes what a step computes but its rounding.
+    """Precision, sharding and memory. Of what a step computes only its rounding depends on them, but for `accumulate`.
+
+    Batch norm sees one micro-batch at a time: another `accumulate` gives other statistics, so another result, though
+    the gradient is averaged over the same examples. It may be changed at a resume all the same.
 
     Args:
         zero: DeepSpeed's ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well.
         precision: `bf16` and `fp16` compute in that type with fp32 weights (autocast); `fp32` computes in fp32.
         offload: Keeps Adam's state in the host's memory (`optimizer`, ZeRO 1-3), or the weights too (`all`, ZeRO 3).
-        accumulate: Micro-batches a step is cut into; batch norm sees one at a time.
+        accumulate: Micro-batches a step is cut into. It changes what batch norm sees: one micro-batch at a time.
         recompute: Stages (1 to 5) whose activations are computed again in the backward pass in place of being kept.
         loss_scale: First loss scale of fp16; it halves at each overflow.
         loss_scale_growth: Steps without overflow after which the scale doubles.

@@ -199,9 +199,9 @@ def test_other_mistakes_are_named() -> None:
         make(REC)(torch.zeros(1, 3, 64, 48), torch.ones(1, 2, dtype=torch.int64))
 
 
-def test_the_example_of_the_readme_is_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation_is_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "extending.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, type[nn.Module]] = {}
     exec(example, names)
     monkeypatch.setitem(BLOCKS, "depthwise", names["DepthwiseBlock"])

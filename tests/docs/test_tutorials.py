@@ -1,0 +1,58 @@
+"""The tutorials, run from their pages at a small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import folders
+import pytest
+
+from laconvnet.launch import cli
+from tests.docs.pages import DOCS, ROOT, untold, walk
+
+TUTORIALS = DOCS / "tutorials"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What the pages take for the top of a checkout: `configs`, and `raw` with 64 generated training images."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    assert (
+        cli.main(["shards", "generate", "--out", f"{tmp_path}/raw", "--pictures", "64", "--seed", "1", "--json"]) == 0
+    )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_refcoco_and_eight_gpus(folder: Path) -> None:
+    shown = walk(TUTORIALS / "refcoco.md", folder)
+    assert "3 done" in shown
+    (scores,) = (folder / "runs/refcoco").glob("eval-val-*/val.json")
+    assert 0 <= json.loads(scores.read_text())["acc@0.5"] <= 1
+    assert "refcoco" in (folder / "runs/refcoco/report.html").read_text()
+    assert (folder / "answer.png").read_bytes().startswith(b"\x89PNG")
+    assert not untold(folder / "runs/refcoco", {"val.json", "val.answers.jsonl"})
+    built = [file.name for file in (folder / "shards/refcoco").iterdir()]
+    assert not [name for name in built if not folders.known(name, folders.SET)]
+
+
+@pytest.mark.slow
+def test_resume_move_and_other_processes(folder: Path) -> None:
+    out = f"{folder}/shards/refcoco"
+    assert cli.main(["shards", "build", "refcoco", "--root", f"{folder}/raw/refer", "--out", out, "--json"]) == 0
+    (folder / "tiny.yaml").write_text("base: configs/demo/finetune-rec.yaml\nschedule:\n  epochs: 20\n")
+    shown = walk(TUTORIALS / "resume.md", folder)
+    assert "the same command goes on" in shown
+    (log,) = (folder / "runs/go-on").glob("train-*/jobs/*_0_log.err")
+    assert "on 2 process(es)" in log.read_text()
+    run = folder / "elsewhere/first"
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == rows[-1]["steps"]
+    assert (run / f"checkpoints/step-{rows[-1]['step']:08d}/COMMIT").is_file()
+
+
+def test_every_tutorial_is_run() -> None:
+    """Those above, and that of SLURM in tests/slurm/test_tutorial.py."""
+    run = {"refcoco.md", "resume.md", "slurm.md"}
+    assert {page.name for page in TUTORIALS.glob("*.md")} - {"index.md"} == run
