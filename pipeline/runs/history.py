@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object
-from laconvnet.pipeline.runs.records import is_number, read_lines
 from laconvnet.pipeline.runs.layout import DONE, FAILED, JOB, STARTS, task_folder
+from laconvnet.pipeline.runs.records import is_number, read_lines
 
 KINDS = ("queued", "interrupted", "done", "running", "failed")  # those later are drawn over those before
 

@@ -25,12 +25,12 @@ from typing import Any
 from tqdm import tqdm
 
 from laconvnet.files import publish_bytes, read_object, remove_leftovers
-from laconvnet.shards.errors import InputError
 from laconvnet.shards.build.join import join_parts
-from laconvnet.shards.format.manifest import MANIFEST, Manifest, PARTS, VERSION, read_meta
-from laconvnet.shards.build.plan import Planner, SHARD_BYTES
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.writer import Chunk, write_shard
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
+from laconvnet.shards.format.raw import RawSample
 
 _BUILD = "build.json"
 _LOCK = ".lock"
@@ -202,7 +202,7 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     if workers < 1:
         raise InputError(f"workers {workers}, expected at least 1")
     count = 0
-    with tqdm(total=total, unit="picture", desc="shards", disable=not progress) as bar:
+    with tqdm(total=total, unit="image", desc="shards", disable=not progress) as bar:
         if workers == 1:
             for chunk in chunks:
                 bar.update(write_shard(out, chunk))

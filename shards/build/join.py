@@ -11,9 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laconvnet.files import publishing
-from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.manifest import (EXAMPLE_SCHEMA, PARTS, QUARANTINE, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer, publish_tables)
 from laconvnet.shards.build.writer import Part
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import (
+    EXAMPLE_SCHEMA,
+    PARTS,
+    QUARANTINE,
+    QUARANTINE_SCHEMA,
+    SAMPLE_SCHEMA,
+    open_writer,
+    publish_tables,
+)
 
 
 def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.build.writer import Chunk
 
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
@@ -91,7 +91,7 @@ class Planner:
 
 
 def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
-    """What `shards.build.builder.build` would write from these samples; reads no image. Raises InputError as it does."""
+    """What `builder.build` would write from these samples; no image is read. Raises InputError as that does."""
     planner = Planner(samples, shard_bytes)
     count = shards = total = 0
     for chunk in planner.chunks():

@@ -189,7 +189,7 @@ def _full_problems(manifest: Manifest, progress: bool) -> Iterator[str]:
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor() as pool,  # decoders run without the interpreter's lock
-        tqdm(total=count, unit="picture", desc="verify", disable=not progress) as bar,
+        tqdm(total=count, unit="image", desc="verify", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore")
         for start in range(0, count, _BATCH):

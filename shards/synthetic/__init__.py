@@ -63,7 +63,7 @@ def generate(
     with (
         _uncollected(),
         _published(out) as root,
-        tqdm(total=total, unit="picture", desc=out.name, disable=not progress) as bar,
+        tqdm(total=total, unit="image", desc=out.name, disable=not progress) as bar,
     ):
         shared, counts = refer.write(root, family, size, seed, bar.update)
         counts |= clevr.write(root, split, size, seed, questions_per_picture, bar.update)

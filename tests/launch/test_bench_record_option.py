@@ -95,7 +95,12 @@ def test_what_is_done_is_kept_whole_when_it_is_interrupted(tmp_path: Path) -> No
     place = tmp_path / "kept"
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--record", str(place)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--record", str(place)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # As from a terminal: what starts the tests in the background has it ignored, and processes inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 120
     while not list(place.glob("*")) and time.monotonic() < end:

@@ -121,6 +121,7 @@ def test_a_driver_that_a_container_does_not_hand_in(tmp_path: Path, monkeypatch:
 def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    import laconvnet.kernels
     from laconvnet.kernels import cuda
 
     monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path))
@@ -130,12 +131,13 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     compiler.write_text("#!/bin/sh\necho built > $0.ran\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    nvcc, here = packages.kernels(PlannedRun())
+    origin, nvcc, here = packages.kernels(PlannedRun())
+    assert origin == Check("laconvnet.kernels", "ok", str(laconvnet.kernels.__file__))
     assert (nvcc.state, nvcc.meaning) == ("not there", "CUDA kernels cannot be compiled here")
     assert here == Check("laconv cpu", "ok", f"C++ kernel, compiled by {compiler} at first use")
     assert list(tmp_path.iterdir()) == [compiler], "nothing is built to find out"
     monkeypatch.setenv("CXX", "no-compiler")
-    _, here = packages.kernels(PlannedRun())
+    _, _, here = packages.kernels(PlannedRun())
     assert (here.state, here.found) == ("warning", "plain PyTorch, several times slower")
     assert "no-compiler: no such program" in here.meaning
 
@@ -143,7 +145,7 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((9, 0), (7, 5))[index])
     monkeypatch.setattr(cuda, "find_nvcc", lambda: cuda.toolchain.Nvcc(tmp_path, "13.0.88"))
-    nvcc, _, first, second = packages.kernels(PlannedRun())
+    _, nvcc, _, first, second = packages.kernels(PlannedRun())
     assert (nvcc.state, nvcc.found) == ("ok", f"13.0.88 at {tmp_path}")
     assert (first.name, first.state) == ("laconv cuda:0", "ok")
     assert "CUDA kernels, compiled by nvcc 13.0.88 at first use" in first.found

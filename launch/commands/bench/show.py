@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(out: Path, files: dict[str, list[dict[str, Any]]]) -> None:
+    from laconvnet.files import publish_text
     from laconvnet.pipeline.bench.page import page
     from laconvnet.pipeline.errors import ConfigError
-    from laconvnet.pipeline.runs.files import publish_text
 
     try:
         publish_text(out, page(files))

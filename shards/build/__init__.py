@@ -1,0 +1,1 @@
+"""How a set is made: planned, written, joined, published."""
