@@ -1,16 +1,18 @@
-"""The identity of a stage names its folder: every later version must find it."""
+"""The fingerprint of a stage names its folder: every later version must find it, and find it done."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from laconvnet.launch import cli
 from laconvnet.launch.graph.stages import read
 
 FOLDER = Path(__file__).parent / "fingerprints"
 # As version 0.1 computed them from these files, `--set pictures=200`.
-IDENTITIES = {
+FINGERPRINTS = {
     "generate": "0d2aa0c141",
     "refcoco": "924aea73c6",
     "refcoco-plus": "d97bbcde1d",
@@ -35,4 +37,21 @@ IDENTITIES = {
 def test_stages_are_called_what_they_were_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FOLDER)
     found = {stage.name: stage.fingerprint for stage in read("stages.yaml", given={"pictures": "200"}).stages}
-    assert found == IDENTITIES
+    assert found == FINGERPRINTS
+
+
+def test_a_graph_that_version_0_1_has_done_launches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(FOLDER)
+    for name, fingerprint in FINGERPRINTS.items():
+        folder = tmp_path / f"{name}-{fingerprint}"
+        (folder / "jobs").mkdir(parents=True)
+        done = {"stage": name, "identity": fingerprint, "started": 1.0, "ended": 2.0, "seconds": 1.0, "version": "0.1"}
+        (folder / "DONE.json").write_text(json.dumps(done))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.is_file()}
+    assert cli.main(["launch", "stages.yaml", "--set", "pictures=200", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().err
+    assert "running" not in told
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.is_file()} == before
+    assert not list(tmp_path.glob("*/job.json"))
