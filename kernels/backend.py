@@ -1,10 +1,10 @@
-"""Who computes: the fastest backend that is there for a tensor's device and type.
+"""The choice of the backend: the fastest that is there for a tensor's device and type.
 
 A backend is a module with three functions:
 
     dynamic_conv(x, filters, kernel_size, groups, interleaved) -> out
     dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved) -> (grad_x, grad_filters)
-    dropout_(filters, seed, first_image, p)        in place; the mask is a function of (seed, image, place) alone
+    dropout_(filters, seed, first_image, p)        in place; the mask is a function of (seed, image, element) alone
 
 Results have the shape and memory format of x and of the filters.
 """

@@ -30,7 +30,7 @@ def slices(images: int, bytes_per_image: int) -> Iterator[slice]:
 
 
 class Projection:
-    """filters = cond W + b of a chunk, and the way back.
+    """filters = cond W + b of a chunk, and its gradients.
 
     Filters are (b, k*k*g, H, W) by shape; in memory (k*k*g, b, H, W) on a CPU, whose kernels work along rows of pixels,
     and (b, H, W, k*k*g) elsewhere. Both are one matrix product over all pixels of the chunk.
@@ -72,20 +72,20 @@ class Projection:
         return cond.permute(0, 2, 3, 1).reshape(-1, cond.shape[1]).to(self.dtype)
 
 
-def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
+def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3)."""
     out = torch.empty_like(x)
     projection, shape = Projection(recipe.weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        recipe.drop_(way, filters, part.start)
-        found = way.dynamic_conv(x[part].to(projection.dtype), filters, *shape)
+        recipe.drop_(backend, filters, part.start)
+        found = backend.dynamic_conv(x[part].to(projection.dtype), filters, *shape)
         out = _gathered(out, part, found)
     return out
 
 
 def backward(
-    way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
+    backend: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, cond, weight and bias from that of the output, (B, C, H, W); each has its tensor's shape.
 
@@ -98,11 +98,11 @@ def backward(
     projection, shape = Projection(weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        recipe.drop_(way, filters, part.start)
+        recipe.drop_(backend, filters, part.start)
         upper, source = grad[part].to(projection.dtype), x[part].to(projection.dtype)
-        found, grad_filters = way.dynamic_conv_backward(upper, source, filters, *shape)
+        found, grad_filters = backend.dynamic_conv_backward(upper, source, filters, *shape)
         grad_x = _gathered(grad_x, part, found)
-        recipe.drop_(way, grad_filters, part.start)
+        recipe.drop_(backend, grad_filters, part.start)
         found = projection.back(grad_filters, cond[part], grad_weight, grad_bias)
         grad_cond = _gathered(grad_cond, part, found)
     return grad_x, grad_cond, grad_weight, grad_bias

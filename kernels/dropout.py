@@ -1,7 +1,7 @@
 """Dropout of filters whose mask is computed, never stored.
 
-A value's fate is a hash of (seed, image, place): chunks of a batch see the mask of the whole, whatever their size,
-and backward, activation checkpointing and a resumed run see the mask of forward. The place is the index in the
+A value's fate is a hash of (seed, image, element): chunks of a batch see the mask of the whole, whatever their size,
+and backward, activation checkpointing and a resumed run see the mask of forward. The element is the index in the
 image's filters (k*k*g, H, W) in that order, whatever the memory format. `kernels/cpu/dropout.h` computes the
 same mask.
 """
@@ -37,11 +37,11 @@ def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
         return
     key = keys(seed, first_image, filters.shape[0]).to(filters.device)
     low, high = key.to(torch.int32), (key >> 32).to(torch.int32)
-    place = torch.arange(filters[0].numel(), dtype=torch.int32, device=filters.device).view(filters.shape[1:])
+    element = torch.arange(filters[0].numel(), dtype=torch.int32, device=filters.device).view(filters.shape[1:])
     # Without unsigned integers: both sides of the comparison moved down by 2**31.
     bound = threshold(p) + _HIGH_BIT
     for image in range(filters.shape[0]):  # one image's hashes at a time
-        hashes = _mixed(_mixed(place ^ low[image]) ^ high[image])
+        hashes = _mixed(_mixed(element ^ low[image]) ^ high[image])
         filters[image].mul_(1.0 / (1.0 - p)).masked_fill_((hashes ^ _HIGH_BIT) < bound, 0.0)
 
 

@@ -5,7 +5,7 @@
     laconv::dynamic_conv           the convolution with filters that are given
     laconv::dynamic_conv_backward  its gradients
 
-Derivatives of derivatives are refused. Who computes is said in `kernels.backend`.
+Derivatives of derivatives are refused. `kernels.backend` chooses the implementation.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ARGUMENTS = (
     "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? seed, "
     "bool interleaved"
 )
-_GIVEN = "Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved"
+_DYNAMIC_ARGUMENTS = "Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved"
 for _schema in (
     f"laconv({_ARGUMENTS}) -> Tensor",
     f"laconv_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
-    f"dynamic_conv({_GIVEN}) -> Tensor",
-    f"dynamic_conv_backward(Tensor grad, {_GIVEN}) -> (Tensor, Tensor)",
+    f"dynamic_conv({_DYNAMIC_ARGUMENTS}) -> Tensor",
+    f"dynamic_conv_backward(Tensor grad, {_DYNAMIC_ARGUMENTS}) -> (Tensor, Tensor)",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -48,9 +48,9 @@ def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[
 
     Without a bias the last is empty, (0,).
     """
-    way, recipe = backend(x.device, x.dtype), Recipe(*rest)
+    implementation, recipe = backend(x.device, x.dtype), Recipe(*rest)
     backward = chunks.backward if _by_pixel(x, cond) else shared_filters.backward
-    grad_x, grad_cond, grad_weight, grad_bias = backward(way, grad, x, cond, recipe)
+    grad_x, grad_cond, grad_weight, grad_bias = backward(implementation, grad, x, cond, recipe)
     weight, bias = recipe.weight, recipe.bias
     grad_weight = torch.empty_like(weight).copy_(grad_weight)
     grad_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias).copy_(grad_bias)
@@ -63,12 +63,14 @@ def _by_pixel(x: Tensor, cond: Tensor) -> bool:
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
     """x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W) in the type of x (v2 Eq. 2)."""
-    way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    implementation, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
     if dtype == x.dtype:
-        return way.dynamic_conv(x, filters, kernel_size, groups, interleaved)
+        return implementation.dynamic_conv(x, filters, kernel_size, groups, interleaved)
     out = torch.empty_like(x)
     for part in chunks.slices(len(x), filters[:1].numel() * dtype.itemsize):
-        out[part] = way.dynamic_conv(x[part].to(dtype), filters[part].to(dtype), kernel_size, groups, interleaved)
+        out[part] = implementation.dynamic_conv(
+            x[part].to(dtype), filters[part].to(dtype), kernel_size, groups, interleaved
+        )
     return out
 
 
@@ -76,19 +78,19 @@ def dynamic_conv_backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
-    way, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    implementation, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
     if dtype == x.dtype:
-        return way.dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved)
+        return implementation.dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved)
     grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
     for part in chunks.slices(len(x), filters[:1].numel() * dtype.itemsize):
         upper, source, by = grad[part].to(dtype), x[part].to(dtype), filters[part].to(dtype)
-        grad_x[part], grad_filters[part] = way.dynamic_conv_backward(
+        grad_x[part], grad_filters[part] = implementation.dynamic_conv_backward(
             upper, source, by, kernel_size, groups, interleaved
         )
     return grad_x, grad_filters
 
 
-def _in_the_given_types(function: Callable[..., Any]) -> Callable[..., Any]:
+def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast would go on to choose types for the products inside; the operator's types are those of its inputs."""
 
     @functools.wraps(function)
@@ -103,7 +105,7 @@ def _in_the_given_types(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward):
     for _device in ("CPU", "CUDA"):
-        LIBRARY.impl(_function.__name__, _in_the_given_types(_function), _device)
+        LIBRARY.impl(_function.__name__, _in_input_types(_function), _device)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:

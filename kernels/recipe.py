@@ -1,4 +1,4 @@
-"""How an operator makes its filters from a condition."""
+"""The arguments by which an operator makes its filters from a condition."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Recipe(NamedTuple):
     seed: Tensor | None
     interleaved: bool
 
-    def drop_(self, way: Backend, filters: Tensor, first_image: int) -> None:
+    def drop_(self, backend: Backend, filters: Tensor, first_image: int) -> None:
         """Dropout, in place, on filters (b, k*k*g, H, W) of the images from `first_image` on.
 
         It is linear, so it serves their gradients as well.
         """
         if self.dropout_p > 0.0:
             assert self.seed is not None
-            way.dropout_(filters, self.seed, first_image, self.dropout_p)
+            backend.dropout_(filters, self.seed, first_image, self.dropout_p)

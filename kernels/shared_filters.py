@@ -15,17 +15,17 @@ from laconvnet.kernels.plain.taps import accumulation_dtype
 from laconvnet.kernels.recipe import Recipe
 
 
-def forward(way: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
+def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     """x (B, C, H, W), cond (B, M, 1, 1) -> (B, C, H, W) in the type and memory format of x."""
     if not x.numel():
         return torch.empty_like(x)
-    kernels = _kernels(way, cond, recipe, x.shape[1])
+    kernels = _kernels(backend, cond, recipe, x.shape[1])
     out = F.conv2d(_one_image(x), kernels, padding=recipe.kernel_size // 2, groups=len(kernels))
     return torch.empty_like(x).copy_(out.view(x.shape))
 
 
 def backward(
-    way: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
+    backend: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, cond, weight and bias from that of the output, (B, C, H, W); each has its tensor's shape.
 
@@ -39,7 +39,7 @@ def backward(
             torch.zeros_like(weight, dtype=dtype),
             weight.new_zeros(weight.shape[0], dtype=dtype),
         )
-    kernels = _kernels(way, cond, recipe, x.shape[1])
+    kernels = _kernels(backend, cond, recipe, x.shape[1])
     reach = recipe.kernel_size // 2
     found, grad_kernels, _ = torch.ops.aten.convolution_backward(
         _one_image(grad),
@@ -57,7 +57,7 @@ def backward(
     by_group = grad_kernels.reshape(len(x), *_split(x.shape[1], recipe), recipe.kernel_size**2)
     by_tap = by_group.sum(1 if recipe.interleaved else 2).transpose(1, 2)  # (B, k*k, g)
     grad_filters = by_tap.reshape(len(x), -1, 1, 1)
-    recipe.drop_(way, grad_filters, 0)
+    recipe.drop_(backend, grad_filters, 0)
     upper = grad_filters.flatten(1)
     grad_cond = (upper @ weight.to(dtype)).view(cond.shape)
     return (
@@ -68,16 +68,16 @@ def backward(
     )
 
 
-def _kernels(way: Backend, cond: Tensor, recipe: Recipe, channels: int) -> Tensor:
+def _kernels(backend: Backend, cond: Tensor, recipe: Recipe, channels: int) -> Tensor:
     """(B, M, 1, 1) -> (B*C, 1, k, k): the filters of every image, dropped, one set a channel."""
     dtype, taps = accumulation_dtype(cond.dtype), recipe.kernel_size**2
     bias = None if recipe.bias is None else recipe.bias.to(dtype)
     filters = F.linear(cond.flatten(1).to(dtype), recipe.weight.to(dtype), bias)
-    recipe.drop_(way, filters[:, :, None, None], 0)
+    recipe.drop_(backend, filters[:, :, None, None], 0)
     by_group = filters.view(len(filters), taps, recipe.groups).transpose(1, 2)  # (B, g, k*k)
     shape = (len(filters), *_split(channels, recipe), taps)
-    spread = by_group.unsqueeze(1 if recipe.interleaved else 2).expand(shape)
-    return spread.reshape(-1, 1, recipe.kernel_size, recipe.kernel_size)
+    expanded = by_group.unsqueeze(1 if recipe.interleaved else 2).expand(shape)
+    return expanded.reshape(-1, 1, recipe.kernel_size, recipe.kernel_size)
 
 
 def _one_image(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Files and folders that are there whole or not at all, and JSON whose faults can be told apart.
 
-What is published is written under a temporary name beside its place, synced to the disk and renamed; then the folder
+What is published is written under a temporary name in the same folder, synced to the disk and renamed; then the folder
 that holds it is synced. A kill or a power failure leaves what was there or the whole new thing, and at most a
 temporary, which `remove_leftovers` clears. This module knows the standard library only.
 """
@@ -96,7 +96,7 @@ def read_json(file: Path) -> Any:
     """The value in a JSON file.
 
     Raises FileNotFoundError for an absent file, another OSError for one that cannot be read, and ValueError naming the
-    file and the place for one that is damaged.
+    file and the position in it for one that is damaged.
     """
     try:
         return json.loads(file.read_bytes().decode("utf-8"))
@@ -124,19 +124,19 @@ def find_object(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def _beside(place: Path) -> Path:
+def _beside(path: Path) -> Path:
     """A name of its own for every writer, which ends as the final one does: some writers look at the ending."""
-    return place.with_name(f"{_MARK}{secrets.token_hex(4)}.{place.name}")
+    return path.with_name(f"{_MARK}{secrets.token_hex(4)}.{path.name}")
 
 
 def sync_tree(folder: Path) -> None:
     """Bring a folder and all that is in it to the disk."""
-    for place in (*folder.rglob("*"), folder):
-        _sync(place)
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
 
 
-def _sync(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

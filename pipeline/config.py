@@ -72,24 +72,24 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises ConfigError, one line naming file (or command line), key and value, for whatever does not fit.
     """
     kinds = dict(_kinds(TrainConfig))
-    given = _flat(_overrides(overrides, kinds))
+    command_line = _flat(_overrides(overrides, kinds))
     tree: dict[str, Any] = {}
-    for key, value in {**(_flat(yaml_files.tree(file)) if file else {}), **given}.items():
-        place = _place(key, file, given)
+    for key, value in {**(_flat(yaml_files.tree(file)) if file else {}), **command_line}.items():
+        origin = _origin(key, file, command_line)
         if is_dataclass(kinds.get(key)):
-            raise ConfigError(f"{place}: {key}: {value!r}: expected a group of keys, or leave it out")
+            raise ConfigError(f"{origin}: {key}: {value!r}: expected a group of keys, or leave it out")
         # `preset: 10` and a folder named 2024 are numbers to YAML.
-        _put(tree, key, str(value) if _is_text(kinds.get(key)) and type(value) is int else value, place)
+        _put(tree, key, str(value) if _is_text(kinds.get(key)) and type(value) is int else value, origin)
     check = parser()
     try:
         ready = check.instantiate(check.parse_object(tree))
         ready.model.check()
     except ConfigError as error:
-        raise ConfigError(f"{_place(str(error).partition(':')[0], file, given)}: {error}") from error
+        raise ConfigError(f"{_origin(str(error).partition(':')[0], file, command_line)}: {error}") from error
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        key, told = _explain(str(error))
-        place = _place(key, file, given)
-        raise ConfigError(f"{place}: {told}; `laconvnet train --help-keys` lists every key") from error
+        key, message = _explain(str(error))
+        origin = _origin(key, file, command_line)
+        raise ConfigError(f"{origin}: {message}; `laconvnet train --help-keys` lists every key") from error
     return TrainConfig(**vars(ready))
 
 
@@ -99,7 +99,7 @@ def dump(config: TrainConfig) -> str:
 
 
 def check_resumable(config: TrainConfig, file: Path) -> None:
-    """Raises ConfigError when a run was begun with another configuration in anything that shapes what it learns."""
+    """Raises ConfigError when a run was started with another configuration in anything that shapes what it learns."""
     # What an older version did not write yet had the value that is the default now.
     before, now = (_flat(_plain(asdict(found))) for found in (load(file), config))
     for key in sorted(before.keys() | now.keys()):
@@ -113,7 +113,7 @@ def check_resumable(config: TrainConfig, file: Path) -> None:
 
 
 def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     rest = list(words)
     while rest:
         name = rest.pop(0)
@@ -131,8 +131,8 @@ def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(f"command line: --{key}: {error}") from error
             value = text
         # A text stays as it was typed, whatever else YAML would make of it (10, no, 2024-01-01).
-        given[key] = text if _is_text(kinds.get(key)) and not isinstance(value, str | None) else value
-    return given
+        values[key] = text if _is_text(kinds.get(key)) and not isinstance(value, str | None) else value
+    return values
 
 
 def _kinds(group: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -147,17 +147,17 @@ def _is_text(kind: Any) -> bool:
     return kind in (str, str | None)
 
 
-def _place(key: str, file: Path | None, given: Collection[str]) -> str:
-    typed = any(name == key or name.startswith(f"{key}.") for name in given)
+def _origin(key: str, file: Path | None, command_line: Collection[str]) -> str:
+    typed = any(name == key or name.startswith(f"{key}.") for name in command_line)
     return "command line" if typed or not file else str(file)
 
 
-def _put(tree: dict[str, Any], key: str, value: Any, place: str) -> None:
+def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:
     *path, last = key.split(".")
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{place}: {key}: {part} is a value, not a group of keys")
+            raise ConfigError(f"{origin}: {key}: {part} is a value, not a group of keys")
     tree[last] = value
 
 
@@ -170,9 +170,11 @@ def _explain(message: str) -> tuple[str, str]:
     if missing := re.search(r"following arguments are required: ([\w.]+)", message):
         return missing[1], f"{missing[1]}: missing; it has no default"
     if wrong := re.match(r'Parser key "([^"]*)": (.*)', message):
-        told = re.sub(r"<class '(\w+)'>", r"\1", wrong[2]).replace("a typing.Literal", "one of ")
-        told = re.sub(r"^Does not .* Subtypes: \[(.*)\] Errors: .* Given value: ", r"Expected \1. Got value: ", told)
-        return wrong[1], f"{wrong[1]}: {told}"
+        explanation = re.sub(r"<class '(\w+)'>", r"\1", wrong[2]).replace("a typing.Literal", "one of ")
+        explanation = re.sub(
+            r"^Does not .* Subtypes: \[(.*)\] Errors: .* Given value: ", r"Expected \1. Got value: ", explanation
+        )
+        return wrong[1], f"{wrong[1]}: {explanation}"
     return "", message
 
 

@@ -1,4 +1,4 @@
-"""Every collective of the pipeline: what processes of one command tell each other, and how they join and leave.
+"""Every collective of the pipeline: the values that processes of one command exchange, and how they join and leave.
 
 The functions on tensors work in whatever process group is there (none: one process); `Ranks` is for work that is shared
 out and ends together.
@@ -44,7 +44,7 @@ def sum_(value: Tensor) -> Tensor:
 def maximum(number: int, device: torch.device) -> Callable[[], int]:
     """The highest of the processes' numbers, waited for only when what comes back is called.
 
-    Every process must ask at the same place of its work.
+    Every process must call this at the same point of its work.
     """
     if world_size() == 1:
         return lambda: number
@@ -82,7 +82,7 @@ class Ranks:
         return self.rank == 0
 
     def each(self, work: Callable[[], T]) -> T:
-        """Do one's own part. Where one process fails, all raise: that one its own error, the others what it said.
+        """Do one's own part. Where one process fails, all raise: that one its own error, the others its message.
 
         A mistake of the user's stays one (ConfigError) and an interruption too; anything else is a TrainingError.
         """
@@ -147,7 +147,7 @@ def world() -> int:
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun, srun or `laconvnet launch` has started for one command, joined while it runs.
 
-    They talk through the host's memory (gloo); on GPUs each has that of its place on the node.
+    They talk through the host's memory (gloo); on GPUs each has the one of its local rank.
     """
     count = world()
     if count == 1:

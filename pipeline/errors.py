@@ -1,4 +1,4 @@
-"""What the user of the pipeline may have done wrong, told in one line."""
+"""The pipeline's exceptions, each with a message of one line for the user."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _CLOCK = re.compile(r"(\d+):(\d\d?)(?::(\d\d?))?")
 
 @dataclass(frozen=True)
 class Document:
-    """What a file holds, and in which line a key of it stands."""
+    """The value of a file, and the lines of its keys."""
 
     file: Path
     value: Any
@@ -101,7 +101,7 @@ def tree(file: Path, _above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def clock(text: str) -> str | None:
-    """What a time of day or a span such as 12:00:00 is as a plain number, in words; None for another text."""
+    """A time of day or a span such as 12:00:00 as a plain number, in words; None for another text."""
     found = _CLOCK.fullmatch(text)
     if not found:
         return None
@@ -144,31 +144,31 @@ def _faults(node: yaml.Node, name: str, above: tuple[int, ...], seen: set[int]) 
         first: dict[tuple[str, str], int] = {}
         for key, part in node.value:
             if isinstance(key, yaml.ScalarNode):
-                place = key.start_mark.line + 1
+                key_line = key.start_mark.line + 1
                 if (key.tag, key.value) in first:
                     before = first[key.tag, key.value]
-                    yield place, f"key {key.value!r} is given twice, first in line {before}; keep one of them"
-                first.setdefault((key.tag, key.value), place)
+                    yield key_line, f"key {key.value!r} is given twice, first in line {before}; keep one of them"
+                first.setdefault((key.tag, key.value), key_line)
                 yield from _faults(part, f"{name}.{key.value}" if name else key.value, above, seen)
 
 
 def _misread(node: yaml.ScalarNode) -> str | None:
-    """What is to be said of a number that nobody would have meant; None where all is well."""
+    """The message about a number that nobody would have meant; None where all is well."""
     text = node.value
     if node.style or node.tag not in _NUMBERS:
         return None
     if ":" in text:
         meant = clock(text)
-        told = "is a number in base 60 to YAML; write a plain number" + (f" ({meant})" if meant else "")
+        reading = "is a number in base 60 to YAML; write a plain number" + (f" ({meant})" if meant else "")
     elif _OCTAL.fullmatch(text):
-        told = f"is {int(text.replace('_', ''), 8)} to YAML, which reads it in base 8; write a plain number"
+        reading = f"is {int(text.replace('_', ''), 8)} to YAML, which reads it in base 8; write a plain number"
     else:
         return None
-    return f"{text} {told}, or {text!r} in quotes for a text"
+    return f"{text} {reading}, or {text!r} in quotes for a text"
 
 
 def _below(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node | None, int | None]:
-    """The node under a key or place of another one, and the line, from 0, at which it begins."""
+    """The node under a key or at an index of another one, and the line, from 0, at which it begins."""
     if isinstance(node, yaml.MappingNode):
         for key, found in reversed(node.value):  # what was merged in stands before what is the mapping's own
             if isinstance(key, yaml.ScalarNode) and key.value == str(part):

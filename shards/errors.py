@@ -1,4 +1,4 @@
-"""What the user got wrong, as this room says it."""
+"""The exception for mistakes of the user, with a message of one line."""
 
 
 class InputError(ValueError):

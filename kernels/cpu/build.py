@@ -36,7 +36,7 @@ def compiler() -> str:
 def library() -> ctypes.CDLL:
     """The compiled kernel, from the cache where it is there. Raises BuildError."""
     program = compiler()
-    path = place(program)
+    path = library_path(program)
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +54,9 @@ def library() -> ctypes.CDLL:
         raise BuildError(f"{path}: {error}") from error
 
 
-def place(program: str) -> Path:
-    """Where the kernel lies once this compiler has made it for this machine."""
-    return cache_folder() / "cpu" / f"dynamic_conv-{_identity(program)}.so"
+def library_path(program: str) -> Path:
+    """The path of the kernel that this compiler makes, or has made, for this machine."""
+    return cache_folder() / "cpu" / f"dynamic_conv-{_fingerprint(program)}.so"
 
 
 def _compile(program: str, target: Path) -> None:
@@ -66,16 +66,16 @@ def _compile(program: str, target: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{program}: not done after {SECONDS} s") from error
     if done.returncode:
-        said = (done.stderr.strip() or "said nothing").splitlines()
-        raise BuildError(f"{' '.join(command)}: exit code {done.returncode}: {said[0]}")
+        output = (done.stderr.strip() or "said nothing").splitlines()
+        raise BuildError(f"{' '.join(command)}: exit code {done.returncode}: {output[0]}")
 
 
 def _tuned() -> str:
     return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 
 
-def _identity(program: str) -> str:
-    """A name that differs wherever the same file would not do: a home folder may be shared by unlike machines."""
+def _fingerprint(program: str) -> str:
+    """A name that differs where another file is needed: a home folder may be shared by unlike machines."""
     real = Path(program).resolve()
     sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
     machine = [platform.machine(), str(real), str(real.stat().st_mtime_ns), _processor()]

@@ -1,7 +1,7 @@
 """The LaConv operator on NVIDIA GPUs: a library of CUDA kernels, compiled once for the machine and kept in a cache.
 
-    way = cuda.ready(x.device)
-    if way is not None: way.dynamic_conv(...), way.dynamic_conv_backward(...), way.dropout_(...)
+    library = cuda.ready(x.device)
+    if library is not None: library.dynamic_conv(...), library.dynamic_conv_backward(...), library.dropout_(...)
     else: plain PyTorch, and `cuda.why_not(x.device)` says why
 
 Nothing is compiled or loaded before the first `ready` of a CUDA device.
@@ -24,32 +24,32 @@ from laconvnet.kernels.cuda.toolchain import Nvcc, architecture, find_nvcc
 __all__ = ["BuildError", "Library", "Plan", "build", "find_nvcc", "plan", "ready", "why_not"]
 
 _lock = threading.Lock()
-_ways: dict[int, Library | str] = {}  # by device: the library, or why there is none
+_outcomes: dict[int, Library | str] = {}  # by device: the library, or why there is none
 
 
 def ready(device: torch.device) -> Library | None:
     """The kernels for this device, compiled now if they are not yet; None where plain PyTorch has to serve.
 
-    On a CUDA device None is told by one RuntimeWarning that names the reason.
+    On a CUDA device None comes with one RuntimeWarning that names the reason.
     """
     if device.type != "cuda":
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
-    way = _ways.get(index)
-    if way is None:
+    outcome = _outcomes.get(index)
+    if outcome is None:
         with _lock:  # autograd calls from threads of its own
-            way = _ways.get(index)
-            if way is None:
-                way = _ways[index] = _prepare(index)
-    return way if isinstance(way, Library) else None
+            outcome = _outcomes.get(index)
+            if outcome is None:
+                outcome = _outcomes[index] = _prepare(index)
+    return outcome if isinstance(outcome, Library) else None
 
 
 def why_not(device: torch.device) -> str | None:
     """Why `ready` gave None for this device; None where it gave the kernels or was never asked."""
     if device.type != "cuda":
         return f"{device} is no CUDA device"
-    way = _ways.get(torch.cuda.current_device() if device.index is None else device.index)
-    return way if isinstance(way, str) else None
+    outcome = _outcomes.get(torch.cuda.current_device() if device.index is None else device.index)
+    return outcome if isinstance(outcome, str) else None
 
 
 def _prepare(index: int) -> Library | str:
@@ -58,13 +58,13 @@ def _prepare(index: int) -> Library | str:
         if found.wanted is None:
             raise BuildError(found.reason)
         built = found.built or build([found.wanted], found.nvcc)
-        for way in _ways.values():
-            if isinstance(way, Library) and way.path == built.library:
-                return way
+        for outcome in _outcomes.values():
+            if isinstance(outcome, Library) and outcome.path == built.library:
+                return outcome
         return Library(built.library)
     except (BuildError, OSError) as error:
         why = str(error)
-        if why not in _ways.values():
+        if why not in _outcomes.values():
             warnings.warn(
                 f"LaConv on cuda:{index} runs in plain PyTorch, several times slower: {why}",
                 RuntimeWarning,

@@ -21,7 +21,7 @@ LOCK_SECONDS = 600.0
 
 
 class BuildError(RuntimeError):
-    """The library could not be built: one line that says why and, where the compiler spoke, names its words' file."""
+    """The library could not be built: one line that says why and names the file of the compiler's output, if any."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_manifest(folder: Path, built: Built) -> None:
 
 
 def failure_file(name: str) -> Path:
-    """Where the compiler's words are kept after a failed build of this key."""
+    """Where the compiler's output is kept after a failed build of this key."""
     return cache_folder() / f"{name}.failed.txt"
 
 

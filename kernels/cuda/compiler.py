@@ -49,9 +49,9 @@ def units() -> list[Unit]:
 
 def targets(architectures: Sequence[str]) -> list[str]:
     """The options for machine code of each architecture, and PTX for every later device."""
-    asked = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures if name != OLDEST]
+    options = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in architectures if name != OLDEST]
     codes = f"[sm_{OLDEST},compute_{OLDEST}]" if OLDEST in architectures else f"compute_{OLDEST}"
-    return [*asked, f"-gencode=arch=compute_{OLDEST},code={codes}"]
+    return [*options, f"-gencode=arch=compute_{OLDEST},code={codes}"]
 
 
 def build(
@@ -117,7 +117,7 @@ class CompilerError(RuntimeError):
 def compile_units(
     folder: Path, architectures: Sequence[str], nvcc: Nvcc, sources: Path = cache.SOURCES
 ) -> tuple[list[Path], str]:
-    """Compiles every unit into `folder`; returns the object files and what the compiler said.
+    """Compiles every unit into `folder`; returns the object files and the compiler's output.
 
     Raises CompilerError with the words of the first unit that fails.
     """

@@ -1,4 +1,4 @@
-"""The authors' way of computing the dynamic convolution, as a backend: only the bench takes it (involution.cuh)."""
+"""The authors' implementation of the dynamic convolution, as a backend: only the bench takes it (involution.cuh)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from laconvnet.kernels.cuda.library import TYPES, Library
 
 def ready(device: torch.device) -> Involution | None:
     """The backend for this device; None where the compiled library is not to be had (`cuda.why_not`)."""
-    way = cuda.ready(device)
-    return None if way is None else Involution(way.path)
+    library = cuda.ready(device)
+    return None if library is None else Involution(library.path)
 
 
 class Involution(Library):

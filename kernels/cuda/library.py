@@ -146,8 +146,8 @@ class Library:
             raise RuntimeError(f"{self.path}: not a library of these kernels: {error}") from error
         if code:
             words = self._library.laconv_words(code).decode(errors="replace")
-            given = {field[0]: getattr(arguments, field[0]) for field in arguments._fields_}
-            sizes = ", ".join(f"{field} {value}" for field, value in given.items() if field not in _ADDRESSES)
+            values = {field[0]: getattr(arguments, field[0]) for field in arguments._fields_}
+            sizes = ", ".join(f"{field} {value}" for field, value in values.items() if field not in _ADDRESSES)
             raise RuntimeError(f"{name} on {result.device} ({sizes}): {words} (error {code})")
 
     def _code(self, name: str, arguments: ctypes.Structure, device: torch.device) -> int:

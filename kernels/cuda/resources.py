@@ -1,4 +1,4 @@
-"""What the compiler says of each kernel: registers, spills, shared memory."""
+"""The resources of each kernel by the compiler's output: registers, spills, shared memory."""
 
 from __future__ import annotations
 

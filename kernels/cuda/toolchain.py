@@ -1,4 +1,4 @@
-"""Where CUDA's compiler is, and which machine code a device wants."""
+"""Finds CUDA's compiler, and the machine code that a device needs."""
 
 from __future__ import annotations
 

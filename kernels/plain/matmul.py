@@ -5,7 +5,7 @@ input pixels q to output pixels p: `out[c, p] = sum_q x[c, q] T[q, p]` with `T[q
 where q - p is no tap. Gathering T and calling the library's matrix product beats a loop over taps severalfold there
 (shape legend in `kernels.plain.taps`; P = H*W).
 
-A zero of T times a non-finite pixel is NaN: non-finite inputs spread over their image and group.
+A zero of T times a non-finite pixel is NaN: non-finite inputs reach all of their image and group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK = 2**24
 
 
 def fits(kernel_size: int, height: int, width: int) -> bool:
-    """Whether products are the faster way for maps of so many pixels."""
+    """Whether products are faster for maps of so many pixels."""
     return height * width <= LARGEST_GROWTH * kernel_size**2
 
 
@@ -39,21 +39,21 @@ def _indices(
     points into (g*P*P); outside (P*k*k*g,) marks the filter values whose tap leaves the image.
     """
     pixels, reach = height * width, kernel_size // 2
-    place = torch.arange(pixels, device=device)
-    row, column = place // width, place % width
+    position = torch.arange(pixels, device=device)
+    row, column = position // width, position % width
     group = torch.arange(groups, device=device)
     down, right = row[:, None] - row, column[:, None] - column  # (q, p)
     tap = (down + reach) * kernel_size + right + reach
     met = (down.abs() <= reach) & (right.abs() <= reach)
     values = kernel_size**2 * groups
-    source = place * values + tap * groups + group[:, None, None]  # (g, q, p)
+    source = position * values + tap * groups + group[:, None, None]  # (g, q, p)
     to_matrix = torch.where(met, source, values * pixels)
 
     tap = torch.arange(kernel_size**2, device=device)
     down, right = row[:, None] + tap // kernel_size - reach, column[:, None] + tap % kernel_size - reach  # (p, t)
     inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
     neighbour = torch.where(inside, down * width + right, 0)
-    to_filters = (group * pixels + neighbour[:, :, None]) * pixels + place[:, None, None]  # (p, t, g)
+    to_filters = (group * pixels + neighbour[:, :, None]) * pixels + position[:, None, None]  # (p, t, g)
     outside = ~inside[:, :, None].expand_as(to_filters)
     return to_matrix.flatten(), to_filters.flatten(), outside.flatten()
 

@@ -39,7 +39,7 @@ def _on_cpu() -> Check:
         program = build.compiler()
     except build.BuildError as error:
         return Check("laconv cpu", "warning", "plain PyTorch, several times slower", str(error))
-    path = build.place(program)
+    path = build.library_path(program)
     if path.exists():
         return Check("laconv cpu", "ok", f"C++ kernel, built: {path}")
     return Check("laconv cpu", "ok", f"C++ kernel, compiled by {program} at first use")

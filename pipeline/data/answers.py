@@ -26,7 +26,7 @@ _THOUSANDS = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _ARTICLES = frozenset(("a", "an", "the"))
 _DIGITS = "none zero one two three four five six seven eight nine ten"
-_NUMBERS = {word: str(max(place - 1, 0)) for place, word in enumerate(_DIGITS.split())}
+_NUMBERS = {word: str(max(position - 1, 0)) for position, word in enumerate(_DIGITS.split())}
 # What gets its apostrophe back. Not here are those that lack it to be another word (she'd, we'll, we're) and those that
 # begin with I: the evaluation looks for these in capitals, after it has made all letters small.
 _CONTRACTIONS = """
@@ -39,9 +39,9 @@ _CONTRACTIONS = """
     would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
 _APOSTROPHES = {
-    whole[:place] + whole[place + 1 :]: whole
+    whole[:position] + whole[position + 1 :]: whole
     for whole in _CONTRACTIONS.split()
-    for place, letter in enumerate(whole)
+    for position, letter in enumerate(whole)
     if letter == "'"
 }
 
@@ -68,8 +68,8 @@ def _on_one_line(answer: str) -> str:
 def agreement(matches: int, people: int) -> float:
     """What an answer that ``matches`` of so many people gave is worth: min(matches / 3, 1) among all but one of them.
 
-    The mean over whom is left out. Of ten people 1, 2, 3 and 4 or more give 0.3, 0.6, 0.9 and 1, which MCAN has
-    as a table (Yu et al. 2019). One person alone is right.
+    It is the mean over the person that is left out. Of ten people 1, 2, 3 and 4 or more give 0.3, 0.6, 0.9 and 1,
+    which MCAN has as a table (Yu et al. 2019). One person alone is right.
     """
     if people == 1:
         return float(matches)
@@ -99,16 +99,16 @@ def learned(answers: Sequence[str], minimum: int) -> list[str]:
     return [answer for answer in found if counted[answer] >= minimum]
 
 
-def targets(given: Sequence[Sequence[str]], vocabulary: Vocabulary) -> NDArray[Any]:
-    """What the answers that were given teach.
+def targets(by_question: Sequence[Sequence[str]], vocabulary: Vocabulary) -> NDArray[Any]:
+    """The targets of training that these answers make, those of one question after another.
 
     Numbers (B,) int64 of the one answer each, -1 for none and for an unknown one. For a vocabulary of soft answers the
     `agreement` on every known one, (B, answers) float32; all is zero where none is known.
     """
     if not vocabulary.soft:
-        return np.array([vocabulary.answer_number(*answers) if answers else -1 for answers in given], np.int64)
-    scores = np.zeros((len(given), len(vocabulary.answers)), np.float32)
-    for row, people in enumerate(given):
+        return np.array([vocabulary.answer_number(*answers) if answers else -1 for answers in by_question], np.int64)
+    scores = np.zeros((len(by_question), len(vocabulary.answers)), np.float32)
+    for row, people in enumerate(by_question):
         for answer, matches in Counter(people).items():
             if (number := vocabulary.answer_number(answer)) >= 0:
                 scores[row, number] = agreement(matches, len(people))
@@ -119,5 +119,5 @@ def unlearned(people: pa.ListArray, vocabulary: Vocabulary) -> int:
     """How many of the questions that people answered have no known answer: they teach that nothing is right."""
     encoded = pc.list_flatten(people).dictionary_encode()
     known = np.array([vocabulary.answer_number(normalised(text)) >= 0 for text in encoded.dictionary.to_pylist()], bool)
-    asked = pc.list_parent_indices(people).to_numpy()
-    return len(np.unique(asked)) - len(np.unique(asked[known[encoded.indices.to_numpy()]]))
+    question_of = pc.list_parent_indices(people).to_numpy()
+    return len(np.unique(question_of)) - len(np.unique(question_of[known[encoded.indices.to_numpy()]]))

@@ -89,7 +89,7 @@ class Decoder:
 
 def place_of(letterbox: Letterbox) -> Floats:
     """Where each image stands (B, 2), down and across, as DALI counts: from 0 to 1 of what it is apart from the
-    square in length. Where it stands to the pixel is told by its product with that, rounded.
+    square in length. Its position to the pixel is its product with that, rounded.
     """
     corner = np.stack([letterbox.top, letterbox.left], 1)
     room = letterbox.size - np.stack([letterbox.new_height, letterbox.new_width], 1)

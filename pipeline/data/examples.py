@@ -1,4 +1,4 @@
-"""Which rows of the manifest a task trains and is scored on, and what they hold."""
+"""The rows of the manifest that a task trains and is scored on, and their columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.plan import Plan, draw, mix
-from laconvnet.pipeline.data.text import WORDLESS
+from laconvnet.pipeline.data.text import EMPTY_TEXT
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.manifest import Manifest, row_type
 from laconvnet.shards.format.record import Record
@@ -31,7 +31,7 @@ _BLOCK = 1 << 18  # rows that are looked at together
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How B training examples are shown other than they are stored.
+    """The augmentation of B training examples: how the network sees them, against how they are stored.
 
     ``scale`` (B,) are factors of the letterboxed image, ``at`` (B, 2) where it then stands, across and down, from 0
     to 1 of the room there is; ``colour`` (B, 3) are factors of brightness, contrast and saturation.
@@ -52,9 +52,9 @@ class Examples:
     They are all that a process holds of an example: 4 bytes, 8 where the table has 2^31 rows or more. The tables are
     mapped, and looked at batch by batch.
 
-    ``wordless`` counts those left out because their text holds no word ("?", "..."): nothing can be asked of them.
+    ``empty_texts`` counts those skipped because their text holds no word ("?", "..."): nothing can be asked of them.
 
-    The columns of an example are asked for by ``rows`` (B,) of that table, in any order.
+    The methods that return columns take ``rows`` (B,) of that table, in any order.
     """
 
     manifest: Manifest
@@ -71,7 +71,7 @@ class Examples:
         if not len(examples.rows):
             known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
             raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
-        silent = examples._flags("text", lambda texts: pc.match_substring_regex(texts, WORDLESS))
+        silent = examples._flags("text", lambda texts: pc.match_substring_regex(texts, EMPTY_TEXT))
         return replace(examples, rows=examples.rows[~silent], empty_texts=int(silent.sum()))
 
     @property
@@ -91,16 +91,16 @@ class Examples:
     def check(self, with_masks: bool, without_target: bool) -> None:
         """Raises ConfigError where expressions lack what a task needs: a mask, or an object that they speak of."""
         bare = self._flags("has_mask", pc.invert)
-        place = f"{self.manifest.folder}: split {self.split!r}"
+        where = f"{self.manifest.folder}: split {self.split!r}"
         if with_masks and bare.any():
             raise ConfigError(
-                f"{place}: {bare.sum()} of {len(bare)} expressions have no mask, which this task is taught and scored "
+                f"{where}: {bare.sum()} of {len(bare)} expressions have no mask, which this task is taught and scored "
                 "by; expected a set of a source with masks, such as refcoco"
             )
         empty = self._flags("x", pc.is_nan)
         if not without_target and empty.any():
             raise ConfigError(
-                f"{place}: {empty.sum()} of {len(empty)} expressions speak of no object in their image; "
+                f"{where}: {empty.sum()} of {len(empty)} expressions speak of no object in their image; "
                 "expected model.task grec, the task that may answer so, or another set"
             )
 
@@ -113,7 +113,7 @@ class Examples:
         return self.manifest.example_columns.values("answer", rows)
 
     def human_answers(self, rows: Rows) -> list[list[str]]:
-        """What each of several people answered at these rows (B,).
+        """The answers of each of several people to the questions at these rows (B,).
 
         Empty where the data set gives one answer, or hides them.
         """
@@ -122,7 +122,7 @@ class Examples:
     @cached_property
     def several(self) -> bool:
         """Whether it is a set whose questions several people answered."""
-        return bool(self._flags("answers", lambda given: pc.greater(pc.list_value_length(given), 0)).any())
+        return bool(self._flags("answers", lambda answers: pc.greater(pc.list_value_length(answers), 0)).any())
 
     def ids(self, rows: Rows) -> list[str]:
         """The data set's own ids of the expressions or questions at these rows (B,)."""
@@ -163,7 +163,7 @@ class Examples:
         return widths.astype(np.int64), heights.astype(np.int64)
 
     def _flags(self, name: str, test: Callable[[pa.Array], pa.Array]) -> Flags:
-        """What a test says of this column at each of `rows`."""
+        """The outcome (N,) of a test of this column at each of `rows`."""
         flags = np.zeros(len(self.rows), bool)
         for where, values in self.manifest.example_columns.pieces(name, self.rows):
             flags[where] = test(values).to_numpy(zero_copy_only=False)
@@ -172,7 +172,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Items:
-    """What one epoch of training passes over: each question, or each referent with one sentence drawn per visit.
+    """The items of an epoch of training: each question, or each referent with one sentence drawn anew.
 
     Item i has the ``count[i]`` example rows from ``first[i]`` on; both are (items,).
     """
@@ -197,11 +197,11 @@ class Items:
         sizes = np.zeros(len(described), np.int64)
         blocks = [np.zeros(1, np.int64)]
 
-        def places(part: slice) -> Rows:
+        def set_and_shard(part: slice) -> Rows:
             samples = examples.samples(first[part])
             return np.stack([columns.numbers("set", samples), columns.numbers("shard", samples)])
 
-        for at, keys, steps in _blockwise(len(first), places):
+        for at, keys, steps in _blockwise(len(first), set_and_shard):
             assert (steps[0] >= 0).all(), "samples of a merged manifest stand set after set"
             sizes += np.bincount(keys[0], minlength=len(sizes))
             blocks.append(at + np.flatnonzero(steps.any(0)))
@@ -211,7 +211,7 @@ class Items:
 
     @property
     def nbytes(self) -> int:
-        """What a process holds of the order: the rows of the examples and the items; two of them may be one array."""
+        """Bytes that a process holds for the order: rows of examples and items; two of them may be one array."""
         return sum({id(held): held.nbytes for held in (self.examples.rows, self.first, self.count)}.values())
 
     def step(self, step: int, batch: int, rank: int, world: int) -> Rows:
@@ -225,13 +225,13 @@ class Items:
         return self.first[items] + choice
 
     def flips(self, step: int, batch: int, rank: int, world: int, share: float) -> Flags:
-        """Which examples (batch / world,) of `step` are mirrored: drawn with probability ``share`` at every visit."""
+        """Which examples (batch / world,) of `step` are mirrored, with probability ``share`` in every epoch pass."""
         return self._draws(step, batch, rank, world, 5) < share
 
     def augmentation(
         self, step: int, batch: int, rank: int, world: int, jitter: float, colour: float
     ) -> Augmentation | None:
-        """How the examples of `step` are placed and coloured, drawn anew at every visit; None where all stay plain.
+        """The augmentation of the examples of `step`, drawn anew in every epoch pass; None where all stay as stored.
 
         ``jitter`` and ``colour`` are the most that scale and colours differ from 1.
         """
@@ -242,7 +242,7 @@ class Items:
         return Augmentation(factors[:, 0], draws[:, 1:3], factors[:, 3:])
 
     def _draws(self, step: int, batch: int, rank: int, world: int, *key: int) -> NDArray[np.float64]:
-        """A number in [0, 1) for each example of `step`, as a function of its item, the visit and the key."""
+        """A number in [0, 1) for each example of `step`, as a function of its item, the epoch pass and the key."""
         items, epoch_passes = self.plan.step(step, batch, rank, world)
         draws = np.zeros(len(items))
         for epoch_pass in np.unique(epoch_passes):
@@ -278,9 +278,9 @@ def _starts(examples: Examples) -> Rows:
 
 
 def _blockwise(count: int, of: Callable[[slice], Rows]) -> Iterator[tuple[int, Rows, Rows]]:
-    """What ``of`` gives for each block of so many rows: where it begins, the keys (K, B), their steps from row to row.
+    """For each block of so many rows: its first row, the keys (K, B) that ``of`` gives, their steps from row to row.
 
-    The very first row takes no step: zeros.
+    The step of the very first row is zero.
     """
     last = None
     for at in range(0, count, _BLOCK):

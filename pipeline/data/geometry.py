@@ -38,10 +38,11 @@ class Letterbox:
     def moved(self, scale: Floats, at: Floats, boxes: Floats) -> Letterbox:
         """The square, padding and all, scaled by ``scale`` (B,) about and set where ``at`` (B, 2) says: training's.
 
-        ``at`` goes from 0 to 1, across and down, over the places where of the old square and the new, and of the
-        image and the new square, the smaller one lies within the other, and as much is seen of the box (B, 4), xyxy
-        on the old square, as can be: all of it, or all across the new square where the box has outgrown that. So a box
-        keeps its centre and, along either side, at least 1 / scale of itself, to the pixel. NaN asks for nothing.
+        ``at`` goes from 0 to 1, across and down, over the positions where three things hold: of the old square and the
+        new, the smaller lies within the larger; so it does of the image and the new square; and as much of the box
+        (B, 4), xyxy on the old square, is seen as can be: all of it, or all across the new square where the box has
+        outgrown that. So a box keeps its centre and, along either side, at least 1 / scale of itself, to the pixel. A
+        box of NaN sets no condition.
         """
         factor, plain = scale.astype(np.float64)[:, None], boxes.astype(np.float64)
         corner = factor * np.stack([self.left, self.top], 1)

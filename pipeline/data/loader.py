@@ -26,7 +26,7 @@ _DAY = 86400
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read and how it is shown to the network.
+    """The data of training, and how they are shown to the network.
 
     Args:
         folder: A built shard set (or a merged one): the folder that holds manifest.parquet.
@@ -93,10 +93,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """What a batch is asked for: examples, and how they are shown.
+    """What a batch is made of: examples, and how they are shown.
 
     ``rows`` (B,) are example rows. ``spoken`` (B,) gives rows whose words are used in place of their own. ``flipped``
-    (B,) tells which are mirrored. ``looks`` moves and colours the images.
+    (B,) tells which are mirrored. ``augmentation`` moves and
+    colours the images.
     """
 
     rows: Rows
@@ -146,7 +147,7 @@ class Loader:
         self._largest = largest
         self._decoders: dict[bool, Decoder] = {}
         self._decoding: Rows | None = None
-        self._given_up = False
+        self._stalled = False
 
     def batch(self, request: Request) -> Batch:
         """The batch of a request. Raises ConfigError for an image that cannot be decoded.
@@ -154,11 +155,13 @@ class Loader:
         Of what is mirrored, image, boxes, masks, words and answer are; a question whose mirrored answer the
         vocabulary lacks never is. Of what moves, see `Letterbox.moved` for how much of a referent stays to be seen. A
         question's image is only made smaller, for what lies at its border may be what is asked for; where an
-        expression speaks of nothing, the image moves as freely as where it does, or its look would tell.
+        expression speaks of nothing, the image moves as freely as where it does, or its place would give that away.
         """
         rows, augmentation = request.rows, request.augmentation
         examples, config = self._examples, self._config
-        texts, answers, mirrored = self._said(rows, rows if request.spoken is None else request.spoken, request.flipped)
+        texts, answers, mirrored = self._texts_and_targets(
+            rows, rows if request.spoken is None else request.spoken, request.flipped
+        )
         samples = examples.samples(rows)
         letterbox = Letterbox.fit(*examples.sides(samples), config.size)
         framed = letterbox.boxes(examples.boxes(rows))
@@ -169,32 +172,34 @@ class Loader:
         images = self._decoded(samples, letterbox, augmentation.colour if augmentation and config.colour else None)
         if config.blank:
             images.fill_(PADDING / 255)
-        boxes = self._placed(framed)
+        boxes = self._on_device(framed)
         masks = None
         if self._masks:
             found = self._reader.masks(samples, examples.regions(rows))
-            masks = self._placed(np.stack([letterbox.mask(index, mask) for index, mask in enumerate(found)]))
+            masks = self._on_device(np.stack([letterbox.mask(index, mask) for index, mask in enumerate(found)]))
         if mirrored.any():
-            which = self._placed(mirrored)
+            which = self._on_device(mirrored)
             images, boxes = flip_images(images, which), flip_boxes(boxes, config.size, which)
             masks = None if masks is None else flip_images(masks, which)
-        tokens = self._placed(self._vocabulary.encode(texts, config.words))
-        return Batch(rows, images, tokens, boxes, self._placed(answers), letterbox, masks)
+        tokens = self._on_device(self._vocabulary.encode(texts, config.words))
+        return Batch(rows, images, tokens, boxes, self._on_device(answers), letterbox, masks)
 
-    def _said(self, rows: Rows, spoken: Rows, flipped: Flags | None) -> tuple[list[str], NDArray[Any], Flags]:
-        """Texts, the targets that answers are, and which examples are mirrored after all."""
-        texts, given = self._examples.texts(spoken), self._given(rows)
+    def _texts_and_targets(
+        self, rows: Rows, spoken: Rows, flipped: Flags | None
+    ) -> tuple[list[str], NDArray[Any], Flags]:
+        """Texts, the targets made of the answers, and which examples are mirrored after all."""
+        texts, answers = self._examples.texts(spoken), self._answers(rows)
         number = self._vocabulary.answer_number
         mirrored = np.zeros(len(rows), bool) if flipped is None else flipped.copy()
         for row in np.flatnonzero(mirrored):
-            turned = [flip_words(answer) for answer in given[row]]
-            if any(number(there) < 0 <= number(here) for here, there in zip(given[row], turned, strict=True)):
+            turned = [flip_words(answer) for answer in answers[row]]
+            if any(number(there) < 0 <= number(here) for here, there in zip(answers[row], turned, strict=True)):
                 mirrored[row] = False
             else:
-                texts[row], given[row] = flip_words(texts[row]), turned
-        return texts, targets(given, self._vocabulary), mirrored
+                texts[row], answers[row] = flip_words(texts[row]), turned
+        return texts, targets(answers, self._vocabulary), mirrored
 
-    def _given(self, rows: Rows) -> list[list[str]]:
+    def _answers(self, rows: Rows) -> list[list[str]]:
         """The answers to each question: the one or none, those of all people where the vocabulary is of such."""
         chosen = [[] if answer is None else [answer] for answer in self._examples.answers(rows)]
         if not self._vocabulary.soft:
@@ -218,7 +223,7 @@ class Loader:
             for sample, image in zip(samples.tolist(), data, strict=True):
                 if not can_decode(image):
                     raise ConfigError(
-                        f"{self._reader.place(sample)}: the image cannot be decoded; run `laconvnet shards verify "
+                        f"{self._reader.location(sample)}: the image cannot be decoded; run `laconvnet shards verify "
                         f"{self._examples.manifest.folder} --full` and build the set again"
                     ) from error
             raise
@@ -226,13 +231,13 @@ class Loader:
             self._decoding = None
 
     def _doing(self) -> str:
-        """What the thread that makes batches is at."""
+        """What the thread that makes batches is doing, for the message about a stall."""
         if (samples := self._decoding) is not None:
-            return f"decoding {len(samples)} images, the first of them {self._reader.place(int(samples[0]))}"
-        places = self._reader.under_way
-        return f"reading {' and '.join(places)}" if places else "reading and decoding nothing"
+            return f"decoding {len(samples)} images, the first of them {self._reader.location(int(samples[0]))}"
+        locations = self._reader.under_way
+        return f"reading {' and '.join(locations)}" if locations else "reading and decoding nothing"
 
-    def _placed(self, values: NDArray[Any]) -> torch.Tensor:
+    def _on_device(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
     def stream(self, requests: Iterable[Request]) -> Generator[Batch]:
@@ -243,18 +248,18 @@ class Loader:
         try:
             yield from prefetch(self.batch, requests, self._config.patience, self._doing)
         except Stalled:
-            self._given_up = True
+            self._stalled = True
             raise
 
     def close(self) -> None:
-        self._reader.close(0 if self._given_up else self._config.patience)
+        self._reader.close(0 if self._stalled else self._config.patience)
 
 
 def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: int, parts: int) -> Iterator[Request]:
-    """What one rank asks the loader for in one step of training: ``parts`` requests, one a micro-batch."""
-    place = step, config.batch, rank, world
-    rows, flipped = items.step(*place), items.flips(*place, config.flip)
-    augmentation = items.augmentation(*place, config.jitter, config.colour)
+    """The requests of one rank in one step of training: ``parts`` of them, one a micro-batch."""
+    position = step, config.batch, rank, world
+    rows, flipped = items.step(*position), items.flips(*position, config.flip)
+    augmentation = items.augmentation(*position, config.jitter, config.colour)
     share = len(rows) // parts
     for first in range(0, len(rows), share):
         part = slice(first, first + share)

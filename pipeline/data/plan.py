@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """How many items of each set one epoch shows: size times weight, rounded, but never none of those there are."""
+        """Items of each set in one epoch: size times weight, rounded, but at least one where the set has any."""
         pairs = zip(self.sizes, self.weights, strict=True)
         return tuple(max(1, round(size * weight)) if size else 0 for size, weight in pairs)
 
@@ -102,10 +102,10 @@ class Plan:
         return sum(self.shares)
 
     def items(self, stream: Positions) -> tuple[Positions, Positions]:
-        """Items and visits, both (N,), at these positions (N,) of the stream.
+        """Items and epoch passes, both (N,), at these positions (N,) of the stream.
 
-        The visit counts how often the item's set has been passed over before: with the item's number it seeds
-        whatever is drawn anew at each visit.
+        The epoch pass counts how often the item's set has been passed over before: with the item's number it seeds
+        whatever is drawn anew in each pass.
         """
         if self.window:
             return self._local(stream)
@@ -139,15 +139,15 @@ class Plan:
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             windows, inside = np.divmod(within[here], self.window)
-            place = np.empty_like(inside)
+            position = np.empty_like(inside)
             for window in np.unique(windows).tolist():
                 now = windows == window
                 first = window * self.window
                 size = min(self.window, length - first)
-                place[now] = first + permute(inside[now], size, mix(self.seed, 7, epoch, window))
+                position[now] = first + permute(inside[now], size, mix(self.seed, 7, epoch, window))
             ends, firsts, passes = self._layout(epoch)
-            piece = np.searchsorted(ends, place, side="right")
-            items[here] = firsts[piece] + place - np.where(piece > 0, ends[piece - 1], 0)
+            piece = np.searchsorted(ends, position, side="right")
+            items[here] = firsts[piece] + position - np.where(piece > 0, ends[piece - 1], 0)
             epoch_passes[here] = passes[piece]
         return items, epoch_passes
 
@@ -157,7 +157,7 @@ class Plan:
         return lru_cache(maxsize=2)(self._lay_out)
 
     def _lay_out(self, epoch: int) -> tuple[Positions, Positions, Positions]:
-        """The blocks of one epoch in their order: where each ends in the epoch, its first item, and its visit.
+        """The blocks of one epoch in their order: where each ends in the epoch, its first item, and its epoch pass.
 
         A set's passes follow each other, each with its blocks in an order of its own, and an epoch takes the next
         ``shares`` of their items: a block at either end may be cut.
@@ -185,7 +185,7 @@ class Plan:
         return np.cumsum(length[order]), first[order], epoch_passes[order]
 
     def step(self, step: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
-        """Items and visits, both (batch / world,), of one rank in one step.
+        """Items and epoch passes, both (batch / world,), of one rank in one step.
 
         They are its slice of the positions [step * batch, (step + 1) * batch).
         """

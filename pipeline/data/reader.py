@@ -1,4 +1,4 @@
-"""Encoded images and masks by their place in the shards: one ``pread`` each, checked."""
+"""Encoded images and masks by their offsets in the shards: one ``pread`` each, checked."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Member = Literal["image", "json"]
 _PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
-class _Place(NamedTuple):
-    """Where a member of a row of the sample table is."""
+class _Location(NamedTuple):
+    """The location of one member of a row of the sample table."""
 
     sample: int
     shard: int
@@ -57,41 +57,41 @@ class Reader:
 
         Raises ConfigError for bytes that are not those that were written.
         """
-        places = self._places("image", samples)
-        self._open("image", places)
-        return self._map(lambda place: np.frombuffer(self._bytes("image", place), np.uint8), places)
+        locations = self._locations("image", samples)
+        self._open("image", locations)
+        return self._map(lambda location: np.frombuffer(self._bytes("image", location), np.uint8), locations)
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
         """The mask (height, width) of one region of each image, out of the record beside it; both given as (B,).
 
         Raises ConfigError for a region that has none, and for bytes that are not those that were written.
         """
-        places = self._places("json", samples)
-        self._open("json", places)
-        return self._map(self._mask, zip(places, regions.tolist(), strict=True))
+        locations = self._locations("json", samples)
+        self._open("json", locations)
+        return self._map(self._mask, zip(locations, regions.tolist(), strict=True))
 
-    def place(self, sample: int, member: Member = "image") -> str:
+    def location(self, sample: int, member: Member = "image") -> str:
         """Shard, key and offset of a row of the sample table, for people."""
-        (place,) = self._places(member, np.array([sample]))
+        (location,) = self._locations(member, np.array([sample]))
         (key,) = self._columns.values("key", np.array([sample]))
-        return f"{self._manifest.shard_paths[place.shard]}: sample {key!r} at offset {place.offset}"
+        return f"{self._manifest.shard_paths[location.shard]}: sample {key!r} at offset {location.offset}"
 
     @property
     def under_way(self) -> list[str]:
-        """The places that are being read at this moment, by any thread."""
-        return [self.place(sample, member) for member, sample in list(self._under_way.values())]
+        """The locations (see `location`) that are being read at this moment, by any thread."""
+        return [self.location(sample, member) for member, sample in list(self._under_way.values())]
 
-    def _places(self, member: Member, samples: NDArray[np.int64]) -> list[_Place]:
+    def _locations(self, member: Member, samples: NDArray[np.int64]) -> list[_Location]:
         names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
         columns = (self._columns.numbers(name, samples).tolist() for name in names)
-        return [_Place(*row) for row in zip(samples.tolist(), *columns, strict=True)]
+        return [_Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
 
-    def _mask(self, which: tuple[_Place, int]) -> Mask:
-        place, region = which
-        return of_region(Record.from_json(self._bytes("json", place)), region)
+    def _mask(self, which: tuple[_Location, int]) -> Mask:
+        location, region = which
+        return of_region(Record.from_json(self._bytes("json", location)), region)
 
-    def _open(self, member: Member, places: list[_Place]) -> None:
-        shards = {place.shard: place.sample for place in reversed(places)}
+    def _open(self, member: Member, locations: list[_Location]) -> None:
+        shards = {location.shard: location.sample for location in reversed(locations)}
         for shard, sample in sorted(shards.items()):
             file = self._files.pop(shard, None)
             if file is None:
@@ -113,12 +113,12 @@ class Reader:
     def _map(self, make: Callable[..., T], keys: Iterable[object]) -> list[T]:
         return self._workers.map(make, keys) if self._workers else [make(key) for key in keys]
 
-    def _bytes(self, member: Member, place: _Place) -> bytes:
-        with self._reading(member, place.sample):
-            data = os.pread(self._files[place.shard], place.length, place.offset)
-        if len(data) != place.length or xxhash.xxh3_64_intdigest(data) != place.xxh3:
+    def _bytes(self, member: Member, location: _Location) -> bytes:
+        with self._reading(member, location.sample):
+            data = os.pread(self._files[location.shard], location.length, location.offset)
+        if len(data) != location.length or xxhash.xxh3_64_intdigest(data) != location.xxh3:
             raise ConfigError(
-                f"{self.place(place.sample, member)}: the bytes are not those that were written; "
+                f"{self.location(location.sample, member)}: the bytes are not those that were written; "
                 f"run `laconvnet shards verify {self._manifest.folder} --full` and build the set again"
             )
         return data

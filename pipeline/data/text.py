@@ -21,7 +21,7 @@ PAD, UNKNOWN = 0, 1
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 _SPACED = re.compile(r"[-/]")
 # Texts that `words` leaves nothing of, as a regular expression that Arrow's engine reads too.
-WORDLESS = r"""^[\s.,'!?"()*#:;/-]*$"""
+EMPTY_TEXT = r"""^[\s.,'!?"()*#:;/-]*$"""
 
 
 def words(text: str) -> list[str]:
@@ -89,7 +89,7 @@ def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArr
     """Word vectors (words, D) from a GloVe text file, plain or gzipped, and how many words it knew.
 
     There are `len(vocabulary)` of them, as wide as the file's. Words that the file lacks get a normal vector of the
-    found ones' spread, drawn from ``seed``; padding is zero.
+    found ones' standard deviation, drawn from ``seed``; padding is zero.
     Raises ConfigError for a missing file, a line of another width, numbers that are not finite or a file that knows
     no word.
     """
@@ -109,8 +109,8 @@ def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArr
                     continue  # an entry with blanks in it, as GloVe 840B has (". . ."); no word of ours has any
                 if not values or len(values) != width:
                     expected = width or "a word and its vector"
-                    told = f"{len(values)} values, expected {expected}; is the file whole?"
-                    raise ConfigError(f"{path}: line {number}: {told}")
+                    reason = f"{len(values)} values, expected {expected}; is the file whole?"
+                    raise ConfigError(f"{path}: line {number}: {reason}")
                 if word in wanted:
                     found[wanted[word]] = np.array(values, np.float32)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Evaluation: every example of a split exactly once, scored as its field scores it, beside what knows less."""
+"""Evaluation: every example of a split exactly once, scored as its field scores it, beside baselines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class _Piece:
-    """What a batch has come to."""
+    """The sums and answers of one batch."""
 
     sums: Sums
     answers: list[dict[str, Any]]
@@ -49,7 +49,7 @@ def evaluate(
     run, folder or split that is not there, or that lacks what the task is scored by.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
-    number of them. The leading one writes and returns the metrics, the others return None; where one fails, all do.
+    number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
     """
     with joined() as ranks:
         ready, examples = ranks.each(lambda: _opened(run, data, split))
@@ -129,13 +129,13 @@ def _pieces(ready: Restored, examples: Examples, control: str | None, cuts: list
     ):
         for batch in batches:
             output = ready.model(batch.images, batch.tokens).float()
-            given = ready.task.answer(output, batch)
-            sums = ready.task.score(given, examples, batch.rows)
+            answers = ready.task.answer(output, batch)
+            sums = ready.task.score(answers, examples, batch.rows)
             samples, texts = examples.samples(batch.rows).tolist(), examples.texts(batch.rows)
-            told = zip(batch.rows.tolist(), samples, texts, given, strict=True)
+            entries = zip(batch.rows.tolist(), samples, texts, answers, strict=True)
             yield _Piece(
                 sums,
-                [{"example": row, "sample": sample, "text": text, **answer} for row, sample, text, answer in told],
+                [{"example": row, "sample": sample, "text": text, **answer} for row, sample, text, answer in entries],
             )
 
 
@@ -152,27 +152,27 @@ def _majority(examples: Examples, training: Examples) -> dict[str, float]:
 
     Empty where either split hides its answers.
     """
-    asked, learned = _answered(examples), _answered(training)
-    if not asked or not learned:
+    questions, learned = _answered(examples), _answered(training)
+    if not questions or not learned:
         return {}
     overall = Counter(answer for answer, _, _ in learned).most_common(1)[0][0]
     counted: dict[str | None, Counter[str]] = defaultdict(Counter)
     for answer, family, _ in learned:
         counted[family][answer] += 1
     by_family = {family: counter.most_common(1)[0][0] for family, counter in counted.items()}
-    known = [(by_family[family], answer, people) for answer, family, people in asked if family in by_family]
+    known = [(by_family[family], answer, people) for answer, family, people in questions if family in by_family]
     return {
-        "accuracy": sum(worth(overall, answer, people) for answer, _, people in asked) / len(asked),
-        "accuracy_by_family": sum(worth(*one) for one in known) / len(asked),
+        "accuracy": sum(worth(overall, answer, people) for answer, _, people in questions) / len(questions),
+        "accuracy_by_family": sum(worth(*one) for one in known) / len(questions),
     }
 
 
 def _answered(examples: Examples) -> list[tuple[str, str | None, list[str]]]:
     """Answer, family and all people's answers of every question whose answer is known."""
     rows = examples.rows
-    asked = zip(examples.answers(rows), examples.families(rows), examples.human_answers(rows), strict=True)
+    columns = zip(examples.answers(rows), examples.families(rows), examples.human_answers(rows), strict=True)
     return [
         (normalised(answer) if people else answer, family, people)
-        for answer, family, people in asked
+        for answer, family, people in columns
         if answer is not None
     ]

@@ -19,7 +19,7 @@ def export(run: Path, kind: str, out: Path) -> dict[str, object]:
     `safetensors`: every tensor by its name in the state dict, with configuration and vocabulary (JSON) as metadata.
     `pt2`: the inference model as torch.export sees it, for any number of examples: images (B, 3, S, S) in [0, 1] and
     tokens (B, L) int64 in, the head's output out; configuration and vocabulary travel as extra files. Raises
-    ConfigError for a run without a checkpoint, an unknown format, or a place that cannot be written.
+    ConfigError for a run without a checkpoint, an unknown format, or a path that cannot be written.
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format: {kind!r}: expected one of {', '.join(FORMATS)}")

@@ -35,9 +35,9 @@ def import_released(file: Path, vocabulary: Path, out: Path) -> dict[str, Any]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out: {out}: is there already; expected a new or empty folder")
-    theirs, told = _read(file)
+    theirs, origin = _read(file)
     known = read_vocabulary(vocabulary)
-    released = convert(theirs, len(known), f"{file}: {told}")
+    released = convert(theirs, len(known), f"{file}: {origin}")
     source = f"imported from {file}"
     config = TrainConfig(data=DataConfig(folder=source), model=released.config)
     state = {
@@ -60,7 +60,7 @@ def import_released(file: Path, vocabulary: Path, out: Path) -> dict[str, Any]:
         "head": released.config.head,
         "tensors": len(theirs),
         "words": len(known),
-        "taken": told,
+        "taken": origin,
     }
 
 
@@ -72,15 +72,15 @@ def read_vocabulary(file: Path) -> Vocabulary:
     words of all splits, test splits as well, as they come in that file. Raises ConfigError.
     """
     try:
-        given = read_json(file)
+        loaded = read_json(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--vocabulary: {file}: cannot be read as JSON ({error})") from error
-    tokens = given
-    if isinstance(given, dict):
-        numbered = all(type(number) is int for number in given.values())
-        tokens = sorted(given, key=given.__getitem__) if numbered else list(dict.fromkeys(_annotated(given, file)))
-        if numbered and sorted(given.values()) != list(range(len(given))):
-            raise ConfigError(f"--vocabulary: {file}: expected the numbers 0 to {len(given) - 1}, each once")
+    tokens = loaded
+    if isinstance(loaded, dict):
+        numbered = all(type(number) is int for number in loaded.values())
+        tokens = sorted(loaded, key=loaded.__getitem__) if numbered else list(dict.fromkeys(_annotated(loaded, file)))
+        if numbered and sorted(loaded.values()) != list(range(len(loaded))):
+            raise ConfigError(f"--vocabulary: {file}: expected the numbers 0 to {len(loaded) - 1}, each once")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise ConfigError(f"--vocabulary: {file}: expected a list of words, {{word: number}} or an annotation file")
     if tuple(tokens[:2]) != _SPECIAL[:2]:

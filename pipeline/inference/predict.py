@@ -28,12 +28,12 @@ def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[
 
     Raises ConfigError for an image that cannot be read, a text without words and an ``out`` that cannot be written.
     """
-    picture = _open(image)
+    loaded = _open(image)
     ready = restore(run)
     config = ready.config.data
-    letterbox = Letterbox.fit(np.array([picture.width]), np.array([picture.height]), config.size)
+    letterbox = Letterbox.fit(np.array([loaded.width]), np.array([loaded.height]), config.size)
     lossless = io.BytesIO()
-    picture.save(lossless, "PNG", compress_level=1)
+    loaded.save(lossless, "PNG", compress_level=1)
     images = Decoder(config.size, 1, 1, ready.device).decode([np.frombuffer(lossless.getvalue(), np.uint8)], letterbox)
     tokens = torch.from_numpy(ready.vocabulary.encode([text], config.words)).to(ready.device)
     nothing = torch.empty(0)
@@ -41,27 +41,27 @@ def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[
     (answer,) = ready.task.answer(ready.model(images, tokens).float(), batch)
     if out:
         try:
-            draw(picture, text, answer).save(out)
+            draw(loaded, text, answer).save(out)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--out: {out}: cannot be written ({error}); expected a name such as a.png") from error
     return {"image": str(image), "text": text, **answer}
 
 
-def draw(picture: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
+def draw(image: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
     """The image, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
-    scale = max(1, -(-320 // picture.width))
-    width, height = picture.width * scale, picture.height * scale
-    shown, said = picture.resize((width, height), Image.Resampling.LANCZOS), answer.get("answer")
+    scale = max(1, -(-320 // image.width))
+    width, height = image.width * scale, image.height * scale
+    shown, answer_text = image.resize((width, height), Image.Resampling.LANCZOS), answer.get("answer")
     if "mask" in answer:
-        mask = decode(answer["mask"], picture.height, picture.width)
-        shown, said = overlay(shown, mask, PREDICTED), None if mask.any() else "nothing"
+        mask = decode(answer["mask"], image.height, image.width)
+        shown, answer_text = overlay(shown, mask, PREDICTED), None if mask.any() else "nothing"
     sheet = Image.new("RGB", (width, height + 34), "white")
     sheet.paste(shown)
     pen = ImageDraw.Draw(sheet)
     if "box" in answer:
         x, y, w, h = (side * scale for side in answer["box"])
         pen.rectangle((x, y, x + w, y + h), outline=PREDICTED, width=max(2, width // 200))
-    pen.text((6, height + 10), text if said is None else f"{text}  ->  {said}", fill="black")
+    pen.text((6, height + 10), text if answer_text is None else f"{text}  ->  {answer_text}", fill="black")
     return sheet
 
 

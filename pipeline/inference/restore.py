@@ -20,7 +20,7 @@ from laconvnet.pipeline.training.start import rebuild
 
 @dataclass(frozen=True)
 class Restored:
-    """The EMA weights of a run's newest checkpoint (the plain ones where it keeps no average)."""
+    """The EMA weights of a run's newest checkpoint (the plain ones where it keeps no EMA)."""
 
     config: TrainConfig
     vocabulary: Vocabulary

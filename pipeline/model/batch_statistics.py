@@ -1,4 +1,4 @@
-"""The statistics of a batch that is spread over all processes."""
+"""The statistics of a batch that is distributed over all processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from laconvnet.pipeline.distributed import stack
 
 
-def global_moments(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def global_statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance (C,) of the global batch, and its number of values a channel (1,), from every process's own.
 
     ``own`` (2 C + 1) holds this process's means, variances (by its count) and count. Combined like this they are exact

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from laconvnet.pipeline.distributed import stack
-from laconvnet.pipeline.model.batch_statistics import global_moments
+from laconvnet.pipeline.model.batch_statistics import global_statistics
 
 EXTENSION = "syncbn"
 DTYPES = (torch.float16, torch.float32)  # the kernels know no bfloat16
@@ -49,7 +49,7 @@ class FusedBatchNorm(torch.autograd.Function):
         rows = _rows(x)
         mean, var = syncbn.welford_mean_var_c_last(rows)
         # Filled on the device: a number that is copied there would be waited for, at every norm.
-        mean, var, total = global_moments(torch.cat([mean, var, mean.new_full((1,), rows.numel() // len(weight))]))
+        mean, var, total = global_statistics(torch.cat([mean, var, mean.new_full((1,), rows.numel() // len(weight))]))
         scale = torch.rsqrt(var + eps)
         out = syncbn.batchnorm_forward_c_last(
             rows, None if beside is None else _rows(beside), mean, scale, weight, bias, relu

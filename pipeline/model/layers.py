@@ -62,8 +62,8 @@ def position_code(channels: int, height: int, width: int, device: torch.device, 
     phase = torch.where(index % 2 == 0, 0.0, math.pi / 2)  # cos(a) = sin(a + pi/2)
 
     def along(length: int) -> Tensor:
-        place = torch.arange(1, length + 1, device=device, dtype=torch.float32)
-        return torch.sin(place * frequency[:, None] + phase[:, None])
+        position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        return torch.sin(position * frequency[:, None] + phase[:, None])
 
     rows = along(height).T[:, None, :].expand(height, width, half)
     columns = along(width).T[None, :, :].expand(height, width, half)
@@ -71,9 +71,9 @@ def position_code(channels: int, height: int, width: int, device: torch.device, 
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Softmax of `scores` along `dim` over the places where `mask` (broadcastable, True = real) holds.
+    """Softmax of `scores` along `dim` over the positions where `mask` (broadcastable, True = real) holds.
 
-    Returns float32 in the shape of `scores`. A row without a real place gives zeros. Computed in float32, where the
+    Returns float32 in the shape of `scores`. A row without a real position gives zeros. Computed in float32, where the
     smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
     """
     scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)

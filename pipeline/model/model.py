@@ -66,8 +66,8 @@ class ModelConfig:
             net = replace(net, kernels=tuple((self.kernel_size,) * depth for depth in net.depths))
         if self.language.hidden is not None:
             net = replace(net, words=self.language.hidden)
-        given = {name: value for name in _OF_NET if (value := getattr(self, name)) is not None}
-        net = check(replace(net, **given))
+        overrides = {name: value for name in _OF_NET if (value := getattr(self, name)) is not None}
+        net = check(replace(net, **overrides))
         for name in getattr(BLOCKS[self.block], "ignores", ()):
             if getattr(self, name) != getattr(ModelConfig, name):
                 raise ConfigError(f"model.{name}: means nothing to block {self.block}; leave it out")

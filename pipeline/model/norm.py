@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from laconvnet.pipeline.distributed import stack, world_size
 from laconvnet.pipeline.model import fused_norm
-from laconvnet.pipeline.model.batch_statistics import global_moments
+from laconvnet.pipeline.model.batch_statistics import global_statistics
 from laconvnet.pipeline.model.precision import KeepFloat32
 from laconvnet.pipeline.model.recompute import recomputing
 
@@ -96,7 +96,7 @@ class _JointBatchNorm(torch.autograd.Function):
         if values.numel():
             own[:channels], own[channels:-1] = torch.batch_norm_update_stats(values, None, None, 0.0)
             own[-1] = values.numel() // channels
-        mean, var, total = global_moments(own)
+        mean, var, total = global_statistics(own)
         ctx.save_for_backward(x, mean, var, weight, total)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, var, total)

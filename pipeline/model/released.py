@@ -1,4 +1,4 @@
-"""Weights of the authors' released code (github.com/luogen1996/LaConvNet, September 2023) in the places of our model.
+"""Weights of the authors' released code (github.com/luogen1996/LaConvNet, September 2023) under our model's names.
 
 The released network is ours with the presets `s_released` and `b_released`; names and the order of some channels
 differ:
@@ -45,19 +45,19 @@ class Released:
     weights: dict[str, Tensor]
 
 
-def convert(theirs: Mapping[str, Tensor], words: int, place: str) -> Released:
-    """A whole state dict of the released code, in our places; network and task are read off its names.
+def convert(theirs: Mapping[str, Tensor], words: int, origin: str) -> Released:
+    """A whole state dict of the released code, under our names; network and task are read off its names.
 
     `words` is the length of the vocabulary, PAD and UNK included. Every weight comes out in the shape and type that it
     has in our model. Strict: every tensor is used once and every one of ours is filled. Raises ConfigError, naming
-    `place`, the tensor and the shapes, for whatever does not fit.
+    `origin`, the tensor and the shapes, for whatever does not fit.
     """
     parallel = all(name.startswith("module.") for name in theirs)  # saved from several processes
     left = {name.removeprefix("module.") if parallel else name: tensor for name, tensor in theirs.items()}
-    config = _config(left, place)
+    config = _config(left, origin)
     if _EMBEDDING in left and (shape := tuple(left[_EMBEDDING].shape))[:1] != (words,):
         raise ConfigError(
-            f"{place}: {_EMBEDDING} has shape {shape}, the vocabulary {words} words; expected the vocabulary that "
+            f"{origin}: {_EMBEDDING} has shape {shape}, the vocabulary {words} words; expected the vocabulary that "
             "these weights were trained with, in its order"
         )
     with torch.device("meta"):
@@ -68,21 +68,21 @@ def convert(theirs: Mapping[str, Tensor], words: int, place: str) -> Released:
         module, _, leaf = name.rpartition(".")
         names = [f"{other}.{leaf}" for other in modules[module]]
         if missing := [other for other in names if other not in left]:
-            raise ConfigError(f"{place}: lacks {missing[0]}, which preset {config.preset} needs; is the file whole?")
+            raise ConfigError(f"{origin}: lacks {missing[0]}, which preset {config.preset} needs; is the file whole?")
         # Theirs are the weights of a 1x1 convolution, ours those of the fused operator.
         shape = (*ours.shape, 1, 1) if name.endswith(".filters.weight") else tuple(ours.shape)
-        tensor = _joined([left.pop(other) for other in names], shape, ours.dtype, f"{place}: {' + '.join(names)}")
+        tensor = _joined([left.pop(other) for other in names], shape, ours.dtype, f"{origin}: {' + '.join(names)}")
         # A copy: a view would carry the rest of its file along into the next one.
         weights[name] = _ordered(tensor, name, config).reshape(ours.shape).to(ours.dtype, copy=True)
     if left:
         raise ConfigError(
-            f"{place}: {next(iter(left))} and {len(left) - 1} more have no place in preset {config.preset} with head "
+            f"{origin}: {next(iter(left))} and {len(left) - 1} more have no place in preset {config.preset} with head "
             f"{config.head}; expected weights of the released code as it was published"
         )
     return Released(config, weights)
 
 
-def _config(names: Mapping[str, Tensor], place: str) -> ModelConfig:
+def _config(names: Mapping[str, Tensor], origin: str) -> ModelConfig:
     """The released network that has tensors of these names."""
     found = (re.match(r"visual_encoder\.blocks\.(\d)\.(\d+)\.conv1\.linear\.weight$", name) for name in names)
     stages = [int(match[1]) for match in found if match]
@@ -91,7 +91,7 @@ def _config(names: Mapping[str, Tensor], place: str) -> ModelConfig:
     if depths not in presets:
         known = " or ".join(f"{depths} ({preset})" for depths, preset in presets.items())
         raise ConfigError(
-            f"{place}: {depths} LaConv blocks in the five stages: expected weights of the released code, {known}"
+            f"{origin}: {depths} LaConv blocks in the five stages: expected weights of the released code, {known}"
         )
     segments = any(name.startswith("detection_neck.") for name in names)
     return replace(_RES if segments else _REC, preset=presets[depths])

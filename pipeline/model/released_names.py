@@ -1,4 +1,4 @@
-"""What the modules of our model are called in the authors' released code."""
+"""The names of our model's modules in the authors' released code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BLOCK = {
     "mlp.reduce": "block1.3",
     "mlp.reduce_norm": "block1.4",
 }
-# Necks: single convolutions, and layers of two ways (CSP).
+# Necks: single convolutions, and layers of two branches (CSP).
 _DOWN_CONVS = {"from_coarse": "lateral_conv0", "from_middle": "reduce_conv1"}
 _DOWN_MIXES = {"mix_middle": "C3_p4", "mix_fine": "C3_p3"}
 _UP_CONVS = {"to_middle": "bu_conv2", "to_coarse": "bu_conv1"}
@@ -89,8 +89,8 @@ def _neck(ours: str, theirs: str, convs: Names, mixes: Names) -> Names:
         names |= _conv_norm(f"{ours}.{name}", f"{theirs}.{other}")
     for name, other in mixes.items():
         mix, csp = f"{ours}.{name}", f"{theirs}.{other}"
-        for way, conv in {"through": "conv1", "past": "conv2", "merge": "conv3"}.items():
-            names |= _conv_norm(f"{mix}.{way}", f"{csp}.{conv}")
+        for branch, conv in {"through": "conv1", "past": "conv2", "merge": "conv3"}.items():
+            names |= _conv_norm(f"{mix}.{branch}", f"{csp}.{conv}")
         for bottleneck in range(_BOTTLENECKS):
             names |= _conv_norm(f"{mix}.bottlenecks.{bottleneck}.0", f"{csp}.m.{bottleneck}.conv1")
             names |= _conv_norm(f"{mix}.bottlenecks.{bottleneck}.1", f"{csp}.m.{bottleneck}.conv2")

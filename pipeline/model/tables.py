@@ -75,8 +75,8 @@ def _configurations() -> Iterator[Row]:
         for stage, (side, packing, kernel, dim) in enumerate(
             ((112, 8, 3, 16), (56, 4, 7, 64), (28, 2, 7, 128), (14, 1, 7, 256), (7, 1, 7, 512))
         ):
-            way = "16-d linear, pool" if stage == 0 else "pool"
-            printed = f"{way}; {side}x{side}, s {packing}, {kernel}x{kernel}, {dim}-d x {depths[stage]}"
+            downsampling = "16-d linear, pool" if stage == 0 else "pool"
+            printed = f"{downsampling}; {side}x{side}, s {packing}, {kernel}x{kernel}, {dim}-d x {depths[stage]}"
             part = (f"visual.stages.{stage}.",)
             yield Row("1", f"{name} stage {stage + 1}", config, 224, counts=part, printed=printed)
 
@@ -185,18 +185,18 @@ def _configuration(row: Row) -> str:
 def built(row: Row) -> str:
     """The configuration that is built for a row of Tab. 1, in the words of `Row.printed`."""
     net, stage = row.config.net(), int(row.counts[0].split(".")[2])
-    ways = {"pool": "pool", "space_to_depth": "space to depth"}
-    way = f"{net.dims[0]}-d linear, " * (stage == 0) + ways[net.downsample]
+    spelling = {"pool": "pool", "space_to_depth": "space to depth"}
+    downsampling = f"{net.dims[0]}-d linear, " * (stage == 0) + spelling[net.downsample]
     (kernel,) = set(net.kernels[stage])
-    side = row.size // STRIDES[stage]
-    return f"{way}; {side}x{side}, s {net.packing[stage]}, {kernel}x{kernel}, {net.dims[stage]}-d x {net.depths[stage]}"
+    side, dim, depth = row.size // STRIDES[stage], net.dims[stage], net.depths[stage]
+    return f"{downsampling}; {side}x{side}, s {net.packing[stage]}, {kernel}x{kernel}, {dim}-d x {depth}"
 
 
 def _note(row: Row, params: int) -> str:
-    said = [row.why] if row.why else []
+    notes = [row.why] if row.why else []
     if row.printed:
-        said.append(f"as printed: {row.printed}" if built(row) == row.printed else f"printed: {row.printed}")
+        notes.append(f"as printed: {row.printed}" if built(row) == row.printed else f"printed: {row.printed}")
     if row.words and row.params:
         missing = (float(row.params) * MEGA - params) / WORD_DIM
-        said.append(f"{missing:,.0f} word vectors make up the difference in params")
-    return "; ".join(said)
+        notes.append(f"{missing:,.0f} word vectors make up the difference in params")
+    return "; ".join(notes)

@@ -1,7 +1,7 @@
 """The fence between two starts of one job: what an earlier start left running must not publish any more.
 
 A node that lost its connection may go on with a job that the scheduler has started again elsewhere. The new start says
-so in a file; whoever publishes looks at it first.
+so in a file; a process reads it before it publishes anything.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def starts() -> int:
 
 def check() -> None:
     """Raises TrainingError where this job has been started again since this process was."""
-    place = os.environ.get(FENCE)
-    if not place:
+    path = os.environ.get(FENCE)
+    if not path:
         return
     try:
-        newest = read_object(Path(place))["start"]
+        newest = read_object(Path(path))["start"]
     except (OSError, ValueError, KeyError):
-        return  # no start has said anything yet
+        return  # no start has written the file yet
     if newest > starts():
-        raise TrainingError(f"{place}: this job has been started again (start {newest}); this older one stops here")
+        raise TrainingError(f"{path}: this job has been started again (start {newest}); this older one stops here")

@@ -25,12 +25,12 @@ class Span:
 
 
 def places(folder: Path, tasks: int | None) -> list[Path]:
-    """Where the stage's job worked, or each task of its array."""
+    """The folders of the stage's job: its own, or one for each task of its array."""
     return [task_folder(folder, tasks, task) for task in range(tasks)] if tasks else [folder]
 
 
 def spans(places: list[Path], now: Callable[[], float] = time.time) -> tuple[Span, ...]:
-    """What happened in these folders, each kind's stretches joined where they meet, in the order of KINDS."""
+    """The spans that the files of these folders tell, in the order of KINDS, those of a kind joined where they meet."""
     found = [span for place in places for span in _history(place, now())]
     return tuple(span for kind in KINDS for span in _joined(kind, found))
 
@@ -39,7 +39,7 @@ def _history(folder: Path, now: float) -> Iterator[Span]:
     job = find_object(folder / JOB) or {}
     ended = _ended(folder)
     # Only the newest job's time of submission is known; on this machine it is that of its start.
-    asked = job.get("started") if job.get("cluster") == "slurm" else None
+    submitted = job.get("started") if job.get("cluster") == "slurm" else None
     since: tuple[str, float] | None = None  # a start that has not ended: its job and its time
     left: tuple[str, float] | None = None  # the job that has ended last, and when
     for entry in read_lines(folder / STARTS):
@@ -51,8 +51,8 @@ def _history(folder: Path, now: float) -> Iterator[Span]:
                 yield Span("interrupted", since[1], at)
             elif left is not None and left[0] == name:
                 yield Span("queued", left[1], at)
-            elif name == job.get("id") and is_number(asked):
-                yield Span("queued", asked, at)
+            elif name == job.get("id") and is_number(submitted):
+                yield Span("queued", submitted, at)
             since = name, at
         elif since is not None:
             outcome = entry.get("outcome")
@@ -62,7 +62,7 @@ def _history(folder: Path, now: float) -> Iterator[Span]:
         kind, at = ended if ended is not None and ended[1] >= since[1] else ("running", now)
         yield Span(kind, since[1], max(at, since[1]))
     elif left is None and is_number(job.get("started")):  # nothing was noted
-        kind, at = ended or ("queued" if asked else "running", now)
+        kind, at = ended or ("queued" if submitted else "running", now)
         yield Span(kind, job["started"], max(at, job["started"]))
 
 

@@ -1,7 +1,7 @@
 """What a run, a stage and a launch keep in their folders: every file name stands here, and nowhere else.
 
     LAUNCH/                     of `laconvnet launch`
-      graph.json                the stages, resolved, and which of them were asked for
+      graph.json                the stages, resolved, and which of them were requested
       launch.lock               held while the launch goes on, and names it
       replaced/                 folders of stages that were started from nothing again
       code-HASH/                the code that jobs on a cluster run
@@ -20,7 +20,7 @@
       incidents/step-S/         of a bad step: rank-R.json, and state/, which is a checkpoint
       profile/                  rank-R.json: the trace of `log.profile`
       eval/                     results, and beside each its .answers.jsonl
-      report.html               the report, where nothing else was asked for
+      report.html               the report, where --out names no other path
 
 Paths are made, never looked at; `committed` alone reads a folder. Nothing here knows torch.
 """
@@ -50,7 +50,7 @@ _STEP = re.compile(r"step-(\d+)")
 
 
 def step_folder(step: int) -> str:
-    """What the folder of a step is called, in `checkpoints` and in `incidents`."""
+    """The name of a step's folder, in `checkpoints` and in `incidents`."""
     return f"step-{step:08d}"
 
 
@@ -66,12 +66,12 @@ def committed(run: Path) -> list[Path]:
 
 
 def rank_record(folder: Path, rank: int) -> Path:
-    """What one rank wrote of an incident or a profile."""
+    """The file that one rank writes of an incident or a profile."""
     return folder / f"rank-{rank}.json"
 
 
 def task_folder(stage: Path, tasks: int, task: int) -> Path:
-    """Where a task of an array keeps what a stage keeps in its folder."""
+    """The folder in which a task of an array keeps what a stage keeps in its own."""
     return stage / f"array-{tasks}" / str(task)
 
 
@@ -95,7 +95,7 @@ def batch_log(folder: Path, job: str) -> Path:
 
 
 def controller_log(folder: Path, job: str) -> Path:
-    """What the process said that starts and watches the ranks of a job on this machine."""
+    """The output of the process that starts and watches the ranks of a job on this machine."""
     return folder / JOBS / f"{job}_controller.log"
 
 

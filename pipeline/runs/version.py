@@ -1,4 +1,4 @@
-"""Which code it is that runs."""
+"""The version of the code that runs."""
 
 from __future__ import annotations
 

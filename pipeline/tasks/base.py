@@ -1,4 +1,4 @@
-"""What every task gives to training and evaluation."""
+"""The interface of a task for training and evaluation."""
 
 from __future__ import annotations
 

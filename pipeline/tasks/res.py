@@ -40,13 +40,13 @@ class Res(Task):
 
         Output (B, S, S) logits.
         """
-        given = []
+        answers = []
         for index, logits in enumerate(output):
             found = on_image(logits, batch.letterbox, index)
             mask = self.decide(found > 0)
             sure = float(torch.from_numpy(found[mask]).sigmoid().mean()) if mask.any() else 0.0
-            given.append({"mask": encode(mask), "score": round(sure, 4)})
-        return given
+            answers.append({"mask": encode(mask), "score": round(sure, 4)})
+        return answers
 
     def decide(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The answer (height, width) for the pixels of probability above 0.5: those pixels."""
@@ -71,9 +71,9 @@ class Res(Task):
         """
         pixels = np.zeros((3, len(rows)))
         for number, (answer, truth) in enumerate(zip(answers, examples.masks(rows), strict=True)):
-            given, true = decode(answer["mask"], *truth.shape) > 0, truth > 0
-            shared, covered = (given & true).sum(), (given | true).sum()
-            pixels[:, number] = shared, covered, given.sum()
+            predicted, true = decode(answer["mask"], *truth.shape) > 0, truth > 0
+            shared, covered = (predicted & true).sum(), (predicted | true).sum()
+            pixels[:, number] = shared, covered, predicted.sum()
             answer.update(truth=encode(true), iou=round(float(shared / max(covered, 1)), 4))
         return pixels
 

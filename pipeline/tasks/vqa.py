@@ -50,9 +50,9 @@ class Vqa(Task):
         which takes two of the ten. ``question_id`` is what an evaluation server knows a question by.
         """
         sums: Sums = {}
-        asked = zip(examples.ids(rows), examples.families(rows), strict=True)
+        questions = zip(examples.ids(rows), examples.families(rows), strict=True)
         known = zip(examples.answers(rows), examples.human_answers(rows), strict=True)
-        for answer, (id, family), (truth, people) in zip(answers, asked, known, strict=True):
+        for answer, (id, family), (truth, people) in zip(answers, questions, known, strict=True):
             answer["question_id"] = id
             if truth is None:
                 continue

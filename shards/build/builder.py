@@ -56,13 +56,13 @@ def build(
     refused. ``total`` is the number of samples for the progress bar. Images and regions that cannot be used go to
     quarantine.parquet with a reason. Raises InputError for what the user can mend.
     """
-    identity = _identity(source, licence, options, shard_bytes)
-    if _is_finished(out, identity):
+    settings = _settings(source, licence, options, shard_bytes)
+    if _is_finished(out, settings):
         return Manifest.open(out)
-    with _under_construction(out, identity, fcntl.LOCK_EX):
+    with _under_construction(out, settings, fcntl.LOCK_EX):
         planner = Planner(samples, shard_bytes)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        join_parts(out, shards, planner.missing, {"version": VERSION, **identity, "sets": [_set(source)]})
+        join_parts(out, shards, planner.missing, {"version": VERSION, **settings, "sets": [_set(source)]})
     return Manifest.open(out)
 
 
@@ -85,10 +85,10 @@ def build_task(
     number, count = task
     if not 1 <= number <= count:
         raise InputError(f"task {number}/{count}: expected I/N with 1 <= I <= N")
-    identity = _identity(source, licence, options, shard_bytes)
-    if _is_finished(out, identity):
+    settings = _settings(source, licence, options, shard_bytes)
+    if _is_finished(out, settings):
         return
-    with _under_construction(out, identity, fcntl.LOCK_SH):
+    with _under_construction(out, settings, fcntl.LOCK_SH):
         mine = (chunk for chunk in Planner(samples, shard_bytes).chunks() if chunk.number % count == number - 1)
         _write(mine, out, workers, None, progress)
 
@@ -97,22 +97,22 @@ def _set(source: str) -> dict[str, Any]:
     return {"name": source, "weight": 1.0}
 
 
-def _identity(source: str, licence: str, options: dict[str, Any], shard_bytes: int) -> dict[str, Any]:
-    identity = {"source": source, "licence": licence, "options": options, "shard_bytes": shard_bytes}
-    return dict(json.loads(json.dumps(identity)))  # as it reads back: tuples are lists
+def _settings(source: str, licence: str, options: dict[str, Any], shard_bytes: int) -> dict[str, Any]:
+    settings = {"source": source, "licence": licence, "options": options, "shard_bytes": shard_bytes}
+    return dict(json.loads(json.dumps(settings)))  # as it reads back: tuples are lists
 
 
-def _is_finished(out: Path, identity: dict[str, Any]) -> bool:
+def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
     if not (out / MANIFEST).exists():
         return False
-    _refuse_other(out, "holds a set", read_meta(out), identity)
+    _refuse_other(out, "holds a set", read_meta(out), settings)
     if (out / PARTS).is_dir():  # the last run was killed between the manifest and the tidying
         _remove_parts(out)
     return True
 
 
-def _refuse_other(out: Path, what: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
-    for name, value in identity.items():
+def _refuse_other(out: Path, what: str, found: dict[str, Any], settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
         if found.get(name) != value:
             raise InputError(
                 f"{out}: {what} built with {name} {json.dumps(found.get(name))}, this command says {json.dumps(value)};"
@@ -121,7 +121,7 @@ def _refuse_other(out: Path, what: str, found: dict[str, Any], identity: dict[st
 
 
 @contextmanager
-def _under_construction(out: Path, identity: dict[str, Any], lock: int) -> Iterator[None]:
+def _under_construction(out: Path, settings: dict[str, Any], lock: int) -> Iterator[None]:
     """The folder, locked, with its ``parts``; whatever happens inside, no temporary file stays behind."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: not a folder; give another --out")
@@ -134,7 +134,7 @@ def _under_construction(out: Path, identity: dict[str, Any], lock: int) -> Itera
         if alone:
             _remove_temporaries(out)
         try:
-            _claim(out, identity)
+            _claim(out, settings)
             yield
         finally:
             if alone:
@@ -150,7 +150,7 @@ def _under_construction(out: Path, identity: dict[str, Any], lock: int) -> Itera
 
 
 def _refuse_foreign(out: Path) -> None:
-    """What is there must be ours, because an unfinished build may replace or remove it."""
+    """The folder must be a build's, because an unfinished one may replace or remove what is in it."""
     parts = out / PARTS
     if parts.is_dir():
         foreign = [path for path in parts.iterdir() if not path.name.startswith(("shard-", _BUILD, "."))]
@@ -172,15 +172,15 @@ def _take_lock(stack: ExitStack, out: Path, lock: int) -> None:
             raise
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> None:
+def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / PARTS / _BUILD
     if not path.exists():
-        publish_bytes(path, json.dumps(identity, sort_keys=True).encode())
+        publish_bytes(path, json.dumps(settings, sort_keys=True).encode())
     try:
         found = read_object(path)
     except ValueError as error:
         raise InputError(f"{error}; expected what a build wrote there: delete {out} and build again") from error
-    _refuse_other(out, "holds an unfinished set", found, identity)
+    _refuse_other(out, "holds an unfinished set", found, settings)
 
 
 def _remove_temporaries(out: Path) -> None:

@@ -64,7 +64,7 @@ class StoredImage:
 def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: bool = False) -> StoredImage:
     """Read, decode in full and normalise one image file.
 
-    ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises PictureError with
+    ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises ImageError with
     the reason where the file cannot be read, decoded, or is larger than PIL's limit against decompression bombs.
     """
     try:

@@ -65,7 +65,7 @@ def is_plain(data: bytes) -> bool:
 
 
 def fault(data: bytes) -> str | None:
-    """What libjpeg says of these bytes, decoded in full, where it says anything; PIL keeps such warnings quiet.
+    """The warning of libjpeg about these bytes, decoded in full, if there is one; PIL keeps such warnings quiet.
 
     A stream that lost its end or a part in the middle decodes to a half gray image without an error elsewhere.
     """

@@ -1,7 +1,7 @@
 """Raw samples cut into chunks, one a shard, as a stream.
 
 The cut goes by the size of the image files on disk: it is known before any image is decoded, and is the same at
-any number of workers. Images that are not there are set aside with a reason and take no place in a chunk.
+any number of workers. Images that are not there go to quarantine with a reason and into no chunk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEY_LENGTH = 95  # with ".json" the 100 bytes of a USTAR name
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a build would do, before any image is decoded: counts, and the bytes of the image files."""
+    """The outcome of a build, as known before any image is decoded: counts, and the bytes of the image files."""
 
     samples: int
     shards: int
@@ -33,7 +33,7 @@ class Plan:
 
 
 class Planner:
-    """One pass over the raw samples; ``missing`` fills with quarantine rows while `chunks` is read."""
+    """Cuts the raw samples into chunks, once; ``missing`` fills with quarantine rows while `chunks` is read."""
 
     def __init__(self, samples: Iterable[RawSample], shard_bytes: int) -> None:
         if shard_bytes <= 0:
@@ -91,7 +91,7 @@ class Planner:
 
 
 def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
-    """What `builder.build` would write from these samples; no image is read. Raises InputError as that does."""
+    """The plan of `shards.build.builder.build` for these samples; reads no image. Raises InputError as it does."""
     planner = Planner(samples, shard_bytes)
     count = shards = total = 0
     for chunk in planner.chunks():

@@ -127,20 +127,20 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
     annotated = (claimed.width, claimed.height)
     row = {"file": str(sample.image), "key": claimed.key, "region": None}
     try:
-        stored = read_image_file(sample.image, annotated, bool(claimed.regions))
-        if min(annotated) > 0 and annotated != (stored.width, stored.height):
+        encoded = read_image_file(sample.image, annotated, bool(claimed.regions))
+        if min(annotated) > 0 and annotated != (encoded.width, encoded.height):
             raise ImageError(
                 f"the annotations are for {claimed.width}x{claimed.height}, the image is"
-                f" {stored.width}x{stored.height}: boxes would be wrong"
+                f" {encoded.width}x{encoded.height}: boxes would be wrong"
             )
     except ImageError as error:
         tables.quarantine.append(row | {"reason": str(error)})
         return None
-    record, dropped = fit_record(claimed, stored.width, stored.height)
+    record, dropped = fit_record(claimed, encoded.width, encoded.height)
     tables.quarantine.extend(row | {"region": region, "reason": reason} for region, reason in dropped)
     text = record.to_json()
-    image_name, json_name = f"{record.key}.{stored.ext}", f"{record.key}.json"
-    image, json_ = tar.add(image_name, stored.data), tar.add(json_name, text)
+    image_name, json_name = f"{record.key}.{encoded.ext}", f"{record.key}.json"
+    image, json_ = tar.add(image_name, encoded.data), tar.add(json_name, text)
     tables.examples.extend(example_rows(record, len(tables.samples)))
     tables.samples.append(
         {
@@ -152,7 +152,7 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
             "width": record.width,
             "height": record.height,
             "shard": shard,
-            "image_ext": stored.ext,
+            "image_ext": encoded.ext,
             "image_offset": image.offset,
             "image_length": image.length,
             "image_xxh3": image.xxh3,
@@ -164,6 +164,6 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
         }
     )
     return (
-        IndexEntry(stored.ext, image.offset, image.length, image_name),
+        IndexEntry(encoded.ext, image.offset, image.length, image_name),
         IndexEntry("json", json_.offset, json_.length, json_name),
     )

@@ -1,1 +1,1 @@
-"""What a set is: the record of a sample, the tar files, the tables, the manifest."""
+"""The format of a set: the record of a sample, the tar files, the tables, the manifest."""

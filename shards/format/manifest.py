@@ -217,8 +217,8 @@ class Manifest:
 
     def _check_shards(self) -> None:
         needed = np.zeros(len(self.shard_paths), np.int64)
-        places = [f"{member}_{part}" for member in ("image", "json") for part in ("offset", "length")]
-        for batch in self.samples.select(["shard", *places]).to_batches():
+        columns = [f"{member}_{part}" for member in ("image", "json") for part in ("offset", "length")]
+        for batch in self.samples.select(["shard", *columns]).to_batches():
             shard, *ends = (column.to_numpy() for column in batch.columns)
             if shard.min() < 0 or shard.max() >= len(self.shard_paths):
                 raise InputError(f"{self.folder / MANIFEST}: a shard number beyond its {len(self.shard_paths)} shards")
@@ -234,7 +234,7 @@ class Manifest:
 
 
 def meta_fingerprint(meta: dict[str, Any]) -> str:
-    """Names a set by what it is: another build of it, or of a set that it refers to, has another one."""
+    """The fingerprint of a set: another build of it, or of a set that it refers to, has another one."""
     return xxhash.xxh3_128_hexdigest(meta_bytes(meta))
 
 

@@ -1,4 +1,4 @@
-"""What a source hands to the builder: a record and the image file it speaks of."""
+"""The input of the builder, made by a source: a record and the image file it describes."""
 
 from __future__ import annotations
 

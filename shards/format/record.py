@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of one data set with all that is said about it."""
+    """One image of one data set with all its annotations."""
 
     source: str
     picture_id: str

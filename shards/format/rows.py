@@ -14,7 +14,7 @@ NO_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 def fit_record(record: Record, width: int, height: int) -> tuple[Record, list[tuple[str, str]]]:
     """The record with the true size, overhanging boxes clipped, and without regions that do not fit the image.
 
-    Also returns (region id, reason) of each region left out: one with a box that is not positive or lies wholly
+    Also returns (region id, reason) of each region dropped: one with a box that is not positive or lies wholly
     outside, or with a mask of another size. A region goes as a whole: with one of its boxes missing its
     expressions would speak of something else. A region without any box (an expression without a target) stays.
     """

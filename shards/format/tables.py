@@ -1,8 +1,8 @@
 """Tables as Arrow files that processes map: a machine holds one copy, however many of its processes read it.
 
 A file is Arrow's IPC format, not compressed, in batches of `BATCH_ROWS` rows (fewer in the last). The kernel reads a
-page of it when somebody looks there, and may drop it again; nothing of it is copied into a process but the rows that
-were asked for.
+page of it when a process accesses it, and may drop it again; nothing of it is copied into a process but the rows that
+are requested.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Columns:
         batches = self._column(name)
         views = batches.views
         if batches.scattered(rows):
-            return np.array([views[batch][at] for batch, at in batches.places(rows)], batches.kind)
+            return np.array([views[batch][at] for batch, at in batches.positions(rows)], batches.kind)
         taken = np.empty(len(rows), batches.kind)
         for batch, where, at in batches.groups(rows):
             taken[where] = views[batch][at]
@@ -124,7 +124,7 @@ class Columns:
         """A column of any type at these rows (N,), as Python's values."""
         batches = self._column(name)
         if batches.scattered(rows):
-            return [batches.arrays[batch][at].as_py() for batch, at in batches.places(rows)]
+            return [batches.arrays[batch][at].as_py() for batch, at in batches.positions(rows)]
         taken = np.empty(len(rows), object)
         for where, found in self.pieces(name, rows):
             taken[where] = np.fromiter(found.to_pylist(), object, len(found))
@@ -156,7 +156,7 @@ class _Batches:
     def scattered(self, rows: Rows) -> bool:
         return len(rows) < _FEW * len(self.arrays)
 
-    def places(self, rows: Rows) -> Iterator[tuple[int, int]]:
+    def positions(self, rows: Rows) -> Iterator[tuple[int, int]]:
         """Batch and row in it, of each row."""
         batch, at = self._found(rows)
         return zip(batch.tolist(), at.tolist(), strict=True)

@@ -18,7 +18,7 @@ INDEX_VERSION = "v1.2"
 
 
 class Member(NamedTuple):
-    """Where the content of a member lies, in bytes, and its xxh3-64 checksum."""
+    """Offset and length of a member's content, in bytes, and its xxh3-64 checksum."""
 
     offset: int
     length: int

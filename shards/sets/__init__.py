@@ -1,1 +1,1 @@
-"""What is done with built sets: told, checked, held apart, put together."""
+"""Operations on built sets: info, verify, hold-out, merge."""

@@ -1,4 +1,4 @@
-"""When two samples of different sets show the same image.
+"""Tells when two samples of different sets show the same image.
 
 RefCOCO, COCO, VQAv2 and half of Visual Genome share images, Flickr30k and SNLI-VE do. An image is known by
 
@@ -24,7 +24,7 @@ Identity = tuple[str, str]
 
 
 def identities(source: str, file_name: str, coco_id: int | None, image_xxh3: int) -> tuple[Identity, ...]:
-    """What an image is known by, as (by what, value), the surest first; one in common is the same image."""
+    """The identities of an image, as (kind, value), the surest first; one in common means the same image."""
     stem = PurePosixPath(PureWindowsPath(file_name).as_posix()).stem
     coco_name = _COCO_NAME.fullmatch(stem)
     found = []

@@ -1,4 +1,4 @@
-"""What a set holds, in numbers."""
+"""The contents of a set, in numbers."""
 
 from __future__ import annotations
 

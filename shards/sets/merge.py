@@ -1,6 +1,6 @@
 """A pretraining set: built sets put together by reference, without any image that a test will show.
 
-Nothing is copied: the manifest refers to the shards of the inputs by relative path. An image is left out when it
+Nothing is copied: the manifest refers to the shards of the inputs by relative path. An image is skipped when it
 has a split other than "train" in any excluded set or in any of the inputs; excluded.parquet lists each with the
 reason, and before the manifest is published the written tables are read back and searched for overlaps again.
 Tables are read, filtered and written batch by batch.
@@ -59,7 +59,7 @@ class HeldOut:
 def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> Manifest:
     """Put the "train" examples of the inputs together, each input with its weight in the mixture, into ``out``.
 
-    Images without an example left are left out too. Raises InputError for a weight that is not positive, a set
+    Images without an example left are skipped too. Raises InputError for a weight that is not positive, a set
     that cannot be opened, an ``out`` that holds something else, or an overlap that remains.
     """
     _check_arguments(inputs, out)
@@ -122,7 +122,7 @@ def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
 
 
 def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> dict[str, Any]:
-    """What decides the outcome: the sets by path and `meta_digest`."""
+    """The options that decide the outcome: the sets by path and `meta_fingerprint`."""
 
     def entry(folder: Path) -> dict[str, Any]:
         digest = meta_fingerprint(read_meta(folder))
@@ -176,7 +176,7 @@ class _Share:
     first_sample: int
 
     def wanted(self, examples: pa.RecordBatch) -> Flags:
-        """Which of these examples are trained on."""
+        """Whether each of these examples is trained on."""
         train = pc.equal(examples["split"], "train").to_numpy(zero_copy_only=False)
         return np.asarray(train & self.allowed[examples["sample"].to_numpy()])
 

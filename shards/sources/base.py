@@ -1,4 +1,4 @@
-"""What a source is: original files in, records out."""
+"""The interface of a source: original files in, records out."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class Source(Protocol):
         """One sample per image that has anything in the chosen splits (all for None), in an order that is fixed.
 
         ``images`` is the folder of the images where they are not under the root; ``partition`` chooses among the
-        ways a data set was split. Whatever can be checked is checked here, before the first sample: InputError names
+        partitions of a data set. Whatever can be checked is checked here, before the first sample: InputError names
         the path looked for, the layout expected and the option to change.
         """
 
 
-def choose_splits(asked: Collection[str] | None, known: Collection[str], where: Path) -> frozenset[str]:
-    """The splits to build: those asked for, or all. Raises InputError for one that is not there."""
-    for split in asked or ():
+def choose_splits(requested: Collection[str] | None, known: Collection[str], where: Path) -> frozenset[str]:
+    """The splits to build: those requested, or all. Raises InputError for one that is not there."""
+    for split in requested or ():
         if split not in known:
             raise InputError(f"--split {split}: {where} has no such split; expected one of {', '.join(sorted(known))}")
-    return frozenset(asked or known)
+    return frozenset(requested or known)
 
 
 def no_partition(partition: str | None, name: str) -> None:

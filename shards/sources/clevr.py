@@ -63,11 +63,11 @@ class Clevr:
         no_partition(partition, self.name)
         paths = chosen_files(root, self.question_files, splits)
         folders = image_folders(images or root / "images", paths)
-        shelves = {split: self._load(path, split, folders[split]) for split, path in paths.items()}
+        stores = {split: self._load(path, split, folders[split]) for split, path in paths.items()}
 
         def records() -> Iterator[RawSample]:
-            for split, shelf in shelves.items():
-                for file_name in sorted(shelf):
+            for split, store in stores.items():
+                for file_name in sorted(store):
                     record = Record(
                         source=self.name,
                         picture_id=Path(file_name).stem,
@@ -77,16 +77,16 @@ class Clevr:
                         licence=self.licence,
                         questions=tuple(
                             Question(id, split, text, answer, family=family)
-                            for id, text, answer, family in shelf.get(file_name)
+                            for id, text, answer, family in store.get(file_name)
                         ),
                     )
                     yield RawSample(record, reading.inside(folders[split], file_name, str(paths[split])))
 
-        return Samples(records(), sum(len(shelf) for shelf in shelves.values()))
+        return Samples(records(), sum(len(store) for store in stores.values()))
 
-    def _load(self, path: Path, split: str, listed_images: Path) -> reading.CompressedStore:
+    def _load(self, path: Path, split: str, image_folder: Path) -> reading.CompressedStore:
         """The questions by image. The download has them together, but nothing says that they must be."""
-        shelf = reading.CompressedStore(path)
+        store = reading.CompressedStore(path)
         questions = enumerate(reading.read_items(path, "questions.item"))
         for file_name, group in itertools.groupby(questions, lambda item: item[1].get("image_filename")):
             entries = [
@@ -97,9 +97,9 @@ class Clevr:
                 raise InputError(
                     f"{path}: question {entries[0][0]}: key 'image_filename' is {file_name!r}, expected a name"
                 )
-            reading.inside(listed_images, file_name, f"{path}: question {entries[0][0]}")
-            shelf.add(file_name, entries)
-        return shelf
+            reading.inside(image_folder, file_name, f"{path}: question {entries[0][0]}")
+            store.add(file_name, entries)
+        return store
 
 
 CLEVR = Clevr("clevr", "CLEVR: 999,968 questions with programs on 100,000 rendered images")
@@ -108,18 +108,18 @@ CLEVR = Clevr("clevr", "CLEVR: 999,968 questions with programs on 100,000 render
 def chosen_files(root: Path, layout: str, splits: Collection[str] | None) -> dict[str, Path]:
     """The files of the chosen splits, sorted, by split; the layout tells where they are, with "<split>" in their name.
 
-    Raises InputError where there is none, or not of a split that was asked for.
+    Raises InputError where there is none, or none of a requested split.
     """
-    place = root / layout
-    folder = reading.need_folder(place.parent, f"expected {layout} under --root; change --root")
-    before, after = map(re.escape, place.name.split("<split>"))
+    pattern = root / layout
+    folder = reading.need_folder(pattern.parent, f"expected {layout} under --root; change --root")
+    before, after = map(re.escape, pattern.name.split("<split>"))
     paths = {
         match[1]: path
         for path in sorted(folder.iterdir())
         if (match := re.fullmatch(rf"{before}(\w+){after}", path.name))
     }
     if not paths:
-        raise InputError(f"{folder}: no {place.name} there; change --root")
+        raise InputError(f"{folder}: no {pattern.name} there; change --root")
     return {split: paths[split] for split in sorted(choose_splits(splits, paths.keys(), folder))}
 
 
@@ -137,7 +137,7 @@ def _question(question: dict[str, Any], id: str, path: Path) -> tuple[str, str, 
 
 
 def last_function(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    """The function that a program ends in, whose output is what was asked for."""
+    """The function that a program ends in, whose output is the answer."""
     program = reading.objects(entry, where, "program")
     if not program:
         raise InputError(f"{where}: key 'program' is empty, expected its functions in order")

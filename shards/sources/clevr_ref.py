@@ -47,7 +47,7 @@ class _Split:
     name: str
     refexps: Path
     scenes: Path
-    listed_images: Path
+    image_folder: Path
     expressions: reading.CompressedStore
 
 
@@ -68,7 +68,7 @@ class ClevrRef:
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of split and scene.
 
-        The scenes, gigabytes of masks, are read while the samples are taken: what is wrong with one is told then.
+        The scenes, gigabytes of masks, are read while the samples are taken: a fault in one is raised then.
         """
         no_partition(partition, self.name)
         paths = chosen_files(root, _REFEXPS, splits)
@@ -103,7 +103,7 @@ class ClevrRef:
                         licence=self.licence,
                         regions=_regions(scene, expressions, split.name, f"{split.scenes}: scene of {file_name}"),
                     )
-                    yield RawSample(record, reading.inside(split.listed_images, file_name, str(split.scenes)))
+                    yield RawSample(record, reading.inside(split.image_folder, file_name, str(split.scenes)))
                 if missing:
                     raise InputError(
                         f"{split.scenes}: no scene of {min(missing)} ({len(missing)} images of {split.refexps.name} "
@@ -113,16 +113,16 @@ class ClevrRef:
         return Samples(records(), sum(len(split.expressions) for split in chosen))
 
 
-def _expressions(path: Path, split: str, listed_images: Path) -> reading.CompressedStore:
+def _expressions(path: Path, split: str, image_folder: Path) -> reading.CompressedStore:
     """Id, text and objects of every expression, by the file name of its image. Those of one are together."""
-    shelf = reading.CompressedStore(path)
+    store = reading.CompressedStore(path)
     refexps = enumerate(reading.read_items(path, "refexps.item"))
     entries = (_expression(refexp, f"{split}-{position}", path) for position, refexp in refexps)
     for file_name, group in itertools.groupby(entries, operator.itemgetter(0)):
         values = [entry for _, entry in group]
-        reading.inside(listed_images, file_name, f"{path}: expression {values[0][0]}")
-        shelf.add(file_name, values)
-    return shelf
+        reading.inside(image_folder, file_name, f"{path}: expression {values[0][0]}")
+        store.add(file_name, values)
+    return store
 
 
 def _expression(refexp: dict[str, Any], id: str, path: Path) -> tuple[str, tuple[str, str, list[int]]]:

@@ -138,8 +138,8 @@ def _regions(image: str, split: str, sentences: Path, boxes: Path) -> tuple[int,
     silent = [chain for chain in boxes_of if chain not in chains]
     regions = []
     for chain in (*spoken_of, *silent):
-        said = chains.get(chain, _Chain())
-        regions.append(Region(chain, split, tuple(boxes_of[chain]), tuple(said.expressions), category=said.category))
+        entry = chains.get(chain, _Chain())
+        regions.append(Region(chain, split, tuple(boxes_of[chain]), tuple(entry.expressions), category=entry.category))
     return width, height, tuple(regions)
 
 
@@ -156,8 +156,8 @@ def _read_sentences(path: Path, image: str) -> dict[str, _Chain]:
             words = reading.text(words, str(path))
             if not words:
                 continue
-            said = chains.setdefault(chain, _Chain(category=types.split("/")[1]))
-            said.expressions.append(Expression(f"{image}_{number}_{index}", words))
+            entry = chains.setdefault(chain, _Chain(category=types.split("/")[1]))
+            entry.expressions.append(Expression(f"{image}_{number}_{index}", words))
     return chains
 
 

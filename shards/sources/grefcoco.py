@@ -59,7 +59,7 @@ class GRefer(Refer):
             )
         return refs
 
-    def listed_images(self, root: Path) -> Path:
+    def image_folder(self, root: Path) -> Path:
         return root / _PICTURES if (root / _PICTURES).is_dir() else root / PICTURES
 
 
@@ -72,12 +72,12 @@ GREFCOCO = GRefer(
 
 def _ann_ids(entry: dict[str, Any], where: str) -> list[int]:
     """The annotations of a ref, each once; -1 alone stands for none."""
-    given = entry.get("ann_id")
-    ids = given if isinstance(given, list) else [given]
+    value = entry.get("ann_id")
+    ids = value if isinstance(value, list) else [value]
     if ids == [-1]:
         return []
     if not ids or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in ids):
         raise InputError(
-            f"{where}: key 'ann_id' is {reprlib.repr(given)}, expected a list of annotation ids, or [-1] for no object"
+            f"{where}: key 'ann_id' is {reprlib.repr(value)}, expected a list of annotation ids, or [-1] for no object"
         )
     return list(dict.fromkeys(ids))

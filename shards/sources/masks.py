@@ -33,7 +33,7 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
 
 
 def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
-    """What any of these masks of a height x width image covers, made by `to_rle`; nothing for no mask."""
+    """The union of masks of a height x width image, made by `to_rle`; empty for no mask."""
     rle = (
         coco_mask.merge(list(masks))
         if masks

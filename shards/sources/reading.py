@@ -1,4 +1,4 @@
-"""How every source reads files it did not write: checked paths, streamed JSON, typed fields, compact storage."""
+"""Reading of original files, shared by all sources: checked paths, streamed JSON, typed fields, compact storage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def inside(folder: Path, name: str, where: str) -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
-    """The file, and a bar of its bytes to move along, which shows itself where reading takes long."""
+    """The file, and a progress bar over its bytes, which is shown where reading takes long."""
     with (
         open(path, "rb") as file,
         tqdm(
@@ -143,7 +143,7 @@ class CompressedStore:
     """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB."""
 
     def __init__(self, path: Path) -> None:
-        """An empty shelf for what is read from the file."""
+        """An empty store for what is read from the file."""
         self._path = path
         self._chunks: dict[Hashable, list[bytes]] = {}
 

@@ -6,7 +6,7 @@ them, in ``images/mscoco/images/train2014``, or in ``--images``.
 
 A referent becomes a region, each of its sentences an expression; a sentence that occurs twice stays twice, because
 evaluation counts every one. The text is the tool's cleaned ``sent``, not ``raw``: the published numbers, the authors'
-included, are on ``sent``. A sentence of blanks only is left out and counted in a warning. The image's file name comes
+included, are on ``sent``. A sentence of blanks only is skipped and counted in a warning. The image's file name comes
 from ``instances.json``; the one in a ref ends in the id of an annotation and names no file.
 """
 
@@ -86,7 +86,7 @@ class Refer:
         """The refs of such a file, checked, each with ref_id, image_id, split, sentences and ann_ids."""
         return [{**ref, "ann_ids": [ref["ann_id"]]} for ref in load_refs(path)]
 
-    def listed_images(self, root: Path) -> Path:
+    def image_folder(self, root: Path) -> Path:
         """Where the data set's own tool looks for the images."""
         return root / self.collection.folder
 
@@ -115,7 +115,7 @@ class Refer:
             folder / "instances.json", f"expected it beside {refs_path.name}; get the annotations"
         )
         images_at = reading.need_folder(
-            images or self.listed_images(root),
+            images or self.image_folder(root),
             f"expected the images of {self.collection.title} there; name their folder with --images",
         )
         refs = self.load(refs_path)

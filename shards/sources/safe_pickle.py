@@ -42,7 +42,7 @@ _Step = Callable[[Any], None]
 
 
 class _Refused(Exception):
-    """What the pickle asks for and will not get."""
+    """The pickle asks for something that is refused."""
 
 
 def _refuse(name: str) -> _Step:

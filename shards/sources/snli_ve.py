@@ -4,8 +4,8 @@ The root holds ``snli_ve_train.jsonl``, ``snli_ve_dev.jsonl`` and ``snli_ve_test
 lie in ``flickr30k_images``, or in ``--images``. The split dev is called val here, as in the other sources.
 
 A pair becomes a question: the hypothesis (``sentence2``) its text, ``gold_label`` its answer, ``pairID`` its id. A
-hypothesis that is said twice of an image stays twice. The release has no pair whose annotators disagree (label "-"):
-where a file of SNLI still has some, they are left out and counted in a warning, like hypotheses without words. The
+hypothesis that an image has twice stays twice. The release has no pair whose annotators disagree (label "-"):
+where a file of SNLI still has some, they are skipped and counted in a warning, like hypotheses without words. The
 image is named by ``Flickr30K_ID``, in an older release by ``Flikr30kID`` with ".jpg" at its end.
 """
 
@@ -60,13 +60,13 @@ class SnliVe:
         folder = reading.need_folder(
             images or root / "flickr30k_images", "expected the images there; name their folder with --images"
         )
-        shelf = reading.CompressedStore(root)
+        store = reading.CompressedStore(root)
         for split, path in paths.items():
             if split in chosen:
-                _load(path, split, shelf)
+                _load(path, split, store)
 
         def records() -> Iterator[RawSample]:
-            for image in sorted(shelf, key=int):
+            for image in sorted(store, key=int):
                 record = Record(
                     source=self.name,
                     picture_id=image,
@@ -74,15 +74,15 @@ class SnliVe:
                     width=0,
                     height=0,
                     licence=self.licence,
-                    questions=tuple(Question(id, split, text, label) for split, id, text, label in shelf.get(image)),
+                    questions=tuple(Question(id, split, text, label) for split, id, text, label in store.get(image)),
                 )
                 yield RawSample(record, folder / record.file_name)
 
-        return Samples(records(), len(shelf))
+        return Samples(records(), len(store))
 
 
-def _load(path: Path, split: str, shelf: reading.CompressedStore) -> None:
-    """Put the pairs of a file on the shelf, by image; the release has those of an image one after another."""
+def _load(path: Path, split: str, store: reading.CompressedStore) -> None:
+    """Add the pairs of a file to the store, by image; the release has those of an image one after another."""
     skipped: Counter[str] = Counter()
     held: list[tuple[str, str, str, str]] = []
     last = None
@@ -99,29 +99,29 @@ def _load(path: Path, split: str, shelf: reading.CompressedStore) -> None:
             skipped["an agreed label" if text else "words"] += 1
             continue
         if image != last and last is not None:
-            shelf.add(last, held)
+            store.add(last, held)
             held = []
         last = image
         held.append((split, reading.text(reading.field(pair, where, str, "pairID"), where), text, label))
     if last is None:
         raise InputError(f"{path}: holds no pairs with a label; get the file again")
-    shelf.add(last, held)
+    store.add(last, held)
     for what, count in skipped.items():
         _LOG.warning("%s: %d hypotheses without %s are left out", path, count, what)
 
 
 def _image(pair: dict[str, Any], where: str) -> str:
     """The number of the image, which becomes a file name."""
-    given = reading.field(pair, where, str, "Flickr30K_ID", "Flikr30kID")
-    found = re.fullmatch(r"([0-9]{1,20})(?:\.jpg)?", given)
+    name = reading.field(pair, where, str, "Flickr30K_ID", "Flikr30kID")
+    found = re.fullmatch(r"([0-9]{1,20})(?:\.jpg)?", name)
     if found is None:
         key = "Flickr30K_ID" if "Flickr30K_ID" in pair else "Flikr30kID"
-        raise InputError(f"{where}: key {key!r} is {reprlib.repr(given)}, expected the number of an image")
+        raise InputError(f"{where}: key {key!r} is {reprlib.repr(name)}, expected the number of an image")
     return found[1]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON Lines file, one line in memory at a time, each with its place for messages."""
+    """The objects of a JSON Lines file, one line in memory at a time, each with file and line for messages."""
     with reading.opened(path) as (file, bar):
         number = 0
         while line := file.readline(_LINE_MAX_BYTES + 1):

@@ -14,8 +14,8 @@ are; its attributes are the union. Each entry is an expression, its attributes b
 object without any attribute is spoken of by its name. An expression is kept only if no other object of the image
 with that name has all those attributes too: a phrase that fits two boxes is no target, and the region then stays
 without it. **Answers** lose their final full stop and keep their case, which is the task's to change.
-Phrases, questions and answers of blanks only, and what is said about images that ``image_data.json`` does not list
-(versions differ by some), are left out and counted in a warning. There are no official splits: all is "train".
+Phrases, questions and answers of blanks only, and annotations of images that ``image_data.json`` does not list
+(versions differ by some), are skipped and counted in a warning. There are no official splits: all is "train".
 ``coco_id`` tells which images COCO, and so RefCOCO's test splits, has too.
 """
 
@@ -84,13 +84,13 @@ class VisualGenome:
             raise InputError(f"{root}: no annotations; expected one of {', '.join(_ANNOTATIONS)} there; change --root")
         listed_images = _load_images(data, _ImageFolders(images or root))
         skipped: Counter[str] = Counter()
-        shelves = {file: _load_annotations(root / file, listed_images, skipped) for file in present}
-        spoken_of = sorted(set().union(*shelves.values()))
+        stores = {file: _load_annotations(root / file, listed_images, skipped) for file in present}
+        annotated = sorted(set().union(*stores.values()))
 
         def records() -> Iterator[RawSample]:
-            for image_id in spoken_of:
-                said = {file: shelf.get(image_id) for file, shelf in shelves.items()}
-                regions, questions = _annotations(root, image_id, said, skipped)
+            for image_id in annotated:
+                annotations = {file: store.get(image_id) for file, store in stores.items()}
+                regions, questions = _annotations(root, image_id, annotations, skipped)
                 image = listed_images[image_id]
                 record = Record(
                     source=self.name,
@@ -108,11 +108,11 @@ class VisualGenome:
             for what, count in sorted(skipped.items()):
                 _LOG.warning("%s: %d %s are left out", root, count, what)
 
-        return Samples(records(), len(spoken_of))
+        return Samples(records(), len(annotated))
 
 
 class _ImageFolders:
-    """Which images lie where, from one listing of each folder instead of a question to the disk per image."""
+    """Finds the images in their folders, from one listing of each instead of a question to the disk per image."""
 
     def __init__(self, top: Path) -> None:
         reading.need_folder(top, "expected the images of Visual Genome there; name their folder with --images")
@@ -156,40 +156,42 @@ def _load_images(path: Path, folders: _ImageFolders) -> dict[int, _Image]:
 
 
 def _load_annotations(path: Path, listed_images: Collection[int], skipped: Counter[str]) -> reading.CompressedStore:
-    shelf = reading.CompressedStore(path)
+    store = reading.CompressedStore(path)
     for entry in reading.read_items(path):
         image_id = reading.field(entry, f"{path}: entry", int, "image_id", "id")
-        said = reading.objects(entry, f"{path}: image {image_id}", _ANNOTATIONS[path.name])
+        annotations = reading.objects(entry, f"{path}: image {image_id}", _ANNOTATIONS[path.name])
         if image_id not in listed_images:
             skipped[f"images of {path.name} that image_data.json does not list"] += 1
-        elif said:
-            shelf.add(image_id, [{key: item[key] for key in _KEPT & item.keys()} for item in said])
-    return shelf
+        elif annotations:
+            store.add(image_id, [{key: item[key] for key in _KEPT & item.keys()} for item in annotations])
+    return store
 
 
 def _annotations(
-    root: Path, image_id: int, said: dict[str, list[dict[str, Any]]], skipped: Counter[str]
+    root: Path, image_id: int, annotations: dict[str, list[dict[str, Any]]], skipped: Counter[str]
 ) -> tuple[tuple[Region, ...], tuple[Question, ...]]:
     def where(file: str) -> str:
         return f"{root / file}: image {image_id}"
 
     regions = [
-        *_each(said, "region_descriptions.json", where, _phrase_region, skipped, "phrases without words"),
-        *_object_regions(said.get("objects.json", []), said.get("attributes.json", []), where),
+        *_each(annotations, "region_descriptions.json", where, _phrase_region, skipped, "phrases without words"),
+        *_object_regions(annotations.get("objects.json", []), annotations.get("attributes.json", []), where),
     ]
-    questions = _each(said, "question_answers.json", where, _question, skipped, "questions without words or answer")
+    questions = _each(
+        annotations, "question_answers.json", where, _question, skipped, "questions without words or answer"
+    )
     return tuple(regions), tuple(questions)
 
 
 def _each(
-    said: dict[str, list[dict[str, Any]]],
+    annotations: dict[str, list[dict[str, Any]]],
     file: str,
     where: Callable[[str], str],
     make: Callable[[dict[str, Any], str], Any],
     skipped: Counter[str],
     blank: str,
 ) -> Iterator[Any]:
-    for entry in said.get(file, []):
+    for entry in annotations.get(file, []):
         made = make(entry, where(file))
         if made is None:
             skipped[blank] += 1
@@ -235,25 +237,25 @@ def _object_regions(
     objects: list[dict[str, Any]], attributes: list[dict[str, Any]], where: Callable[[str], str]
 ) -> Iterator[Region]:
     by_id: dict[int, _Object] = {}
-    by_look: dict[tuple[Box, tuple[str, ...]], _Object] = {}
+    by_key: dict[tuple[Box, tuple[str, ...]], _Object] = {}
     for file, entries in (("objects.json", objects), ("attributes.json", attributes)):
         for entry in entries:
             # In version 1.0 an entry of attributes.json has an id of its own, not the object's.
             own_id = file == "attributes.json" and "object_id" not in entry
             number = reading.field(entry, where(file), int, "object_id", "id")
-            place = f"{where(file)}: object {number}"
-            names = _words(reading.field(entry, place, list, "names", "object_names"), place)
-            look = (_box(entry, place, "w", "h"), names)
-            found = (None if own_id else by_id.get(number)) or by_look.get(look)
+            context = f"{where(file)}: object {number}"
+            names = _words(reading.field(entry, context, list, "names", "object_names"), context)
+            key = (_box(entry, context, "w", "h"), names)
+            found = (None if own_id else by_id.get(number)) or by_key.get(key)
             if found is None:
-                found = _Object(f"{'attribute' if own_id else 'object'}-{number}", *look)
-            by_look.setdefault(look, found)
+                found = _Object(f"{'attribute' if own_id else 'object'}-{number}", *key)
+            by_key.setdefault(key, found)
             if not own_id:
                 by_id[number] = found
-            given = entry.get("attributes")
-            if given is not None:
-                found.entries[_words(reading.field(entry, place, list, "attributes"), place)] = None
-    merged = list({thing.id: thing for thing in by_look.values()}.values())
+            raw_attributes = entry.get("attributes")
+            if raw_attributes is not None:
+                found.entries[_words(reading.field(entry, context, list, "attributes"), context)] = None
+    merged = list({thing.id: thing for thing in by_key.values()}.values())
     namesakes: dict[str, list[_Object]] = defaultdict(list)
     for thing in merged:
         for name in {name.casefold() for name in thing.names}:
@@ -272,7 +274,7 @@ def _object_regions(
 
 
 def _phrases(thing: _Object, namesakes: dict[str, list[_Object]]) -> Iterator[str]:
-    """What names this object and no other of the image."""
+    """Phrases that name this object and no other of the image."""
     if not thing.names:
         return
     name = thing.names[0]

@@ -75,20 +75,20 @@ class Vqav2:
             )
             if answered:
                 reading.need_file(_annotations_path(root, split), f"expected it beside {there[split].name}")
-        asked: dict[str, reading.CompressedStore] = {}
-        answers: dict[str, reading.CompressedStore] = {}
+        question_stores: dict[str, reading.CompressedStore] = {}
+        answer_stores: dict[str, reading.CompressedStore] = {}
         for split in (split for split in _SPLITS if split in chosen):
             _, folder, answered = _SPLITS[split]
-            shelf = asked.setdefault(folder, reading.CompressedStore(there[split]))
-            image_of = _load_questions(there[split], split, shelf)
+            store = question_stores.setdefault(folder, reading.CompressedStore(there[split]))
+            image_of = _load_questions(there[split], split, store)
             if answered:
-                answers[folder] = _load_answers(_annotations_path(root, split), image_of)
+                answer_stores[folder] = _load_answers(_annotations_path(root, split), image_of)
 
         def records() -> Iterator[RawSample]:
-            for folder, shelf in asked.items():
-                for image_id in sorted(shelf):
+            for folder, store in question_stores.items():
+                for image_id in sorted(store):
                     file_name = f"COCO_{folder}_{image_id:012d}.jpg"
-                    known = dict(answers[folder].get(image_id)) if folder in answers else {}
+                    known = dict(answer_stores[folder].get(image_id)) if folder in answer_stores else {}
                     record = Record(
                         source=self.name,
                         picture_id=str(image_id),
@@ -97,13 +97,13 @@ class Vqav2:
                         height=0,
                         licence=self.licence,
                         questions=tuple(
-                            _question(id, split, text, known.get(id)) for split, id, text in shelf.get(image_id)
+                            _question(id, split, text, known.get(id)) for split, id, text in store.get(image_id)
                         ),
                         coco_id=image_id,
                     )
                     yield RawSample(record, (images or root) / folder / file_name)
 
-        return Samples(records(), sum(len(shelf) for shelf in asked.values()))
+        return Samples(records(), sum(len(store) for store in question_stores.values()))
 
 
 def _questions_path(root: Path, split: str) -> Path:
@@ -121,8 +121,8 @@ def _question(id: int, split: str, text: str, answered: _Answered | None) -> Que
     return Question(str(id), split, text, answer, tuple(people), family)
 
 
-def _load_questions(path: Path, split: str, shelf: reading.CompressedStore) -> dict[int, int]:
-    """Put split, id and text of the questions on the shelf, by image; the image of each id."""
+def _load_questions(path: Path, split: str, store: reading.CompressedStore) -> dict[int, int]:
+    """Add split, id and text of the questions to the store, by image; returns the image of each id."""
     image_of: dict[int, int] = {}
     questions = reading.read_items(path, "questions.item")
     for _, group in itertools.groupby(questions, lambda question: question.get("image_id")):
@@ -137,13 +137,13 @@ def _load_questions(path: Path, split: str, shelf: reading.CompressedStore) -> d
                 raise InputError(f"{where}: occurs twice; get the original file")
             entries.append((split, id, reading.phrase(question, where, "question")))
             image_of[id] = image_id
-        shelf.add(image_id, entries)
+        store.add(image_id, entries)
     return image_of
 
 
 def _load_answers(path: Path, image_of: dict[int, int]) -> reading.CompressedStore:
-    """The answers to these questions, by image, as (id, (answer, family, people)); ``picture_of`` is used up."""
-    shelf = reading.CompressedStore(path)
+    """The answers to these questions, by image, as (id, (answer, family, people)); ``image_of`` is used up."""
+    store = reading.CompressedStore(path)
 
     def found() -> Iterator[tuple[int, int, _Answered]]:
         for annotation in reading.read_items(path, "annotations.item"):
@@ -161,13 +161,13 @@ def _load_answers(path: Path, image_of: dict[int, int]) -> reading.CompressedSto
 
     # The download has the questions of an image together, but nothing says that it must.
     for image_id, group in itertools.groupby(found(), lambda entry: entry[0]):
-        shelf.add(image_id, [(id, answered) for _, id, answered in group])
+        store.add(image_id, [(id, answered) for _, id, answered in group])
     if image_of:
         raise InputError(
             f"{path}: {len(image_of)} questions of this split have no annotation, such as question_id "
             f"{next(iter(image_of))}; get the original files"
         )
-    return shelf
+    return store
 
 
 def _answered(annotation: dict[str, Any], where: str) -> _Answered:

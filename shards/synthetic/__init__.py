@@ -1,7 +1,7 @@
 """Generated images of coloured shapes in the original layouts of REFER, CLEVR and Visual Genome.
 
 Small enough to learn on two CPU cores, and written as the published files are, so that a demonstration takes the same
-road as real data: expressions, masks, questions, scene graphs, held-out splits and images that two data sets share.
+path as real data: expressions, masks, questions, scene graphs, held-out splits and images that two data sets share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
 
 __all__ = ["generate"]
 
-VERSION = 1  # of what is drawn and said: another version of this code writes other bytes
+VERSION = 1  # of images and texts: another version of this code writes other bytes
 RECEIPT = "generated.json"
 
 _LIMITS = {"pictures": (1, 900_000), "size": (32, 1024), "questions_per_picture": (1, 16)}
@@ -90,14 +90,15 @@ def _earlier(out: Path, options: dict[str, int]) -> dict[str, int] | None:
         return None
     try:
         earlier = read_object(receipt)
-        told = {"version": earlier["version"], **earlier["options"]}
+        recorded = {"version": earlier["version"], **earlier["options"]}
         counts: dict[str, int] = dict(earlier["counts"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{receipt}: not a record of a generated folder ({error}); remove {out}") from error
     for name, value in {"version": VERSION, **options}.items():
-        if told.get(name) != value:
+        if recorded.get(name) != value:
             raise InputError(
-                f"{receipt}: {name} is {told.get(name)!r}, asked for is {value!r}; remove {out} or name another folder"
+                f"{receipt}: {name} is {recorded.get(name)!r}, asked for is {value!r}; "
+                f"remove {out} or name another folder"
             )
     return counts
 

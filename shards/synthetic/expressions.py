@@ -38,7 +38,7 @@ _SENTENCES = ((2, 3), (60, 40))  # how many expressions a referent has, and in w
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a data set speaks: the shares of the kinds of expression, and whether in whole sentences."""
+    """The language of a data set: the shares of the kinds of expression, and whether they are whole sentences."""
 
     mix: dict[str, float]
     long: bool = False
@@ -64,10 +64,10 @@ class Speaker:
 
     def refer(self, rng: random.Random, scene: Scene, candidates: Sequence[int]) -> tuple[int, list[str]] | None:
         """A referent among `candidates` and two or three expressions for it; None where the scene has none."""
-        for place, kinds in enumerate(self._waiting):
+        for position, kinds in enumerate(self._waiting):
             found = _referent(rng, scene, candidates, kinds, self._style.long)
             if found is not None:
-                del self._waiting[place]
+                del self._waiting[position]
                 return found
         for _ in range(_KINDS_TRIES):
             kinds = rng.choices(list(self._style.mix), list(self._style.mix.values()), k=rng.choices(*_SENTENCES)[0])
@@ -84,7 +84,7 @@ def _referent(
 ) -> tuple[int, list[str]] | None:
     for index in _shuffled(rng, candidates):
         texts: list[str] = []
-        # Comparisons come first, for they fail most often; the order they are told in is drawn afterwards.
+        # Comparisons come first, for they fail most often; the final order is drawn afterwards.
         for kind in sorted(kinds, key="comparison".__ne__):
             text = _fresh(rng, scene, index, kind, long, texts)
             if text is None:
@@ -106,12 +106,12 @@ def express(rng: random.Random, scene: Scene, index: int, kind: str, *, long: bo
     return text
 
 
-def _fresh(rng: random.Random, scene: Scene, index: int, kind: str, long: bool, said: list[str]) -> str | None:
+def _fresh(rng: random.Random, scene: Scene, index: int, kind: str, long: bool, used: list[str]) -> str | None:
     for _ in range(_SENTENCE_TRIES):
         text = express(rng, scene, index, kind, long=long)
         if text is None:
             return None
-        if text not in said:
+        if text not in used:
             return text
     return None
 
@@ -212,7 +212,7 @@ def _ahead(shape: Shape, other: Shape, side: str) -> float:
 
 
 def _edge(shape: Shape, side: str) -> int:
-    """Where the foremost edge of a shape lies, smaller the further it is to the side."""
+    """The coordinate of the foremost edge of a shape, smaller the further it is to the side."""
     near = shape.x if side in ("left", "right") else shape.y
     return near if side in ("left", "top") else -near - shape.extent
 

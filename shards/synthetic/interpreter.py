@@ -1,4 +1,4 @@
-"""What an expression or a program means: a literal reading of texts, apart from the code that writes them.
+"""The meaning of an expression or a program: a literal reading of texts, apart from the code that writes them.
 
 Every expression written is read back here (`parse`, `resolve`) and every question's program is run (`execute`), so
 that nothing gets out whose words point at anything but the annotated shape.

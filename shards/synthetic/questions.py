@@ -1,7 +1,7 @@
 """Questions with programs in CLEVR's function language, balanced so that words alone tell next to nothing.
 
-What is asked and the answer are drawn together, first and uniformly; then the question waits until an image comes by
-in which that answer is true (`Deck`). So every wording that occurs has its answers in equal shares. A question for a
+Question and answer are drawn together, first and uniformly; then the question waits until an image comes by in which
+that answer is true (`QuestionPool`). So every wording that occurs has its answers in equal shares. A question for a
 shape names only the colours that come in all shapes, and none asks for a combination held out from training.
 
 Images are flat: "behind" is higher up and "front" lower down; the words are "above" and "below".
@@ -31,7 +31,7 @@ FAMILIES: dict[str, int] = {
     "less_than": 3,
     "equal_integer": 2,
 }
-"""The families, `question_family_index` being the place in this order, with their shares in per cent."""
+"""The families, `question_family_index` being the position in this order, with their shares in per cent."""
 OPEN_FAMILIES = ("query_color", "query_shape", "query_size", "count")
 """What Visual Genome asks: its questions begin with what, where, how and the like, never with a verb."""
 
@@ -78,30 +78,30 @@ class QuestionPool:
 
     def questions(self, scene: Scene, clevr_scene: Mapping[str, Any], number: int) -> list[Question]:
         """At most `number` different questions on a scene; fewer only where the scene answers no more."""
-        asked: list[Question] = []
+        questions: list[Question] = []
         waiting: list[_Order] = []
         orders = iter(self._waiting)
         for order in orders:
-            if len(asked) == number or not self._ask(order, scene, clevr_scene, asked):
+            if len(questions) == number or not self._ask(order, scene, clevr_scene, questions):
                 waiting.append(order)
         tries = 0
-        while len(asked) < number and tries < _FRESH_TRIES * number:
+        while len(questions) < number and tries < _FRESH_TRIES * number:
             tries += 1
             order = self._order()
-            if not self._ask(order, scene, clevr_scene, asked):
+            if not self._ask(order, scene, clevr_scene, questions):
                 waiting.append(order)
         # The oldest that no image would answer are dropped.
         self._waiting = waiting[-_WAITING:]
-        return asked
+        return questions
 
-    def _ask(self, order: _Order, scene: Scene, clevr_scene: Mapping[str, Any], asked: list[Question]) -> bool:
+    def _ask(self, order: _Order, scene: Scene, clevr_scene: Mapping[str, Any], questions: list[Question]) -> bool:
         drafted = _BUILDERS[order.family](self._rng, scene, order)
-        if drafted is None or any(drafted[1] == question.program for question in asked):
+        if drafted is None or any(drafted[1] == question.program for question in questions):
             return False
         text, program = drafted
         answer = execute(program, clevr_scene)
         assert answer == order.answer, f"{text!r} is answered {answer!r}, meant was {order.answer!r}"
-        asked.append(Question(order.family, text, program, order.answer))
+        questions.append(Question(order.family, text, program, order.answer))
         return True
 
     def _order(self) -> _Order:
@@ -151,9 +151,9 @@ def _filter(value: str) -> Filter:
     return Filter(shape=value) if value in SHAPES else Filter(colour=value)
 
 
-def _named(rng: random.Random, asked: str, dimensions: Sequence[str]) -> Filter:
+def _named(rng: random.Random, attribute: str, dimensions: Sequence[str]) -> Filter:
     while True:
-        colours = NEUTRAL_COLOURS if asked == "shape" else tuple(COLOURS)
+        colours = NEUTRAL_COLOURS if attribute == "shape" else tuple(COLOURS)
         wanted = Filter(
             rng.choice(SIZES) if "size" in dimensions else None,
             rng.choice(colours) if "color" in dimensions else None,
@@ -170,7 +170,7 @@ def _noun(rng: random.Random, wanted: Filter, *, plural: bool = False) -> str:
 
 
 class _Steps:
-    """A program under construction; every method appends a step and returns its place."""
+    """A program under construction; every method appends a step and returns its index."""
 
     def __init__(self) -> None:
         self.program: Program = []
@@ -181,11 +181,11 @@ class _Steps:
         return len(self.program) - 1
 
     def filtered(self, wanted: Filter, start: int | None = None) -> int:
-        place = self.add("scene") if start is None else start
+        index = self.add("scene") if start is None else start
         for name, value in (("size", wanted.size), ("color", wanted.colour), ("shape", wanted.shape)):
             if value is not None:
-                place = self.add(f"filter_{name}", place, value=value)
-        return place
+                index = self.add(f"filter_{name}", index, value=value)
+        return index
 
     def unique(self, wanted: Filter) -> int:
         return self.add("unique", self.filtered(wanted))
@@ -230,10 +230,10 @@ def _landmark(rng: random.Random, scene: Scene, order: _Order, field: str) -> Fi
     if not answering:
         return None
     for mark in rng.sample(range(len(scene.shapes)), len(scene.shapes)):
-        places = {other: _signed(scene, other, mark, order.side) for other in members if other != mark}
+        offsets = {other: _signed(scene, other, mark, order.side) for other in members if other != mark}
         names = [name for name in scene.names(mark) if getattr(name, field) is None]
-        there = [other for other, place in places.items() if place > 0]
-        clear = all(abs(place) >= scene.clear for place in places.values())
+        there = [other for other, offset in offsets.items() if offset > 0]
+        clear = all(abs(offset) >= scene.clear for offset in offsets.values())
         if names and clear and len(there) == 1 and there[0] in answering:
             return rng.choice(names)
     return None
@@ -282,8 +282,8 @@ def _equal(rng: random.Random, scene: Scene, order: _Order) -> _Draft | None:
     field = _FIELDS[attribute]
     pairs = [
         (first, second)
-        for place, (one, first) in enumerate(found)
-        for other, second in found[place + 1 :]
+        for position, (one, first) in enumerate(found)
+        for other, second in found[position + 1 :]
         if (getattr(scene.shapes[one], field) == getattr(scene.shapes[other], field)) == (order.answer == "yes")
     ]
     if not pairs:

@@ -62,7 +62,7 @@ class Shape:
 
 
 class Filter(NamedTuple):
-    """What a noun phrase demands of a shape; None demands nothing."""
+    """The properties that a noun phrase demands of a shape; None demands nothing."""
 
     size: str | None = None
     colour: str | None = None

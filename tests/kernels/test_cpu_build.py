@@ -56,21 +56,21 @@ def test_compiled_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_other_flags_or_another_source_give_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = str(compiler(tmp_path, "exit 0"))
-    names = {build._identity(program)}
+    names = {build._fingerprint(program)}
     monkeypatch.setattr(build, "_processor", lambda: "another")
-    names.add(build._identity(program))
+    names.add(build._fingerprint(program))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    names.add(build._identity(program))
+    names.add(build._fingerprint(program))
     changed = tmp_path / "changed"
     shutil.copytree(build.SOURCES, changed)
     (changed / "rows.h").write_text("// changed")
     monkeypatch.setattr(build, "SOURCES", changed)
-    names.add(build._identity(program))
+    names.add(build._fingerprint(program))
     assert len(names) == 4
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("echo 'error: no such flag' >&2; exit 3", "exit code 3: error: no such flag"),
         ("exit 1", "exit code 1: said nothing"),
@@ -79,13 +79,13 @@ def test_other_flags_or_another_source_give_another_file(tmp_path: Path, monkeyp
     ],
 )
 def test_one_warning_and_plain_pytorch(
-    lines: str | None, said: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines: str | None, message: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", str(compiler(tmp_path, lines)) if lines else "nowhere")
     with pytest.warns(UserWarning, match="plain PyTorch serves the CPU, several times slower: ") as warned:
         assert backend(CPU, torch.float32) is plain
     assert len(warned) == 1
-    assert said in str(warned[0].message)
+    assert message in str(warned[0].message)
     x, filters = torch.randn(1, 4, 5, 6), torch.randn(1, 18, 5, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it was said

@@ -49,7 +49,7 @@ ONE_BUILD = len(building.units()) + 1  # and the link
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda, "_ways", {})
+    monkeypatch.setattr(cuda, "_outcomes", {})
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_launch_without_a_gpu_is_told(built: Built) -> None:
+def test_a_launch_without_a_gpu_is_reported(built: Built) -> None:
     library = OnCpu(built.library)
     x, filters = torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3)
     with pytest.raises(RuntimeError, match=r"forward_f32_k3 on cpu \(batch 1, height 3.*\): (CUDA driver|no CUDA)"):
@@ -193,7 +193,7 @@ def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_failure_is_remembered_until_asked_again(tmp_path: Path) -> None:
+def test_a_failure_is_remembered_until_requested_again(tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path)
     working = nvcc.path.read_text()
     nvcc.path.write_text("#!/bin/sh\necho 'ptxas fatal   : out of memory'\nexit 2\n")
@@ -268,7 +268,7 @@ def test_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no nvcc to compile the kernels" in cuda.plan((8, 0)).words()
 
 
-def test_a_device_without_kernels_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_kernels_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.ready(torch.device("cpu")) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     with pytest.warns(RuntimeWarning, match=r"cuda:1 runs in plain PyTorch, .*: compute capability 7\.5") as warned:
@@ -278,7 +278,7 @@ def test_a_device_without_kernels_is_told_of_once(monkeypatch: pytest.MonkeyPatc
     assert cuda.why_not(torch.device("cuda", 0)) == "compute capability 7.5 is below 8.0"
 
 
-def test_a_library_that_does_not_load_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_does_not_load_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "find_nvcc", lambda: fake_nvcc(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     with pytest.warns(RuntimeWarning, match=r"liblaconv\.so: .*"):

@@ -1,4 +1,4 @@
-"""The authors' way of computing, on a CPU: the kernel's source under the emulation, against sums in float64."""
+"""The authors' implementation, on a CPU: the kernel's source under the emulation, against sums in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Emulated(involution.Involution, OnCpu):
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed: the kernels cannot be compiled for the CPU")
@@ -53,13 +53,13 @@ def inputs(shape: Shape, dtype: torch.dtype) -> Three:
     "shape",  # B, C, H, W, k, g
     [(2, 12, 5, 9, 7, 3), (1, 8, 23, 18, 3, 2), (2, 6, 3, 1, 5, 6), (3, 4, 6, 5, 9, 1), (1, 4, 1, 1, 1, 2)],
 )
-def test_forward_and_gradients(way: Emulated, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
+def test_forward_and_gradients(emulated: Emulated, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
     grad, x, filters = inputs(shape, dtype)
     k, g = shape[4:]
     sizes = (k, g, interleaved)
     exact = each(Tensor.double, (grad, x, filters))
     wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, *sizes)
-    found = way.dynamic_conv(x, filters, *sizes), *way.dynamic_conv_backward(grad, x, filters, *sizes)
+    found = emulated.dynamic_conv(x, filters, *sizes), *emulated.dynamic_conv_backward(grad, x, filters, *sizes)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == dtype
         assert ours.is_contiguous()
@@ -68,31 +68,31 @@ def test_forward_and_gradients(way: Emulated, shape: Shape, dtype: torch.dtype, 
         assert ((ours.double() - theirs).abs() <= allowed).all()
 
 
-def test_any_memory_format(way: Emulated) -> None:
-    given = inputs((2, 4, 5, 6, 3, 2), torch.float32)
-    other = each(lambda t: t.contiguous(memory_format=torch.channels_last), given)
-    wanted = way.dynamic_conv(*given[1:], 3, 2, False), *way.dynamic_conv_backward(*given, 3, 2, False)
-    found = way.dynamic_conv(*other[1:], 3, 2, False), *way.dynamic_conv_backward(*other, 3, 2, False)
+def test_any_memory_format(emulated: Emulated) -> None:
+    tensors = inputs((2, 4, 5, 6, 3, 2), torch.float32)
+    other = each(lambda t: t.contiguous(memory_format=torch.channels_last), tensors)
+    wanted = emulated.dynamic_conv(*tensors[1:], 3, 2, False), *emulated.dynamic_conv_backward(*tensors, 3, 2, False)
+    found = emulated.dynamic_conv(*other[1:], 3, 2, False), *emulated.dynamic_conv_backward(*other, 3, 2, False)
     for ours, theirs, like in zip(found, wanted, (other[1], other[1], other[2]), strict=True):
         assert torch.equal(ours, theirs)
         assert ours.stride() == like.stride()
 
 
-def test_an_empty_batch(way: Emulated) -> None:
+def test_an_empty_batch(emulated: Emulated) -> None:
     grad, x, filters = inputs((0, 4, 3, 3, 3, 2), torch.float32)
-    assert way.dynamic_conv(x, filters, 3, 2, False).shape == x.shape
-    assert way.dynamic_conv_backward(grad, x, filters, 3, 2, False)[1].shape == filters.shape
+    assert emulated.dynamic_conv(x, filters, 3, 2, False).shape == x.shape
+    assert emulated.dynamic_conv_backward(grad, x, filters, 3, 2, False)[1].shape == filters.shape
 
 
-def test_what_does_not_fit_is_told(way: Emulated) -> None:
+def test_what_does_not_fit_is_reported(emulated: Emulated) -> None:
     grad, x, filters = inputs((1, 4, 3, 3, 3, 2), torch.float32)
     with pytest.raises(RuntimeError, match=r"involution_forward: x .* do not fit kernel_size 3, groups 4"):
-        way.dynamic_conv(x, filters, 3, 4, False)
+        emulated.dynamic_conv(x, filters, 3, 4, False)
     with pytest.raises(RuntimeError, match="involution_backward: grad: expected the like of x"):
-        way.dynamic_conv_backward(grad[:, :2], x, filters, 3, 2, False)
+        emulated.dynamic_conv_backward(grad[:, :2], x, filters, 3, 2, False)
     arguments = cuda.library.ConvArguments(batch=1, height=2**16, width=2**16, channels=4, groups=2, kernel_size=3)
     with pytest.raises(RuntimeError, match="a size is negative or above"):
-        way._launch("laconv_involution_forward_f32", arguments, x)
+        emulated._launch("laconv_involution_forward_f32", arguments, x)
 
 
 def test_only_the_bench_takes_it() -> None:

@@ -103,12 +103,12 @@ def one_further(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_addresses_that_are_not_aligned(library: OnCpu, dtype: torch.dtype) -> None:
     """A view may begin anywhere: then one number at a time."""
-    given = each(amid_nan, inputs((1, 16, 3, 5, 3, 4), dtype))
-    grad, x, filters = given
+    tensors = each(amid_nan, inputs((1, 16, 3, 5, 3, 4), dtype))
+    grad, x, filters = tensors
     for interleaved in (False, True):
         wanted = library.dynamic_conv(x, filters, 3, 4, interleaved)
         grads = library.dynamic_conv_backward(grad, x, filters, 3, 4, interleaved)
-        moved = each(one_further, given)
+        moved = each(one_further, tensors)
         assert moved[1].data_ptr() % 4 == 2
         torch.testing.assert_close(library.dynamic_conv(*moved[1:], 3, 4, interleaved), wanted)
         found = library.dynamic_conv_backward(*moved, 3, 4, interleaved)
@@ -120,22 +120,22 @@ def test_addresses_that_are_not_aligned(library: OnCpu, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("side", [(5, 6), (1, 1), (1, 4)])
 def test_memory_formats(library: OnCpu, channels: int, side: tuple[int, int]) -> None:
     """Results have the strides that the operator promises: those of torch.empty_like of the input."""
-    given = tuple(t[..., :1].expand(t.shape).clone() for t in inputs((2, channels, *side, 3, 1), torch.float32))
+    tensors = tuple(t[..., :1].expand(t.shape).clone() for t in inputs((2, channels, *side, 3, 1), torch.float32))
 
     def everything(grad: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, ...]:
         return library.dynamic_conv(x, filters, 3, 1, False), *library.dynamic_conv_backward(
             grad, x, filters, 3, 1, False
         )
 
-    wanted = everything(*given)
-    ways = (
+    wanted = everything(*tensors)
+    layouts = (
         lambda t: t.contiguous(memory_format=torch.channels_last),
         lambda t: t.mT.contiguous().mT,
         lambda t: torch.cat([t, t], dim=1)[:, : t.shape[1]],
         lambda t: t[..., :1].expand(t.shape),
     )
-    for way in ways:
-        other = tuple(way(t) for t in given)
+    for layout in layouts:
+        other = tuple(layout(t) for t in tensors)
         for ours, theirs, like in zip(everything(*other), wanted, (other[1], other[1], other[2]), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
             assert ours.stride() == torch.empty_like(like).stride()
@@ -220,7 +220,9 @@ def test_dropout_takes_wide_seeds_and_image_numbers(library: OnCpu) -> None:
         ("seed: expected the CPU", lambda lib, x, f: lib.dropout_(f, torch.zeros(1).long().to("meta"), 0, 0.1)),
     ],
 )
-def test_what_does_not_fit_is_told(library: OnCpu, words: str, call: Callable[[OnCpu, Tensor, Tensor], object]) -> None:
+def test_what_does_not_fit_is_reported(
+    library: OnCpu, words: str, call: Callable[[OnCpu, Tensor, Tensor], object]
+) -> None:
     with pytest.raises(RuntimeError, match=words):
         call(library, torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3))
 

@@ -15,7 +15,7 @@ from laconvnet.kernels.cpu import native
 from laconvnet.kernels.plain import matmul, taps
 from tests.kernels.tensors import Shape
 
-SHAPES = [  # B, C, H, W, k, g: tap loop and matrix way, odd sides, maps smaller than the kernel
+SHAPES = [  # B, C, H, W, k, g: tap loop and matrix implementation, odd sides, maps smaller than the kernel
     (2, 8, 5, 3, 3, 2),
     (1, 6, 7, 11, 3, 3),
     (2, 4, 1, 1, 7, 2),
@@ -29,7 +29,7 @@ BACKENDS = ["plain", "compiled"]
 
 
 @pytest.fixture
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes one of the CPU's backends serve."""
     name: str = request.param
     if name == "plain":
@@ -161,7 +161,7 @@ def test_strided_inputs() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(out.sum(), straight)[0])
 
 
-def test_both_ways_are_taken_and_agree() -> None:
+def test_both_implementations_agree() -> None:
     assert matmul.fits(7, 13, 13)
     assert not matmul.fits(3, 32, 32)
     for interleaved in (False, True):
@@ -173,7 +173,7 @@ def test_both_ways_are_taken_and_agree() -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_chunks_of_pictures_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, filters = inputs(5, 4, 4, 4, 3, 2)
     whole = matmul.forward(x, filters, 3, 2, False), *matmul.backward(x, x, filters, 3, 2, False)
     monkeypatch.setattr(matmul, "CHUNK", 2 * 2 * 16**2)
@@ -202,8 +202,8 @@ def test_interleaved_is_contiguous_up_to_a_permutation() -> None:
     torch.testing.assert_close(kernels.dynamic_conv(x, filters, 3, 4, interleaved=True)[:, order], contiguous)
 
 
-@pytest.mark.parametrize("way", BACKENDS, indirect=True)
-def test_empty_batch(way: str) -> None:
+@pytest.mark.parametrize("implementation", BACKENDS, indirect=True)
+def test_empty_batch(implementation: str) -> None:
     for side in (3, 40):
         x, filters = (
             torch.zeros(0, 4, side, side, requires_grad=True),
@@ -218,11 +218,11 @@ def test_empty_batch(way: str) -> None:
         assert filters.grad.shape == filters.shape
 
 
-@pytest.mark.parametrize("way", BACKENDS, indirect=True)
+@pytest.mark.parametrize("implementation", BACKENDS, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(2, 8, 9, 9, 7, 2), (1, 8, 40, 24, 7, 2)])
 def test_half_precision_rounds_once(
-    way: str, dtype: torch.dtype, shape: Shape, monkeypatch: pytest.MonkeyPatch
+    implementation: str, dtype: torch.dtype, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "WORKSPACE", 4 * 98 * 81)  # an image at a time
     x, filters = (t.requires_grad_() for t in inputs(*shape, dtype=dtype))

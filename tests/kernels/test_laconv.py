@@ -65,7 +65,7 @@ def test_projects_the_condition_and_convolves(dtype: torch.dtype, layout: torch.
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_are_those_of_the_textbook_way(interleaved: bool, layout: torch.memory_format) -> None:
+def test_gradients_are_those_of_the_textbook(interleaved: bool, layout: torch.memory_format) -> None:
     tensors = laid_out(inputs(3, 5, 9), layout)
     found = with_gradients(tensors, interleaved=interleaved)
     # Channel j * g + group of the interleaved layout is channel group * n + j of the contiguous one.
@@ -105,7 +105,7 @@ def test_one_condition_for_all_pixels_makes_no_map(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("p", [0.0, 0.4])
-def test_chunks_of_pictures_change_nothing(dtype: torch.dtype, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_images_change_nothing(dtype: torch.dtype, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = inputs(5, 7, 3, dtype)
     whole = with_gradients(tensors, dropout_p=p, seed=11)
     in_pieces(monkeypatch, 2, 21, dtype.itemsize)

@@ -145,7 +145,7 @@ def test_texts_that_no_encoding_has_are_written_and_json_reads_them_back(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b'{"a": 1', "line 1 column 8"),
         (b'{\n"a": 1,\n}', "line 3 column 1"),
@@ -154,12 +154,12 @@ def test_texts_that_no_encoding_has_are_written_and_json_reads_them_back(tmp_pat
         (b"[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_damaged_file_is_told_with_file_and_place(tmp_path: Path, data: bytes, told: str) -> None:
+def test_a_damaged_file_is_reported_with_file_and_position(tmp_path: Path, data: bytes, message: str) -> None:
     file = tmp_path / "it.json"
     publish_bytes(file, data)
     with pytest.raises(ValueError, match=r"it\.json") as caught:
         read_json(file)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert find_object(file) is None
 
 

@@ -48,12 +48,12 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from laconvnet.shards.build.builder import build
     from laconvnet.shards.sources import get
 
-    place = tmp_path_factory.mktemp("groups")
-    (place / "raw" / "grefcoco").mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("groups")
+    (folder / "raw" / "grefcoco").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
-    said = {(0,): ["left box"], (1,): ["right box"], (0, 1): ["both boxes", "two boxes"], (): ["a unicorn"]}
+    expressions = {(0,): ["left box"], (1,): ["right box"], (0, 1): ["both boxes", "two boxes"], (): ["a unicorn"]}
     for number in range(8):
         width, height = ((96, 64), (64, 96))[number % 2]
         pixels = np.zeros((height, width, 3), np.uint8)
@@ -65,19 +65,17 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Path:
             corners = [left, y, left + w, y, left + w, y + h, left, y + h]
             shape = {"bbox": [left, y, w, h], "segmentation": [corners], "iscrowd": 0}
             annotations.append({"id": 10 * number + side, "image_id": number, "category_id": 1, **shape})
-        Image.fromarray(pixels).save(place / "raw" / name)
-        for objects, texts in said.items():
+        Image.fromarray(pixels).save(folder / "raw" / name)
+        for objects, texts in expressions.items():
             ids = [10 * number + side for side in objects] or [-1]
             sentences = [{"sent_id": len(refs) * 10 + at, "sent": text, "raw": text} for at, text in enumerate(texts)]
-            place_in = {"ref_id": len(refs), "image_id": number, "split": "train" if number < 4 else "val"}
-            refs.append(
-                {**place_in, "ann_id": ids, "category_id": [1], "sentences": sentences, "no_target": not objects}
-            )
+            fields = {"ref_id": len(refs), "image_id": number, "split": "train" if number < 4 else "val"}
+            refs.append({**fields, "ann_id": ids, "category_id": [1], "sentences": sentences, "no_target": not objects})
     instances = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "box"}]}
-    (place / "raw" / "grefcoco" / "instances.json").write_text(json.dumps(instances))
-    (place / "raw" / "grefcoco" / "grefs(unc).json").write_text(json.dumps(refs))
+    (folder / "raw" / "grefcoco" / "instances.json").write_text(json.dumps(instances))
+    (folder / "raw" / "grefcoco" / "grefs(unc).json").write_text(json.dumps(refs))
     source = get("grefcoco")
-    samples = source.samples(place / "raw", images=place / "raw", splits=None, partition=None)
+    samples = source.samples(folder / "raw", images=folder / "raw", splits=None, partition=None)
     facts: dict[str, Any] = {"source": "grefcoco", "licence": source.licence, "options": {}}
-    build(samples, place / "built", **facts, shard_bytes=4000, progress=False)
-    return place / "built"
+    build(samples, folder / "built", **facts, shard_bytes=4000, progress=False)
+    return folder / "built"

@@ -99,22 +99,22 @@ def test_a_file_lies_over_its_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("base: nowhere.yaml\n", "nowhere.yaml: cannot be read"),
         ("base: [a]\n", "base: ['a']: expected the path of another configuration file"),
         ("base: it.yaml\n", "it.yaml: base: it.yaml: is this file again"),
     ],
 )
-def test_a_base_that_cannot_be_one_is_told(tmp_path: Path, text: str, told: str) -> None:
-    assert told in refused(tmp_path / "it.yaml", text)
+def test_a_base_that_cannot_be_one_is_reported(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refused(tmp_path / "it.yaml", text)
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("optimizer: {lrr: 1.0}", "optimizer.lrr: no such key"),
         ("optim: {lr: 1.0}", "optim.lr: no such key"),
@@ -139,14 +139,16 @@ def test_a_base_that_cannot_be_one_is_told(tmp_path: Path, text: str, told: str)
         ("data: {folder: x, size: 50}", "data.size: 50: expected a multiple of 32"),
     ],
 )
-def test_a_fault_in_the_file_is_told_with_key_value_and_what_was_expected(file: Path, text: str, told: str) -> None:
+def test_a_fault_in_the_file_is_reported_with_key_value_and_what_was_expected(
+    file: Path, text: str, expected: str
+) -> None:
     message = refused(file, text + "\n" if text.startswith("data") else f"{BASE}{text}\n")
-    assert message.startswith(f"{file}: {told}")
+    assert message.startswith(f"{file}: {expected}")
 
 
 @pytest.mark.parametrize("with_file", [False, True])
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("--optimizer.lrr", "1"), "optimizer.lrr: no such key"),
         (("--optim", "1"), "optim: no such key"),
@@ -164,12 +166,12 @@ def test_a_fault_in_the_file_is_told_with_key_value_and_what_was_expected(file: 
         (("--schedule.warmup", "90"), "schedule.warmup: 90.0: expected"),
     ],
 )
-def test_a_fault_on_the_command_line_is_told_as_such(
-    file: Path, words: tuple[str, ...], told: str, with_file: bool
+def test_a_fault_on_the_command_line_is_reported_as_such(
+    file: Path, words: tuple[str, ...], expected: str, with_file: bool
 ) -> None:
     file.write_text(BASE)
     rest = () if with_file else ("--data.folder", "x")
-    assert refused(file if with_file else None, None, (*rest, *words)).startswith(f"command line: {told}")
+    assert refused(file if with_file else None, None, (*rest, *words)).startswith(f"command line: {expected}")
 
 
 def test_a_fault_of_the_file_is_not_laid_on_the_command_line(file: Path) -> None:
@@ -184,7 +186,7 @@ def test_a_missing_folder_is_the_one_thing_without_default(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("data: {folder: x\n", "not valid YAML: while parsing a flow mapping"),
         ("data:\n\tfolder: x\n", "not valid YAML: while scanning"),
@@ -195,8 +197,8 @@ def test_a_missing_folder_is_the_one_thing_without_default(file: Path) -> None:
         ("", "holds NoneType, expected keys and values"),
     ],
 )
-def test_a_file_that_is_no_configuration(file: Path, text: str, told: str) -> None:
-    assert refused(file, text).startswith(f"{file}: {told}")
+def test_a_file_that_is_no_configuration(file: Path, text: str, expected: str) -> None:
+    assert refused(file, text).startswith(f"{file}: {expected}")
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -233,11 +235,11 @@ KEYS = st.sampled_from(
 def test_whatever_the_file_holds_it_is_accepted_or_refused_in_one_line(file: Path, keys: dict[str, Any]) -> None:
     file.write_text(yaml.safe_dump(keys))
     try:
-        told = f"{file}: {load(file).data.folder}"
+        message = f"{file}: {load(file).data.folder}"
     except ConfigError as error:
-        told = str(error)
-    assert told.startswith(f"{file}: ")
-    assert "\n" not in told
+        message = str(error)
+    assert message.startswith(f"{file}: ")
+    assert "\n" not in message
 
 
 # --- round trips ------------------------------------------------------------------------------------------------------
@@ -254,14 +256,14 @@ def test_what_is_dumped_loads_as_it_was(file: Path) -> None:
 
 
 @pytest.fixture
-def begun(file: Path) -> TrainConfig:
+def started(file: Path) -> TrainConfig:
     config = load(None, ["--data.folder", "somewhere"])
     file.write_text(dump(config))
     return config
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("--optimizer.lr", "0.5"), "optimizer.lr is 0.0001 in this run but 0.5 is asked for"),
         (("--data.batch", "64"), "data.batch is 32 in this run but 64 is asked for"),
@@ -281,32 +283,32 @@ def begun(file: Path) -> TrainConfig:
     ],
 )
 def test_a_run_resumes_with_its_own_configuration_only(
-    file: Path, begun: TrainConfig, words: tuple[str, ...], told: str
+    file: Path, started: TrainConfig, words: tuple[str, ...], expected: str
 ) -> None:
-    check_resumable(begun, file)
+    check_resumable(started, file)
     with pytest.raises(ConfigError) as caught:
         check_resumable(load(file, words), file)
     message = str(caught.value)
-    assert message.startswith(f"{file}: {told}")
+    assert message.startswith(f"{file}: {expected}")
     assert "--run" in message
     assert "\n" not in message
 
 
-def test_a_run_begun_before_a_key_was_there_resumes(file: Path, begun: TrainConfig) -> None:
+def test_a_run_started_before_a_key_was_there_resumes(file: Path, started: TrainConfig) -> None:
     """What its config.yaml does not say had the value that is the default now; asking for another is refused."""
     tree = yaml.safe_load(file.read_text())
     assert tree["model"].pop("conditions", "missing") is None
     file.write_text(yaml.safe_dump(tree))
-    assert load(file) == begun
-    check_resumable(begun, file)
+    assert load(file) == started
+    check_resumable(started, file)
     other = load(None, ["--data.folder", "somewhere", "--model.conditions", "[64, 64, 128, 256, 512]"])
     with pytest.raises(ConfigError, match=r"model\.conditions is None in this run but .*64, 64, 128, 256, 512"):
         check_resumable(other, file)
 
 
-def test_what_does_not_shape_the_learning_may_change(file: Path, begun: TrainConfig) -> None:
+def test_what_does_not_shape_the_learning_may_change(file: Path, started: TrainConfig) -> None:
     free = ["--engine.zero", "3", "--engine.precision", "fp32", "--checkpoint.every", "5", "--checkpoint.keep", "9"]
     free += ["--log.every", "1", "--data.threads", "7", "--init_from", "elsewhere"]
     changed = load(file, free)
-    assert changed != begun
+    assert changed != started
     check_resumable(changed, file)

@@ -13,13 +13,13 @@ from laconvnet.pipeline.inference import evaluate
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
 
 
-def questions(said: list[tuple[str | None, str | None]]) -> Examples:
+def questions(pairs: list[tuple[str | None, str | None]]) -> Examples:
     """Questions of (family, answer), without any image."""
     blank = {field.name: None for field in EXAMPLE_SCHEMA}
-    rows = [{**blank, "family": family, "answer": answer} for family, answer in said]
+    rows = [{**blank, "family": family, "answer": answer} for family, answer in pairs]
     table = pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in EXAMPLE_SCHEMA]))
     manifest = Manifest(Path("nowhere"), {}, SAMPLE_SCHEMA.empty_table(), table, [])
-    return Examples(manifest, "question", "any", np.arange(len(said)))
+    return Examples(manifest, "question", "any", np.arange(len(pairs)))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 17, 64, 500])
@@ -41,13 +41,13 @@ def test_the_commonest_answer_of_all_and_of_each_family() -> None:
             *[("query", "red"), ("query", None), ("query", None), (None, "yes")],
         ]
     )
-    asked = questions(
+    evaluated = questions(
         [
             *[("exist", "yes"), ("exist", "no"), ("count", "2"), ("count", "3"), ("query", "red"), ("query", "blue")],
             *[("unseen", "yes"), (None, "yes"), ("query", None)],
         ]
     )
-    found = evaluate._majority(asked, training)
+    found = evaluate._majority(evaluated, training)
     # Over all it is "yes" (three of eight); by family yes, 2, red; a family that training lacks has none.
     assert found == {"accuracy": pytest.approx(3 / 8), "accuracy_by_family": pytest.approx(4 / 8)}
 

@@ -38,9 +38,9 @@ def run(tmp_path: Path) -> Path:
     return place
 
 
-def test_safetensors_hold_the_averages_and_how_to_use_them(run: Path, tmp_path: Path) -> None:
-    told = export(run, "safetensors", tmp_path / "out" / "model.safetensors")
-    assert (told["step"], told["bytes"]) == (7, (tmp_path / "out" / "model.safetensors").stat().st_size)
+def test_safetensors_hold_the_ema_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
+    result = export(run, "safetensors", tmp_path / "out" / "model.safetensors")
+    assert (result["step"], result["bytes"]) == (7, (tmp_path / "out" / "model.safetensors").stat().st_size)
     state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         facts = file.metadata()
@@ -70,7 +70,7 @@ def test_pt2_answers_as_the_model_does_for_any_number_of_examples(run: Path, tmp
             torch.testing.assert_close(program(images, tokens), model(images, tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_exported_is_told_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_reported_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--format: 'onnx': expected one of safetensors, pt2"):
         export(run, "onnx", tmp_path / "x")
     (tmp_path / "file").write_text("")

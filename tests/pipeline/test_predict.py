@@ -16,7 +16,7 @@ from tests.samples import SAMPLES, needs
 ODD = SAMPLES / "images"
 
 
-def test_a_turned_picture_is_shown_upright(tmp_path: Path) -> None:
+def test_a_turned_image_is_shown_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((20, 40, 3), np.uint8)
@@ -44,14 +44,14 @@ def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), b"P6 1 1 255\n123"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=rf"^--image: {path}: not an image that can be decoded"):
         _open(path)
 
 
-def test_a_missing_picture_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--image: .*none\.png: no such file$"):
         _open(tmp_path / "none.png")
     with pytest.raises(ConfigError, match=r"^--image: .*not an image"):
@@ -60,12 +60,12 @@ def test_a_missing_picture_is_told(tmp_path: Path) -> None:
 
 @needs(ODD)
 @pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "truncated_image.png", "broken.png"])
-def test_real_broken_pictures_are_refused(name: str) -> None:
+def test_real_broken_images_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}: not an image that can be decoded"):
         _open(ODD / name)
 
 
-def test_the_drawing_frames_the_box_and_keeps_the_picture() -> None:
+def test_the_drawing_frames_the_box_and_keeps_the_image() -> None:
     image = Image.new("RGB", (400, 200), (10, 20, 30))
     sheet = draw(image, "the red one", {"box": [100, 50, 200, 100], "score": 0.5})
     assert sheet.size == (400, 234)
@@ -77,7 +77,7 @@ def test_the_drawing_frames_the_box_and_keeps_the_picture() -> None:
     assert below.min() < 100, "the sentence is written there"
 
 
-def test_a_small_picture_is_enlarged_with_its_box() -> None:
+def test_a_small_image_is_enlarged_with_its_box() -> None:
     sheet = draw(Image.new("RGB", (64, 64), (10, 20, 30)), "q", {"box": [10, 10, 20, 20], "score": 0.5})
     assert sheet.size == (320, 354)
     assert sheet.getpixel((50, 100)) == (255, 64, 0)
@@ -98,7 +98,7 @@ def test_the_drawing_tints_and_outlines_the_mask() -> None:
         assert sheet.getpixel(outside) == (10, 20, 30)
 
 
-def test_a_small_picture_is_enlarged_with_its_mask() -> None:
+def test_a_small_image_is_enlarged_with_its_mask() -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[10:30, 20:40] = 1
     sheet = draw(Image.new("RGB", (64, 64), (10, 20, 30)), "q", {"mask": encode(mask), "score": 0.5})
@@ -108,13 +108,13 @@ def test_a_small_picture_is_enlarged_with_its_mask() -> None:
     assert marked.sum() == 100 * 100
 
 
-def test_an_empty_mask_is_told_in_words() -> None:
+def test_an_empty_mask_is_reported_in_words() -> None:
     image = Image.new("RGB", (400, 100), (10, 20, 30))
     empty, full = (encode(np.full((100, 400), value)) for value in (0, 1))
     sheet = np.asarray(draw(image, "a unicorn", {"mask": empty, "score": 0.0}))
     assert (sheet[:100] == (10, 20, 30)).all()
-    said = np.asarray(draw(image, "a unicorn", {"mask": full, "score": 0.9}))
-    assert (sheet[100:] < 128).any(2).sum() > (said[100:] < 128).any(2).sum()
+    answered = np.asarray(draw(image, "a unicorn", {"mask": full, "score": 0.9}))
+    assert (sheet[100:] < 128).any(2).sum() > (answered[100:] < 128).any(2).sum()
 
 
 def test_an_answer_in_words_is_written_below() -> None:

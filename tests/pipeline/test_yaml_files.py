@@ -35,9 +35,9 @@ def refused(file: Path, text: str, as_text: bool = False) -> list[str]:
     ],
 )
 def test_a_key_given_twice_is_refused(file: Path, text: str, line: int, key: str, first: int, as_text: bool) -> None:
-    (told,) = refused(file, text, as_text)
-    assert told.startswith(f"{file}: line {line}: key '{key}' is given twice")
-    assert f"line {first};" in told
+    (message,) = refused(file, text, as_text)
+    assert message.startswith(f"{file}: line {line}: key '{key}' is given twice")
+    assert f"line {first};" in message
 
 
 @pytest.mark.parametrize(
@@ -53,17 +53,17 @@ def test_a_key_given_twice_is_refused(file: Path, text: str, line: int, key: str
 )
 def test_a_number_that_nobody_meant_is_refused(file: Path, written: str, parts: list[str]) -> None:
     text = f"a:\n  minutes: {written}\n"
-    (told,) = refused(file, text)
-    assert told.startswith(f"{file}: line 2: a.minutes: {written} is ")
-    assert all(part in told for part in parts)
+    (message,) = refused(file, text)
+    assert message.startswith(f"{file}: line 2: a.minutes: {written} is ")
+    assert all(part in message for part in parts)
     assert yaml_files.read(file, as_text=True).value == {"a": {"minutes": written}}
     file.write_text(f"a: '{written}'\nb: \"{written}\"\n")
     assert yaml_files.read(file).value == {"a": written, "b": written}
 
 
-def test_all_that_is_wrong_is_told_at_once(file: Path) -> None:
-    told = refused(file, "a: 1:30\nb: [x, 010]\na: 2\n")
-    assert [line.split(": ")[1:3] for line in told] == [
+def test_all_that_is_wrong_is_reported_at_once(file: Path) -> None:
+    messages = refused(file, "a: 1:30\nb: [x, 010]\na: 2\n")
+    assert [line.split(": ")[1:3] for line in messages] == [
         ["line 1", "a"],
         ["line 2", "b"],
         ["line 3", "key 'a' is given twice, first in line 1; keep one of them"],

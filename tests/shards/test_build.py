@@ -178,13 +178,13 @@ def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_s
     """At each of the two mapped and the two published files in turn."""
     samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
     build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
-    begun = 0
+    writes = 0
 
     def interrupted(write: Any) -> Any:
         def called(*arguments: Any) -> Any:
-            nonlocal begun
-            begun += 1
-            if begun == at:
+            nonlocal writes
+            writes += 1
+            if writes == at:
                 arguments[0].write_bytes(b"half")
                 raise KeyboardInterrupt
             return write(*arguments)
@@ -197,7 +197,7 @@ def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_s
         patch.setattr(manifest, "open_writer", interrupted(manifest.open_writer))
         with pytest.raises(KeyboardInterrupt):
             build(samples, out, **ARGS, shard_bytes=3000)
-    assert begun == at
+    assert writes == at
     assert [path.name for path in out.rglob("*") if path.name.startswith(".partial.")] == []
     assert not (out / "manifest.parquet").exists()
     with pytest.raises(InputError, match="left unfinished; run the same build command again"):
@@ -287,7 +287,7 @@ def test_a_killed_build_resumes_to_the_same_bytes_and_its_workers_end(tmp_path: 
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
-def test_a_picture_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path) -> None:
+def test_an_image_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path) -> None:
     samples = toy(tmp_path / "pictures")
     whole = toy(tmp_path / "pictures")
     out = tmp_path / "out"

@@ -73,7 +73,7 @@ def test_ordinary_jpegs_pass_through(name: str) -> None:
         ("junk_jpeg_header.jpg", "jpg", (1024, 768)),
     ],
 )
-def test_odd_pictures_are_encoded_again(name: str, ext: str, size: tuple[int, int]) -> None:
+def test_odd_images_are_encoded_again(name: str, ext: str, size: tuple[int, int]) -> None:
     picture = read_image_file(ODD / name)
     assert (picture.ext, picture.width, picture.height) == (ext, *size)
     assert picture.data != (ODD / name).read_bytes()
@@ -101,7 +101,7 @@ def test_normalised_pixels_are_those_of_the_original() -> None:
         ("not_there.jpg", "cannot be read: No such file"),
     ],
 )
-def test_broken_pictures_are_refused_with_the_reason(name: str, reason: str) -> None:
+def test_broken_images_are_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         read_image_file(ODD / name)
 

@@ -119,7 +119,7 @@ def test_reading_checks_the_bytes(tmp_path: Path) -> None:
     assert manifest.read_image(1) == (tmp_path / "toy1.png").read_bytes()
 
 
-def test_what_is_no_set_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_what_is_no_set_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest.parquet here; expected a folder that 'shards build'"):
         Manifest.open(tmp_path)
     (tmp_path / "parts").mkdir()
@@ -170,8 +170,8 @@ def test_missing_truncated_and_strange_mapped_tables_are_refused(tmp_path: Path,
     path, data = folder / name, (folder / name).read_bytes()
     for other in (data[:-8], data + b"x", b""):
         path.write_bytes(other)
-        told = f"{name}: table of {len(other)} bytes, the manifest says {len(data)}; build the set again"
-        with pytest.raises(InputError, match=told):
+        message = f"{name}: table of {len(other)} bytes, the manifest says {len(data)}; build the set again"
+        with pytest.raises(InputError, match=message):
             Manifest.open(folder)
     path.write_bytes(bytes(len(data)))
     with pytest.raises(InputError, match=rf"{name}: cannot be read as an Arrow table \(.+\); build the set again"):
@@ -194,7 +194,7 @@ def test_info_counts_in_all_and_by_split(tmp_path: Path) -> None:
     }
 
 
-def test_info_counts_a_picture_of_two_sets_once(tmp_path: Path) -> None:
+def test_info_counts_an_image_of_two_sets_once(tmp_path: Path) -> None:
     one = built(tmp_path, "one", (11, None, 13))
     two = built(tmp_path, "two", (13, None, None))
     pretrain_set([(one, 1.0), (two, 2.0)], [], tmp_path / "both")

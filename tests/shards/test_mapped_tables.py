@@ -56,7 +56,7 @@ def test_rows_are_those_of_a_plain_take(
 ) -> None:
     """In any order, with repetitions, over the borders of batches; looked at one by one, and batch by batch."""
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    asked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=40)) if rows else []
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=40)) if rows else []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "BATCH_ROWS", batch)
         patch.setattr(tables, "_FEW", few)
@@ -64,14 +64,14 @@ def test_rows_are_those_of_a_plain_take(
         assert read.equals(table)
         assert read["text"].num_chunks == -(-len(rows) // batch)
         columns = Columns(read)
-        for wanted in (np.array(asked, np.int64), np.array(asked, np.int32)):
+        for wanted in (np.array(chosen, np.int64), np.array(chosen, np.int32)):
             plain = table.take(pa.array(wanted))
             for field in SCHEMA:
                 assert columns.values(field.name, wanted) == plain[field.name].to_pylist()
                 found: dict[int, Any] = {}
                 for where, values in columns.pieces(field.name, wanted):
-                    found.update(zip(np.arange(len(asked))[where].tolist(), values.to_pylist(), strict=True))
-                assert [found[index] for index in range(len(asked))] == plain[field.name].to_pylist()
+                    found.update(zip(np.arange(len(chosen))[where].tolist(), values.to_pylist(), strict=True))
+                assert [found[index] for index in range(len(chosen))] == plain[field.name].to_pylist()
             for name in NUMBERS:
                 numbers = columns.numbers(name, wanted)
                 assert numbers.dtype == SCHEMA.field(name).type.to_pandas_dtype()
@@ -96,13 +96,15 @@ def rows_of(count: int) -> pa.Table:
 
 @pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("wrong", [-1, 20])
-def test_a_row_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int, few: int) -> None:
+def test_a_row_that_is_not_there_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int, few: int
+) -> None:
     monkeypatch.setattr(tables, "BATCH_ROWS", 7)
     monkeypatch.setattr(tables, "_FEW", few)
     columns = Columns(stored(tmp_path / "t.arrow", rows_of(20)))
-    for look in (columns.numbers, columns.values, lambda *asked: list(columns.pieces(*asked))):
+    for read in (columns.numbers, columns.values, lambda *arguments: list(columns.pieces(*arguments))):
         with pytest.raises(IndexError, match=f"row {wrong} is out of bounds of a table of 20"):
-            look("number", np.array([3, wrong]))
+            read("number", np.array([3, wrong]))
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:

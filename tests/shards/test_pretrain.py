@@ -103,7 +103,7 @@ def sets(tmp_path: Path) -> tuple[Path, Path, Path]:
     return visual_genome, coco, refcoco
 
 
-def test_held_out_pictures_stay_out_and_the_rest_is_there(sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_held_out_images_stay_out_and_the_rest_is_there(sets: tuple[Path, Path, Path], tmp_path: Path) -> None:
     visual_genome, coco, refcoco = sets
     out = tmp_path / "out"
     manifest = pretrain_set([(visual_genome, 2), (coco, 1.5)], [refcoco], out)
@@ -247,9 +247,7 @@ def test_two_sets_of_one_source_are_told_apart_by_folder(tmp_path: Path) -> None
         ("clevr_humans", "CLEVR_val_000001.png", None, ("file name", "clevr_val_000001")),
     ],
 )
-def test_what_a_picture_is_known_by(
-    source: str, file_name: str, coco_id: int | None, expected: tuple[str, str]
-) -> None:
+def test_what_an_image_is_known_by(source: str, file_name: str, coco_id: int | None, expected: tuple[str, str]) -> None:
     assert identities(source, file_name, coco_id, 255)[0] == expected
     assert identities(source, file_name, coco_id, 255)[-1] == ("bytes", "00000000000000ff")
 
@@ -261,7 +259,7 @@ def test_what_a_picture_is_known_by(
     ),
     st.lists(st.tuples(st.integers(1, 6), st.sampled_from(["train", "val", "testA"])), min_size=1, max_size=6),
 )
-def test_exactly_the_pictures_held_out_nowhere_are_kept(
+def test_exactly_the_images_held_out_nowhere_are_kept(
     tmp_path_factory: pytest.TempPathFactory, ours: list[tuple[int, str]], theirs: list[tuple[int, str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("sets")

@@ -17,7 +17,7 @@ from tests.samples import SAMPLES, needs
 
 
 @needs(SAMPLES)
-def test_real_pictures_are_read_back_by_tarfile_webdataset_and_dali(tmp_path: Path) -> None:
+def test_real_images_are_read_back_by_tarfile_webdataset_and_dali(tmp_path: Path) -> None:
     fn = pytest.importorskip("nvidia.dali.fn", reason="DALI is not installed")
     pipelines = pytest.importorskip("nvidia.dali.pipeline", reason="DALI is not installed")
     from wds2idx import IndexCreator

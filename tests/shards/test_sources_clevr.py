@@ -108,7 +108,7 @@ def test_the_hidden_test_split_has_neither_answer_nor_family(tmp_path: Path) -> 
     assert sample.record.questions == (Question("test-5", "test", "How many?"),)
 
 
-def test_pictures_elsewhere(tmp_path: Path) -> None:
+def test_images_elsewhere(tmp_path: Path) -> None:
     root = _write(tmp_path, [_question(0)])
     (root / "images").rename(tmp_path / "elsewhere")
     (sample,) = _samples(root, images=tmp_path / "elsewhere")

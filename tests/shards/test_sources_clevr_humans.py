@@ -29,8 +29,8 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
 
 def _question(image: int, text: str = "Is it shiny?", split: str = "val", **changes: Any) -> dict[str, Any]:
     name = f"CLEVR_{split}_{image:06}.png"
-    asked = {"image_index": image, "image_filename": name, "question": text, "answer": "yes", "split": split}
-    return {**asked, **changes}
+    entry = {"image_index": image, "image_filename": name, "question": text, "answer": "yes", "split": split}
+    return {**entry, **changes}
 
 
 def _write(root: Path, split: str, questions: list[dict[str, Any]]) -> Path:
@@ -67,7 +67,7 @@ def test_the_content_in_full(tmp_path: Path) -> None:
     assert got[2].image == root / "images" / "val" / "CLEVR_val_000003.png"
 
 
-def test_a_picture_is_the_same_one_in_clevr(tmp_path: Path) -> None:
+def test_an_image_is_the_same_one_in_clevr(tmp_path: Path) -> None:
     (sample,) = _samples(_write(tmp_path, "val", [_question(3)]))
     mine = identities("clevr_humans", sample.record.file_name, sample.record.coco_id, 1)
     assert mine == identities("clevr", "CLEVR_val_000003.png", None, 1)
@@ -116,8 +116,8 @@ def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "set"
     build = ["shards", "build", "clevr_humans", "--root", str(root), "--images", str(PICTURES), "--out", str(out)]
     assert cli.main([*build, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["questions"], told["quarantined"]) == (2, 3, 0)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["questions"], result["quarantined"]) == (2, 3, 0)
     record = Manifest.open(out).read_record(0)
     assert (record.width, record.height, record.questions[1].answer) == (320, 240, "cube")
     assert cli.main(["shards", "verify", str(out), "--full"]) == 0

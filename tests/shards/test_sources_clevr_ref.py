@@ -119,7 +119,7 @@ def test_a_hidden_object_has_an_empty_mask(tmp_path: Path) -> None:
     assert coco_mask.decode(sample.record.regions[0].mask).sum() == 0
 
 
-def test_a_picture_is_the_same_one_in_clevr(tmp_path: Path) -> None:
+def test_an_image_is_the_same_one_in_clevr(tmp_path: Path) -> None:
     (sample,) = _samples(_write(tmp_path, [_refexp(1, [0])], [_scene(1)]))
     record = sample.record
     assert identities(record.source, record.file_name, record.coco_id, 1) == identities(
@@ -128,7 +128,7 @@ def test_a_picture_is_the_same_one_in_clevr(tmp_path: Path) -> None:
     assert record.key == "clevr_ref+-CLEVR_val_000001"
 
 
-def test_splits_are_chosen_and_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_splits_are_chosen_and_images_may_lie_elsewhere(tmp_path: Path) -> None:
     root = _write(tmp_path, [_refexp(1, [0])], [_scene(1)])
     _write(root, [_refexp(1, [0], split="train")], [_scene(1, "train")], "train")
     assert [sample.record.splits for sample in _samples(root)] == [("train",), ("val",)]
@@ -222,8 +222,10 @@ def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "set"
     build = ["shards", "build", "clevr_ref+", "--root", str(root), "--out", str(out), "--json"]
     assert cli.main(build) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["expressions"], told["quarantined"]) == (2, 2, 1), "an object out of sight has no box"
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["expressions"], result["quarantined"]) == (2, 2, 1), (
+        "an object out of sight has no box"
+    )
     manifest = Manifest.open(out)
     row = manifest.examples.to_pylist()[0]
     assert [row[name] for name in ("text", "split", "x", "y", "w", "h", "has_mask")] == [

@@ -113,7 +113,7 @@ def test_the_real_captions(tmp_path: Path) -> None:
     assert "a sunny , dry day" in {e.text for region in football for e in region.expressions}
 
 
-def test_splits_choose_pictures(tmp_path: Path) -> None:
+def test_splits_choose_images(tmp_path: Path) -> None:
     root = _write(tmp_path, train="1\n", val="22\n")
     shutil.copy(root / "Sentences/1.txt", root / "Sentences/22.txt")
     shutil.copy(root / "Annotations/1.xml", root / "Annotations/22.xml")
@@ -123,7 +123,7 @@ def test_splits_choose_pictures(tmp_path: Path) -> None:
         _samples(root, splits=["test"])
 
 
-def test_a_picture_without_boxes_is_not_built(tmp_path: Path) -> None:
+def test_an_image_without_boxes_is_not_built(tmp_path: Path) -> None:
     assert _samples(_write(tmp_path, xml=_xml(SCENE))) == []
 
 

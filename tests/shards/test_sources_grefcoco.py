@@ -34,14 +34,14 @@ ANNOTATIONS = [_annotation(1, LEFT), _annotation(2, RIGHT, 2), _annotation(3, OV
 
 def _ref(ref_id: int, ann_id: Any, **changes: Any) -> dict[str, Any]:
     sentences = [{"sent_id": 100 * ref_id, "sent": f"thing {ref_id}", "raw": "Thing!", "tokens": []}]
-    told = {"category_id": [1], "file_name": "x.jpg", "no_target": ann_id == [-1]}
+    fields = {"category_id": [1], "file_name": "x.jpg", "no_target": ann_id == [-1]}
     return {
         "ref_id": ref_id,
         "ann_id": ann_id,
         "image_id": 9,
         "split": "train",
         "sentences": sentences,
-        **told,
+        **fields,
         **changes,
     }
 
@@ -91,7 +91,7 @@ def test_a_group_is_one_region_with_all_boxes_and_the_union_of_the_masks(tmp_pat
     assert bare.boxes == ((2.0, 4.0, 8.0, 10.0),)
 
 
-def test_a_crowd_in_a_group_is_left_out_as_its_authors_do(tmp_path: Path) -> None:
+def test_a_crowd_in_a_group_is_skipped_as_its_authors_do(tmp_path: Path) -> None:
     crowd = _annotation(2, RIGHT, iscrowd=1)
     (sample,) = _samples(_write(tmp_path / "a", [_ref(1, [1, 2])], [ANNOTATIONS[0], crowd]))
     (region,) = sample.record.regions
@@ -123,7 +123,7 @@ def test_groups_of_real_annotations(tmp_path: Path) -> None:
     assert nothing.boxes == ()
 
 
-def test_the_pictures_may_lie_where_refer_has_them(tmp_path: Path) -> None:
+def test_the_images_may_lie_where_refer_has_them(tmp_path: Path) -> None:
     root = _write(tmp_path, [_ref(1, [1])])
     (root / "images" / "train2014").rmdir()
     with pytest.raises(InputError, match=r"images/mscoco/images/train2014: no such folder; .* --images"):
@@ -158,14 +158,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path, refs: Any, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_another_picture_s_annotation_is_refused(tmp_path: Path) -> None:
+def test_another_image_s_annotation_is_refused(tmp_path: Path) -> None:
     wrong = _annotation(2, RIGHT, image_id=8)
     with pytest.raises(InputError, match=r"annotation 2 of ref_id 1: key 'image_id' is 8, the ref's is 9"):
         _samples(_write(tmp_path, [_ref(1, [1, 2])], [ANNOTATIONS[0], wrong]))
 
 
-def test_the_missing_partition_is_told_with_those_there_are(tmp_path: Path) -> None:
+def test_the_missing_partition_is_reported_with_those_there_are(tmp_path: Path) -> None:
     root = _write(tmp_path, [_ref(1, [1])])
-    told = r"--partition umd: .*grefs\(umd\)\.json is not there; expected one of unc"
-    with pytest.raises(InputError, match=told):
+    message = r"--partition umd: .*grefs\(umd\)\.json is not there; expected one of unc"
+    with pytest.raises(InputError, match=message):
         _samples(root, partition="umd")

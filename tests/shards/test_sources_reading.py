@@ -121,17 +121,17 @@ def test_a_box_is_four_finite_numbers(bad: list[object]) -> None:
         reading.box(bad, "here")
 
 
-def test_the_shelf_keeps_order(tmp_path: Path) -> None:
-    shelf = reading.CompressedStore(tmp_path / "x.json")
-    shelf.add("b", [1, {"c": "é"}])
-    shelf.add("a", [2])
-    shelf.add("b", [3])
-    assert (list(shelf), len(shelf), shelf.get("b"), shelf.get("z")) == (["b", "a"], 2, [1, {"c": "é"}, 3], [])
+def test_the_store_keeps_order(tmp_path: Path) -> None:
+    store = reading.CompressedStore(tmp_path / "x.json")
+    store.add("b", [1, {"c": "é"}])
+    store.add("a", [2])
+    store.add("b", [3])
+    assert (list(store), len(store), store.get("b"), store.get("z")) == (["b", "a"], 2, [1, {"c": "é"}, 3], [])
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(InputError, match=r"x\.json: entry of 7 is nested too deeply"):
-        shelf.add(7, deep)
+        store.add(7, deep)
 
 
 def test_the_three_forms_of_a_mask_agree() -> None:

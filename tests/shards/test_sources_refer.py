@@ -122,7 +122,7 @@ def test_a_sentence_that_occurs_twice_stays_twice(tmp_path: Path) -> None:
 
 
 @real
-def test_real_splits_choose_regions_and_pictures(tmp_path: Path) -> None:
+def test_real_splits_choose_regions_and_images(tmp_path: Path) -> None:
     samples = _samples("refcoco", DATA, tmp_path, partition="google", splits=["val"])
     assert {s.record.picture_id: [r.id for r in s.record.regions] for s in samples} == {
         "460986": ["10506"],
@@ -130,7 +130,7 @@ def test_real_splits_choose_regions_and_pictures(tmp_path: Path) -> None:
     }
 
 
-def test_pictures_lie_where_the_refer_tool_looks(tmp_path: Path) -> None:
+def test_images_lie_where_the_refer_tool_looks(tmp_path: Path) -> None:
     root = _write(tmp_path, REFS)
     samples = sources.get("refcoco").samples(root, images=None, splits=None, partition=None)
     assert operator.length_hint(samples) == 2
@@ -143,7 +143,7 @@ def test_pictures_lie_where_the_refer_tool_looks(tmp_path: Path) -> None:
     assert [r.id for r in got[1].record.regions] == ["2", "1"]
 
 
-def test_blank_sentences_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_blank_sentences_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sentences = [{"sent_id": 1, "sent": " \t"}, {"sent_id": 2, "sent": " left  vase "}, {"sent_id": 3, "sent": ""}]
     root = _write(tmp_path, [_ref(1, 9, sentences=sentences)])
     with caplog.at_level(logging.WARNING):

@@ -210,8 +210,8 @@ def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "set"
     build = ["shards", "build", "referit", "--root", str(root), "--out", str(out), "--json"]
     assert cli.main(build) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["expressions"], told["quarantined"]) == (1, 2, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["expressions"], result["quarantined"]) == (1, 2, 1)
     assert [region.id for region in Manifest.open(out).read_record(0).regions] == ["1", "2"]
     assert Manifest.open(out).samples["coco_id"].to_pylist() == [None]
     assert cli.main(["shards", "verify", str(out), "--full"]) == 0

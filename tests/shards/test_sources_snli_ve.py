@@ -89,7 +89,7 @@ def test_the_content_in_full(tmp_path: Path) -> None:
     assert got[3].record.splits == ("test",)
 
 
-def test_a_picture_is_the_same_one_in_flickr30k(tmp_path: Path) -> None:
+def test_an_image_is_the_same_one_in_flickr30k(tmp_path: Path) -> None:
     (sample,) = _samples(_write(tmp_path, test=[_pair("4945942737", 1)]))
     record = sample.record
     mine = identities(record.source, record.file_name, record.coco_id, 1)
@@ -106,7 +106,7 @@ def test_the_older_spelling_of_the_key(tmp_path: Path) -> None:
     assert (sample.record.file_name, len(sample.record.questions)) == ("7.jpg", 3)
 
 
-def test_splits_are_chosen_and_pictures_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_splits_are_chosen_and_images_may_lie_elsewhere(tmp_path: Path) -> None:
     root = _write(tmp_path, train=[_pair("1", 1)], dev=[_pair("2", 1)])
     (sample,) = _samples(root, splits=["val"], images=tmp_path)
     assert (sample.record.splits, sample.image) == (("val",), tmp_path / "2.jpg")
@@ -115,7 +115,7 @@ def test_splits_are_chosen_and_pictures_may_lie_elsewhere(tmp_path: Path) -> Non
             _samples(root, splits=[split])
 
 
-def test_what_annotators_disagree_on_is_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_annotators_disagree_on_is_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pairs = [_pair("1", 1, "-"), _pair("1", 2), _pair("2", 1, "-"), _pair("1", 3, sentence2=" \t"), _pair("1", 4)]
     root = _write(tmp_path, train=pairs)
     with caplog.at_level(logging.WARNING):
@@ -192,8 +192,8 @@ def test_from_the_files_to_a_verified_set(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "set"
     build = ["shards", "build", "snli_ve", "--root", str(root), "--out", str(out), "--json"]
     assert cli.main(build) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["samples"], told["questions"], told["quarantined"]) == (2, 3, 1)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["questions"], result["quarantined"]) == (2, 3, 1)
     manifest = Manifest.open(out)
     assert manifest.read_record(0).questions[1].answer == "neutral"
     assert (manifest.read_record(1).width, manifest.read_record(1).splits) == (26, ("val",))

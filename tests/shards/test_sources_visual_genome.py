@@ -52,7 +52,7 @@ def _attributes(root: Path, *things: dict[str, Any]) -> Record:
     return sample.record
 
 
-def _said(record: Record) -> dict[str, list[str]]:
+def _expressions(record: Record) -> dict[str, list[str]]:
     return {region.id: [expression.text for expression in region.expressions] for region in record.regions}
 
 
@@ -132,7 +132,7 @@ def test_objects_and_attributes_meet_by_id_and_by_look(tmp_path: Path) -> None:
     )
     (sample,) = _samples(root)
     regions = {region.id: region for region in sample.record.regions}
-    assert _said(sample.record) == {
+    assert _expressions(sample.record) == {
         "object-5": ["green tall clock"],
         "object-6": ["old man"],
         "object-8": [],
@@ -152,7 +152,7 @@ def test_an_entry_id_of_the_old_layout_is_not_an_object_id(tmp_path: Path) -> No
         attributes=[{"id": 1, "attributes": [old]}],
     )
     (sample,) = _samples(root)
-    assert _said(sample.record) == {"object-5": ["clock"], "attribute-5": ["red bag"]}
+    assert _expressions(sample.record) == {"object-5": ["clock"], "attribute-5": ["red bag"]}
 
 
 @pytest.mark.parametrize(
@@ -170,18 +170,18 @@ def test_only_what_names_one_object_is_an_expression(
     tmp_path: Path, first: list[str] | None, second: list[str], expected: tuple[list[str], list[str]]
 ) -> None:
     things = [_thing(1, ["cup"], attributes=first), _thing(2, ["Cup"], 50, attributes=second)]
-    said = _said(_attributes(tmp_path, *things))
-    assert (said["object-1"], [text.lower() for text in said["object-2"]]) == expected
+    expressions = _expressions(_attributes(tmp_path, *things))
+    assert (expressions["object-1"], [text.lower() for text in expressions["object-2"]]) == expected
 
 
 def test_a_name_that_occurs_once_is_an_expression(tmp_path: Path) -> None:
-    assert _said(_attributes(tmp_path, _thing(1, ["cup"]), _thing(2, ["table"], 50))) == {
+    assert _expressions(_attributes(tmp_path, _thing(1, ["cup"]), _thing(2, ["table"], 50))) == {
         "object-1": ["cup"],
         "object-2": ["table"],
     }
 
 
-def test_pictures_are_found_by_address_then_by_id(tmp_path: Path) -> None:
+def test_images_are_found_by_address_then_by_id(tmp_path: Path) -> None:
     pictures = [
         _image(1, "VG_100K_2"),  # in both folders: the address decides
         _image(2, "VG_100K_2"),  # in the other folder
@@ -216,7 +216,7 @@ def _qa(qa_id: int, question: str = "What?", answer: str = "U.S. flag.") -> dict
     return {"qa_id": qa_id, "image_id": 1, "question": question, "answer": answer, "a_objects": [], "q_objects": []}
 
 
-def test_what_says_nothing_is_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_says_nothing_is_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     phrase = {"region_id": 1, "x": -3, "y": 2, "width": 500, "height": 4, "phrase": " a\nred cup "}
     root = _write(
         tmp_path,
@@ -248,7 +248,7 @@ def test_what_says_nothing_is_left_out_and_counted(tmp_path: Path, caplog: pytes
         (_image(1, coco_id="x"), "image 1: key 'coco_id' is 'x', expected int"),
     ],
 )
-def test_a_bad_picture_entry_is_named(tmp_path: Path, image: dict[str, Any], message: str) -> None:
+def test_a_bad_image_entry_is_named(tmp_path: Path, image: dict[str, Any], message: str) -> None:
     root = _write(tmp_path, [image], question_answers=[{"id": 1, "qas": [_qa(1)]}])
     with pytest.raises(InputError, match=rf"image_data\.json: {message}"):
         _samples(root)

@@ -246,7 +246,7 @@ def test_the_kinds_of_expression_keep_their_shares(family: Family, name: str) ->
     assert kinds.keys() == STYLES[name].mix.keys()
 
 
-def test_the_members_of_the_family_speak_in_their_own_ways(family: Family) -> None:
+def test_the_members_of_the_family_speak_in_their_own_styles(family: Family) -> None:
     words = {name: Counter(word for _, text in _spoken(family, name) for word in text.split()) for name in refer.FAMILY}
     places = {"left", "right", "top", "bottom", "above", "below", "leftmost", "highest", "lowest", "over", "under"}
     assert not places & words["refcoco+"].keys()
@@ -332,7 +332,7 @@ def test_masks_and_boxes_agree_with_the_pixels(root: Path, family: Family) -> No
 
 
 @pytest.mark.parametrize("side", [64, 128])
-def test_shapes_stay_apart_and_inside_and_grow_with_the_picture(side: int) -> None:
+def test_shapes_stay_apart_and_inside_and_grow_with_the_image(side: int) -> None:
     for index in range(60):
         scene = draw_scene(random.Random(index), side)
         taken = np.zeros((side, side), int)
@@ -392,7 +392,7 @@ def test_held_out_combinations_in_the_other_data_sets(root: Path, family: Family
         assert bool(held) == (split_of.get(coco[entry["image_id"]]) == "testB")
 
 
-def test_visual_genome_shares_pictures_with_every_split(root: Path, family: Family) -> None:
+def test_visual_genome_shares_images_with_every_split(root: Path, family: Family) -> None:
     split_of = {ref["image_id"]: ref["split"] for ref in family.refs["refcoco"]}
     shared = Counter[str]()
     for image in _json(root / "visual_genome/image_data.json"):
@@ -418,10 +418,10 @@ def test_answers_are_those_of_the_programs(root: Path, split: str) -> None:
         assert scene["image_filename"] == question["image_filename"]
         assert execute(question["program"], scene) == question["answer"]
         assert question["program"][-1]["function"] == list(FAMILIES)[question["question_family_index"]]
-        head, _, asked = question["program"][-1]["function"].partition("_")
+        head, _, attribute = question["program"][-1]["function"].partition("_")
         # No name tells the property asked for, not even the landmark's: twins would make it the best guess.
-        told = {step["function"] for step in question["program"]}
-        assert f"filter_{asked}" not in told or head not in ("query", "equal")
+        functions = {step["function"] for step in question["program"]}
+        assert f"filter_{attribute}" not in functions or head not in ("query", "equal")
         for step in question["program"]:
             for value in step["value_inputs"]:
                 words = {"small": ("small", "little"), "large": ("large", "big"), "behind": ("above", "over")}
@@ -452,13 +452,13 @@ def test_programs_are_executed_literally() -> None:
 
 def test_words_alone_tell_next_to_nothing() -> None:
     """A guesser that knows every wording's commonest answer in 2,000 images, on 1,000 others."""
-    deck = QuestionPool(random.Random(0))
+    pool = QuestionPool(random.Random(0))
     known: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    right, asked = Counter[str](), Counter[str]()
+    right, tries = Counter[str](), Counter[str]()
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for index in range(3000):
         scene = draw_scene(random.Random(index), 64, most=clevr.MOST)
-        for question in deck.questions(scene, clevr.describe(scene, "", 0), 4):
+        for question in pool.questions(scene, clevr.describe(scene, "", 0), 4):
             family = question.family
             answers[family][question.answer] += 1
             if index < 2000:
@@ -466,14 +466,14 @@ def test_words_alone_tell_next_to_nothing() -> None:
                 known[family, ""][question.answer] += 1
                 continue
             guesses = known[family, question.text] or known[family, ""]
-            asked[family] += 1
+            tries[family] += 1
             right[family] += guesses.most_common(1)[0][0] == question.answer
     total = sum(count.total() for count in answers.values())
     chance = {"query_color": 1 / 5, "query_shape": 1 / 3, "query_size": 1 / 2, "count": 1 / 4}
     for family, share in FAMILIES.items():
         assert answers[family].total() / total == pytest.approx(share / 100, abs=0.02), family
-        spread = 4 * (chance.get(family, 0.5) / asked[family]) ** 0.5
-        assert right[family] / asked[family] < chance.get(family, 0.5) + 0.04 + spread, family
+        margin = 4 * (chance.get(family, 0.5) / tries[family]) ** 0.5
+        assert right[family] / tries[family] < chance.get(family, 0.5) + 0.04 + margin, family
     for family in ("exist", "equal_color", "equal_shape", "equal_size", "greater_than", "less_than", "equal_integer"):
         assert answers[family]["yes"] / answers[family].total() == pytest.approx(0.5, abs=0.06), family
     # A colour that one shape never has is never the answer about that shape: two thirds of the share of the others.

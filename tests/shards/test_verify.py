@@ -58,7 +58,7 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_good_set_passes_both_ways(tmp_path: Path) -> None:
+def test_a_good_set_passes_both_checks(tmp_path: Path) -> None:
     folder = built(tmp_path)
     expected = {"folder": str(folder), "samples": 4, "examples": 8, "against": []}
     report = verify(folder)
@@ -186,7 +186,7 @@ def test_rows_that_disagree_with_their_records_are_found_with_full(
         verify(folder, full=True, progress=False)
 
 
-def test_a_picture_that_does_not_decode_is_found_even_with_a_right_checksum(tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_is_found_even_with_a_right_checksum(tmp_path: Path) -> None:
     import xxhash
 
     folder = built(tmp_path)
@@ -220,7 +220,7 @@ def test_the_index_is_checked(tmp_path: Path) -> None:
         verify(folder)
 
 
-def test_the_number_of_problems_told_is_bounded(tmp_path: Path) -> None:
+def test_the_number_of_problems_reported_is_bounded(tmp_path: Path) -> None:
     folder = built(tmp_path, splits=("train",) * 15)
     change_column(folder / "manifest.parquet", "width", lambda v: [0] * len(v))
     with pytest.raises(InputError, match=r"10 problem\(s\), and perhaps more") as error:
@@ -232,7 +232,7 @@ def test_the_number_of_problems_told_is_bounded(tmp_path: Path) -> None:
     ("theirs", "by"),
     [("COCO_train2014_00000000000{number}.jpg", "COCO id 2"), ("folder/Ours{number}.PNG", "file name ours2")],
 )
-def test_pictures_of_another_sets_tests_are_named(tmp_path: Path, theirs: str, by: str) -> None:
+def test_images_of_another_sets_tests_are_named(tmp_path: Path, theirs: str, by: str) -> None:
     ours = built(tmp_path, "ours", file_name="00000000000{number}.jpg" if "COCO" in theirs else "{name}{number}.jpg")
     other = built(tmp_path, "other", splits=("train", "train", "testA", "train"), file_name=theirs)
     assert verify(ours, against=[ours])["against"] == [str(ours)]

@@ -29,17 +29,17 @@ def _samples(root: Path, **options: Any) -> list[RawSample]:
     return list(sources.get("vqav2").samples(root, **options))
 
 
-def _asked(id: int, image: int = 7, text: str = "What is it?", **changes: Any) -> dict[str, Any]:
+def _question(id: int, image: int = 7, text: str = "What is it?", **changes: Any) -> dict[str, Any]:
     return {"image_id": image, "question": text, "question_id": id, **changes}
 
 
 def _annotated(id: int, image: int = 7, answers: str = "cat " * 8 + "dog kitten", **changes: Any) -> dict[str, Any]:
-    said = [
+    entries = [
         {"answer": answer, "answer_confidence": "yes", "answer_id": number}
         for number, answer in enumerate(answers.split(), 1)
     ]
     facts = {"question_type": "what is", "answer_type": "other", "multiple_choice_answer": "cat"}
-    return {"question_id": id, "image_id": image, "answers": said, **facts, **changes}
+    return {"question_id": id, "image_id": image, "answers": entries, **facts, **changes}
 
 
 def _write(
@@ -79,7 +79,7 @@ def _but_one(answer: str, second: str) -> tuple[str, ...]:
 
 
 def test_questions_meet_their_annotations_in_any_order(tmp_path: Path) -> None:
-    questions = [_asked(90, 9), _asked(70), _asked(91, 9, " How\nmany? "), _asked(71)]
+    questions = [_question(90, 9), _question(70), _question(91, 9, " How\nmany? "), _question(71)]
     yes = _annotated(71, answers="yes " * 10, answer_type="yes/no", multiple_choice_answer="yes")
     annotations = [yes, _annotated(91, 9), _annotated(70), _annotated(90, 9)]
     first, second = (sample.record for sample in _samples(_write(tmp_path, "val", questions, annotations)))
@@ -99,16 +99,16 @@ def test_questions_meet_their_annotations_in_any_order(tmp_path: Path) -> None:
 def test_the_chosen_answer_is_the_files_and_without_one_the_commonest(tmp_path: Path) -> None:
     other = _annotated(70, multiple_choice_answer="kitten")
     bare = {key: _annotated(71, answers="b a a b b a c c c d")[key] for key in ("question_id", "answers")}
-    (sample,) = _samples(_write(tmp_path, "train", [_asked(70), _asked(71)], [other, bare]))
+    (sample,) = _samples(_write(tmp_path, "train", [_question(70), _question(71)], [other, bare]))
     assert [(question.answer, question.family) for question in sample.record.questions] == [
         ("kitten", "other"),
         ("b", None),
     ]
 
 
-def test_test_dev_is_asked_on_the_pictures_of_test_and_none_is_answered(tmp_path: Path) -> None:
-    _write(tmp_path, "test", [_asked(70), _asked(71), _asked(90, 9)])
-    _write(tmp_path, "test-dev", [_asked(71)])
+def test_test_dev_is_asked_on_the_images_of_test_and_none_is_answered(tmp_path: Path) -> None:
+    _write(tmp_path, "test", [_question(70), _question(71), _question(90, 9)])
+    _write(tmp_path, "test-dev", [_question(71)])
     first, second = (sample.record for sample in _samples(tmp_path))
     assert first.questions == tuple(
         Question(id, split, "What is it?") for id, split in [("70", "test"), ("71", "test"), ("71", "test-dev")]
@@ -120,8 +120,8 @@ def test_test_dev_is_asked_on_the_pictures_of_test_and_none_is_answered(tmp_path
 
 
 def test_splits_are_chosen_among_the_files_there(tmp_path: Path) -> None:
-    _write(tmp_path, "val", [_asked(70)], [_annotated(70)])
-    _write(tmp_path, "test", [_asked(80, 8)])
+    _write(tmp_path, "val", [_question(70)], [_annotated(70)])
+    _write(tmp_path, "test", [_question(80, 8)])
     assert [sample.record.splits for sample in _samples(tmp_path)] == [("val",), ("test",)]
     assert [sample.record.splits for sample in _samples(tmp_path, splits=["test"])] == [("test",)]
     with pytest.raises(InputError, match=r"--split train: .* expected one of test, val"):
@@ -132,8 +132,8 @@ def test_splits_are_chosen_among_the_files_there(tmp_path: Path) -> None:
         _samples(tmp_path / "val2014")
 
 
-def test_pictures_elsewhere(tmp_path: Path) -> None:
-    root = _write(tmp_path, "val", [_asked(70)], [_annotated(70)])
+def test_images_elsewhere(tmp_path: Path) -> None:
+    root = _write(tmp_path, "val", [_question(70)], [_annotated(70)])
     (tmp_path / "coco").mkdir()
     (tmp_path / "val2014").rename(tmp_path / "coco" / "val2014")
     (sample,) = _samples(root, images=tmp_path / "coco")
@@ -144,36 +144,40 @@ def test_pictures_elsewhere(tmp_path: Path) -> None:
 
 def test_answers_that_are_missing_as_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"v2_mscoco_val2014_annotations\.json: no such file; expected it beside v2_"):
-        _samples(_write(tmp_path, "val", [_asked(70)]))
+        _samples(_write(tmp_path, "val", [_question(70)]))
 
 
 @pytest.mark.parametrize(
-    ("questions", "annotations", "told"),
+    ("questions", "annotations", "message"),
     [
-        ([_asked(70), _asked(70)], [], r"questions\.json: question_id 70: occurs twice"),
-        ([_asked(70, -1)], [], r"question_id 70: key 'image_id' is -1, expected 0 to 999999999999"),
-        ([_asked(70, 10**12)], [], r"key 'image_id' is 1000000000000, expected"),
+        ([_question(70), _question(70)], [], r"questions\.json: question_id 70: occurs twice"),
+        ([_question(70, -1)], [], r"question_id 70: key 'image_id' is -1, expected 0 to 999999999999"),
+        ([_question(70, 10**12)], [], r"key 'image_id' is 1000000000000, expected"),
         ([{"question_id": 70, "question": "?"}], [], r"question_id 70: key 'image_id' is missing"),
-        ([_asked(70, question_id="70")], [], r"question: key 'question_id' is '70', expected int"),
-        ([_asked(70, text=" ")], [], r"question_id 70: key 'question' is empty"),
-        ([_asked(70)], [_annotated(71)], r"annotations\.json: question_id 71: is asked nowhere in this split"),
-        ([_asked(70)], [_annotated(70), _annotated(70)], r"question_id 70: .* occurs twice"),
-        ([_asked(70)], [_annotated(70, 8)], r"question_id 70: key 'image_id' is 8, the question's is 7"),
-        ([_asked(70), _asked(71)], [_annotated(70)], r"1 questions of this split have no annotation, such as .* 71"),
-        ([_asked(70)], [_annotated(70, answers="a b c")], r"70: key 'answers' holds 3, expected those of 10 people"),
-        ([_asked(70)], [{"question_id": 70, "answers": [{}] * 10}], r"70: key 'answer' is missing"),
-        ([_asked(70)], [_annotated(70, answer_type=1)], r"70: key 'answer_type' is 1, expected str"),
+        ([_question(70, question_id="70")], [], r"question: key 'question_id' is '70', expected int"),
+        ([_question(70, text=" ")], [], r"question_id 70: key 'question' is empty"),
+        ([_question(70)], [_annotated(71)], r"annotations\.json: question_id 71: is asked nowhere in this split"),
+        ([_question(70)], [_annotated(70), _annotated(70)], r"question_id 70: .* occurs twice"),
+        ([_question(70)], [_annotated(70, 8)], r"question_id 70: key 'image_id' is 8, the question's is 7"),
+        (
+            [_question(70), _question(71)],
+            [_annotated(70)],
+            r"1 questions of this split have no annotation, such as .* 71",
+        ),
+        ([_question(70)], [_annotated(70, answers="a b c")], r"70: key 'answers' holds 3, expected those of 10 people"),
+        ([_question(70)], [{"question_id": 70, "answers": [{}] * 10}], r"70: key 'answer' is missing"),
+        ([_question(70)], [_annotated(70, answer_type=1)], r"70: key 'answer_type' is 1, expected str"),
     ],
 )
-def test_files_that_do_not_fit(tmp_path: Path, questions: Any, annotations: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told) as caught:
+def test_files_that_do_not_fit(tmp_path: Path, questions: Any, annotations: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         _samples(_write(tmp_path, "val", questions, annotations))
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_is_that_of_refcoco_with_its_number(tmp_path: Path) -> None:
+def test_an_image_is_that_of_refcoco_with_its_number(tmp_path: Path) -> None:
     """RefCOCO's held-out images are in VQAv2's train, under names that differ in the rest only."""
-    root = _write(tmp_path, "train", [_asked(70, 581857)], [_annotated(70, 581857)])
+    root = _write(tmp_path, "train", [_question(70, 581857)], [_annotated(70, 581857)])
     (sample,) = _samples(root)
     ours = holdout.identities("vqav2", sample.record.file_name, sample.record.coco_id, 1)
     theirs = holdout.identities("refcoco", "COCO_train2014_000000581857_16.jpg", None, 2)
@@ -181,9 +185,9 @@ def test_a_picture_is_that_of_refcoco_with_its_number(tmp_path: Path) -> None:
 
 
 def test_a_built_set_has_everybodys_answers(tmp_path: Path) -> None:
-    _write(tmp_path, "val", [_asked(70)], [_annotated(70)])
-    _write(tmp_path, "test", [_asked(80, 8)])
-    _write(tmp_path, "test-dev", [_asked(80, 8)])
+    _write(tmp_path, "val", [_question(70)], [_annotated(70)])
+    _write(tmp_path, "test", [_question(80, 8)])
+    _write(tmp_path, "test-dev", [_question(80, 8)])
     for folder, number in (("val2014", 7), ("test2015", 8)):
         pixels = np.full((8, 12, 3), number, np.uint8)
         Image.fromarray(pixels).save(tmp_path / folder / f"COCO_{folder}_{number:012d}.jpg")

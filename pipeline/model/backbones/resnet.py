@@ -74,8 +74,8 @@ class ResNet(Backbone):
         for number, depth in enumerate(depths):
             inside = width * 2**number
             blocks: list[nn.Module] = []
-            for place in range(depth):
-                blocks.append(kind(inputs, inside, 2 if number and not place else 1))
+            for position in range(depth):
+                blocks.append(kind(inputs, inside, 2 if number and not position else 1))
                 inputs = inside * kind.expansion
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
             outputs.append(inputs)

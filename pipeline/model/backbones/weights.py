@@ -21,22 +21,22 @@ def load_weights(backbone: Backbone, file: Path) -> str:
     """Put a state dict (`.safetensors`, or what `torch.save` wrote) into the backbone; returns what was done, in words.
 
     Every tensor of the backbone must be in the file under its name and with its shape, and the file may hold nothing
-    else but the classifier, which is left out. Raises ConfigError naming what is missing, unknown or of another shape.
+    else but the classifier, which is dropped. Raises ConfigError naming what is missing, unknown or of another shape.
     """
-    given = _read(file)
-    left = [name for name in given if name.startswith(backbone.classifier)]
+    loaded = _read(file)
+    left = [name for name in loaded if name.startswith(backbone.classifier)]
     wanted = backbone.state_dict()
-    taken = {name: value for name, value in given.items() if name not in left}
+    taken = {name: value for name, value in loaded.items() if name not in left}
     # Counts of batches are no weights, and files older than PyTorch 0.4.1 have none.
     missing = [name for name in wanted if name not in taken and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in taken if name not in wanted]
     if missing or unexpected:
-        told = " and ".join(
+        faults = " and ".join(
             f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             for what, names in (("lacks", missing), ("holds", unexpected))
             if names
         )
-        raise ConfigError(f"{_KEY}: {file}: {told}; expected the state dict of the network that model.backbone names")
+        raise ConfigError(f"{_KEY}: {file}: {faults}; expected the state dict of the network that model.backbone names")
     for name, value in taken.items():
         if value.shape != wanted[name].shape:
             raise ConfigError(

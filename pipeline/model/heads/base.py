@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Features:
-    """What a head is built on."""
+    """The widths and sizes that a head is built for."""
 
     widths: tuple[int, int, int]  # of the maps at strides 8, 16, 32
     words: int  # width of the word features

@@ -1,4 +1,4 @@
-"""What lies between a head that predicts a box and the task: targets, terms of the loss, decoding."""
+"""The interface between a head that predicts a box and the task: targets, terms of the loss, decoding."""
 
 from __future__ import annotations
 

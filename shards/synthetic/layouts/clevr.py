@@ -45,7 +45,7 @@ def write(
     for split, number in splits.items():
         folder = root / "clevr/images" / split
         folder.mkdir(parents=True)
-        deck = QuestionPool(random.Random(f"clevr/{seed}/{split}/questions"))
+        pool = QuestionPool(random.Random(f"clevr/{seed}/{split}/questions"))
         scenes: list[dict[str, Any]] = []
         questions: list[dict[str, Any]] = []
         for index in range(number):
@@ -54,7 +54,7 @@ def write(
             described = describe(scene, split, index)
             (folder / described["image_filename"]).write_bytes(png(paint(scene, rng)))
             scenes.append(described)
-            for question in deck.questions(scene, described, questions_per_picture):
+            for question in pool.questions(scene, described, questions_per_picture):
                 questions.append(_question(question, described, len(questions)))
             tick()
         if split != "test":
@@ -68,7 +68,7 @@ def write(
 def describe(scene: Scene, split: str, index: int) -> dict[str, Any]:
     """A scene as one entry of CLEVR's scene file; `relationships[r][i]` are the objects that are r of object i."""
     shapes = scene.shapes
-    ahead = {
+    coordinates = {
         "left": [shape.cx for shape in shapes],
         "right": [-shape.cx for shape in shapes],
         "top": [shape.cy for shape in shapes],
@@ -97,14 +97,14 @@ def describe(scene: Scene, split: str, index: int) -> dict[str, Any]:
             for shape in shapes
         ],
         "relationships": {
-            CLEVR_RELATION[side]: [[j for j, there in enumerate(places) if there < here] for here in places]
-            for side, places in ahead.items()
+            CLEVR_RELATION[side]: [[j for j, there in enumerate(values) if there < here] for here in values]
+            for side, values in coordinates.items()
         },
     }
 
 
 def _question(question: Question, scene: dict[str, Any], index: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "image_filename": scene["image_filename"],
         "image_index": scene["image_index"],
         "split": scene["split"],
@@ -112,12 +112,12 @@ def _question(question: Question, scene: dict[str, Any], index: int) -> dict[str
         "question": question.text,
     }
     if scene["split"] != "test":
-        told |= {
+        entry |= {
             "answer": question.answer,
             "program": question.program,
             "question_family_index": list(FAMILIES).index(question.family),
         }
-    return told
+    return entry
 
 
 def _dump(path: Path, split: str, name: str, entries: list[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ CATEGORIES = {shape: number for number, shape in enumerate(SHAPES, 1)}
 
 _REFS = ((1, 2, 3), (50, 35, 15))  # how many referents an image has, and in what shares
 
-Told = list[tuple[int, list[str]]]
+Referents = list[tuple[int, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ def write(
         speakers = {name: Speaker(STYLES[name]) for name in FAMILY}
         for index in range(number):
             rng = random.Random(f"refer/{seed}/{split}/{index}")
-            scene, told = _scene(rng, split, side, speakers)
+            scene, referents = _scene(rng, split, side, speakers)
             image = RefImage(len(images) + 1, split, scene, len(annotations) + 1)
             (root / PICTURES / image.file_name).write_bytes(jpeg(paint(scene, rng)))
             annotations += _annotations(image)
             for name in FAMILY:
-                for referent, texts in told[name]:
+                for referent, texts in referents[name]:
                     ref_id = len(refs[name]) + 1
                     refs[name].append(_ref(name, image, referent, texts, ref_id, sentences[name]))
                     sentences[name] += len(texts)
@@ -84,31 +84,35 @@ def write(
     return images, counts
 
 
-def _scene(rng: random.Random, split: str, side: int, speakers: dict[str, Speaker]) -> tuple[Scene, dict[str, Told]]:
+def _scene(
+    rng: random.Random, split: str, side: int, speakers: dict[str, Speaker]
+) -> tuple[Scene, dict[str, Referents]]:
     """A scene of which every member of the family has something to say, and what it says."""
     while True:
         scene = draw_scene(rng, side, novel=split == "testB")
-        told = {name: _told(rng, scene, name, split, speaker) for name, speaker in speakers.items()}
-        if all(told.values()):
-            return scene, told
+        referents = {name: _referents(rng, scene, name, split, speaker) for name, speaker in speakers.items()}
+        if all(referents.values()):
+            return scene, referents
 
 
-def _told(rng: random.Random, scene: Scene, name: str, split: str, speaker: Speaker) -> Told:
+def _referents(rng: random.Random, scene: Scene, name: str, split: str, speaker: Speaker) -> Referents:
     left = [
         index for index, shape in enumerate(scene.shapes) if name == "refcocog" or split != "testB" or shape.held_out
     ]
-    told: Told = []
+    referents: Referents = []
     for _ in range(min(len(left), rng.choices(*_REFS)[0])):
         found = speaker.refer(rng, scene, left)
         if found is None:
             break
-        told.append(found)
+        referents.append(found)
         left.remove(found[0])
-    return told
+    return referents
 
 
-def _ref(name: str, image: RefImage, referent: int, texts: list[str], ref_id: int, said: int) -> dict[str, Any]:
-    sent_ids = list(range(said + 1, said + 1 + len(texts)))
+def _ref(
+    name: str, image: RefImage, referent: int, texts: list[str], ref_id: int, sentences_before: int
+) -> dict[str, Any]:
+    sent_ids = list(range(sentences_before + 1, sentences_before + 1 + len(texts)))
     annotation = image.first_annotation + referent
     split = "test" if name == "refcocog" and image.split.startswith("test") else image.split
     return {

@@ -40,7 +40,7 @@ Shared = list[refer.RefImage]
 def write(root: Path, number: int, side: int, seed: int, shared: Shared, tick: Callable[[], object]) -> dict[str, int]:
     """Write `number` images, some of them images of REFER (`shared`); returns counts."""
     (root / PICTURES).mkdir(parents=True)
-    deck = QuestionPool(random.Random(f"visual_genome/{seed}/questions"), OPEN_FAMILIES)
+    pool = QuestionPool(random.Random(f"visual_genome/{seed}/questions"), OPEN_FAMILIES)
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in FILES}
     ids = {name: iter(range(1, 1 << 62)) for name in ("object", "region", "relationship", "qa")}
     counts = dict.fromkeys(("visual_genome_shared", "visual_genome_regions", "visual_genome_questions"), 0)
@@ -65,7 +65,7 @@ def write(root: Path, number: int, side: int, seed: int, shared: Shared, tick: C
                 "answer": f"{_NUMBERS.get(question.answer, question.answer.capitalize())}.",
                 "q_objects": [],
             }
-            for question in deck.questions(scene, described, _QUESTIONS)
+            for question in pool.questions(scene, described, _QUESTIONS)
         ]
         tables["image_data"].append(
             {
@@ -100,8 +100,8 @@ def _mixed(number: int, shared: Shared) -> Iterator[refer.RefImage | None]:
     by_split = [[image for image in shared if image.split == split] for split in ("val", "testA", "testB")]
     held_out = (image for trio in zip(*by_split, strict=True) for image in trio)
     for index in range(number):
-        place = index % 8
-        yield next(held_out, None) if place == 0 else next(train, None) if place in (1, 2) else None
+        position = index % 8
+        yield next(held_out, None) if position == 0 else next(train, None) if position in (1, 2) else None
 
 
 def _boxes(scene: Scene, ids: Iterator[int]) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def test_half_of_the_largest_referent_is_the_least_that_is_seen() -> None:
         assert visible(box) > 0.5
 
 
-def test_every_place_that_shows_the_referent_is_taken() -> None:
+def test_every_position_that_shows_the_referent_is_taken() -> None:
     plain = fit(96, 96)
     stored = floats([24, 24, 24, 48])  # scaled by 1.25: 30 to 60 across, 30 to 90 down
     ends = [plain.moved(floats(1.25), floats([to, to]), plain.boxes(stored)).boxes(stored)[0] for to in (0, 1)]
@@ -102,7 +102,7 @@ def test_every_place_that_shows_the_referent_is_taken() -> None:
     assert [(int(one.left[0]), int(one.top[0]), int(one.new_width[0])) for one in smaller] == [(0, 0, 72), (24, 24, 72)]
 
 
-def test_places_are_spread_over_those_that_do_not_cut_the_picture() -> None:
+def test_positions_are_spread_over_those_that_do_not_cut_the_image() -> None:
     """96 x 64, scaled by 1.4, is 90 rows high: it stands 0 to 6 rows below the top."""
     tops = [
         int(fit(96, 64).moved(floats(1.4), floats([0, to]), floats([np.nan] * 4)).top[0]) for to in (0, 0.2, 0.8, 1)
@@ -132,7 +132,7 @@ def decoder() -> Decoder:
     at=st.tuples(UNIT, UNIT),
     seed=st.integers(0, 999),
 )
-def test_picture_box_and_mask_agree(
+def test_image_box_and_mask_agree(
     decoder: Decoder, sides: tuple[int, int], scale: float, at: tuple[float, float], seed: int
 ) -> None:
     """A white rectangle on black, seen through the decoder, stands where its box and its mask were put."""
@@ -206,7 +206,7 @@ def augmentation_of(count: int, scale: float, at: tuple[float, float], colour: f
     )
 
 
-def test_boxes_masks_and_pictures_go_together(grouped: Examples, loader: Loader) -> None:
+def test_boxes_masks_and_images_go_together(grouped: Examples, loader: Loader) -> None:
     """The boxes are white on black: of the images that are shown, the masks' pixels are the bright ones."""
     rows = grouped.rows[np.array([text != "a unicorn" for text in grouped.texts(grouped.rows)])][:12]
     for scale, at in ((1.3, (0.0, 1.0)), (0.7, (1.0, 0.2))):
@@ -225,7 +225,7 @@ def test_boxes_masks_and_pictures_go_together(grouped: Examples, loader: Loader)
 
 
 def test_evaluation_is_not_touched(grouped: Examples, loader: Loader) -> None:
-    """The same configuration with and without augmentation gives the same batch where no looks are asked for."""
+    """The same configuration with and without augmentation gives the same batch where no augmentation is requested."""
     rows = grouped.rows[:12]
     with closing(loader_of(grouped, DataConfig("unused", size=SIZE, words=4, threads=1))) as bare:
         one, two = loader.batch(Request(rows)), bare.batch(Request(rows))
@@ -238,11 +238,12 @@ def test_evaluation_is_not_touched(grouped: Examples, loader: Loader) -> None:
     assert torch.equal(coloured.boxes.nan_to_num(-1), two.boxes.nan_to_num(-1))
 
 
-def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> None:
-    asked = Examples.open(sets["clevr"], "question", "train")
-    with closing(loader_of(asked, masks=False)) as made:
+def test_an_image_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> None:
+    questions = Examples.open(sets["clevr"], "question", "train")
+    with closing(loader_of(questions, masks=False)) as made:
         larger, smaller = (
-            made.batch(Request(asked.rows[:12], None, None, augmentation_of(12, to, (0.5, 1.0)))) for to in (1.3, 0.7)
+            made.batch(Request(questions.rows[:12], None, None, augmentation_of(12, to, (0.5, 1.0))))
+            for to in (1.3, 0.7)
         )
     assert torch.equal(larger.images, smaller.images), "a factor above one is taken as much below it"
     box = larger.letterbox
@@ -253,7 +254,7 @@ def test_a_picture_that_is_asked_about_is_never_cut(sets: dict[str, Path]) -> No
     assert box.new_width.tolist() == [round(0.7 * SIZE)] * 12
 
 
-def test_where_nothing_is_spoken_of_the_picture_moves_as_well(grouped: Examples, loader: Loader) -> None:
+def test_where_nothing_is_spoken_of_the_image_moves_as_well(grouped: Examples, loader: Loader) -> None:
     rows = grouped.rows[np.array([text == "a unicorn" for text in grouped.texts(grouped.rows)])]
     batch = loader.batch(Request(rows, None, None, augmentation_of(len(rows), 1.3, (0.0, 0.0))))
     assert batch.boxes.isnan().all()
@@ -288,7 +289,7 @@ def test_the_draw_is_the_same_on_every_world_and_after_resuming(items: Items, se
     assert items.augmentation(0, 24, 0, 1, 0, 0) is None
 
 
-def test_factors_fill_their_range_and_are_drawn_anew_at_every_visit(items: Items) -> None:
+def test_factors_fill_their_range_and_are_drawn_anew_at_every_epoch_pass(items: Items) -> None:
     length = items.plan.epoch_length
     drawn = np.array([flat(items.augmentation(epoch, length, 0, 1, 0.3, 0.4)) for epoch in range(40)]).reshape(-1, 6)
     for column, (low, high) in zip(drawn.T, [(0.7, 1.3), (0, 1), (0, 1), *[(0.6, 1.4)] * 3], strict=True):
@@ -307,9 +308,9 @@ def test_factors_fill_their_range_and_are_drawn_anew_at_every_visit(items: Items
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_requests_of_a_step_are_its_micro_batches(items: Items, parts: int) -> None:
     config = replace(CONFIG, flip=0.5)
-    asked = [list(requests_of(items, config, 5, rank, 2, parts)) for rank in (0, 1)]
-    assert [len(one) for one in asked] == [parts, parts]
-    whole = [request for rank in asked for request in rank]
+    requests = [list(requests_of(items, config, 5, rank, 2, parts)) for rank in (0, 1)]
+    assert [len(one) for one in requests] == [parts, parts]
+    whole = [request for rank in requests for request in rank]
     assert np.concatenate([request.rows for request in whole]).tolist() == items.step(5, 12, 0, 1).tolist()
     flips = np.concatenate([request.flipped for request in whole])
     assert flips.tolist() == items.flips(5, 12, 0, 1, 0.5).tolist()

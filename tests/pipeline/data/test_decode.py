@@ -117,7 +117,7 @@ def test_batches_of_any_size_up_to_the_largest_keep_their_order(decoder: Decoder
     np.testing.assert_allclose(back[:, 0, 32, 32].numpy() * 255, 10 * np.arange(8, 0, -1), atol=1e-3)
 
 
-def test_a_picture_comes_out_the_same_in_any_company(decoder: Decoder) -> None:
+def test_an_image_comes_out_the_same_in_any_company(decoder: Decoder) -> None:
     draw = np.random.default_rng(0)
     shapes = [(30, 40), (200, 17), (64, 64), (5, 90), (131, 77)]
     noise = [draw.integers(0, 256, (*shape, 3)).astype(np.uint8) for shape in shapes]
@@ -164,7 +164,7 @@ def test_strong_downscaling_averages() -> None:
     ],
 )
 @pytest.mark.parametrize("has_regions", [False, True])
-def test_real_odd_pictures_as_the_builder_stores_them(decoder: Decoder, name: str, has_regions: bool) -> None:
+def test_real_odd_images_as_the_builder_stores_them(decoder: Decoder, name: str, has_regions: bool) -> None:
     picture = read_image_file(ODD / name, has_regions=has_regions)
     data = np.frombuffer(picture.data, np.uint8)
     assert (int(fit([data]).width[0]), int(fit([data]).height[0])) == (picture.width, picture.height)

@@ -54,7 +54,7 @@ def test_evaluation_rows_are_each_sentence_once(sets: dict[str, Path], source: s
     assert len(expected) > 10
 
 
-def test_columns_belong_to_the_rows_asked_for(sets: dict[str, Path]) -> None:
+def test_columns_belong_to_the_rows_requested(sets: dict[str, Path]) -> None:
     for source, kind in (("refcoco", "expression"), ("clevr", "question")):
         examples = Examples.open(sets[source], kind, "train")  # type: ignore[arg-type]
         table, samples = examples.manifest.examples.to_pylist(), examples.manifest.samples.to_pylist()
@@ -113,12 +113,12 @@ def test_batches_and_blocks_change_nothing(
     assert items.count.tolist() == expected.count.tolist()
     assert items.plan.sizes == expected.plan.sizes
     assert items.plan.blocks.tolist() == expected.plan.blocks.tolist()
-    asked = items.step(2, 24, 0, 1)
-    assert asked.tolist() == expected.step(2, 24, 0, 1).tolist()
+    chosen = items.step(2, 24, 0, 1)
+    assert chosen.tolist() == expected.step(2, 24, 0, 1).tolist()
     for read in (Examples.texts, Examples.answers, Examples.human_answers, Examples.ids, Examples.families):
-        assert read(examples, asked) == read(whole, asked)
-    np.testing.assert_array_equal(examples.boxes(asked), whole.boxes(asked))
-    np.testing.assert_array_equal(examples.sides(examples.samples(asked)), whole.sides(whole.samples(asked)))
+        assert read(examples, chosen) == read(whole, chosen)
+    np.testing.assert_array_equal(examples.boxes(chosen), whole.boxes(chosen))
+    np.testing.assert_array_equal(examples.sides(examples.samples(chosen)), whole.sides(whole.samples(chosen)))
     assert examples.several == whole.several
 
 
@@ -163,12 +163,12 @@ def test_a_process_does_not_grow_by_the_tables_of_its_set(tmp_path: Path) -> Non
     assert private < size / 6
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(sets: dict[str, Path]) -> None:
+def test_a_split_that_is_not_there_is_reported_with_those_that_are(sets: dict[str, Path]) -> None:
     with pytest.raises(ConfigError) as caught:
         Examples.open(sets["refcoco"], "expression", "test")
-    told = str(caught.value)
-    assert told.startswith(f"{sets['refcoco']}: split 'test': holds no expression; there are: ")
-    assert told.endswith("expression of testA, expression of testB, expression of train, expression of val")
+    message = str(caught.value)
+    assert message.startswith(f"{sets['refcoco']}: split 'test': holds no expression; there are: ")
+    assert message.endswith("expression of testA, expression of testB, expression of train, expression of val")
     with pytest.raises(ConfigError, match="split 'train': holds no question; there are: expression of testA"):
         Examples.open(sets["refcoco"], "question", "train")
 
@@ -216,7 +216,7 @@ def test_an_epoch_is_every_referent_once(training: Examples) -> None:
         assert sorted(seen) == sorted(groups)
 
 
-def test_the_sentence_is_drawn_anew_at_every_visit_and_all_come_up(training: Examples) -> None:
+def test_the_sentence_is_drawn_anew_at_every_epoch_pass_and_all_come_up(training: Examples) -> None:
     items, groups = Items.of(training, 0), referents(training)
     length, epochs = items.plan.epoch_length, 30
     shown = Counter(row for epoch in range(epochs) for row in items.step(epoch, length, 0, 1).tolist())
@@ -264,8 +264,8 @@ def test_a_merged_set_mixes_its_sets_by_weight(sets: dict[str, Path]) -> None:
 def odd(tmp_path: Path) -> Path:
     """An image with an expression that says nothing, and with a question whose answer is hidden."""
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-    said = (Expression("0", "red thing"), Expression("1", " ?! "))
-    regions = (Region("r", "train", ((1, 1, 5, 5),), said),)
+    expressions = (Expression("0", "red thing"), Expression("1", " ?! "))
+    regions = (Region("r", "train", ((1, 1, 5, 5),), expressions),)
     questions = (Question("q0", "train", "what is it?", "a box"), Question("q1", "train", "where is it?"))
     hidden = (Question("q2", "test", "who is it?"),)
     record = Record("odd", "a", "a.png", 20, 20, "CC0", regions, (*questions, *hidden))
@@ -273,7 +273,7 @@ def odd(tmp_path: Path) -> Path:
     return tmp_path / "odd"
 
 
-def test_a_text_without_a_word_is_left_out_and_counted(odd: Path) -> None:
+def test_a_text_without_a_word_is_skipped_and_counted(odd: Path) -> None:
     examples = Examples.open(odd, "expression", "train")
     assert examples.texts(examples.rows) == ["red thing"]
     assert examples.empty_texts == 1
@@ -287,14 +287,14 @@ def test_training_takes_only_questions_whose_answer_is_known(odd: Path) -> None:
         Examples.open(odd, "question", "test").answered()
 
 
-def test_another_build_has_another_identity(odd: Path, sets: dict[str, Path]) -> None:
+def test_another_build_has_another_fingerprint(odd: Path, sets: dict[str, Path]) -> None:
     names = {Examples.open(sets[name], "expression", "train").fingerprint for name in ("refcoco", "refcoco+")}
     names.add(Examples.open(odd, "expression", "train").fingerprint)
     assert len(names) == 3
     assert Examples.open(odd, "question", "train").fingerprint in names
 
 
-def test_the_identity_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> None:
     """The tables' checksums stand in the manifest: one changed text is another set."""
     shutil.copytree(odd, tmp_path / "same")
     shutil.copytree(odd, tmp_path / "other")

@@ -84,7 +84,7 @@ def test_no_word_stays_on_its_side(text: str) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE), st.booleans()), min_size=1, max_size=5))
-def test_pictures_boxes_and_masks_mirrored_twice_are_themselves(drawn: list[tuple[int, int, bool]]) -> None:
+def test_images_boxes_and_masks_mirrored_twice_are_themselves(drawn: list[tuple[int, int, bool]]) -> None:
     which = torch.tensor([flag for _, _, flag in drawn])
     torch.manual_seed(0)
     images, masks = torch.rand(len(drawn), 3, 6, 6), torch.randint(0, 2, (len(drawn), 6, 6), dtype=torch.uint8)
@@ -150,7 +150,7 @@ def test_the_mirrored_left_box_is_the_right_box(grouped: Examples, loader: Loade
     assert_equal(loader.batch(Request(left, None, np.zeros(4, bool))), loader.batch(Request(left)))
 
 
-def test_only_those_asked_for_are_mirrored(grouped: Examples, loader: Loader) -> None:
+def test_only_those_requested_are_mirrored(grouped: Examples, loader: Loader) -> None:
     rows = grouped.rows[:10]
     which = np.arange(10) % 3 == 0
     mixed, plain = loader.batch(Request(rows, None, which)), loader.batch(Request(rows))
@@ -162,7 +162,7 @@ def test_only_those_asked_for_are_mirrored(grouped: Examples, loader: Loader) ->
     assert which.tolist() == (np.arange(10) % 3 == 0).tolist(), "the request is not written to"
 
 
-def test_a_lopsided_picture_is_mirrored_left_to_right(sets: dict[str, Path]) -> None:
+def test_a_lopsided_image_is_mirrored_left_to_right(sets: dict[str, Path]) -> None:
     examples = Examples.open(sets["refcoco"], "expression", "train")
     config = DataConfig("unused", size=64, words=8, threads=1)
     with closing(Loader(examples, Vocabulary.build(examples.texts(examples.rows)), config, 8, CPU, masks=True)) as made:
@@ -183,7 +183,7 @@ def test_the_words_of_another_are_mirrored_as_well(grouped: Examples, loader: Lo
     assert torch.equal(flipped.tokens, loader.batch(Request(right)).tokens)
 
 
-class PlannedRun:
+class FakeExamples:
     """As much of the examples as the words of a batch need."""
 
     def __init__(self, answers: list[str | None], texts: list[str]) -> None:
@@ -197,18 +197,18 @@ class PlannedRun:
 
 
 def test_an_answer_goes_with_its_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = ["what side?", "left of it?", "q", "left?", "how many left?"]
-    asked = PlannedRun(["left", "yes", "on the right", None, "2"], said)
+    sentences = ["what side?", "left of it?", "q", "left?", "how many left?"]
+    examples = FakeExamples(["left", "yes", "on the right", None, "2"], sentences)
     loader = Loader.__new__(Loader)
     loader._vocabulary = Vocabulary((), ("left", "right", "yes", "2", "on the right"))
-    monkeypatch.setattr(loader, "_examples", asked, raising=False)
+    monkeypatch.setattr(loader, "_examples", examples, raising=False)
     rows = np.arange(5)
-    texts, numbers, mirrored = loader._said(rows, rows, np.ones(5, bool))
+    texts, numbers, mirrored = loader._texts_and_targets(rows, rows, np.ones(5, bool))
     assert texts == ["what side?", "right of it?", "q", "right?", "how many right?"]
     assert numbers.tolist() == [1, 2, 4, -1, 3]
     # "on the left" is no answer of this vocabulary: nothing could be taught by the mirrored question.
     assert mirrored.tolist() == [True, True, False, True, True]
-    texts, numbers, mirrored = loader._said(rows, rows, None)
+    texts, numbers, mirrored = loader._texts_and_targets(rows, rows, None)
     assert texts[1] == "left of it?"
     assert numbers.tolist() == [0, 2, 4, -1, 3]
     assert not mirrored.any()
@@ -233,7 +233,7 @@ def test_the_draw_is_the_same_on_every_world_and_after_resuming(items: Items, se
     assert [other.flips(step, 24, 0, 1, 0.5).tolist() for step in range(12)] != whole
 
 
-def test_it_strikes_with_the_given_share_and_anew_at_every_visit(items: Items) -> None:
+def test_it_strikes_with_the_given_share_and_anew_at_every_epoch_pass(items: Items) -> None:
     length = items.plan.epoch_length
     shares = {share: np.mean([items.flips(at, length, 0, 1, share) for at in range(40)]) for share in (0, 0.25, 0.5, 1)}
     assert shares[0] == 0

@@ -35,7 +35,7 @@ def some_boxes(sides: list[tuple[int, int]], seed: int) -> NDArray[np.float32]:
 
 @settings(max_examples=150, deadline=None)
 @given(sides=SIDES, size=st.sampled_from(SIZES))
-def test_the_picture_fills_the_square_and_stands_in_its_middle(sides: list[tuple[int, int]], size: int) -> None:
+def test_the_image_fills_the_square_and_stands_in_its_middle(sides: list[tuple[int, int]], size: int) -> None:
     box = fit(sides, size)
     for number, (width, height) in enumerate(sides):
         new_width, new_height = int(box.new_width[number]), int(box.new_height[number])
@@ -51,19 +51,19 @@ def test_the_picture_fills_the_square_and_stands_in_its_middle(sides: list[tuple
 @settings(max_examples=150, deadline=None)
 @given(sides=SIDES, size=st.sampled_from(SIZES), seed=st.integers(0, 1000))
 def test_boxes_come_back_where_they_were(sides: list[tuple[int, int]], size: int, seed: int) -> None:
-    box, given_ = fit(sides, size), some_boxes(sides, seed)
-    placed = box.boxes(given_)
+    box, boxes = fit(sides, size), some_boxes(sides, seed)
+    placed = box.boxes(boxes)
     assert placed.dtype == np.float32
     corner = np.stack([box.left, box.top], 1)
     assert (placed[:, :2] >= corner - 1e-3).all()
     assert (placed[:, 2:] <= corner + np.stack([box.new_width, box.new_height], 1) + 1e-3).all()
     assert (placed[:, 2:] >= placed[:, :2]).all()
-    np.testing.assert_allclose(box.restore(placed), given_, atol=2e-3)
+    np.testing.assert_allclose(box.restore(placed), boxes, atol=2e-3)
 
 
 @pytest.mark.parametrize("sides", EXTREME)
 @pytest.mark.parametrize("size", SIZES)
-def test_the_whole_picture_is_the_whole_box(sides: tuple[int, int], size: int) -> None:
+def test_the_whole_image_is_the_whole_box(sides: tuple[int, int], size: int) -> None:
     box = fit([sides], size)
     whole = np.array([[0, 0, *sides]], np.float32)
     left, top = int(box.left[0]), int(box.top[0])
@@ -81,7 +81,7 @@ def test_a_known_letterbox() -> None:
     assert (tall.new_width[0], tall.new_height[0], tall.left[0], tall.top[0]) == (312, 416, 52, 0)
 
 
-def test_restored_boxes_are_cut_at_the_borders_of_the_picture() -> None:
+def test_restored_boxes_are_cut_at_the_borders_of_the_image() -> None:
     box = fit([(100, 50)], 64)
     over = np.array([[-30.0, -30.0, 94.0, 94.0]], np.float32)
     np.testing.assert_allclose(box.restore(over), [[0, 0, 100, 50]])
@@ -91,14 +91,14 @@ def test_restored_boxes_are_cut_at_the_borders_of_the_picture() -> None:
 
 def test_boxes_of_a_batch_take_each_its_own_letterbox() -> None:
     sides = [(100, 50), (50, 100), (64, 64)]
-    given_ = some_boxes(sides, 0)
-    together = fit(sides, 64).boxes(given_)
-    alone = np.concatenate([fit([one], 64).boxes(given_[number : number + 1]) for number, one in enumerate(sides)])
+    boxes = some_boxes(sides, 0)
+    together = fit(sides, 64).boxes(boxes)
+    alone = np.concatenate([fit([one], 64).boxes(boxes[number : number + 1]) for number, one in enumerate(sides)])
     np.testing.assert_array_equal(together, alone)
 
 
 @pytest.mark.parametrize("sides", EXTREME)
-def test_masks_cover_the_picture_and_keep_hard_labels(sides: tuple[int, int]) -> None:
+def test_masks_cover_the_image_and_keep_hard_labels(sides: tuple[int, int]) -> None:
     width, height = sides
     box = fit([sides], 64)
     labels = np.random.default_rng(0).choice(np.array([3, 200], np.uint8), (height, width))
@@ -133,7 +133,7 @@ def decoder() -> Decoder:
 
 @settings(max_examples=40, deadline=None)
 @given(sides=st.tuples(st.integers(20, 300), st.integers(20, 300)), seed=st.integers(0, 1000))
-def test_picture_box_and_mask_agree(decoder: Decoder, sides: tuple[int, int], seed: int) -> None:
+def test_image_box_and_mask_agree(decoder: Decoder, sides: tuple[int, int], seed: int) -> None:
     """A white rectangle on black, seen through the decoder, stands where its box and its mask were put."""
     width, height = sides
     draw = np.random.default_rng(seed)

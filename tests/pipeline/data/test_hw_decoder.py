@@ -61,11 +61,11 @@ def test_the_graph_for_a_cpu_has_no_share(described: list[str]) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_the_loader_hands_the_key_on(share: float, sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     class Made:
         def __init__(self, *arguments: Any) -> None:
-            asked.append(arguments)
+            calls.append(arguments)
 
         def decode(self, *_: Any) -> torch.Tensor:
             return torch.zeros(4, 3, 64, 64)
@@ -75,7 +75,7 @@ def test_the_loader_hands_the_key_on(share: float, sets: dict[str, Path], monkey
     loader = Loader(examples, Vocabulary(()), replace(CONFIG, hw_decoder_load=share), 4, CPU)
     loader.batch(Request(examples.rows[:4]))
     loader.close()
-    assert asked == [(64, 4, 1, CPU, False, share)]
+    assert calls == [(64, 4, 1, CPU, False, share)]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])

@@ -65,7 +65,7 @@ def test_a_batch_is_what_its_rows_say(examples: Examples, loader: Loader) -> Non
         assert np.abs(inside - image[:, :1, 0]).max() > 0.2
 
 
-def test_pictures_of_another_size_take_their_boxes_with_them(examples: Examples) -> None:
+def test_images_of_another_size_take_their_boxes_with_them(examples: Examples) -> None:
     larger = Loader(examples, vocabulary_of(examples), replace(CONFIG, size=96), 8, CPU)
     rows = examples.rows[:8]
     x, y, w, h = examples.boxes(rows).T
@@ -126,7 +126,7 @@ def test_spoken_swaps_the_words_and_nothing_else(examples: Examples, loader: Loa
     assert torch.equal(swapped.images, own.images)
 
 
-def test_blank_pictures_are_the_padding_grey(examples: Examples, loader: Loader) -> None:
+def test_blank_images_are_the_padding_grey(examples: Examples, loader: Loader) -> None:
     blind = Loader(examples, vocabulary_of(examples), replace(CONFIG, blank=True), 8, CPU)
     rows = examples.rows[:4]
     blank, seen = blind.batch(Request(rows)), loader.batch(Request(rows))
@@ -165,25 +165,25 @@ def test_an_error_of_the_requests_reaches_the_caller_too(examples: Examples, loa
 
 
 def test_an_early_end_leaves_no_thread_and_makes_no_more(examples: Examples, loader: Loader) -> None:
-    asked = 0
+    requested = 0
 
     def requests() -> Iterator[Request]:
-        nonlocal asked
+        nonlocal requested
         while True:
-            asked += 1
+            requested += 1
             yield Request(examples.rows[:2])
 
     stream = loader.stream(requests())
     for _ in range(3):
         next(stream)
     assert loader_threads() == ["loader"]
-    while asked < 6:
+    while requested < 6:
         time.sleep(0.01)
     time.sleep(0.3)
-    assert asked == 6, "three taken, two ready, one that waits for a place"
+    assert requested == 6, "three taken, two ready, one that waits for a place"
     stream.close()
     assert not loader_threads()
-    assert asked == 6
+    assert requested == 6
 
 
 def test_a_stream_that_nobody_reads_starts_nothing(examples: Examples, loader: Loader) -> None:

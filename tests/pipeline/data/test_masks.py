@@ -155,7 +155,7 @@ def test_a_batch_without_masks_reads_no_record(groups: Path, monkeypatch: pytest
         assert loader.batch(Request(examples.rows[:4])).masks is None
 
 
-def test_masks_of_the_stored_pictures_read_each_record_once(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_the_stored_images_read_each_record_once(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = Examples.open(groups, "expression", "train")
     instances = json.loads((raw_of(groups) / "instances.json").read_text())
     refs = json.loads((raw_of(groups) / "grefs(unc).json").read_text())
@@ -188,8 +188,8 @@ def test_the_built_set_has_examples_without_a_box_but_with_a_mask(groups: Path) 
 def test_a_task_s_needs_are_checked_with_the_numbers(groups: Path, sets: dict[str, Path]) -> None:
     grouped = Examples.open(groups, "expression", "val")
     grouped.check(with_masks=True, without_target=True)
-    told = rf"^{groups}: split 'val': 4 of 20 expressions speak of no object .*model\.task grec"
-    with pytest.raises(ConfigError, match=told):
+    message = rf"^{groups}: split 'val': 4 of 20 expressions speak of no object .*model\.task grec"
+    with pytest.raises(ConfigError, match=message):
         grouped.check(with_masks=True, without_target=False)
     bare = Examples.open(sets["visual_genome"], "expression", "train")
     bare.check(with_masks=False, without_target=False)
@@ -255,7 +255,7 @@ def test_what_is_no_mask_is_refused(rle: Any) -> None:
         decode(rle, 30, 50)
 
 
-def test_runs_beyond_the_picture_are_refused() -> None:
+def test_runs_beyond_the_image_are_refused() -> None:
     longer = encode(np.ones((300, 500)))["counts"]
     with pytest.raises(ConfigError, match="a mask of 50x30 pixels whose runs do not fit it"):
         decode({"size": [30, 50], "counts": longer}, 30, 50)
@@ -270,7 +270,7 @@ def test_a_region_without_a_mask_is_named() -> None:
             of_region(record, number)
 
 
-def test_the_inside_of_the_letterbox_is_the_picture() -> None:
+def test_the_inside_of_the_letterbox_is_the_image() -> None:
     square = Letterbox.fit(np.array([96, 33, 64]), np.array([64, 64, 64]), 64)
     for index, (height, width) in enumerate(((64, 96), (64, 33), (64, 64))):
         covered = square.mask(index, np.ones((height, width), np.uint8))

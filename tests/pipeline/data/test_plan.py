@@ -41,11 +41,11 @@ def test_permute_is_a_bijection_at_every_border_of_the_bits(size: int) -> None:
 @given(size=st.integers(2, 10**15), key=KEYS, data=st.data())
 def test_permute_of_one_position_needs_no_other(size: int, key: int, data: st.DataObject) -> None:
     """Each position's image is a function of it alone: O(1), whatever is asked beside it."""
-    asked = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=8, unique=True))
-    together = permute(np.array(asked, np.int64), size, key)
-    alone = [int(permute(np.array([position], np.int64), size, key)[0]) for position in asked]
+    positions = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=8, unique=True))
+    together = permute(np.array(positions, np.int64), size, key)
+    alone = [int(permute(np.array([position], np.int64), size, key)[0]) for position in positions]
     assert together.tolist() == alone
-    assert len(set(alone)) == len(asked)
+    assert len(set(alone)) == len(positions)
     assert all(0 <= image < size for image in alone)
 
 

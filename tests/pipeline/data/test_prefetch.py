@@ -84,17 +84,17 @@ def test_a_read_that_does_not_end_is_named(
         with pytest.raises(StopIteration):
             next(stream)
     assert waits == [0] * (1 if threads == 1 else 1 + threads), "nothing waits for the read"
-    told = str(caught.value)
-    assert "\n" not in told
-    assert told.startswith("no batch for 0.5 s, reading ")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("no batch for 0.5 s, reading ")
     shard = examples.manifest.shard_paths[entry["shard"]]
-    assert f"{shard}: sample {entry['key']!r} at offset {entry['image_offset']}" in told
-    assert "data.patience" in told
-    assert "loader.py:" in told
-    assert " batch < " in told, "the calls, the innermost first"
+    assert f"{shard}: sample {entry['key']!r} at offset {entry['image_offset']}" in message
+    assert "data.patience" in message
+    assert "loader.py:" in message
+    assert " batch < " in message, "the calls, the innermost first"
 
 
-def test_a_picture_that_is_not_done_is_named(
+def test_an_image_that_is_not_done_is_named(
     examples: Examples, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def held_up(*_: Any) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_slow_is_not_stalled_and_a_slow_consumer_is_none() -> None:
     assert taken == list(range(6))
 
 
-def test_a_stalled_source_of_requests_is_told_too(gate: threading.Event) -> None:
+def test_a_stalled_source_of_requests_is_reported_too(gate: threading.Event) -> None:
     def requests() -> Iterator[int]:
         yield 1
         gate.wait(20)
@@ -161,7 +161,7 @@ except TrainingError as error:
     assert done.stderr.count("sample '") == 3
 
 
-def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_dali_refuses_is_named(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checksum is right, so nobody but the decoder could see it."""
     config = replace(CONFIG, patience=60)
     rows = examples.rows[:8]
@@ -187,7 +187,7 @@ def test_a_picture_that_dali_refuses_is_named(examples: Examples, monkeypatch: p
     assert "\n" not in str(caught.value)
 
 
-def test_what_no_picture_is_to_blame_for_stays_what_it_was(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_image_is_to_blame_for_stays_what_it_was(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(loader_of(examples, CONFIG)) as loader:
         loader.batch(Request(examples.rows[:2]))
 
@@ -229,16 +229,16 @@ def test_workers_keep_the_order_and_raise_the_first_error() -> None:
 
 
 def test_closing_waits_so_long_and_no_longer(gate: threading.Event) -> None:
-    workers, begun = Workers(2, "reader"), threading.Event()
+    workers, started = Workers(2, "reader"), threading.Event()
 
     def held_up(_: int) -> None:
-        begun.set()
+        started.set()
         gate.wait(20)
 
-    asked = threading.Thread(target=lambda: workers.map(held_up, [1]), daemon=True)
-    asked.start()
-    assert begun.wait(20)
+    caller = threading.Thread(target=lambda: workers.map(held_up, [1]), daemon=True)
+    caller.start()
+    assert started.wait(20)
     assert not workers.close(0.2)
     gate.set()
-    asked.join(10)
+    caller.join(10)
     assert workers.close(10)

@@ -28,13 +28,13 @@ def descriptors() -> set[str]:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_bytes_come_in_the_order_asked_for(sets: dict[str, Path], threads: int) -> None:
+def test_bytes_come_in_the_order_requested(sets: dict[str, Path], threads: int) -> None:
     manifest = Manifest.open(sets["refcoco"])
     assert len(manifest.shard_paths) > 1
     rows = np.random.default_rng(0).permutation(len(manifest.samples))
-    asked = np.concatenate([rows, rows[:5], rows[:1]])
+    wanted = np.concatenate([rows, rows[:5], rows[:1]])
     with Reader(manifest, threads) as reader:
-        for part in (asked, asked[::-1], asked[3:4]):
+        for part in (wanted, wanted[::-1], wanted[3:4]):
             data = reader.read(part)
             assert [one.tobytes() for one in data] == [manifest.read_image(int(row)) for row in part]
             assert all(one.dtype == np.uint8 for one in data)
@@ -70,12 +70,12 @@ def test_a_flipped_byte_is_named(damaged: Manifest, threads: int) -> None:
         with pytest.raises(ConfigError) as caught:
             reader.read(np.arange(10))
         assert len(reader.read(np.array([6, 8]))) == 2  # the others can still be had
-    told = str(caught.value)
-    assert "\n" not in told
-    assert str(damaged.shard_paths[row["shard"]]) in told
-    assert repr(row["key"]) in told
-    assert f"offset {row['image_offset']}:" in told
-    assert f"shards verify {damaged.folder} --full" in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(damaged.shard_paths[row["shard"]]) in message
+    assert repr(row["key"]) in message
+    assert f"offset {row['image_offset']}:" in message
+    assert f"shards verify {damaged.folder} --full" in message
 
 
 def test_a_shard_cut_off_after_opening_is_named(damaged: Manifest) -> None:

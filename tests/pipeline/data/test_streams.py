@@ -111,7 +111,7 @@ def loading(run: Run, config: DataConfig, first: int, last: int, rank: int, worl
 
 
 @pytest.mark.parametrize("window", [0, 20])
-def test_the_loader_gives_the_same_batches_on_any_world_however_often_it_is_begun(
+def test_the_loader_gives_the_same_batches_on_any_world_however_often_it_is_started(
     sets: dict[str, Path], window: int
 ) -> None:
     """Ids, and the very images, boxes and words: with all that is drawn at random."""
@@ -145,8 +145,8 @@ def test_evaluation_is_given_every_example_once(sets: dict[str, Path], source: s
     vocabulary = Vocabulary.build(examples.texts(examples.rows))
     with closing(Loader(examples, vocabulary, config, batch, torch.device("cpu"))) as loader:
         cuts = [examples.rows[first : first + batch] for first in range(0, len(examples.rows), batch)]
-        given_ = list(loader.stream(Request(rows) for rows in cuts))
+        batches = list(loader.stream(Request(rows) for rows in cuts))
     table = examples.manifest.examples.to_pylist()
-    asked = [row for row, entry in enumerate(table) if (entry["kind"], entry["split"]) == (kind, "val")]
-    assert [row for one in given_ for row in one.rows] == asked
-    assert all(len(one.images) == len(one.tokens) == len(one.rows) for one in given_)
+    expected = [row for row, entry in enumerate(table) if (entry["kind"], entry["split"]) == (kind, "val")]
+    assert [row for one in batches for row in one.rows] == expected
+    assert all(len(one.images) == len(one.tokens) == len(one.rows) for one in batches)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconvnet.pipeline.data.examples import Examples, Kind
-from laconvnet.pipeline.data.text import PAD, UNKNOWN, WORDLESS, Vocabulary, load_glove, words
+from laconvnet.pipeline.data.text import EMPTY_TEXT, PAD, UNKNOWN, Vocabulary, load_glove, words
 from laconvnet.pipeline.errors import ConfigError
 from tests.samples import SAMPLES, needs
 
@@ -171,7 +171,7 @@ def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (["the 1 2 3", "of 1 2"], "line 2: 2 values, expected 3"),
         (["the 1 2 3", "man 1 2 3 4"], "line 2: 4 values, expected 3"),
@@ -184,12 +184,12 @@ def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
         (["400000 3", "the 1 2 3"], "line 2: 3 values, expected 1"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, lines: list[str], told: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     path = glove_file(tmp_path / "v.txt", lines)
     with pytest.raises(ConfigError) as caught:
         load_glove(path, VOCABULARY)
     assert str(caught.value).startswith(f"{path}: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -235,9 +235,9 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "?", " ... ", "-/-", "(*#)", '"!"', "a", "é", "7", "&", "red?", "- x"])
-def test_what_counts_as_wordless_is_what_has_no_words(text: str) -> None:
+def test_what_counts_as_an_empty_text_is_what_has_no_words(text: str) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    (found,) = pc.match_substring_regex(pa.array([text]), WORDLESS).to_pylist()
+    (found,) = pc.match_substring_regex(pa.array([text]), EMPTY_TEXT).to_pylist()
     assert found == (not words(text))

@@ -55,11 +55,11 @@ def test_each_item_is_shown_as_often_as_its_weight_says(
 
 
 @QUICK
-@given(sets=SETS, window=WINDOW, asked=st.lists(st.integers(0, 10**12), min_size=1, max_size=8))
-def test_a_position_needs_no_other(sets: list[tuple[list[int], float]], window: int, asked: list[int]) -> None:
+@given(sets=SETS, window=WINDOW, positions=st.lists(st.integers(0, 10**12), min_size=1, max_size=8))
+def test_a_position_needs_no_other(sets: list[tuple[list[int], float]], window: int, positions: list[int]) -> None:
     plan = plan_of(sets, window)
-    together = plan.items(np.array(asked, np.int64))
-    alone = [plan_of(sets, window).items(np.array([position], np.int64)) for position in asked]
+    together = plan.items(np.array(positions, np.int64))
+    alone = [plan_of(sets, window).items(np.array([position], np.int64)) for position in positions]
     for part in (0, 1):
         assert together[part].tolist() == [int(one[part][0]) for one in alone]
 

@@ -85,7 +85,7 @@ def test_names_are_those_of_pretrained_files(name: str, tensors: int, shapes: di
 
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck", "csp"])
-def test_pictures_are_normalised_inside(kind: str) -> None:
+def test_images_are_normalised_inside(kind: str) -> None:
     made = small(kind).eval()
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
@@ -102,7 +102,7 @@ def test_a_block_is_what_the_resnet_paper_says() -> None:
     made = small("bottleneck").eval()
     seen: dict[str, Tensor] = {}
     last = made.get_submodule("layer4.0")
-    last.register_forward_hook(lambda module, given, out: seen.update(given=given[0], out=out))
+    last.register_forward_hook(lambda module, inputs, out: seen.update(inputs=inputs[0], out=out))
     with torch.no_grad():
         made(torch.rand(1, 3, 64, 64))
         p = last.state_dict()
@@ -111,7 +111,7 @@ def test_a_block_is_what_the_resnet_paper_says() -> None:
             statistics = (p[f"{name}.running_mean"], p[f"{name}.running_var"])
             return nn.functional.batch_norm(x, *statistics, p[f"{name}.weight"], p[f"{name}.bias"])
 
-        x = seen["given"]
+        x = seen["inputs"]
         out = norm(nn.functional.conv2d(x, p["conv1.weight"]), "bn1").relu()
         out = norm(nn.functional.conv2d(out, p["conv2.weight"], stride=2, padding=1), "bn2").relu()
         out = norm(nn.functional.conv2d(out, p["conv3.weight"]), "bn3")
@@ -147,12 +147,12 @@ def test_weights_come_back_from_a_file(kind: str, suffix: str, tmp_path: Path) -
     for tensor in theirs.state_dict().values():
         tensor.copy_(torch.rand(tensor.shape) * 9 + 1)  # in place, the counts of batches as well
     head = "fc.weight" if kind == "basic" else "head.fc.weight"
-    given = {**theirs.state_dict(), head: torch.zeros(10, 32)}
+    state = {**theirs.state_dict(), head: torch.zeros(10, 32)}
     file = tmp_path / f"weights{suffix}"
-    save_file(given, file) if suffix == ".safetensors" else torch.save(given, file)
-    told = load_weights(ours, file)
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    summary = load_weights(ours, file)
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
-    assert told == f"{len(given) - 1} tensors of the backbone from {file}, without {head}"
+    assert summary == f"{len(state) - 1} tensors of the backbone from {file}, without {head}"
 
 
 def test_a_file_without_counts_of_batches_is_whole(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def _lacking(state: dict[str, Tensor]) -> object:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (_lacking, r"lacks layer4\.0\.bn2\.weight and 3 more; expected the state dict of the network that model\.back"),
         (lambda state: {**state, "layer5.weight": torch.zeros(1)}, r"holds layer5\.weight; expected"),
@@ -182,12 +182,12 @@ def _lacking(state: dict[str, Tensor]) -> object:
         (lambda state: Path("."), "holds no tensors that can be read"),  # a class that is not on the list of safe ones
     ],
 )
-def test_another_file_is_refused_by_name(change: object, told: str, tmp_path: Path) -> None:
+def test_another_file_is_refused_by_name(change: object, message: str, tmp_path: Path) -> None:
     ours = small()
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     file = tmp_path / "weights.pth"
     torch.save(change(ours.state_dict()), file)  # type: ignore[operator]
-    with pytest.raises(ConfigError, match=rf"^model\.backbone_weights: .*weights\.pth: .*{told}") as error:
+    with pytest.raises(ConfigError, match=rf"^model\.backbone_weights: .*weights\.pth: .*{message}") as error:
         load_weights(ours, file)
     assert "\n" not in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())

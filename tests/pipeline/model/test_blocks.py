@@ -144,8 +144,8 @@ def test_gradients_are_those_of_finite_differences(name: str, monkeypatch: pytes
     chosen = {key: value for key, value in made.named_parameters() if "norm" not in key and "mlp" not in key}
 
     def forward(x: Tensor, words: Tensor, *parameters: Tensor) -> Tensor:
-        given = dict(zip(chosen, parameters, strict=True))
-        out: Tensor = torch.func.functional_call(made, given, (x, words, mask), strict=False)
+        by_name = dict(zip(chosen, parameters, strict=True))
+        out: Tensor = torch.func.functional_call(made, by_name, (x, words, mask), strict=False)
         return out
 
     free = [value.detach().clone().requires_grad_() for value in (x, words, *chosen.values())]
@@ -172,7 +172,7 @@ def test_pad_words_change_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LISTENING)
-def test_each_picture_hears_its_own_words(name: str) -> None:
+def test_each_image_hears_its_own_words(name: str) -> None:
     made = block(name)
     x, words, mask = inputs()
     other = words.clone()
@@ -233,7 +233,7 @@ def test_parameters_follow_the_formula(kind: type[nn.Module], expected: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (ModelConfig(block="conv"), r"^model\.block: expected one of laconv film qghc group_conv, got 'conv'$"),
         (ModelConfig(block="film", packing=(8, 4, 2, 1, 1)), r"^model\.packing: means nothing to block film; leave it"),
@@ -246,8 +246,8 @@ def test_parameters_follow_the_formula(kind: type[nn.Module], expected: int) -> 
         (ModelConfig(block="group_conv", packing=(1, 1, 1, 1, 1)), r"^model\.packing: means nothing to block group"),
     ],
 )
-def test_what_a_block_cannot_use_is_refused(config: ModelConfig, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_a_block_cannot_use_is_refused(config: ModelConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         config.check()
     ModelConfig(block="film", filter_dropout=0.0, affinity_dropout=0.1).check()  # a recipe's, not an ablation
 

@@ -205,9 +205,9 @@ def gradients_are_right(made: nn.Module, inputs: list[Tensor], call: Any) -> boo
     sizes, shapes = [value.numel() for value in values], [value.shape for value in values]
 
     def forward(vector: Tensor) -> Tensor:
-        given = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
-        parameters = dict(zip(names, given[len(inputs) :], strict=True))
-        out: Tensor = torch.func.functional_call(made, parameters, call(*given[: len(inputs)]))
+        parts = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
+        parameters = dict(zip(names, parts[len(inputs) :], strict=True))
+        out: Tensor = torch.func.functional_call(made, parameters, call(*parts[: len(inputs)]))
         return out
 
     vector = torch.cat([value.flatten() for value in values]).requires_grad_()

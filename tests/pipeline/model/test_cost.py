@@ -14,9 +14,9 @@ from laconvnet.pipeline.model.cost import cost
 WORDS = 1000
 
 
-def make(preset: str = "s", **given: Any) -> Model:
+def make(preset: str = "s", **options: Any) -> Model:
     with torch.device("meta"):
-        return build_model(ModelConfig(preset=preset, **given), WORDS, answers=28)
+        return build_model(ModelConfig(preset=preset, **options), WORDS, answers=28)
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def layer(fused: bool, channels: int = 6) -> BatchNorm:
 
 
 def results(norm: BatchNorm, x: Tensor, beside: Tensor | None, relu: bool, grad: Tensor) -> dict[str, Tensor]:
-    given = {"x": x, "beside": beside}
-    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in given.items() if leaf is not None}
+    tensors = {"x": x, "beside": beside}
+    leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in tensors.items() if leaf is not None}
     out = norm(leaves["x"], leaves.get("beside"), relu=relu)
     out.backward(grad)
     grads = {}
@@ -83,8 +83,8 @@ def results(norm: BatchNorm, x: Tensor, beside: Tensor | None, relu: bool, grad:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_is_the_layer_of_pytorch(kernels: list[Tensor], dtype: torch.dtype, with_sum: bool, relu: bool) -> None:
     x, beside, grad = maps(dtype)
-    given = (x, beside if with_sum else None, relu, grad)
-    ours, theirs = results(layer(True), *given), results(layer(False), *given)
+    arguments = (x, beside if with_sum else None, relu, grad)
+    ours, theirs = results(layer(True), *arguments), results(layer(False), *arguments)
     assert len(kernels) == 1
     assert ours.keys() == theirs.keys() >= {"out", "x", "weight", "bias", "running_mean", "running_var"}
     assert ("beside" in ours) == with_sum
@@ -124,8 +124,8 @@ def test_what_the_kernels_cannot_take_goes_by_pytorch(kernels: list[Tensor]) -> 
         "one value a channel": (x[:1, :, :1, :1], None),
         "not a map": (x[:, :, 0, 0], None),
     }
-    for name, given in others.items():
-        assert not fused_norm.takes(*given), name
+    for name, arguments in others.items():
+        assert not fused_norm.takes(*arguments), name
     wanted = layer(False)(others["bfloat16"][0], beside.bfloat16(), relu=True)
     assert torch.equal(layer(True)(others["bfloat16"][0], beside.bfloat16(), relu=True), wanted)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -190,7 +190,7 @@ def process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one_whichever_way_each_goes(tmp_path: Path) -> None:
+def test_two_processes_equal_one_whichever_implementation_each_takes(tmp_path: Path) -> None:
     mp.spawn(process, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     x, beside, grad = maps(torch.float32, shape=(5, 6, 3, 3))
@@ -224,12 +224,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_it_where_it_can_and_apex_says_why_not(config: EngineConfig, device: torch.device, why: str) -> None:
     assert norms.fused(config, device) == (why is None)
     assert not norms.fused(EngineConfig(**{**vars(config), "norms": "torch"}), device)
-    asked = EngineConfig(**{**vars(config), "norms": "apex"})
+    requested = EngineConfig(**{**vars(config), "norms": "apex"})
     if why is None:
-        assert norms.fused(asked, device)
+        assert norms.fused(requested, device)
     else:
         with pytest.raises(ConfigError, match=rf"engine\.norms: 'apex': {why}.*; use 'auto' or 'torch'"):
-            norms.fused(asked, device)
+            norms.fused(requested, device)
 
 
 def test_without_apex_it_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,12 +24,12 @@ WIDTHS = (8, 12, 16)
 SIDE = 64
 
 
-def make(name: str, **given: Any) -> Head:
+def make(name: str, **options: Any) -> Head:
     torch.manual_seed(0)
     features = Features(WIDTHS, words=16)
     if name == "points":
-        return PointHead(PointHeadConfig(**{"hidden": 8, "stride": 8, **given}), features)
-    return MaskHead(MaskHeadConfig(**given), features)
+        return PointHead(PointHeadConfig(**{"hidden": 8, "stride": 8, **options}), features)
+    return MaskHead(MaskHeadConfig(**options), features)
 
 
 def inputs(count: int = 3, widths: tuple[int, int, int] = WIDTHS) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -124,7 +124,7 @@ def test_every_stage_map_reaches_what_it_should() -> None:
     assert [tuple(m.shape) for m in both(*inputs()[0])] == [(3, 8, 8, 8), (3, 12, 4, 4), (3, 16, 2, 2)]
 
 
-def test_the_way_down_doubles_the_map_above_pixel_by_pixel() -> None:
+def test_the_path_down_doubles_the_map_above_pixel_by_pixel() -> None:
     neck = TopDown(WIDTHS).eval()
     maps = inputs()[0]
     fine, middle, coarse = neck(*maps)
@@ -134,7 +134,7 @@ def test_the_way_down_doubles_the_map_above_pixel_by_pixel() -> None:
     torch.testing.assert_close(fine, neck.mix_fine(torch.cat([doubled[0], maps[0]], 1)))
 
 
-def test_the_way_up_sees_the_map_below_and_what_was_handed_down() -> None:
+def test_the_path_up_sees_the_map_below_and_what_was_handed_down() -> None:
     neck = PAFPN(WIDTHS).eval()
     maps = inputs()[0]
     fine, middle, coarse = neck.down(*maps)
@@ -156,7 +156,7 @@ def test_the_masks_are_read_from_the_second_neck() -> None:
     torch.testing.assert_close(head(maps, words, mask), aligned)
 
 
-def test_the_pyramid_sees_near_far_and_the_whole_picture() -> None:
+def test_the_pyramid_sees_near_far_and_the_whole_image() -> None:
     pyramid = ASPP(4).eval()
     x = torch.randn(1, 4, 48, 48)
     moved = x.clone()
@@ -176,7 +176,7 @@ def test_the_pyramid_sees_near_far_and_the_whole_picture() -> None:
 # --- the whole-picture branch on one image --------------------------------------------------------------------------
 
 
-def test_masks_train_on_a_single_picture() -> None:
+def test_masks_train_on_a_single_image() -> None:
     head = make("masks").train()
     out = head(*inputs(1))
     out.square().sum().backward()
@@ -184,7 +184,7 @@ def test_masks_train_on_a_single_picture() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
-def test_the_norm_of_pictures_is_batch_norm_but_for_a_single_one() -> None:
+def test_the_norm_of_images_is_batch_norm_but_for_a_single_one() -> None:
     torch.manual_seed(0)
     ours, plain = ImageNorm(4), BatchNorm(4)
     several, one = torch.randn(5, 4, 1, 1), torch.randn(1, 4, 1, 1)
@@ -205,7 +205,7 @@ HEADS = ["points", "masks"]
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "shape"),
+    ("name", "options", "shape"),
     [
         ("points", {"stride": 8}, (3, 5, 8, 8)),
         ("points", {"stride": 16}, (3, 5, 4, 4)),
@@ -213,8 +213,8 @@ HEADS = ["points", "masks"]
         ("masks", {}, (3, SIDE, SIDE)),
     ],
 )
-def test_output_and_gradient(name: str, given: dict[str, Any], shape: tuple[int, ...]) -> None:
-    head = make(name, **given)
+def test_output_and_gradient(name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    head = make(name, **options)
     out = head(*inputs())
     assert out.shape == shape
     out.square().sum().backward()
@@ -252,10 +252,10 @@ def test_cast_to_bfloat16_stays_near(name: str) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_exports(name: str) -> None:
-    head, given = settled(make(name)), inputs()
+    head, arguments = settled(make(name)), inputs()
     batch = torch.export.Dim("batch", min=1, max=16)
     shapes = ([{0: batch}] * 3, {0: batch}, {0: batch})
-    exported = torch.export.export(head, given, dynamic_shapes=shapes).module()
+    exported = torch.export.export(head, arguments, dynamic_shapes=shapes).module()
     for count in (3, 5):
         other = inputs(count)
         with torch.no_grad():
@@ -272,10 +272,10 @@ def near(found: Tensor | None, expected: Tensor | None) -> bool:
 def test_compiles_without_a_break_in_training(name: str) -> None:
     head, (maps, words, mask) = make(name).train(), inputs()
     # Tracing takes long: of the masks, whose necks are made of what the points have, the part that is their own.
-    plain, given = (head.pyramid, maps[:1]) if isinstance(head, MaskHead) else (head, (maps, words, mask))
+    plain, arguments = (head.pyramid, maps[:1]) if isinstance(head, MaskHead) else (head, (maps, words, mask))
     other = copy.deepcopy(plain)
     compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
-    expected, found = plain(*given), compiled(*given)
+    expected, found = plain(*arguments), compiled(*arguments)
     torch.testing.assert_close(found, expected)
     expected.square().mean().backward()
     found.square().mean().backward()
@@ -293,10 +293,10 @@ def test_inside_the_model(task: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "given"),
+    ("key", "value", "options"),
     [("stride", "4", {"stride": 4}), ("prior", "0", {"prior": 0}), ("prior", "1.0", {"prior": 1.0})],
 )
-def test_a_config_that_cannot_be_built_is_named(key: str, value: str, given: dict[str, Any]) -> None:
-    config = ModelConfig(preset="tiny", head="points", heads=HeadsConfig(points=PointHeadConfig(**given)))
+def test_a_config_that_cannot_be_built_is_named(key: str, value: str, options: dict[str, Any]) -> None:
+    config = ModelConfig(preset="tiny", head="points", heads=HeadsConfig(points=PointHeadConfig(**options)))
     with pytest.raises(ConfigError, match=rf"^model\.heads\.points\.{key}: .* got {value}$"):
         build_model(config, 30)

@@ -146,9 +146,9 @@ def test_language_and_visual_do_not_depend_on_the_task() -> None:
 
 
 def test_language_follows_the_preset_and_yields_to_the_config() -> None:
-    def language(**given: object) -> tuple[str, int, int, int]:
+    def language(**options: object) -> tuple[str, int, int, int]:
         with torch.device("meta"):
-            made = build_model(ModelConfig(**given), 10).language  # type: ignore[arg-type]
+            made = build_model(ModelConfig(**options), 10).language  # type: ignore[arg-type]
         return made.rnn.mode, made.rnn.input_size, made.rnn.hidden_size, len(made.attention)
 
     assert language(preset="tiny") == ("LSTM", 128, 128, 1)

@@ -106,10 +106,10 @@ def test_gradient_reaches_every_parameter() -> None:
 
 
 def test_recomputed_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[object] = []
+    calls: list[object] = []
 
     def noted(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        begun.append(block)
+        calls.append(block)
         return recomputed(block, *inputs)
 
     monkeypatch.setattr("laconvnet.pipeline.model.net.recomputed", noted)
@@ -121,7 +121,7 @@ def test_recomputed_blocks_have_the_same_gradients(monkeypatch: pytest.MonkeyPat
         torch.manual_seed(3)
         model(*batch()).square().sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
-    assert len(begun) == 6
+    assert len(calls) == 6
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
@@ -176,46 +176,46 @@ def test_sides_must_divide_by_32() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (replace(REC, backbone="vgg16"), r"^model\.backbone: expected one of resnet34 .*, got 'vgg16'$"),
         (replace(REC, backbone=None, backbone_weights="a.pth"), r"^model\.backbone_weights: a\.pth: there is no backb"),
     ],
 )
-def test_mistakes_are_named(config: ModelConfig, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_mistakes_are_named(config: ModelConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         config.check()
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         make(config)
 
 
 @pytest.fixture
-def asked(sets: dict[str, Path], tmp_path: Path) -> tuple[TrainConfig, Backbone]:
+def pretrained(sets: dict[str, Path], tmp_path: Path) -> tuple[TrainConfig, Backbone]:
     """A configuration with a file of pretrained weights, and what is in the file."""
     torch.manual_seed(7)
-    given = SMALL["small"]()
-    torch.save({**given.state_dict(), "fc.weight": torch.zeros(10, 128)}, tmp_path / "resnet.pth")
+    backbone = SMALL["small"]()
+    torch.save({**backbone.state_dict(), "fc.weight": torch.zeros(10, 128)}, tmp_path / "resnet.pth")
     keys = ["--data.folder", str(sets["refcoco"]), "--model.backbone", "small"]
     keys += ["--model.backbone_weights", str(tmp_path / "resnet.pth")]
-    return configuration.load(TINY, keys), given
+    return configuration.load(TINY, keys), backbone
 
 
-def test_a_new_run_begins_with_the_weights_and_a_resumed_one_does_not_read_them(
-    asked: tuple[TrainConfig, Backbone], tmp_path: Path
+def test_a_new_run_starts_with_the_weights_and_a_resumed_one_does_not_read_them(
+    pretrained: tuple[TrainConfig, Backbone], tmp_path: Path
 ) -> None:
-    config, given = asked
+    config, backbone = pretrained
     examples = Examples.open(Path(config.data.folder), "expression", "train")
-    begun = start(config, None, examples)
-    held = backbone_of(begun.model).state_dict()
-    assert all(torch.equal(held[name], value) for name, value in given.state_dict().items())
-    assert begun.told.endswith(f"tensors of the backbone from {tmp_path / 'resnet.pth'}, without fc.weight")
+    started = start(config, None, examples)
+    held = backbone_of(started.model).state_dict()
+    assert all(torch.equal(held[name], value) for name, value in backbone.state_dict().items())
+    assert started.told.endswith(f"tensors of the backbone from {tmp_path / 'resnet.pth'}, without fc.weight")
     (tmp_path / "resnet.pth").unlink()
     with pytest.raises(ConfigError, match=r"model\.backbone_weights: .*resnet\.pth: cannot be read"):
         start(config, None, examples)
-    weights = {name: torch.full_like(value, 2) for name, value in begun.model.state_dict().items()}
+    weights = {name: torch.full_like(value, 2) for name, value in started.model.state_dict().items()}
     state = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
     own = checkpoint.folder_of(tmp_path / "run", 3)
-    checkpoint.save(own, state, begun.vocabulary.to_json())
+    checkpoint.save(own, state, started.vocabulary.to_json())
     resumed = start(config, own, examples)
     assert all((value == 2).all() for value in backbone_of(resumed.model).state_dict().values())
     # A later stage inherits the trained backbone: it does not ask for the file either.

@@ -80,9 +80,9 @@ def test_the_weights_are_the_models_own(kind: str, request: pytest.FixtureReques
     model.load_state_dict(found.weights, strict=True)
     # Nothing is lost or there twice: the numbers add up, but for the weights of the layer norms.
     theirs: dict[str, Tensor] = request.getfixturevalue(kind)
-    given = sum(float(t.sum(dtype=torch.float64)) for n, t in theirs.items() if not n.endswith(_THEIR_NORMS))
+    original = sum(float(t.sum(dtype=torch.float64)) for n, t in theirs.items() if not n.endswith(_THEIR_NORMS))
     taken = sum(float(t.sum(dtype=torch.float64)) for n, t in found.weights.items() if not n.endswith(_OUR_NORMS))
-    assert math.isclose(given, taken, rel_tol=1e-12)
+    assert math.isclose(original, taken, rel_tol=1e-12)
 
 
 PAIRS = {
@@ -174,7 +174,7 @@ def test_four_channels_of_the_box_then_objectness(rec: dict[str, Tensor], from_r
         ("visual.stages.4.downsample.project.conv.weight", "visual_encoder.blocks.4.0.conv.conv.weight"),
     ],
 )
-def test_space_to_depth_of_whole_pictures(ours: str, theirs: str, rec: dict[str, Tensor], from_rec: Released) -> None:
+def test_space_to_depth_of_whole_images(ours: str, theirs: str, rec: dict[str, Tensor], from_rec: Released) -> None:
     """Theirs: all channels of the top left pixel, then bottom left, top right, bottom right."""
     weight = rec[theirs].double()
     channels, padding = weight.shape[1] // 4, weight.shape[2] // 2
@@ -246,13 +246,13 @@ def test_names_of_parallel_training_are_the_same(rec: dict[str, Tensor], from_re
 
 def test_half_precision_is_widened_and_nothing_shares_memory_with_the_file(rec: dict[str, Tensor]) -> None:
     store = torch.zeros(1000)
-    given = dict(rec)
-    given["lang_encoder.lstm.bias_ih_l0"] = rec["lang_encoder.lstm.bias_ih_l0"].half()
-    given["visual_encoder.stem.conv.bn.bias"] = store[16:32]
-    weights = convert(given, WORDS, "half.pth").weights
+    state = dict(rec)
+    state["lang_encoder.lstm.bias_ih_l0"] = rec["lang_encoder.lstm.bias_ih_l0"].half()
+    state["visual_encoder.stem.conv.bn.bias"] = store[16:32]
+    weights = convert(state, WORDS, "half.pth").weights
     assert weights["language.rnn.bias_ih_l0"].dtype == torch.float32
     assert weights["visual.stages.0.downsample.project.norm.bias"].untyped_storage().nbytes() == 16 * 4
-    pointers = {tensor.untyped_storage().data_ptr() for tensor in given.values()}
+    pointers = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
     assert not pointers & {tensor.untyped_storage().data_ptr() for tensor in weights.values()}
 
 
@@ -268,7 +268,7 @@ LINEAR = "visual_encoder.blocks.0.1.conv1.linear.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without("head.obj_preds.0.bias"), r"lacks head\.obj_preds\.0\.bias, which preset s_released needs"),
         (without("lang_encoder.embedding.weight"), r"lacks lang_encoder\.embedding\.weight"),
@@ -308,12 +308,12 @@ LINEAR = "visual_encoder.blocks.0.1.conv1.linear.weight"
     ],
 )
 def test_what_does_not_fit_is_named(
-    change: Callable[[dict[str, Tensor]], None], said: str, rec: dict[str, Tensor]
+    change: Callable[[dict[str, Tensor]], None], message: str, rec: dict[str, Tensor]
 ) -> None:
-    given = dict(rec)
-    change(given)
-    with pytest.raises(ConfigError, match=rf"^best\.pth: .*{said}") as error:
-        convert(given, WORDS, "best.pth")
+    state = dict(rec)
+    change(state)
+    with pytest.raises(ConfigError, match=rf"^best\.pth: .*{message}") as error:
+        convert(state, WORDS, "best.pth")
     assert "\n" not in str(error.value)
 
 

@@ -29,7 +29,7 @@ def test_the_configuration_is_the_printed_one(row: Row) -> None:
     assert built(row) == row.printed
 
 
-def test_a_configuration_that_differs_is_told() -> None:
+def test_a_configuration_that_differs_is_reported() -> None:
     row = replace(ROWS[0], config=ModelConfig(preset="s", packing=(4, 4, 2, 1, 1)))
     (found,) = compare([row])
     assert found["note"] == f"printed: {row.printed}"
@@ -101,8 +101,8 @@ def test_a_row_stands_beside_the_printed_figure(counted: Counted) -> None:
     assert counted["4", "S, one neck"]["counted"] == "language + visual + head.neck + head.pyramid"
 
 
-def tiny(**given: Any) -> Row:
-    return Row("2", "tiny", ModelConfig(preset="tiny"), 32, **given)
+def tiny(**options: Any) -> Row:
+    return Row("2", "tiny", ModelConfig(preset="tiny"), 32, **options)
 
 
 def test_word_vectors_are_never_counted() -> None:

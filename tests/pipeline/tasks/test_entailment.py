@@ -34,8 +34,8 @@ def pairs(tmp_path: Path) -> Path:
         for image in range(first, first + PICTURES):
             Image.new("RGB", (48, 32), (60 * (image % 4), 90, 30)).save(raw / "flickr30k_images" / f"{image}.jpg")
             for number, label in enumerate(LABELS):
-                said = {"gold_label": label, "sentence2": f"a {('plain', 'dull', 'round')[number]} image"}
-                lines.append(json.dumps({"Flickr30K_ID": str(image), "pairID": f"{image}r{number}", **said}))
+                fields = {"gold_label": label, "sentence2": f"a {('plain', 'dull', 'round')[number]} image"}
+                lines.append(json.dumps({"Flickr30K_ID": str(image), "pairID": f"{image}r{number}", **fields}))
         (raw / f"snli_ve_{split}.jsonl").write_text("\n".join(lines))
     source = get("snli_ve")
     samples = source.samples(raw, images=None, splits=None, partition=None)
@@ -73,10 +73,12 @@ def test_three_answers_are_learnt_and_scored(pairs: Path) -> None:
     model.eval()
     with closing(Loader(held_out, vocabulary, data, 12, device)) as loader, torch.no_grad():
         batch = loader.batch(Request(held_out.rows))
-        given = task.answer(model(batch.images, batch.tokens), batch)
-    assert {answer["answer"] for answer in given} <= set(LABELS)
-    sums = task.score(given, held_out, held_out.rows)
-    right = sum(answer["answer"] == truth for answer, truth in zip(given, held_out.answers(held_out.rows), strict=True))
+        predicted = task.answer(model(batch.images, batch.tokens), batch)
+    assert {answer["answer"] for answer in predicted} <= set(LABELS)
+    sums = task.score(predicted, held_out, held_out.rows)
+    right = sum(
+        answer["answer"] == truth for answer, truth in zip(predicted, held_out.answers(held_out.rows), strict=True)
+    )
     assert {name: pair.tolist() for name, pair in sums.items()} == {"accuracy": [right, 12]}
     truths = [{"answer": answer} for answer in held_out.answers(held_out.rows)]
     np.testing.assert_array_equal(task.score(truths, held_out, held_out.rows)["accuracy"], [12, 12])

@@ -180,7 +180,7 @@ def test_of_equal_cells_the_first_are_taken() -> None:
     assert positives(output, [truth]) == [{(2, 2), (2, 3), (2, 4), (2, 5), (3, 2)}]
 
 
-def test_a_good_fit_far_behind_is_told_from_a_better_one_in_float32() -> None:
+def test_a_good_fit_far_behind_is_distinguished_from_a_better_one_in_float32() -> None:
     """At 1e5 float32 counts in steps of 0.008, which is an IoU of a quarter of a percent."""
     truth = torch.tensor([[26.0, 26.0, 27.0, 27.0]])  # between the middles: no cell is inside
     output = fitting(truth[0].tolist()).float()

@@ -144,13 +144,13 @@ def test_some_cells_are_ignored() -> None:
     output = torch.zeros(1, len(ANCHORS), 5, CELLS, CELLS, dtype=torch.float64, requires_grad=True)
     task().loss(output, batch)["objectness"].backward()
     assert output.grad is not None
-    told = output.grad[0, :, 4]
-    assert told[2, 4, 4] < 0  # the centre (35, 36), the third anchor
-    assert (told < 0).sum() == 1
-    assert told[2, 4, 3] == 0  # nearly the same box, from the cell beside
-    assert told[2, 0, 0] > 0
-    assert (told[:2] > 0).all()  # the small anchors overlap it by less than a half
-    assert 1 < (told == 0).sum() < 30
+    gradient = output.grad[0, :, 4]
+    assert gradient[2, 4, 4] < 0  # the centre (35, 36), the third anchor
+    assert (gradient < 0).sum() == 1
+    assert gradient[2, 4, 3] == 0  # nearly the same box, from the cell beside
+    assert gradient[2, 0, 0] > 0
+    assert (gradient[:2] > 0).all()  # the small anchors overlap it by less than a half
+    assert 1 < (gradient == 0).sum() < 30
 
 
 def test_large_boxes_weigh_less_by_their_share_of_the_square() -> None:
@@ -243,7 +243,7 @@ def test_wild_outputs_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("sides", [(200, 100), (100, 200), (640, 427), (33, 61)])
-def test_answers_are_boxes_of_the_original_picture(sides: tuple[int, int]) -> None:
+def test_answers_are_boxes_of_the_original_image(sides: tuple[int, int]) -> None:
     """A box of the square of 64 would overlap the truth by far less than a half."""
     width, height = sides
     truth = np.array([[0.6 * width, 0.5 * height, 0.35 * width, 0.4 * height]])

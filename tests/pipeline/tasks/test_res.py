@@ -68,9 +68,9 @@ class Truth:
         return np.array([[0 if self._masks[row].any() else np.nan] * 4 for row in rows], np.float32)
 
 
-def score(kind: type[Res], given: list[Mask], truth: list[Mask]) -> tuple[Sums, list[dict[str, Any]]]:
-    answers: list[dict[str, Any]] = [{"mask": encode(mask), "score": 0.9} for mask in given]
-    return task(kind).score(answers, Truth(truth), np.arange(len(given))), answers  # type: ignore[arg-type]
+def score(kind: type[Res], masks: list[Mask], truth: list[Mask]) -> tuple[Sums, list[dict[str, Any]]]:
+    answers: list[dict[str, Any]] = [{"mask": encode(mask), "score": 0.9} for mask in masks]
+    return task(kind).score(answers, Truth(truth), np.arange(len(masks))), answers  # type: ignore[arg-type]
 
 
 def value(sums: Sums) -> dict[str, float]:
@@ -97,7 +97,7 @@ SIDES = [(64, 64), (96, 64), (40, 130), (33, 20), (1, 64)]
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_the_answer_lies_on_the_original_picture(side: tuple[int, int]) -> None:
+def test_the_answer_lies_on_the_original_image(side: tuple[int, int]) -> None:
     width, height = side
     mask = block(height, width, slice(height // 4, height // 2 + 1), slice(width // 3, width))
     batch = batch_of([side])
@@ -138,8 +138,8 @@ def test_the_outline_is_where_the_probability_is_a_half() -> None:
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def brute(given: Mask, true: Mask) -> tuple[int, int]:
-    pairs = list(zip(given.flatten().tolist(), true.flatten().tolist(), strict=True))
+def brute(predicted: Mask, true: Mask) -> tuple[int, int]:
+    pairs = list(zip(predicted.flatten().tolist(), true.flatten().tolist(), strict=True))
     return sum(a and b for a, b in pairs), sum(a or b for a, b in pairs)
 
 
@@ -153,12 +153,12 @@ def drawn(seed: int, count: int) -> tuple[list[Mask], list[Mask]]:
 def test_the_metrics_by_hand() -> None:
     """IoUs 1, 1/2 and 0 over unions of 100, 200 and 300 pixels."""
     truth = [block(20, 40, slice(0, 10), slice(0, 10))] * 3
-    given = [
+    predicted = [
         truth[0],
         block(20, 40, slice(0, 10), slice(0, 20)),
         block(20, 40, slice(0, 10), slice(20, 40)),
     ]
-    sums, answers = score(Res, given, truth)
+    sums, answers = score(Res, predicted, truth)
     assert {name: pair.tolist() for name, pair in sums.items()} == {
         "miou": [1.5, 3],
         "oiou": [200, 600],
@@ -173,16 +173,16 @@ def test_the_metrics_by_hand() -> None:
 
 
 def test_sums_of_batches_add_up_to_those_of_the_whole() -> None:
-    given, truth = drawn(0, 23)
+    predicted, truth = drawn(0, 23)
     for kind in (Res, Grec):
-        whole, _ = score(kind, given, truth)
+        whole, _ = score(kind, predicted, truth)
         total: Sums = {}
         for part in (slice(0, 7), slice(7, 8), slice(8, 23)):
-            add(total, score(kind, given[part], truth[part])[0])
+            add(total, score(kind, predicted[part], truth[part])[0])
         assert total.keys() == whole.keys()
         for name in whole:
             np.testing.assert_allclose(total[name], whole[name])
-    pixels = [brute(one, other) for one, other in zip(given, truth, strict=True)]
+    pixels = [brute(one, other) for one, other in zip(predicted, truth, strict=True)]
     assert value(whole)["giou"] == pytest.approx(np.mean([shared / covered for shared, covered in pixels]))
     assert value(whole)["ciou"] == pytest.approx(
         sum(shared for shared, _ in pixels) / sum(covered for _, covered in pixels)
@@ -201,8 +201,8 @@ def test_groups_by_the_rules_of_their_authors() -> None:
         "and once more": (NOTHING, THING),
         "half of it": (OTHER, THING),
     }
-    given, truth = ([pair[side] for pair in cases.values()] for side in (0, 1))
-    sums, answers = score(Grec, given, truth)
+    predicted, truth = ([pair[side] for pair in cases.values()] for side in (0, 1))
+    sums, answers = score(Grec, predicted, truth)
     assert [answer["iou"] for answer in answers] == [1, 0, 0, 0, round(50 / 150, 4)]
     assert {name: pair.tolist() for name, pair in sums.items()} == {
         "giou": [1 + 50 / 150, 5],
@@ -219,7 +219,7 @@ def test_what_a_batch_has_none_of_is_not_divided_by() -> None:
 
 
 @pytest.mark.parametrize(("pixels", "kept"), [(FEWEST_PIXELS - 1, 0), (FEWEST_PIXELS, FEWEST_PIXELS)])
-def test_under_fifty_pixels_of_the_original_picture_are_nothing(pixels: int, kept: int) -> None:
+def test_under_fifty_pixels_of_the_original_image_are_nothing(pixels: int, kept: int) -> None:
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask.flat[:pixels] = 1
     batch = batch_of([(SIZE, SIZE)])

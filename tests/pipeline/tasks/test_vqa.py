@@ -33,7 +33,7 @@ def batch_of(answers: list[int] | list[list[float]]) -> Batch:
     return Batch(np.arange(len(answers)), nothing, nothing, nothing, torch.tensor(answers), letterbox)
 
 
-class PlannedRun:
+class FakeExamples:
     """As much of the examples as scoring needs."""
 
     def __init__(
@@ -56,11 +56,11 @@ class PlannedRun:
 
 
 def score(
-    given: list[str], truths: list[str | None], families: list[str | None], people: list[list[str]] | None = None
+    predicted: list[str], truths: list[str | None], families: list[str | None], people: list[list[str]] | None = None
 ) -> tuple[Sums, list[dict[str, Any]]]:
-    answers: list[dict[str, Any]] = [{"answer": one, "score": 1.0} for one in given]
-    asked = PlannedRun(truths, families, people)
-    return task().score(answers, asked, np.arange(len(given))), answers  # type: ignore[arg-type]
+    answers: list[dict[str, Any]] = [{"answer": one, "score": 1.0} for one in predicted]
+    examples = FakeExamples(truths, families, people)
+    return task().score(answers, examples, np.arange(len(predicted))), answers  # type: ignore[arg-type]
 
 
 def test_the_loss_is_the_mean_negative_log_likelihood() -> None:
@@ -147,13 +147,13 @@ def test_hidden_answers_are_not_counted_as_wrong() -> None:
 
 def test_sums_of_batches_add_up_to_those_of_the_whole() -> None:
     draw = np.random.default_rng(0)
-    given, truths = (draw.choice(ANSWERS, 40).tolist() for _ in range(2))
+    predicted, truths = (draw.choice(ANSWERS, 40).tolist() for _ in range(2))
     families = draw.choice(["exist", "count", "query"], 40).tolist()
-    whole, _ = score(given, truths, families)
+    whole, _ = score(predicted, truths, families)
     total: Sums = {}
     for first in (0, 7, 14, 39):
         last = {0: 7, 7: 14, 14: 39, 39: 40}[first]
-        add(total, score(given[first:last], truths[first:last], families[first:last])[0])
+        add(total, score(predicted[first:last], truths[first:last], families[first:last])[0])
     assert total.keys() == whole.keys()
     assert all(total[name].tolist() == whole[name].tolist() for name in whole)
     assert sum(total[f"accuracy/{family}"][1] for family in ("exist", "count", "query")) == total["accuracy"][1] == 40
