@@ -35,7 +35,10 @@ def stack(own: Tensor) -> Tensor:
 
 
 def sum_(value: Tensor) -> Tensor:
-    """The sum over all processes, in place; nothing waits for the device."""
+    """The sum over all processes, in place, of a tensor of any shape, which is the same on all of them.
+
+    Nothing waits for the device.
+    """
     if world_size() > 1:
         dist.all_reduce(value)
     return value

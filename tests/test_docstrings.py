@@ -9,14 +9,6 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "kernels", "laconvnet", "launch", "pipeline", "shards")
-# Folders and files that are not held to this yet.
-LATER: tuple[str, ...] = (
-    "kernels/bench",
-    "launch",
-    "pipeline/bench",
-    "pipeline/config.py",
-    "pipeline/training",
-)
 
 ARRAYS = ("Tensor", "ndarray", "NDArray")
 # `(B, C, H, W)`, `(2 * n,)`, `(B, widths[i], S / (8, 16, 32)[i], ...)`: sizes, at least one comma, no prose; or words.
@@ -52,17 +44,9 @@ def test_shapes_are_told_from_prose() -> None:
         assert not SHAPE.search(prose), prose
 
 
-def test_what_waits_is_there() -> None:
-    """A name that is moved away would stop being looked at without a word."""
-    assert all((CHECKOUT / name).exists() for name in LATER)
-
-
 def product() -> Iterator[Path]:
     for room in ROOMS:
-        for path in sorted((CHECKOUT / room).rglob("*.py")):
-            name = path.relative_to(CHECKOUT).as_posix()
-            if not any(name == later or name.startswith(f"{later}/") for later in LATER):
-                yield path
+        yield from sorted((CHECKOUT / room).rglob("*.py"))
 
 
 def aliases(trees: Iterable[ast.Module]) -> set[str]:

@@ -51,7 +51,8 @@ class Case:
         return {"forward": forward, "backward": backward, "both": forward + backward}[step] * dtype.itemsize
 
     def tensors(self, operation: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Random inputs: (x, filters), or (x, cond, weight, bias).
+        """Random inputs: x (B, C, S, S) and filters (B, k*k*g, S, S), or x, cond (B, c, S, S), weight (k*k*g, c) and
+        bias (k*k*g,), which all want gradients.
 
         x and cond are channels-last, as in the network; filters as `kernels.chunks` makes them on this device.
         """

@@ -23,7 +23,10 @@ Layer = Callable[..., Tensor]
 
 
 def unfold_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
-    """The textbook way: every pixel's neighbourhood written out, then a product with its filters."""
+    """v2 Eq. 2, the textbook way: every pixel's neighbourhood written out, then a product with its filters.
+
+    x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W).
+    """
     batch, channels, height, width = x.shape
     patches = F.unfold(x, kernel_size, padding=kernel_size // 2)
     patches = patches.view(batch, groups, channels // groups, kernel_size**2, height, width)
@@ -32,6 +35,7 @@ def unfold_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Te
 
 
 def unfold_laconv(x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int) -> Tensor:
+    """v2 Eq. 2-3 in the same way: x (B, C, H, W), cond (B, c, H, W), weight (k*k*g, c), bias (k*k*g,) -> as x."""
     return unfold_conv(x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
 
 
@@ -50,13 +54,17 @@ class _Convolution(torch.autograd.Function):
 
 
 def involution_conv(implementation: Backend, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> Tensor:
-    out: Tensor = _Convolution.apply(implementation, x, filters, kernel_size, groups)
+    """v2 Eq. 2 by a backend: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
+    out: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+        implementation, x, filters, kernel_size, groups
+    )
     return out
 
 
 def involution_laconv(
     implementation: Backend, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int
 ) -> Tensor:
+    """v2 Eq. 2-3 by a backend: x (B, C, H, W), cond (B, c, H, W), weight (k*k*g, c), bias (k*k*g,) -> as x."""
     return involution_conv(implementation, x, F.conv2d(cond, weight[:, :, None, None], bias), kernel_size, groups)
 
 

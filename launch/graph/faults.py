@@ -85,7 +85,7 @@ class Faults:
         return adapter.validate_python({key: value for key, value in raw.items() if key not in left}, context=context)
 
 
-def _known(schema: Any) -> tuple[dict[str, Any], TypeAdapter[Any]]:
+def _known(schema: type[T]) -> tuple[dict[str, Any], TypeAdapter[T]]:
     """The type of each key, and what checks all of them; made once, for a graph has thousands of stages."""
     if schema not in _KNOWN:
         _KNOWN[schema] = get_type_hints(schema, include_extras=True), TypeAdapter(schema)

@@ -233,7 +233,8 @@ def devices() -> list[str]:
 
 def _environ(process: psutil.Process) -> dict[str, str]:
     try:
-        return process.environ()
+        found: dict[str, str] = process.environ()
+        return found
     except (psutil.Error, OSError):
         return {}
 

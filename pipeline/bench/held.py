@@ -37,7 +37,8 @@ class _Kept:
 def saved_bytes(work: Callable[[], Tensor], beside: Iterable[Tensor] = ()) -> int:
     """Bytes of the distinct storages that the graph of work's result keeps for backward, without those of ``beside``.
 
-    A view keeps the whole of its storage, and a storage that several nodes keep is there once.
+    Tensors may be of any shape. A view keeps the whole of its storage, and a storage that several nodes keep is there
+    once.
     """
     kept: WeakSet[_Kept] = WeakSet()
 

@@ -105,7 +105,10 @@ class Variant:
 
 
 def per_picture(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
-    """One after the other in Pillow."""
+    """The batch (B, 3, S, S) in [0, 1] of these B files of bytes (n,), one after the other in Pillow.
+
+    Raises Pillow's UnidentifiedImageError for bytes that are no image.
+    """
     squares = []
     for index, one in enumerate(data):
         image = Image.open(io.BytesIO(one.tobytes())).convert("RGB")
@@ -118,7 +121,7 @@ def per_picture(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
 
 
 def exact(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
-    """As `per_picture`, but resized in floating point, so that nothing is rounded behind the decoder."""
+    """As `per_picture`, (B, 3, S, S), but resized in floating point: nothing is rounded behind the decoder."""
     squares = torch.full((len(data), 3, letterbox.size, letterbox.size), PADDING / 255)
     for index, one in enumerate(data):
         bands = Image.open(io.BytesIO(one.tobytes())).convert("RGB").split()

@@ -39,17 +39,21 @@ class Layout:
 
     @cached_property
     def starts(self) -> Positions:
-        """The first sample of each shard."""
+        """The first sample of each shard, (shards,)."""
         mean = max(1, self.shard_bytes // self.image_bytes)
         drawn = np.random.default_rng(0).normal(1, 0.1, -(-self.samples // mean) * 2 + 1).clip(0.7, 1.3)
         starts = np.concatenate(([0], np.cumsum(np.maximum(1, (drawn * mean).astype(np.int64)))))
         return starts[starts < self.samples]
 
     def shard(self, items: Positions) -> Positions:
+        """The shard of each of these samples; both of any shape."""
         return np.searchsorted(self.starts, items, side="right") - 1
 
     def blocks(self, items: Positions) -> Positions:
-        """Every block of a file that holds a byte of these samples, each once; shards are files of their own."""
+        """Every block of a file that holds a byte of these samples, each once: (N,) -> (blocks,), sorted.
+
+        Shards are files of their own: their blocks have numbers apart.
+        """
         shard = self.shard(items)
         first = (items - self.starts[shard]) * self.image_bytes
         last = first + self.image_bytes - 1

@@ -68,7 +68,8 @@ class Unfolded(nn.Module):
             return unfold_conv(x, filters, inner.kernel_size, inner.groups)
         apart = x.unflatten(1, (-1, inner.groups)).transpose(1, 2).flatten(1, 2)
         out = unfold_conv(apart, filters, inner.kernel_size, inner.groups)
-        return out.unflatten(1, (inner.groups, -1)).transpose(1, 2).flatten(1, 2)
+        joined: Tensor = out.unflatten(1, (inner.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return joined
 
 
 def unfolded(model: Model) -> Model:
@@ -91,19 +92,24 @@ class Way:
         self.optimizer = build_optimizer(OptimizerConfig(), self.weights, device)
 
     def loss(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Of the images (B, 3, S, S) and words (B, L) that there is room for; a scalar."""
         images, tokens = images[: self.pictures], tokens[: self.pictures]
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.model(images, tokens)
+            output: Tensor = self.model(images, tokens)
         return output.float().square().mean()
 
     def step(self, images: Tensor, tokens: Tensor) -> None:
+        """Train on images (B, 3, S, S) and words (B, L)."""
         self.loss(images, tokens).backward()
         nn.utils.clip_grad_norm_(self.weights, OptimizerConfig.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def fit(self, images: Tensor, tokens: Tensor) -> None:
-        """Warm up with as many images as there is room for. Raises OutOfMemoryError where there is none for one."""
+        """Warm up with as many of the images (B, 3, S, S), with words (B, L), as there is room for.
+
+        Raises OutOfMemoryError where there is none for one.
+        """
         while True:
             try:
                 self.step(images, tokens)

@@ -113,7 +113,8 @@ class Engine:
         if self.accelerator.num_processes != world:
             raise RuntimeError(f"{self.accelerator.num_processes} processes were joined, {world} were started")
         self.config = config
-        self.rank, self.world, self.device = self.accelerator.process_index, world, self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.world, self.device = world, self.accelerator.device
 
     @property
     def is_main(self) -> bool:
@@ -157,7 +158,7 @@ class Engine:
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def step(self, wrapped: Any, trained: list[nn.Parameter]) -> tuple[Tensor, bool]:
-        """The optimizer's step, clipped before it: the norm of the gradient as it was, and whether it was left out.
+        """The optimizer's step, behind clipping: the gradient's norm before it, a scalar, and whether it was skipped.
 
         A step whose norm is not finite is skipped, on every process alike: the weights and moments stay as they were.
         Raises TrainingError for an overflow of fp16 at the lowest loss scale.

@@ -43,7 +43,7 @@ class GuardConfig:
 
 
 def poisoned(loss: Tensor) -> Tensor:
-    """The loss, whose gradient is not finite where the loss is not: no process has to look at it."""
+    """The loss, of any shape, whose gradient is not finite where the loss is not: no process has to look at it."""
     return loss * (1 + (loss - loss).detach())
 
 
@@ -93,7 +93,7 @@ def folder_of(run: Path, step: int) -> Path:
 def describe(
     step: int, seed: int, batches: Sequence[Batch], examples: Examples, terms: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """What one process fed to a step, and what came out."""
+    """What one process fed to a step, and what came out of it: ``terms``, scalars by name."""
     rows = np.concatenate([batch.rows for batch in batches])
     keys = examples.manifest.sample_columns.values("key", examples.samples(rows))
     return {

@@ -68,9 +68,11 @@ def build_optimizer(
             raise ConfigError(f"optimizer.implementation: 'apex': {without_apex(EXTENSION)}; use 'auto' or 'torch'")
         from apex.optimizers import FusedAdam
 
-        return FusedAdam(parameters, adam_w_mode=False, **recipe)
+        fused: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=False, **recipe)
+        return fused
     if chosen == "deepspeed":
         from deepspeed.ops.adam import FusedAdam as DeepSpeedAdam
 
-        return DeepSpeedAdam(parameters, adam_w_mode=False, **recipe)
+        ours: torch.optim.Optimizer = DeepSpeedAdam(parameters, adam_w_mode=False, **recipe)
+        return ours
     return torch.optim.Adam(parameters, fused=True, **recipe)

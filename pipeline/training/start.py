@@ -64,7 +64,10 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
 
 
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
-    """The model that these weights were saved from, with them in it."""
+    """The model that these weights were saved from, with them in it.
+
+    Raises RuntimeError where a name is not one of the configuration's model, or a weight is not of its shape there.
+    """
     # Frozen word vectors are among the weights: their file need not be there any more.
     vectors = torch.empty_like(weights[_WORDS]) if config.data.vectors else None
     model = build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)

@@ -30,9 +30,9 @@ def whole(model: nn.Module, zero: int) -> Iterator[None]:
 
 
 def gather_optimizer_state(model: nn.Module, wrapped: Any, zero: int) -> Moments:
-    """The moments of every trained weight by name, in fp32. A collective under ZeRO 1-3: call it on all ranks.
+    """Adam's moments of every trained weight by its name, in fp32 and of the weight's shape.
 
-    They may be views of what the next step writes.
+    A collective under ZeRO 1-3: call it on all ranks. The tensors may be views of what the next step writes.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -48,7 +48,11 @@ def gather_optimizer_state(model: nn.Module, wrapped: Any, zero: int) -> Moments
 
 
 def scatter_optimizer_state(model: nn.Module, wrapped: Any, zero: int, moments: Moments, step: int) -> None:
-    """Put moments that `gather_moments` returned back in their places, and Adam's step count with them."""
+    """Put moments that `gather_optimizer_state` returned back in their places, and Adam's step count with them.
+
+    Each is of its weight's shape, also where this process holds a piece of it. Raises KeyError for a trained weight
+    that has none. A collective under ZeRO 1-3: call it on all ranks.
+    """
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     adam = wrapped.optimizer.optimizer if zero else wrapped.optimizer

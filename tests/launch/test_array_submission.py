@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from laconvnet.files import find_object, publish_json
 from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import Stage, plan
+from laconvnet.launch.job import Command
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.status import show, status
 from laconvnet.pipeline.errors import ConfigError
@@ -61,6 +63,7 @@ def test_of_an_array_only_what_is_missing_is_submitted(
         assert record is not None
         assert record["id"] == f"102_{task}"
         pickle = DelayedSubmission.load(job.folder / "jobs" / f"102_{task}_submitted.pkl")
+        assert isinstance(pickle.function, Command)
         assert pickle.function.argv[-2] == f"{task + 1}/4"
         assert (pickle.function.folder, pickle.function.stage) == (job.folder, "shares")
         assert Submission.of(job.folder).stage == "shares"
@@ -77,12 +80,12 @@ def test_of_an_array_only_what_is_missing_is_submitted(
     # 102 as a whole can no longer end well: each task that is left is waited for by itself.
     assert calls(slurm)[3:] == ["sbatch 104 array=1%2", "sbatch 105 dependency=afterok:102_2:102_3:104"]
     shown = capsys.readouterr().err
-    assert "1 of 4 tasks submitted; 1 found in the queue, running; 1 found in the queue, pending" in shown
+    assert re.search(r"1 of 4 tasks submitted; 1 .* running; 1 .* pending", shown)
     assert not (shares.jobs[1].folder / "FAILED.json").exists()
     assert [(find_object(job.folder / "job.json") or {})["id"] for job in shares.jobs] == [
         *("102_0", "104_1", "102_2", "102_3")
     ]
-    with pytest.raises(ConfigError, match=r"still in the queue: shares \(job 102\); `laconvnet cancel` them first"):
+    with pytest.raises(ConfigError, match=r"queue: shares \(job 102\).*`laconvnet cancel`"):
         submit(force=True)
     assert cancel(Path("runs"), "shares") == 0
     assert calls(slurm)[-1] == "scancel 102"
@@ -111,7 +114,7 @@ def test_an_array_of_another_number_in_the_queue(array: Submitted, stages: Write
     assert submit() == 0
     (slurm / "queue").write_text(f"102_2|RUNNING|None|{found['shares'].folder}/array-4\n")
     file = stages(ARRAY.replace("array: 4", "array: 8"))
-    with pytest.raises(ConfigError, match=r"shares \(job 102, an array of 4, not 8\); `laconvnet cancel` them first"):
+    with pytest.raises(ConfigError, match=r"shares \(job 102.* 4, not 8\).*`laconvnet cancel`"):
         launch(file, cluster="site.yaml", line=LINE)
     assert len(calls(slurm)) == 3
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from laconvnet.files import find_object, publish_json
-from laconvnet.launch.job import Orphaned, check_fence, fence_file, ok_marker
+from laconvnet.launch.job import Orphaned, check_fence
 from laconvnet.launch.slurm import watchdog
 from laconvnet.launch.slurm.batch import (  # fmt: skip
     AGAIN,
@@ -25,6 +26,7 @@ from laconvnet.launch.slurm.batch import (  # fmt: skip
     refused,
 )
 from laconvnet.launch.slurm.failures import Lost, lost, transient
+from laconvnet.pipeline.runs.layout import fence_file, ok_marker
 
 KILLED = """srun: error: node7: task 3: Killed
 srun: launch/slurm: _step_signal: Terminating StepId=7.0
@@ -258,7 +260,7 @@ def test_what_may_be_tried_again(line: str, found: tuple[str, bool] | None) -> N
 
 def test_the_watchdog_barks_when_nothing_moves(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     say(stage, "step 1\n", rank=0)
 
     def sleep(seconds: float) -> None:
@@ -276,13 +278,14 @@ def test_the_watchdog_barks_when_nothing_moves(stage: Path, monkeypatch: pytest.
     assert end(stage, "7", 0, 137, 999) == FAILED
     told = find_object(stage / "FAILED.json")
     assert told is not None
-    assert told["reason"] == "no news for 5 minutes: log, output and checkpoints stand still"
+    assert told["reason"].startswith("no news for 5 minutes: ")
+    assert all(part in told["reason"] for part in ("log", "output", "checkpoints"))
 
 
 def test_the_watchdog_can_be_told_to_be_quiet(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Submission("train", "abc", 4, 10, 30, 0, 2, 2, 1, "code-x", "v1").write(stage)
     now = [0.0]
-    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def sleep(seconds: float) -> None:
         now[0] += seconds

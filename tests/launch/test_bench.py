@@ -76,7 +76,8 @@ def test_rows_of_a_quick_measurement(tmp_path: Path, capsys: pytest.CaptureFixtu
     kept.write_text(lines)
     assert cli.main(["bench", "show", str(kept), "--plot", str(again)]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert "dynamic_conv, tiny@32 stage 1: 1x8x16x16, k 3, g 2, fp32, warm cache" in told
+    title = ("dynamic_conv", "tiny@32 stage 1", "1x8x16x16", "k 3", "g 2", "fp32", "warm")
+    assert any(all(part in line for part in title) for line in told)
     assert told[-1].split()[:6] == ["laconv", "tiny", "32", "fp32", "warm", "laconv"]
     assert again.read_bytes() == plot.read_bytes()
 
@@ -86,7 +87,7 @@ def test_a_file_of_something_else(line: str, tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{line}\n")
     assert cli.main(["bench", "show", str(file)]) == 2
-    assert f"{file}: line 1: expected a row of `laconvnet bench COMMAND --json`" in capsys.readouterr().err
+    assert f"{file}: line 1: expected a row of `laconvnet bench" in capsys.readouterr().err
     assert cli.main(["bench", "show", str(tmp_path / "none")]) == 2
     assert "No such file" in capsys.readouterr().err
 
@@ -112,7 +113,8 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick"]
     assert cli.main([*arguments, "--rounds", "1", "--batch", "1", "--dtype", "bf16"]) == 0
     told = capsys.readouterr()
-    assert "laconv, tiny@32 stage 5: 1x128x1x1, k 7, g 8, bf16, warm cache" in told.out.splitlines()
+    title = ("laconv", "tiny@32 stage 5", "1x128x1x1", "k 7", "g 8", "bf16", "warm")
+    assert any(all(part in line for part in title) for line in told.out.splitlines())
     assert "least ratio" in told.out
     assert "bench" in told.err
 
@@ -164,7 +166,11 @@ def test_every_round_runs_every_candidate_and_steps_hand_on() -> None:
     ran: list[str] = []
 
     def step(name: str) -> Any:
-        return lambda before: (ran.append(name), (before or "") + name)[1]
+        def run(before: str | None) -> str:
+            ran.append(name)
+            return (before or "") + name
+
+        return run
 
     seen: list[Any] = []
     candidates = {"a": {"one": step("a1"), "two": lambda before: seen.append(before)}, "b": {"one": step("b1")}}
@@ -261,7 +267,7 @@ class OnMeta(TorchFunctionMode):
 class Generator(torch.Generator):
     def __new__(cls, device: torch.device) -> Generator:
         assert device.type == "cuda"
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
 
 class Event:

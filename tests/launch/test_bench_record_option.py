@@ -144,7 +144,7 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(Building, "ours", taking("ours", 0.4))
     monkeypatch.setattr(Building, "theirs", taking("theirs", 0.1))
-    monkeypatch.setattr(building.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     told: list[None] = []
     theirs, ours = building.rows(4, 32, 3, 2, lambda: told.append(None))
     assert order == ["theirs", "ours"] * 3

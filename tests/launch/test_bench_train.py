@@ -17,6 +17,7 @@ from laconvnet.pipeline.bench import rows as row_room
 from laconvnet.pipeline.bench import speed, training
 from laconvnet.pipeline.bench.ids import row_id
 from laconvnet.pipeline.bench.training import Part
+from laconvnet.pipeline.model import ModelConfig
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +139,7 @@ def test_minutes_end_between_parts(capsys: pytest.CaptureFixture[str], monkeypat
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(row_room, "_NEEDED", ("torch", "nowhere_to_be_found", "nowhere.at.all"))
-    monkeypatch.setattr(speed, "SMALL", speed.Network(speed.ModelConfig("tiny"), 32, 6, 2, "fp32", 1))
+    monkeypatch.setattr(speed, "SMALL", speed.Network(ModelConfig("tiny"), 32, 6, 2, "fp32", 1))
     assert cli.main([*COMMAND, "--json"]) == 0
     table = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["bench"], row["note"], row["median"]) for row in table[:3]] == [

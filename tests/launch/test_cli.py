@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,9 @@ def test_a_missing_argument_is_one_line_and_code_2(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as ended:
         cli.main(["shards", "build", "refcoco"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "laconvnet shards build: the following arguments are required: --root, --out; "
-        "see `laconvnet shards build --help`"
-    ]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("laconvnet shards build: ")
+    assert all(part in line for part in ("--root, --out", "`laconvnet shards build --help`"))
 
 
 def test_model_info_counts_by_part(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,7 @@ def test_values_of_a_stages_file_are_set(tmp_path: Path, capsys: pytest.CaptureF
     assert cli.main(["launch", str(file), "--dry-run", "--set", "raw=a b=c", "--set", "pictures=4"]) == 0
     assert "laconvnet shards generate --out 'a b=c' --pictures 4" in capsys.readouterr().out
     assert cli.main(["launch", str(file), "--dry-run", "--set", "rwa=y"]) == 2
-    assert "--set rwa: the file has no such value; expected one of raw, images" in capsys.readouterr().err
+    assert re.search("--set rwa: .* expected one of raw, images", capsys.readouterr().err)
 
 
 def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

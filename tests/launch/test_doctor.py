@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (first.name, first.state) == ("laconv cuda:0", "ok")
     assert "CUDA kernels, compiled by nvcc 13.0.88 at first use" in first.found
     assert (second.name, second.state) == ("laconv cuda:1", "warning")
-    assert "plain PyTorch, several times slower: compute capability 7.5 is below 8.0" in second.found
+    assert all(part in second.found for part in ("plain PyTorch", "slower", "7.5 is below 8.0"))
 
 
 def test_limits_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +183,7 @@ def test_limits_of_the_groups_above_count(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("soft", "state"), [(256, "warning"), (4096, "ok")])
 def test_open_files(soft: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (soft, 65536))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 65536))
     (found,) = machine.open_files(PlannedRun())
     assert found.state == state
     assert f"{soft:,} a process" in found.found

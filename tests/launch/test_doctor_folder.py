@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from laconvnet.launch.doctor import folder, network
+from laconvnet.launch.doctor import folder, neighbour, network
 from laconvnet.launch.doctor.check import Check, PlannedRun, Probe, checked
 from laconvnet.launch.slurm.cluster import Cluster
 
@@ -72,8 +72,8 @@ def test_a_full_and_a_read_only_file_system(tmp_path: Path) -> None:
 
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder.os, "access", lambda *asked: False)
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 2**30))
+    monkeypatch.setattr(os, "access", lambda *asked: False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 2**30))
     where, disk = folder.storage(PlannedRun(tmp_path))
     assert (where.state, "not writable" in where.found) == ("error", True)
     assert (disk.state, disk.found) == ("warning", f"5.0 GiB free at {tmp_path}")
@@ -126,7 +126,7 @@ def test_a_folder_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_locks_that_exclude_nobody_or_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder.fcntl, "flock", lambda stream, how: None)
+    monkeypatch.setattr(fcntl, "flock", lambda stream, how: None)
     lock = only(folder.flock, PlannedRun(tmp_path))
     assert (lock.state, lock.found) == ("error", "does not keep another process out")
     monkeypatch.undo()
@@ -137,7 +137,7 @@ def test_locks_that_exclude_nobody_or_everybody(tmp_path: Path, monkeypatch: pyt
         real(stream, how)
 
     real = fcntl.flock
-    monkeypatch.setattr(folder.fcntl, "flock", kept)
+    monkeypatch.setattr(fcntl, "flock", kept)
     lock = only(folder.flock, PlannedRun(tmp_path))
     os.close(held[0])
     assert (lock.state, lock.found) == ("error", "stays held after its file is closed")
@@ -145,24 +145,24 @@ def test_locks_that_exclude_nobody_or_everybody(tmp_path: Path, monkeypatch: pyt
 
 def test_other_promises_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = PlannedRun(tmp_path)
-    monkeypatch.setattr(folder.neighbour, "create", lambda path: "created")
+    monkeypatch.setattr(neighbour, "create", lambda path: "created")
     found = only(folder.exclusive, asked)
     assert (found.state, found.found) == ("error", "asked three times, it was created, created, exists")
 
     def forbidden(*paths: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(folder.os, "link", forbidden)
+    monkeypatch.setattr(os, "link", forbidden)
     found = only(folder.link, asked)
     assert (found.state, found.found) == ("error", "cannot be made: Operation not permitted")
-    monkeypatch.setattr(folder.os, "link", lambda source, target: shutil.copy(source, target))
+    monkeypatch.setattr(os, "link", lambda source, target: shutil.copy(source, target))
     assert only(folder.link, asked).found == "replaces a file of that name"
 
     def invalid(descriptor: int) -> None:
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):
             raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(folder.os, "fsync", invalid)
+    monkeypatch.setattr(os, "fsync", invalid)
     file, whole = folder.sync(asked)
     assert (file.name, file.state) == ("fsync of a file", "ok")
     assert (whole.name, whole.state, whole.found) == ("fsync of a folder", "error", "fails: Invalid argument")
@@ -171,7 +171,7 @@ def test_other_promises_that_are_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_server_with_another_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr(folder.time, "time", lambda: now + 90)
+    monkeypatch.setattr(time, "time", lambda: now + 90)
     found = only(folder.clock, PlannedRun(tmp_path))
     assert found.state == "warning"
     assert any(f"differs by {seconds:.1f} s" in found.found for seconds in (89.9, 90.0, 90.1, 89.8))
@@ -220,17 +220,17 @@ def test_the_name_of_this_node(cluster: Cluster | None, state: str, monkeypatch:
 
     asked = PlannedRun(cluster=cluster)
     monkeypatch.setenv("SLURMD_NODENAME", "node-7")
-    monkeypatch.setattr(network.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     found = only(network.rendezvous, asked)
     assert (found.state, found.found) == (state, "node-7: Name or service not known")
     # An address for documentation (RFC 5737): no interface here has it, and nothing answers.
     monkeypatch.setattr(network, "_SECONDS", 0.2)
-    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *asked: [(0, 0, 0, "", ("192.0.2.1", 0))])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked: [(0, 0, 0, "", ("192.0.2.1", 0))])
     monkeypatch.setattr(network, "_reaches", lambda *asked: False)
     found = only(network.rendezvous, asked)
     assert (found.state, "192.0.2.1, which cannot be bound and reached" in found.found) == (state, True)
     monkeypatch.undo()
-    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *asked: [(0, 0, 0, "", ("127.0.1.1", 0))])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked: [(0, 0, 0, "", ("127.0.1.1", 0))])
     monkeypatch.setattr(network, "meet", lambda address: 12000)
     found = only(network.rendezvous, asked)
     assert found.state == ("warning" if cluster else "ok")

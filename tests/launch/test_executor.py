@@ -119,7 +119,8 @@ def test_as_many_at_once_as_the_cores_allow(
     )
     assert launch(file, line=LINE) == 0  # a and b each end only if they run at the same time
     seen = events()
-    running, wide = set(), seen.index("start wide")
+    running: set[str] = set()
+    wide = seen.index("start wide")
     for event in seen[:wide]:
         action, name = event.split()
         (running.add if action == "start" else running.remove)(name)

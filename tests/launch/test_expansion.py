@@ -102,5 +102,5 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str, parts: 
 
 
 def test_a_value_that_the_file_does_not_have(graph: Graph) -> None:
-    with pytest.raises(ConfigError, match=r"--set rwa: the file has no such value; expected one of raw, refer, ranks"):
+    with pytest.raises(ConfigError, match=r"--set rwa: .* expected one of raw, refer, ranks"):
         read("stages.yaml", given={"rwa": "/data"})

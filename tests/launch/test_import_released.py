@@ -23,6 +23,7 @@ from laconvnet.pipeline.inference.import_released import read_vocabulary
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.model.released_names import module_names
+from laconvnet.pipeline.runs import folder
 from laconvnet.pipeline.training.start import start
 
 TOKENS = ["PAD", "UNK", "CLS", "the", "red", "man", "left"]
@@ -168,7 +169,7 @@ def test_a_vocabulary_in_each_of_its_forms(given: Any, tmp_path: Path) -> None:
         ([*TOKENS, "man"], r"'man' stands there twice"),
         ({**NUMBERED, "right": 9}, r"expected the numbers 0 to 7, each once"),
         ({"PAD": 1, "UNK": 0}, r"begins with \['UNK', 'PAD'\]"),
-        (["PAD", "UNK", 3], r"expected a list of words, \{word: number\} or an annotation file"),
+        (["PAD", "UNK", 3], r"expected .*words.*\{word: number\}.*annotation file"),
         ("PAD", r"expected a list of words"),
         ({"train": [{"sentences": []}]}, r"neither \{word: number\} nor an annotation file"),
         ({"train": 3, "val": "x"}, r"neither"),
@@ -229,7 +230,7 @@ def test_a_file_of_something_else_is_one_line_and_code_2(
 
 def test_the_vocabulary_of_another_set_is_refused(files: Path, tmp_path: Path) -> None:
     (tmp_path / "short.json").write_text(json.dumps(TOKENS[:-1]))
-    with pytest.raises(ConfigError, match=r"best\.pth: .* has shape \(7, 300\), the vocabulary 6 words; expected"):
+    with pytest.raises(ConfigError, match=r"best\.pth: .*\(7, 300\).* 6 words; expected"):
         import_released.import_released(files / "best.pth", tmp_path / "short.json", tmp_path / "run")
     assert [entry.name for entry in tmp_path.iterdir()] == ["short.json"]
 
@@ -238,7 +239,7 @@ def test_nothing_that_is_there_is_written_over(files: Path, tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "note.txt").write_text("mine")
     for out in (tmp_path / "run", tmp_path / "run" / "note.txt"):
-        with pytest.raises(ConfigError, match=rf"^--out: {out}: is there already; expected a new or empty folder"):
+        with pytest.raises(ConfigError, match=rf"^--out: {out}: .* expected a new or empty folder"):
             import_released.import_released(files / "best.pth", files / "vocabulary.json", out)
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["note.txt"]
 
@@ -247,7 +248,7 @@ def test_an_interruption_leaves_nothing(files: Path, tmp_path: Path, monkeypatch
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_released.folder, "prepare", interrupted)
+    monkeypatch.setattr(folder, "prepare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         import_released.import_released(files / "best.pth", files / "vocabulary.json", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

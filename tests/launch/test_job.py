@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_requeue_runs_the_same_command_again(work: Path, events: Events, until
     """What submitit does at a time limit or a preemption: ask for `checkpoint`, start that, so and so often."""
     folder, job = start(work, minutes=5)
     for times in (1, 2):
-        until(lambda times=times: events().count("start sit") == times, "the command did not start")
+        until(partial(lambda times: events().count("start sit") == times, times), "the command did not start")
         rank = (work / "events").read_text().split()[-1]
         os.kill(int(rank), signal.SIGUSR2)
     assert job._process is not None

@@ -65,7 +65,8 @@ def test_an_ablation_is_costed_from_keys_and_from_a_file(tmp_path: Path, capsys:
 
 def test_the_head_and_the_block_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     def parts(*given: str) -> dict[str, dict[str, int]]:
-        return json.loads(told(capsys, *TINY, "--json", *given))["parts"]
+        found: dict[str, dict[str, int]] = json.loads(told(capsys, *TINY, "--json", *given))["parts"]
+        return found
 
     plain, points, film = parts(), parts("--head", "points"), parts("--block", "film")
     assert points["visual"] == plain["visual"]

@@ -33,8 +33,10 @@ def imports(file: Path) -> set[str]:
 def test_nothing_is_imported_by_a_name_that_only_a_checkout_has() -> None:
     for file in (path for top in (*ROOMS, "laconvnet", "tests") for path in (ROOT / top).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            imported = [alias.name for alias in node.names]
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else imported
             assert not {name.split(".")[0] for name in names} & set(ROOMS), f"{file}, line {node.lineno}"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_order_folders_and_arguments(chain: Path, work: Path) -> None:
     assert (raw.processes, raw.threads, raw.minutes) == (1, cores(), 1440)
     assert (right.nodes, right.gpus, right.partition) == (2, 4, "long")
     assert (raw.nodes, raw.gpus, raw.partition) == (None, 0, None)
-    assert (right.given, raw.given) == ({*RIGHT_KEYS}, {"run"})
+    assert (right.given, raw.given) == (frozenset(RIGHT_KEYS), frozenset({"run"}))
     assert last.needs == ("left", "right")
     assert last.argv == ("eval", str(found["left"].folder), f"{right.folder}/x", "--out", str(last.folder))
     assert [stage.name for stage in read(chain).after("left")] == ["left", "last"]
@@ -271,7 +272,12 @@ def test_a_graph_of_a_thousand_stages_is_read_in_one_pass(stages: Write, monkeyp
     """Each configuration once, however many stages name it, and stages in any order in steps that grow with them."""
     read_files: list[str] = []
     known = fingerprint._read
-    monkeypatch.setattr(fingerprint, "_read", lambda name: read_files.append(name) or known(name))
+
+    def counted(name: str) -> Any:
+        read_files.append(name)
+        return known(name)
+
+    monkeypatch.setattr(fingerprint, "_read", counted)
     Path("a.yaml").write_text("seed: 1\n")
     Path("b.yaml").write_text("base: a.yaml\n")
     lines = [f's{n}: {{run: [train, --config, {"ab"[n % 2]}.yaml, --data, "{{s{n + 1}}}"]}}' for n in range(999)]

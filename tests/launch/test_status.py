@@ -133,7 +133,10 @@ def test_a_live_line_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"a": "xyz", "b": None, "n": 1234, "text": "[bold] " + "long " * 60}, {"a": "-", "b": "w", "n": 5}]
+    rows: list[dict[str, object]] = [
+        {"a": "xyz", "b": None, "n": 1234, "text": "[bold] " + "long " * 60},
+        {"a": "-", "b": "w", "n": 5},
+    ]
     pipe = io.StringIO()
     write(drawn(rows, {"a": "A", "n": "N", "text": "T", "b": "B"}), pipe)
     lines = pipe.getvalue().splitlines()

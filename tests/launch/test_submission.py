@@ -91,9 +91,7 @@ def test_a_graph_is_submitted_once(
         ["right", "103", "found in the queue, pending"],
         ["last", "105", "submitted"],
     ]
-    with pytest.raises(
-        ConfigError, match=r"still in the queue: left \(job 102\), right \(job 103\); `laconvnet cancel`"
-    ):
+    with pytest.raises(ConfigError, match=r"queue: left \(job 102\), right \(job 103\).*`laconvnet cancel`"):
         submit(force=True)
 
 
@@ -190,7 +188,7 @@ def test_a_controller_that_does_not_answer(
     assert len(calls(slurm)) == 4
     capsys.readouterr()
     assert submit(dry_run=True) == 0  # needs no SLURM
-    with pytest.raises(ConfigError, match="'last' reads from stages that are neither done nor in the queue: left, ri"):
+    with pytest.raises(ConfigError, match=r"'last' reads .* neither done nor in the queue: left, ri"):
         submit(dry_run=True, only="last")
 
 
@@ -306,7 +304,7 @@ def test_cancel(
 
 
 def test_inputs_may_be_in_the_queue(submit: Callable[..., int], slurm: Path, four: dict[str, Stage]) -> None:
-    with pytest.raises(ConfigError, match=r"'last' reads .* neither done nor in the queue: left, right; run them"):
+    with pytest.raises(ConfigError, match=r"'last' .* neither done nor in the queue: left, right; run"):
         submit(only="last")
     assert submit(from_="raw") == 0
     finish(four["raw"])
@@ -332,7 +330,7 @@ def test_an_input_that_leaves_the_queue_meanwhile_is_told(
         return check(*arguments)
 
     monkeypatch.setattr(submission, "check", checked)
-    with pytest.raises(ConfigError, match="'last': 'left' has just left the queue and is not done; nothing was submit"):
+    with pytest.raises(ConfigError, match=r"'last': 'left' .* left the queue .* nothing was submitted"):
         submit(only="last")
     assert len(calls(slurm)) == 4
 
@@ -344,7 +342,12 @@ def test_a_configuration_that_many_stages_name_is_loaded_once(
 
     loaded: list[tuple[str, ...]] = []
     load = config.load
-    monkeypatch.setattr(config, "load", lambda file, keys: loaded.append(tuple(keys)) or load(file, keys))
+
+    def counted(file: Path | None, keys: list[str]) -> config.TrainConfig:
+        loaded.append(tuple(keys))
+        return load(file, keys)
+
+    monkeypatch.setattr(config, "load", counted)
     Path("run.yaml").write_text("data: {batch: 8}\n")
     train = 'train, --config, run.yaml, --run, "{here}", --data.folder'
     lines = [f's{n}: {{run: [{train}, "{{s{n - 1}}}"], processes: {1 + n % 2}}}' for n in range(1, 30)]

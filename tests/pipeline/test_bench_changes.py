@@ -32,7 +32,8 @@ def test_chance_alone_seldom_changes_a_row() -> None:
 
     def measured() -> dict[str, Any]:
         values = [draw.gauss(10, 1) for _ in range(15)]
-        return row("a", statistics.median(values), spread(values), 15)
+        measurement: dict[str, Any] = row("a", statistics.median(values), spread(values), 15)
+        return measurement
 
     verdicts = [changes([measured()], [measured()])[0]["change"] for _ in range(1000)]
     assert 1 <= 1000 - verdicts.count("no") <= 80
@@ -72,7 +73,12 @@ def test_from_nothing_to_something_is_worse_than_any_per_cent() -> None:
 
 
 def test_the_page_has_an_anchor_a_row_and_tells_the_runs() -> None:
-    told = {"date": "2026-03-01T10:00:00+00:00", "command": "laconvnet bench infer", "commit": "a" * 40, "dirty": True}
+    told: dict[str, Any] = {
+        "date": "2026-03-01T10:00:00+00:00",
+        "command": "laconvnet bench infer",
+        "commit": "a" * 40,
+        "dirty": True,
+    }
     told |= {"versions": {"torch": "2.0", "laconvnet": "1"}, "load": 0.5, "device": "P, 2 threads"}
     kept = row("laconv", 1.23456, q1=1.0, q3=2.0, ratio=3.0, baseline="unfold", note="a|b", **told)
     files = {"2026-03-01-m": [row("laconv", 9, **told), kept], "2026-02-01-m": [row("laconv", 1000.0)]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from laconvnet.kernels.bench.timing import device_name
 from laconvnet.pipeline.bench import record
 from laconvnet.pipeline.bench.ids import command_of, row_id
 from laconvnet.pipeline.bench.record import Recorder, append
+from laconvnet.pipeline.errors import ConfigError
 
 LAYER = {
     "name": "unfold",
@@ -85,7 +87,7 @@ def test_nothing_is_kept_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(record.ConfigError, match=r"--record: .*file/below"):
+    with pytest.raises(ConfigError, match=r"--record: .*file/below"):
         Recorder(tmp_path / "file" / "below", "laconvnet")
     assert (tmp_path / "file").read_text() == ""
 
@@ -101,8 +103,8 @@ def test_the_remains_of_a_half_line_go(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "rows.jsonl"
     append(file, [{"a": 1}])
-    write = record.os.write
-    monkeypatch.setattr(record.os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
     with pytest.raises(OSError, match="only 5 of"):
         append(file, [{"b": 2}])
     assert file.read_text() == '{"a": 1}\n'

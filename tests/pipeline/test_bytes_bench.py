@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from laconvnet.kernels.bench import Case
 from laconvnet.pipeline.bench import held
 from laconvnet.pipeline.bench.held import OPERATOR, PEAK, STEP, operator_rows, saved_bytes, step_rows
-from laconvnet.pipeline.bench.speed import Network, Way
+from laconvnet.pipeline.bench.speed import Network, Way, made_input
 from laconvnet.pipeline.model import ModelConfig
 
 CPU = torch.device("cpu")
 TINY = Network(ModelConfig("tiny"), 32, 6, 2, "fp32", 1)
 
 
-def layer() -> held.Case:
-    return held.Case("x", 32, 1, batch=1, unfold_batch=1, channels=8, condition=5, side=6, kernel_size=3, groups=2)
+def layer() -> Case:
+    return Case("x", 32, 1, batch=1, unfold_batch=1, channels=8, condition=5, side=6, kernel_size=3, groups=2)
 
 
 def test_storages_count_once_and_whole() -> None:
@@ -88,6 +89,6 @@ def test_the_peak_of_a_gpus_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: states.append(len(way.optimizer.state)))
-    inputs = held.made_input(TINY, 2, CPU)
+    inputs = made_input(TINY, 2, CPU)
     assert held._peak(way, inputs) == 250
     assert states[0] > 0

@@ -203,7 +203,8 @@ def test_a_file_that_is_no_configuration(file: Path, text: str, expected: str) -
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
-    assert refused(missing) == f"{missing}: cannot be read (No such file or directory); --config expects a YAML file"
+    assert refused(missing).startswith(f"{missing}: cannot be read (No such file or directory)")
+    assert "--config expects a YAML file" in refused(missing)
     assert refused(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"data: {folder: caf\xe9}\n")
@@ -302,7 +303,7 @@ def test_a_run_started_before_a_key_was_there_resumes(file: Path, started: Train
     assert load(file) == started
     check_resumable(started, file)
     other = load(None, ["--data.folder", "somewhere", "--model.conditions", "[64, 64, 128, 256, 512]"])
-    with pytest.raises(ConfigError, match=r"model\.conditions is None in this run but .*64, 64, 128, 256, 512"):
+    with pytest.raises(ConfigError, match=r"model\.conditions is None .*64, 64, 128, 256, 512"):
         check_resumable(other, file)
 
 

@@ -14,7 +14,7 @@ from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.export import export
 from laconvnet.pipeline.model import build_model
-from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 
 TINY = Path(__file__).parent / "training" / "tiny.yaml"
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     }
     place = tmp_path / "run"
     place.mkdir()
-    (place / folder.CONFIG).write_text(configuration.dump(config))
+    (place / CONFIG).write_text(configuration.dump(config))
     state = {"step": 7, "task": "rec", "data": "", "model": model.state_dict(), "moments": {}, "ema": ema_weights}
     checkpoint.save(checkpoint.folder_of(place, 7), state, WORDS.to_json())
     return place
@@ -49,7 +49,7 @@ def test_safetensors_hold_the_ema_and_how_to_use_it(run: Path, tmp_path: Path) -
     assert (facts["step"], facts["task"]) == ("7", "rec")
     assert json.loads(facts["vocabulary"])["words"] == ["red", "ball", "left"]
     (tmp_path / "config.yaml").write_text(facts["config"])
-    assert configuration.load(tmp_path / "config.yaml") == configuration.load(run / folder.CONFIG)
+    assert configuration.load(tmp_path / "config.yaml") == configuration.load(run / CONFIG)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
@@ -59,7 +59,7 @@ def test_pt2_answers_as_the_model_does_for_any_number_of_examples(run: Path, tmp
     extra = {"vocabulary.txt": "", "step.txt": ""}
     program = torch.export.load(out, extra_files=extra).module()
     assert Vocabulary.from_json(extra["vocabulary.txt"]).words == WORDS.words
-    config = configuration.load(run / folder.CONFIG)
+    config = configuration.load(run / CONFIG)
     model = build_model(config.model, len(WORDS)).eval()
     state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
     model.load_state_dict(state["ema"])

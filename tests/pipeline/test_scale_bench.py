@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def test_positions_are_the_slices_that_the_plan_gives() -> None:
         for rank in range(world):
             places = reads.positions(rank, world, 5, steps)
             wanted = [plan.step(step, 5 * world, rank, world)[0].tolist() for step in (3, 7)]
-            assert plan.items(places.ravel())[0].reshape(places.shape).tolist() == wanted
+            assert np.array_equal(plan.items(places.ravel())[0].reshape(places.shape), wanted)
 
 
 def test_a_window_is_what_a_rank_reads_from(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +246,6 @@ def test_a_rank_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: Any, **options: Any) -> Iterator[Any]:
         raise AssertionError
 
-    monkeypatch.setattr(opened.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="rank 0 of the small run ended with 1: nothing"):
         opened.watched()

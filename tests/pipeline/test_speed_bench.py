@@ -12,6 +12,7 @@ from laconvnet.pipeline.bench import speed
 from laconvnet.pipeline.bench.speed import Network, Unfolded, Way, unfolded
 from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.model.blocks.laconv import Filters
+from laconvnet.pipeline.training import hardware
 
 CPU = torch.device("cpu")
 TINY = Network(ModelConfig("tiny"), 32, 6, 4, "fp32", 1)
@@ -60,7 +61,7 @@ def test_a_step_trains() -> None:
 def test_rows_by_a_clock_that_steps_move(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(speed.hardware, "peak", lambda device, precision: 1e12)
+    monkeypatch.setattr(hardware, "peak", lambda device, precision: 1e12)
 
     def step(way: Way, images: Any, tokens: Any) -> None:
         reference = any(isinstance(module, Unfolded) for module in way.model.modules())

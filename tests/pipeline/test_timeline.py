@@ -89,7 +89,8 @@ def test_a_graph_s_course_is_drawn(tmp_path: Path, count: int) -> None:
     report([root], root / "report.html")
     page = (root / "report.html").read_text()
     (chart,) = re.findall(r'<div class="gantt".*?</svg>', page, flags=re.DOTALL)
-    width, height = (float(n) for n in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart).groups())
+    (box,) = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', chart)
+    width, height = map(float, box)
     bars = re.findall(r'<g class="done"><title>([^<]*)</title>\s*<path d="([^"]*)"', chart)
     assert [title.split(":")[0] for title, _ in bars[:-1]] == names[:-1], "a bar says whose it is"
     assert len(bars) == count

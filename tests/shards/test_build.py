@@ -320,7 +320,7 @@ def die(out: Path, chunk: Chunk) -> int:
     ("work", "error", "message"),
     [
         (hang, TimeoutError, "no shard was finished in 0 s; run the same command again"),
-        (die, RuntimeError, "a worker was killed, perhaps for memory; run the same command again"),
+        (die, RuntimeError, "worker was killed, .*memory; run the same command again"),
     ],
 )
 def test_workers_that_hang_or_die_end_the_build(
@@ -370,7 +370,7 @@ def test_a_finished_build_is_returned_and_one_of_other_options_refused(tmp_path:
     again = build(untouched(), out, **ARGS)
     assert len(again.samples) == 10
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.iterdir()} == before
-    with pytest.raises(InputError, match=r'options \{"split": \["train"\]\}, this command says \{"split": "val"\}'):
+    with pytest.raises(InputError, match=r'options \{"split": \["train"\]\}, .* \{"split": "val"\}'):
         build(samples, out, **{**ARGS, "options": {"split": "val"}})
 
 
@@ -381,7 +381,7 @@ def test_a_finished_build_is_returned_and_one_of_other_options_refused(tmp_path:
         (lambda samples: [], "yields no image; check --split"),
         (
             lambda samples: [dataclasses.replace(one, image=Path("/nowhere") / one.image.name) for one in samples],
-            r"/nowhere/0.jpg: no such image, nor any other of 12; .* check --images",
+            r"/nowhere/0.jpg: no such image, .* of 12; .* check --images",
         ),
         (lambda samples: [samples[5]], "5.jpg: cannot be decoded: .*nor is any other"),
     ],

@@ -114,13 +114,13 @@ def test_reading_checks_the_bytes(tmp_path: Path) -> None:
     shard = bytearray((folder / "shard-000001.tar").read_bytes())
     shard[manifest.samples["json_offset"][1].as_py() + 3] ^= 1
     (folder / "shard-000001.tar").write_bytes(shard)
-    with pytest.raises(InputError, match=r"shard-000001.tar: json of toy-1 at offset \d+ has another checksum"):
+    with pytest.raises(InputError, match=r"shard-000001.tar: json of toy-1 at offset \d+ .*checksum"):
         manifest.read_record(1)
     assert manifest.read_image(1) == (tmp_path / "toy1.png").read_bytes()
 
 
 def test_what_is_no_set_is_refused_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no manifest.parquet here; expected a folder that 'shards build'"):
+    with pytest.raises(InputError, match=r"no manifest.parquet .* expected .* 'shards build'"):
         Manifest.open(tmp_path)
     (tmp_path / "parts").mkdir()
     with pytest.raises(InputError, match="left unfinished; run the same build command again"):
@@ -155,7 +155,7 @@ def test_other_columns_missing_and_truncated_shards_are_refused(tmp_path: Path) 
     shard = folder / "shard-000002.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:600])
-    with pytest.raises(InputError, match=r"shard-000002.tar: shard of 600 bytes, the manifest needs \d+; it is trunc"):
+    with pytest.raises(InputError, match=r"shard-000002.tar: .* 600 bytes, .* needs \d+; it is truncated"):
         Manifest.open(folder)
     shard.unlink()
     with pytest.raises(InputError, match=r"shard-000002.tar: shard of .* is missing"):
@@ -170,14 +170,14 @@ def test_missing_truncated_and_strange_mapped_tables_are_refused(tmp_path: Path,
     path, data = folder / name, (folder / name).read_bytes()
     for other in (data[:-8], data + b"x", b""):
         path.write_bytes(other)
-        message = f"{name}: table of {len(other)} bytes, the manifest says {len(data)}; build the set again"
+        message = f"{name}: .* {len(other)} bytes, .* {len(data)}; build the set again"
         with pytest.raises(InputError, match=message):
             Manifest.open(folder)
     path.write_bytes(bytes(len(data)))
-    with pytest.raises(InputError, match=rf"{name}: cannot be read as an Arrow table \(.+\); build the set again"):
+    with pytest.raises(InputError, match=rf"{name}: .* Arrow table \(.+\); build the set again"):
         Manifest.open(folder)
     path.unlink()
-    with pytest.raises(InputError, match=rf"{name}: cannot be read as an Arrow table \(.*No such file.*build the set"):
+    with pytest.raises(InputError, match=rf"{name}: .* Arrow table \(.*No such file.*build the set again"):
         Manifest.open(folder)
 
 

@@ -181,7 +181,7 @@ def test_another_table_is_refused_with_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "t.arrow"
     write(path, SCHEMA, [rows_of(3)])
     other = pa.schema([*list(SCHEMA)[:-1], pa.field("families", pa.string())])
-    with pytest.raises(InputError, match=r"t.arrow: other columns than expected \(.*answers.*families.*\); build"):
+    with pytest.raises(InputError, match=r"t.arrow: other columns .*answers.*families.*\); build"):
         mapped(path, other, path.stat().st_size)
     swapped = pa.schema(list(SCHEMA)[::-1])
     with pytest.raises(InputError, match=r"t.arrow: other columns than expected"):

@@ -93,7 +93,7 @@ def test_a_global_is_refused_by_name_and_nothing_runs(tmp_path: Path, attack: st
 
 def test_the_message_names_the_global(tmp_path: Path) -> None:
     path = _write(tmp_path / "refs(unc).p", pickle.dumps(_Runs(os.system, "true")))
-    with pytest.raises(InputError, match=re.escape(f"{path}: refused, it asks for the global {os.system.__module__}.")):
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: refused, .* {os.system.__module__}\\."):
         load_refs(path)
 
 
@@ -193,7 +193,7 @@ def test_size_is_bounded_and_absence_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(safe_pickle, "MAX_BYTES", path.stat().st_size)
     assert load_refs(path) == [REF]
     monkeypatch.setattr(safe_pickle, "MAX_BYTES", path.stat().st_size - 1)
-    with pytest.raises(InputError, match=f"{path.stat().st_size} bytes, more than the {path.stat().st_size - 1}"):
+    with pytest.raises(InputError, match=f"{path.stat().st_size} bytes, .* {path.stat().st_size - 1}"):
         load_refs(path)
     with pytest.raises(InputError, match=r"absent\.p: no such file"):
         load_refs(tmp_path / "absent.p")

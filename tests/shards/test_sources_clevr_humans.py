@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], mes
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere: no such folder; expected CLEVR-Humans-<split>\.json under --root"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; .*CLEVR-Humans-<split>\.json .*--root"):
         _samples(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no CLEVR-Humans-<split>\.json there; change --root"):
         _samples(tmp_path)
@@ -106,7 +106,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--partition unc: clevr_humans has one partition only"):
         _samples(root, partition="unc")
     (root / "images" / "val").rmdir()
-    with pytest.raises(InputError, match=r"images/val: no such folder; expected the images of split val .*--images"):
+    with pytest.raises(InputError, match=r"images/val: no such folder; .*split val .*--images"):
         _samples(root)
 
 

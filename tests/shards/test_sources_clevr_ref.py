@@ -137,9 +137,7 @@ def test_splits_are_chosen_and_images_may_lie_elsewhere(tmp_path: Path) -> None:
     assert sample.image == tmp_path / "elsewhere" / "val" / "CLEVR_val_000001.png"
     with pytest.raises(InputError, match=r"--split test: .* no such split; expected one of train, val"):
         _samples(root, splits=["test"])
-    with pytest.raises(
-        InputError, match=r"images/train: no such folder; expected the images of split train .*--images"
-    ):
+    with pytest.raises(InputError, match=r"images/train: no such folder; .*split train .*--images"):
         _samples(root)
 
 
@@ -150,11 +148,11 @@ def test_splits_are_chosen_and_images_may_lie_elsewhere(tmp_path: Path) -> None:
         ({"image_filename": None}, "expression val-1: key 'image_filename' is None, expected str"),
         ({"refexp": " "}, "expression val-1: key 'refexp' is empty; get the file again"),
         ({"refexp": 3}, "expression val-1: key 'refexp' is 3, expected str"),
-        ({"program": []}, "expression val-1: key 'program' is empty, expected its functions in order"),
+        ({"program": []}, "expression val-1: key 'program' is empty, expected .*functions"),
         ({"program": None}, "expression val-1: key 'program' is None, expected list"),
-        ({"program": [{}]}, "expression val-1: the program's last function: key '_output' is missing"),
-        ({"program": [{"_output": 1}]}, "expression val-1: the program's last function: key '_output' is 1"),
-        ({"program": [{"_output": []}]}, r"the program's last '_output' is \[\], expected the numbers of objects"),
+        ({"program": [{}]}, "val-1: .*program.*last function: key '_output' is missing"),
+        ({"program": [{"_output": 1}]}, "val-1: .*program.*last function: key '_output' is 1"),
+        ({"program": [{"_output": []}]}, r"program's last '_output' is \[\], expected .*objects"),
         ({"program": [{"_output": [-1]}]}, r"the program's last '_output' is \[-1\], expected"),
         ({"program": [{"_output": [True]}]}, r"the program's last '_output' is \[True\], expected"),
         ({"program": [{"_output": ["1"]}]}, r"the program's last '_output' is \['1'\], expected"),
@@ -173,14 +171,14 @@ def test_expressions_that_do_not_fit_are_named_before_the_first_sample(
     ("changes", "message"),
     [
         ({"image_filename": 3}, "scene: key 'image_filename' is 3, expected str"),
-        ({"image_filename": "other.png"}, r"no scene of CLEVR_val_000001\.png \(1 images of clevr_ref\+_val_refexps"),
-        ({"objects": [{}]}, r"scene of CLEVR_val_000001\.png: has 1 objects, expression val-0 speaks of number 2"),
+        ({"image_filename": "other.png"}, r"no scene of CLEVR_val_000001\.png .*1 .*clevr_ref\+_val_refexps"),
+        ({"objects": [{}]}, r"CLEVR_val_000001\.png: has 1 objects, .*val-0 .*number 2"),
         ({"objects": [{}, {}, {}]}, "object 2: key 'shape' is missing"),
         ({"obj_bbox": {}}, r"scene of CLEVR_val_000001\.png: obj_bbox: key '3' is missing"),
         ({"obj_bbox": {"3": [1, 2]}}, r"obj_bbox 3: box \[1, 2\], expected four finite numbers"),
         ({"obj_bbox": None}, "key 'obj_bbox' is None, expected dict"),
         ({"obj_mask": {}}, "obj_mask: key '3' is missing"),
-        ({"obj_mask": {"3": "1,2"}}, "obj_mask 3 is '1,2', expected runs that add up to the 480x320 pixels"),
+        ({"obj_mask": {"3": "1,2"}}, "obj_mask 3 is '1,2', expected runs .*480x320"),
         ({"obj_mask": {"3": "153600,-1,1"}}, "obj_mask 3 is '153600,-1,1', expected runs"),
         ({"obj_mask": {"3": "9" * 30}}, "obj_mask 3 is '9+.*', expected runs"),
         ({"obj_mask": {"3": "x"}}, "obj_mask 3 is 'x', expected runs"),
@@ -206,9 +204,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--partition unc: clevr_ref\+ has one partition only"):
         _samples(root, partition="unc")
     (root / "scenes" / "clevr_ref+_val_scenes.json").unlink()
-    with pytest.raises(
-        InputError, match=r"clevr_ref\+_val_scenes\.json: no such file; expected the scenes beside refexps"
-    ):
+    with pytest.raises(InputError, match=r"clevr_ref\+_val_scenes\.json: no such file; .* refexps"):
         _samples(root)
 
 

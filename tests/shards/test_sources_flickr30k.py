@@ -171,7 +171,7 @@ def test_captions_are_utf8(tmp_path: Path) -> None:
     [
         (
             {"train": "1\n../../etc/passwd\n"},
-            "train.txt: line 2 is '../../etc/passwd', expected the number of an image",
+            "train.txt: line 2 is '../../etc/passwd', expected .*number",
         ),
         ({"train": "1\n", "test": "\n1\n"}, "test.txt: line 2: image 1 is in split train already"),
         ({"train": "1\n1\n"}, "train.txt: line 2: image 1 is in split train already"),
@@ -197,7 +197,7 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"flickr30k-images: no such folder; .*--images"):
         start(root)
     (root / "train.txt").unlink()
-    with pytest.raises(InputError, match=r"none of train\.txt, val\.txt, test\.txt; copy them from the repository"):
+    with pytest.raises(InputError, match=r"none of train\.txt, val\.txt, test\.txt; copy"):
         start(root)
     (root / "Annotations").rmdir()
     with pytest.raises(InputError, match=r"Annotations: no such folder; .*change --root"):

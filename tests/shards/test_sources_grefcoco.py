@@ -98,7 +98,7 @@ def test_a_crowd_in_a_group_is_skipped_as_its_authors_do(tmp_path: Path) -> None
     assert region.boxes == ((2.0, 4.0, 8.0, 10.0),)
     np.testing.assert_array_equal(coco_mask.decode(region.mask), _pixels(LEFT))
     crowds = [_annotation(1, LEFT, iscrowd=1), crowd]
-    with pytest.raises(InputError, match=r"ref_id 1: every annotation of it is a crowd; get the original file"):
+    with pytest.raises(InputError, match=r"ref_id 1: .* crowd; get the original file"):
         _samples(_write(tmp_path / "b", [_ref(1, [1, 2])], crowds))
 
 
@@ -137,19 +137,19 @@ def test_the_images_may_lie_where_refer_has_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        ([_ref(1, [])], r"grefs\(unc\)\.json: ref_id 1: key 'ann_id' is \[\], expected a list of annotation ids, or"),
+        ([_ref(1, [])], r"grefs\(unc\)\.json: ref_id 1: key 'ann_id' is \[\], expected"),
         ([_ref(1, [1, -1])], r"ref_id 1: key 'ann_id' is \[1, -1\], expected"),
         ([_ref(1, ["1"])], r"ref_id 1: key 'ann_id' is \['1'\], expected"),
         ([_ref(1, [True])], r"ref_id 1: key 'ann_id' is \[True\], expected"),
         ([_ref(1, None)], "ref_id 1: key 'ann_id' is None, expected"),
-        ([_ref(1, [1, 7])], r"ref_id 1: key 'ann_id' is 7, which .*instances\.json does not list"),
-        ([_ref(1, [1], image_id=4)], r"ref_id 1: key 'image_id' is 4, which .*instances\.json does not list"),
+        ([_ref(1, [1, 7])], r"ref_id 1: key 'ann_id' is 7, .*instances\.json"),
+        ([_ref(1, [1], image_id=4)], r"ref_id 1: key 'image_id' is 4, .*instances\.json"),
         ([_ref(1, [1]), _ref(1, [2])], "ref_id 1 occurs twice"),
         ([_ref(1, [1], split=3)], "ref_id 1: key 'split' is 3, expected str"),
         ([_ref(1, [1], sentences=[{"sent_id": 1}])], "ref_id 1: key 'sent' is missing"),
         ([_ref(1, [1], sentences="no")], "ref_id 1: key 'sentences' is 'no', expected list"),
         ([3], r"grefs\(unc\)\.json: item 0 is 3, expected an object"),
-        ({}, r"grefs\(unc\)\.json: holds no entries; expected an array of objects"),
+        ({}, r"grefs\(unc\)\.json: .*no entries; expected an array"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, refs: Any, message: str) -> None:
@@ -160,12 +160,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, refs: Any, message: str) -> 
 
 def test_another_image_s_annotation_is_refused(tmp_path: Path) -> None:
     wrong = _annotation(2, RIGHT, image_id=8)
-    with pytest.raises(InputError, match=r"annotation 2 of ref_id 1: key 'image_id' is 8, the ref's is 9"):
+    with pytest.raises(InputError, match=r"annotation 2 of ref_id 1: key 'image_id' is 8, .* 9"):
         _samples(_write(tmp_path, [_ref(1, [1, 2])], [ANNOTATIONS[0], wrong]))
 
 
 def test_the_missing_partition_is_reported_with_those_there_are(tmp_path: Path) -> None:
     root = _write(tmp_path, [_ref(1, [1])])
-    message = r"--partition umd: .*grefs\(umd\)\.json is not there; expected one of unc"
+    message = r"--partition umd: .*grefs\(umd\)\.json .*expected one of unc"
     with pytest.raises(InputError, match=message):
         _samples(root, partition="umd")

@@ -172,12 +172,12 @@ def test_masks_as_run_lengths(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("refs", "changes", "message"),
     [
-        ([_ref(1, 5)], {}, r"refs\(unc\)\.p: ref_id 1: key 'image_id' is 5, which .*instances\.json does not list"),
-        ([_ref(1, 9, ann_id=7)], {}, r"refs\(unc\)\.p: ref_id 1: key 'ann_id' is 7, which .*instances\.json"),
-        ([_ref(1, 2)], {}, "annotation 10 of ref_id 1: key 'image_id' is 9, the ref's is 2"),
+        ([_ref(1, 5)], {}, r"refs\(unc\)\.p: ref_id 1: key 'image_id' is 5, .*instances\.json"),
+        ([_ref(1, 9, ann_id=7)], {}, r"refs\(unc\)\.p: ref_id 1: key 'ann_id' is 7, .*instances\.json"),
+        ([_ref(1, 2)], {}, "annotation 10 of ref_id 1: key 'image_id' is 9, .* 2"),
         ([_ref(1, 9), _ref(1, 9)], {}, "ref_id 1 occurs twice"),
         ([_ref(1, 9)], {"categories": [{"id": 4, "name": "cup"}]}, "key 'category_id' is 1, which 'categories'"),
-        ([_ref(1, 9)], {"images": []}, "instances.json: holds no entries; expected an array under 'images'"),
+        ([_ref(1, 9)], {"images": []}, "instances.json: .*no entries; expected .*'images'"),
         (
             [_ref(1, 9)],
             {"images": [{"id": 9, "file_name": "../../etc/passwd", "width": 64, "height": 48}]},
@@ -213,7 +213,7 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"nowhere/refcoco: no such folder; .*change --root"):
         start(tmp_path / "nowhere")
     root = _write(tmp_path, REFS)
-    with pytest.raises(InputError, match=r"--partition google: .*refs\(google\)\.p is not there; expected one of unc"):
+    with pytest.raises(InputError, match=r"--partition google: .*refs\(google\)\.p .*expected one of unc"):
         start(root, partition="google")
     with pytest.raises(InputError, match=r"--split test: .*refs\(unc\)\.p has .* one of testA, train, val"):
         start(root, splits=["test"])

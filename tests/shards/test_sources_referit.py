@@ -109,7 +109,7 @@ def test_the_partitions(tmp_path: Path) -> None:
     assert [region.id for region in sample.record.regions] == ["3"], "a label is a split of its own"
     with pytest.raises(InputError, match=r"--split test: .*refs\(berkeley\)\.p has .* one of train, val"):
         _samples(root, splits=["test"])
-    with pytest.raises(InputError, match=r"--partition umd: .*refs\(umd\)\.p is not there; .* one of berkeley, unc"):
+    with pytest.raises(InputError, match=r"--partition umd: .*refs\(umd\)\.p .*one of berkeley, unc"):
         _samples(root, partition="umd")
 
 
@@ -118,11 +118,9 @@ def test_annotations_may_have_names(tmp_path: Path) -> None:
     (sample,) = _samples(_write(tmp_path, [_ref(1, "25_2"), _ref(2, "25_1")], annotations))
     np.testing.assert_array_equal(coco_mask.decode(sample.record.regions[0].mask), _pixels((0, 0, 5, 5)))
     np.testing.assert_array_equal(coco_mask.decode(sample.record.regions[1].mask), _pixels((4, 3, 20, 10)))
-    with pytest.raises(
-        InputError, match=r"refs\(berkeley\)\.p: ref_id 1: key 'ann_id' is 25_3, which .* does not list"
-    ):
+    with pytest.raises(InputError, match=r"refs\(berkeley\)\.p: ref_id 1: key 'ann_id' is 25_3, which"):
         _samples(_write(tmp_path, [_ref(1, "25_3")], annotations))
-    with pytest.raises(InputError, match=r"instances\.json: annotation: key 'id' is None, expected a number or a name"):
+    with pytest.raises(InputError, match=r"instances\.json: annotation: key 'id' is None, expected"):
         _samples(_write(tmp_path, [_ref(1, "25_3")], [_annotation(None, 25)]))
 
 
@@ -155,7 +153,7 @@ def test_other_refs_are_refused(tmp_path: Path, refs: Any, message: str) -> None
 def test_a_list_that_is_meant_over_and_over_is_refused(tmp_path: Path) -> None:
     shared = SENTENCES * 1000
     refs = [_ref(number, 251, sentences=shared) for number in range(300)]
-    with pytest.raises(InputError, match="key 'sentences' repeats one list over and over; get the original"):
+    with pytest.raises(InputError, match=r"key 'sentences' repeats .*get the original"):
         _samples(_write(tmp_path, refs))
 
 
@@ -181,23 +179,19 @@ def test_other_masks_are_refused(tmp_path: Path, segmentation: Any, message: str
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"refclef: no such folder; expected the REFER layout refclef/refs\(\.\.\.\)\.p"
-    ):
+    with pytest.raises(InputError, match=r"refclef: no such folder; .*refclef/refs\(\.\.\.\)\.p"):
         _samples(tmp_path)
     root = _write(tmp_path, [_ref(1, 251)])
     (root / "images" / "saiapr_tc-12").rmdir()
-    with pytest.raises(
-        InputError, match=r"saiapr_tc-12: no such folder; expected the images of SAIAPR TC-12 .*--images"
-    ):
+    with pytest.raises(InputError, match=r"saiapr_tc-12: no such folder; .*SAIAPR TC-12 .*--images"):
         _samples(root)
     (sample,) = _samples(root, images=tmp_path)
     assert sample.image == tmp_path / "25.jpg"
     (root / "refclef" / "instances.json").unlink()
-    with pytest.raises(InputError, match=r"refclef/instances\.json: no such file; expected it beside refs\(berkeley\)"):
+    with pytest.raises(InputError, match=r"refclef/instances\.json: no such file; .*refs\(berkeley\)"):
         _samples(root)
     (root / "refclef" / "refs(berkeley).p").unlink()
-    with pytest.raises(InputError, match=r"--partition berkeley: .* no refs\(\.\.\.\)\.p is, get the annotations"):
+    with pytest.raises(InputError, match=r"--partition berkeley: .*refs\(\.\.\.\)\.p .*get the annotations"):
         _samples(root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,16 +234,16 @@ def test_what_says_nothing_is_skipped_and_counted(tmp_path: Path, caplog: pytest
         (sample,) = _samples(root)
     assert sample.record.regions == (Region("1", "train", ((-3.0, 2.0, 500.0, 4.0),), (Expression("1", "a red cup"),)),)
     assert [(q.id, q.answer) for q in sample.record.questions] == [("1", "U.S. flag")]
-    assert "1 images of region_descriptions.json that image_data.json does not list are left out" in caplog.text
-    assert "2 phrases without words are left out" in caplog.text
-    assert "2 questions without words or answer are left out" in caplog.text
+    assert re.search(r"1 images of region_descriptions\.json .*image_data\.json", caplog.text)
+    assert "2 phrases without words" in caplog.text
+    assert "2 questions without words or answer" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (_image(1, url=f"{URL}../../etc/passwd"), "image 1: key 'url': file name .* leaves its folder"),
-        (_image(1, url="file:///etc/passwd"), "image 1: key 'url': file name '/etc/passwd' leaves its folder"),
+        (_image(1, url="file:///etc/passwd"), "image 1: key 'url': file name '/etc/passwd' leaves"),
         (_image(1, url=3), "image 1: key 'url' is 3, expected str"),
         (_image(1, width="100"), "image 1: key 'width' is '100', expected int"),
         (_image(1, coco_id="x"), "image 1: key 'coco_id' is 'x', expected int"),
@@ -286,7 +287,7 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"image_data\.json: no such file; .*change --root"):
         start(tmp_path)
     root = _write(tmp_path, [_image(1)])
-    with pytest.raises(InputError, match=r"no annotations; expected one of region_descriptions\.json, objects\.json"):
+    with pytest.raises(InputError, match=r"no annotations; .*region_descriptions\.json, objects\.json"):
         start(root)
     (root / "question_answers.json").write_text(json.dumps([{"id": 1, "qas": [_qa(1)]}]))
     with pytest.raises(InputError, match=r"--split val: .* expected one of train"):

@@ -79,7 +79,7 @@ def test_a_damaged_mapped_table_is_found_without_full(tmp_path: Path, name: str)
     folder = built(tmp_path)
     size = (folder / name).stat().st_size
     flip(folder / name, (folder / name).read_bytes().index(b"train"))  # a letter that nobody would miss
-    with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}: checksum differs from the manifest's$"):
+    with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}: checksum differs"):
         verify(folder)
     for at in range(3, size, 97):  # wherever it is damaged, it is told, and nothing worse happens
         flip(folder / name, at)
@@ -236,7 +236,7 @@ def test_images_of_another_sets_tests_are_named(tmp_path: Path, theirs: str, by:
     ours = built(tmp_path, "ours", file_name="00000000000{number}.jpg" if "COCO" in theirs else "{name}{number}.jpg")
     other = built(tmp_path, "other", splits=("train", "train", "testA", "train"), file_name=theirs)
     assert verify(ours, against=[ours])["against"] == [str(ours)]
-    with pytest.raises(InputError, match=rf"1 problem\(s\): image ours-2 \(.*\) is in split testA of .*, by {by}"):
+    with pytest.raises(InputError, match=rf"1 problem\(s\): .*ours-2 .*split testA of .*, by {by}"):
         verify(ours, against=[other])
 
 

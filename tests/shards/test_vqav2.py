@@ -143,7 +143,7 @@ def test_images_elsewhere(tmp_path: Path) -> None:
 
 
 def test_answers_that_are_missing_as_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"v2_mscoco_val2014_annotations\.json: no such file; expected it beside v2_"):
+    with pytest.raises(InputError, match=r"v2_mscoco_val2014_annotations\.json: no such file; .* v2_"):
         _samples(_write(tmp_path, "val", [_question(70)]))
 
 
@@ -151,12 +151,12 @@ def test_answers_that_are_missing_as_a_file(tmp_path: Path) -> None:
     ("questions", "annotations", "message"),
     [
         ([_question(70), _question(70)], [], r"questions\.json: question_id 70: occurs twice"),
-        ([_question(70, -1)], [], r"question_id 70: key 'image_id' is -1, expected 0 to 999999999999"),
+        ([_question(70, -1)], [], r"question_id 70: key 'image_id' is -1, .*999999999999"),
         ([_question(70, 10**12)], [], r"key 'image_id' is 1000000000000, expected"),
         ([{"question_id": 70, "question": "?"}], [], r"question_id 70: key 'image_id' is missing"),
         ([_question(70, question_id="70")], [], r"question: key 'question_id' is '70', expected int"),
         ([_question(70, text=" ")], [], r"question_id 70: key 'question' is empty"),
-        ([_question(70)], [_annotated(71)], r"annotations\.json: question_id 71: is asked nowhere in this split"),
+        ([_question(70)], [_annotated(71)], r"annotations\.json: question_id 71: .*asked nowhere"),
         ([_question(70)], [_annotated(70), _annotated(70)], r"question_id 70: .* occurs twice"),
         ([_question(70)], [_annotated(70, 8)], r"question_id 70: key 'image_id' is 8, the question's is 7"),
         (

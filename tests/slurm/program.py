@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 
-def note(folder, text):
+def note(folder: str | Path, text: str) -> None:
     with open(Path(folder) / "notes", "a") as stream:
         stream.write(text + "\n")
 
 
-def count(folder, steps, seconds):
+def count(folder: str | Path, steps: int, seconds: float) -> int:
     """A run of so many steps that saves each, and stops when it is told to; rank 0 writes what a training writes."""
-    told = []
+    told: list[bool] = []
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, lambda *_: told.append(True))
     rank, start = os.environ.get("RANK", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
@@ -29,7 +29,7 @@ def count(folder, steps, seconds):
     return 0
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     command, *rest = argv
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if command == "write":  # write FILE TEXT

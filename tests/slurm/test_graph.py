@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import laconvnet
-from laconvnet.files import find_object
+from laconvnet.files import read_object
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.job import PORTS
 from laconvnet.launch.status import show
@@ -40,9 +40,9 @@ def test_dependencies_and_a_failure_that_stops_only_what_needs_it(
         "grandchild": ("not started", "bad failed"),
     }
     assert not (stages["child"].folder / "f").exists()
-    done = [find_object(stages[name].folder / "DONE.json") for name in ("first", "second")]
+    done = [read_object(stages[name].folder / "DONE.json") for name in ("first", "second")]
     assert done[0]["ended"] <= done[1]["started"]
-    failed = find_object(stages["bad"].folder / "FAILED.json")
+    failed = read_object(stages["bad"].folder / "FAILED.json")
     assert (failed["rank"], failed["node"], failed["tail"]) == (0, "127.0.0.1", ["expected a better world"])
     # SLURM's own state tells the same: the script's exit code is the verdict.
     assert work.accounted(work.job(stages["second"]), work.job(stages["bad"])) == ["COMPLETED", "FAILED"]
@@ -88,7 +88,7 @@ def test_ranks_nodes_devices_and_the_code_that_was_submitted(work: Work) -> None
     assert {one["OMP_NUM_THREADS"] for one in ranks} == {one["SLURM_CPUS_PER_TASK"] for one in ranks} == {"2"}
     (port,) = {one["MASTER_PORT"] for one in ranks}
     assert int(port) in PORTS
-    job = find_object(four.folder / "job.json")
+    job = read_object(four.folder / "job.json")
     assert {one["code"] for one in ranks} == {str(work.out / job["code"])}
 
 
@@ -103,7 +103,7 @@ def test_a_queued_job_runs_what_was_submitted(work: Work) -> None:
     (work.folder / "laconvnet" / "launch" / "job.py").write_text("raise ImportError('edited while queued')")
     (a,) = stages.values()
     work.wait(lambda: (a.folder / "DONE.json").exists(), "the stage did not end")
-    done = find_object(a.folder / "DONE.json")
+    done = read_object(a.folder / "DONE.json")
     copy = a.folder / "jobs" / "config-4-own.yaml"
     assert done["command"].endswith(f"--config {copy}")
     assert copy.read_text() == "seed: 1\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from laconvnet.files import find_object
+from laconvnet.files import read_object
 from laconvnet.launch.graph.stages import Stage
 from laconvnet.launch.job import PORTS
 from tests.slurm.suite import SITE, Limited, Work
@@ -69,7 +69,7 @@ def test_a_killed_rank_is_named_with_its_node_and_ends_the_job(work: Work) -> No
     ended = work.ended(*stages.values())
     reason = "rank 1 on 127.0.0.2 was killed by SIGKILL (out of memory?)"
     assert ended == {"lose": ("failed", reason), "after": ("not started", "lose failed")}
-    failed = find_object(stages["lose"].folder / "FAILED.json")
+    failed = read_object(stages["lose"].folder / "FAILED.json")
     assert (failed["rank"], failed["node"], Path(failed["log"]).name.endswith("_1_log.err")) == (1, "127.0.0.2", True)
     assert len(history(stages["lose"], "start")) == 1  # it is the stage's own fault: not tried again
 
@@ -113,6 +113,7 @@ def test_setup_lines_that_fail_end_the_job(work: Work) -> None:
     assert work.submit(SITE + "setup: [echo loading, module load no-such-thing, echo loaded]\n") == 0
     state, reason = work.ended(stage)["a"]
     assert state == "failed"
+    assert reason is not None
     assert reason.startswith("SLURM: FAILED: ")
     assert "module: command not found" in reason
     assert not (stage.folder / "f").exists()
@@ -135,6 +136,7 @@ def test_time_limits_are_passed_so_and_so_often(limited: Limited) -> None:
         outcomes = [entry["outcome"] for entry in history(task, "end")]
         assert set(outcomes[:-1]) == {"time limit"}
         assert outcomes[-1] == "done"
+        assert task.task is not None
         notes = (many.folder / f"{task.task + 1}-2" / "notes").read_text().splitlines()
         assert [int(line.split()[5]) for line in notes] == list(range(150))
     (taken,) = steps(endless).values()

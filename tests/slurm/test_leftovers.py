@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,10 @@ def test_a_cluster_without_its_owner_is_ended_and_removed() -> None:
 
 def test_where_it_cannot_be_had_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PROGRAMS", ("no-such-daemon",))
-    monkeypatch.setattr(cluster.shutil, "which", lambda *_, **__: None)
-    monkeypatch.setattr(cluster.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(cluster.Unavailable, match="no-such-daemon are not installed and there is no apt-get"):
         cluster.install()
-    monkeypatch.setattr(cluster.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(cluster.Unavailable, match="needs root"):
         cluster.install()

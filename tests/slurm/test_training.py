@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from laconvnet.files import find_object
+from laconvnet.files import read_object
 from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import last_checkpoint
@@ -171,7 +171,7 @@ def test_after_a_killed_rank_the_same_command_goes_on(work: Work, graph: dict[st
     rank.kill()
     reason = f"rank 1 on {node} was killed by SIGKILL (out of memory?)"
     assert work.ended(train, after) == {"train": ("failed", reason), "after": ("not started", "train failed")}
-    assert find_object(train.folder / "FAILED.json")["rank"] == 1
+    assert read_object(train.folder / "FAILED.json")["rank"] == 1
     assert work.submit() == 0
     assert work.ended(train, after) == {"train": ("done", None), "after": ("done", None)}
     assert losses(train.folder) == losses(undisturbed)

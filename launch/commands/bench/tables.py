@@ -25,7 +25,7 @@ _UNSEEN = (
 
 def is_layer(row: dict[str, Any]) -> bool:
     """Whether `laconvnet bench kernel` wrote it."""
-    return row.get("bench", "kernel") == "kernel"
+    return bool(row.get("bench", "kernel") == "kernel")
 
 
 def check_plot(path: Path | None) -> None:

@@ -80,7 +80,7 @@ def test_the_loader_hands_the_key_on(share: float, sets: dict[str, Path], monkey
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
 def test_what_is_no_share_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match=rf"^data.hw_decoder_load: {share}: expected a share from 0 to 1$"):
+    with pytest.raises(ConfigError, match=rf"^data.hw_decoder_load: {share}: expected .*0 to 1$"):
         replace(CONFIG, hw_decoder_load=share)
 
 

@@ -188,7 +188,7 @@ def test_the_built_set_has_examples_without_a_box_but_with_a_mask(groups: Path) 
 def test_a_task_s_needs_are_checked_with_the_numbers(groups: Path, sets: dict[str, Path]) -> None:
     grouped = Examples.open(groups, "expression", "val")
     grouped.check(with_masks=True, without_target=True)
-    message = rf"^{groups}: split 'val': 4 of 20 expressions speak of no object .*model\.task grec"
+    message = rf"^{groups}: split 'val': 4 of 20 expressions .*model\.task grec"
     with pytest.raises(ConfigError, match=message):
         grouped.check(with_masks=True, without_target=False)
     bare = Examples.open(sets["visual_genome"], "expression", "train")
@@ -217,7 +217,7 @@ def test_a_damaged_record_is_named(damaged: Manifest, threads: int) -> None:
     row = damaged.samples.slice(0, 1).to_pylist()[0]
     with Reader(damaged, threads) as reader:
         assert len(reader.read(np.array([0]))) == 1, "the image is whole"
-        with pytest.raises(ConfigError, match=rf"sample '{row['key']}' at offset {row['json_offset']}: the bytes are"):
+        with pytest.raises(ConfigError, match=rf"sample '{row['key']}' at offset {row['json_offset']}: "):
             reader.masks(np.array([1, 0]), np.array([0, 0]))
         assert [mask.shape for mask in reader.masks(np.array([1, 2]), np.array([2, 3]))] == [(96, 64), (64, 96)]
 

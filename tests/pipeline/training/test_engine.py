@@ -30,7 +30,7 @@ def losses(
     script: tuple[str, ...] = ("-m", "laconvnet.launch.cli"),
     **environment: str,
 ) -> list[float]:
-    run(1, [*script, "train", "--run", str(folder), *TINY, "--data.folder", str(refcoco), *keys], **environment)
+    run(1, [*script, "train", "--run", str(folder), *TINY, "--data.folder", str(refcoco), *keys], 0, **environment)
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]  # a step that was left out has none
 

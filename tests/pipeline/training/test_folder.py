@@ -6,6 +6,7 @@ from pathlib import Path
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -33,4 +34,4 @@ def test_a_start_sweeps_out_what_a_kill_left_and_nothing_else(tmp_path: Path) ->
     assert not [place for place in (*left, *files) if place.exists()]
     assert others.exists()
     assert all(checkpoint.is_whole(place) for place in kept)
-    assert configuration.load(tmp_path / folder.CONFIG).data.folder == "x"
+    assert configuration.load(tmp_path / CONFIG).data.folder == "x"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet.files import read_object
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.training import checkpoint, guard
 from tests.pipeline.training.ranks import run
@@ -23,7 +24,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def incident(folder: Path, step: int, rank: int) -> dict[str, Any]:
-    return json.loads((folder / "incidents" / f"step-{step:08d}" / f"rank-{rank}.json").read_text())
+    return read_object(folder / "incidents" / f"step-{step:08d}" / f"rank-{rank}.json")
 
 
 def test_a_finite_loss_passes_unchanged_and_another_poisons_its_gradient() -> None:
@@ -32,9 +33,8 @@ def test_a_finite_loss_passes_unchanged_and_another_poisons_its_gradient() -> No
     assert weight.grad is not None
     assert weight.grad.tolist() == [4.0, -6.0]
     for bad in (torch.inf, torch.nan):
-        weight.grad = None
-        guard.poisoned(weight.sum() + bad).backward()
-        assert not weight.grad.isfinite().any()
+        (gradient,) = torch.autograd.grad(guard.poisoned(weight.sum() + bad), weight)
+        assert not gradient.isfinite().any()
 
 
 def test_patience_ends_a_run_that_skips(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_patience_ends_a_run_that_skips(tmp_path: Path) -> None:
     watch.bad(tmp_path, 3, "not finite")
     watch.good()
     watch.bad(tmp_path, 5, "not finite")
-    with pytest.raises(TrainingError, match=r"step 6: not finite, 2 times in a row; .*laconvnet replay \S+ 6`"):
+    with pytest.raises(TrainingError, match=r"step 6: not finite, 2 times.*laconvnet replay \S+ 6`"):
         watch.bad(tmp_path, 6, "not finite")
     with pytest.raises(TrainingError, match="step 0"):
         guard.Guard(guard.GuardConfig("stop")).bad(tmp_path, 0, "not finite")
@@ -51,9 +51,10 @@ def test_patience_ends_a_run_that_skips(tmp_path: Path) -> None:
 
 
 def test_the_first_module_that_is_not_finite_is_named() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
+    inner = torch.nn.Linear(2, 2)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(inner, torch.nn.ReLU()))
     with torch.no_grad():
-        model[1][0].bias.fill_(torch.inf)
+        inner.bias.fill_(torch.inf)
     with guard.first_not_finite(model) as found:
         model(torch.ones(1, 2))
     assert found[0] == "1.0 (Linear)"

@@ -57,7 +57,8 @@ def logged(run: Path) -> dict[int, float]:
 
 
 def marker(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "COMMIT").read_text())["files"]
+    files: dict[str, Any] = json.loads((folder / "COMMIT").read_text())["files"]
+    return files
 
 
 @pytest.fixture(scope="module")

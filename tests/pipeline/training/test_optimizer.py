@@ -56,12 +56,12 @@ def test_the_distribution_that_is_only_called_apex_is_told(tmp_path: Path, monke
         pytest.skip("NVIDIA's apex is installed here")
     asked = OptimizerConfig(implementation="apex")
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(ConfigError, match=r"optimizer\.implementation: 'apex': NVIDIA's apex is not installed; use"):
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation: 'apex': .* not installed; use"):
         build_optimizer(asked, weights, GPU)
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("raise RuntimeError('a toolkit for web sites')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"'apex': the apex that is installed is not NVIDIA's, or .*no amp_C"):
+    with pytest.raises(ConfigError, match=r"'apex': .* not NVIDIA's, or .*no amp_C"):
         build_optimizer(asked, weights, GPU)
     assert type(build_optimizer(OptimizerConfig(), weights, GPU)) is torch.optim.Adam
 
@@ -107,7 +107,7 @@ def test_auto_takes_nvidias_apex_where_the_state_lies_on_a_gpu() -> None:
 @pytest.mark.parametrize("implementation", ["apex", "deepspeed"])
 def test_what_needs_a_gpu_is_refused_beside_a_cpu(implementation: Any) -> None:
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(ConfigError, match=rf"'{implementation}': runs on a GPU only, and not with engine\.offload"):
+    with pytest.raises(ConfigError, match=rf"'{implementation}': .*GPU only, .*engine\.offload"):
         build_optimizer(OptimizerConfig(implementation=implementation), weights, torch.device("cpu"))
 
 

@@ -83,7 +83,7 @@ def test_the_losses_after_a_resume_are_those_of_the_undisturbed_run(
 
 _SHORT_SIGHTED = """
 import os, sys
-from launch import cli
+from laconvnet.launch import cli
 from laconvnet.pipeline.training import checkpoint
 if os.environ["RANK"] == "1":
     checkpoint.newest = lambda run: None

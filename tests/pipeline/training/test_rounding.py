@@ -18,7 +18,7 @@ FROZEN = ["--engine.zero", "1", "--optimizer.freeze_norms", "true"]
 FORGETFUL = """
 import sys
 import torch
-from launch import cli
+from laconvnet.launch import cli
 
 step = torch.optim.Adam.step
 
@@ -34,7 +34,9 @@ sys.exit(cli.main(sys.argv[1:]))
 Measured = tuple[list[float], list[list[float]]]
 
 
-def losses(folder: Path, data: Path, keys: list[str], script: tuple[str, ...], world: int = 1, nudge: str = "") -> list:
+def losses(
+    folder: Path, data: Path, keys: list[str], script: tuple[str, ...], world: int = 1, nudge: str = ""
+) -> list[float]:
     command = ["train", "--run", str(folder), *TINY, *FROZEN, "--data.folder", str(data), *keys]
     run(world, [*script, *command], NUDGE=nudge)
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]

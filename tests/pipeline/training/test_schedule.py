@@ -23,7 +23,10 @@ def test_cosine_passes_half_way_and_ends_at_the_floor() -> None:
 def test_clevr_recipe_drops_by_a_fifth_after_epochs_20_and_22() -> None:
     config = ScheduleConfig(kind="step", epochs=23, warmup=3)
     steps = 23 * 50
-    rate = lambda epoch: learning_rate(config, 1e-4, int(epoch * 50), steps)  # noqa: E731
+
+    def rate(epoch: float) -> float:
+        return learning_rate(config, 1e-4, int(epoch * 50), steps)
+
     assert rate(19.9) == pytest.approx(1e-4)
     assert rate(20.1) == pytest.approx(2e-5)
     assert rate(21.9) == pytest.approx(2e-5)

@@ -93,9 +93,9 @@ def stream(self: Session, first: int) -> Iterator[Batch]:
         yield batch
 
 
-def write(self: checkpoint.Writer, *given: Any) -> None:
+def write(self: checkpoint.Writer, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
     sys.settrace(trace)
-    _write(self, *given)
+    _write(self, step, state, vocabulary, score)
     sys.settrace(None)
     tell(lines=_lines)
 
