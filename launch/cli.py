@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from laconvnet import __version__
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.shards.errors import InputError
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -44,9 +46,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 failed while working, 2 the user's mistake, 130 interrupted."""
-    from laconvnet.pipeline.errors import ConfigError, TrainingError
-    from laconvnet.shards.errors import InputError
-
     line = parser()
     arguments, rest = line.parse_known_args(argv)
     arguments.keys, arguments.line = rest, line

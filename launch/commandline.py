@@ -24,10 +24,12 @@ import functools
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from laconvnet.pipeline.errors import ConfigError
 
 Command = Callable[..., int | None]
 
@@ -42,6 +44,8 @@ class Arg:
         flag: The option, where it is not the parameter's name.
         append: Whether the option is given again for each further value, in place of several values behind one.
         group: Of options that share one, only one may be given.
+        const: What the option means without a value behind it.
+        at_least: A number below it is a mistake, as one that is not above ``above``.
     """
 
     help: str
@@ -49,6 +53,9 @@ class Arg:
     flag: str | None = None
     append: bool = False
     group: str | None = None
+    const: Path | None = None
+    at_least: float | None = None
+    above: float | None = None
 
 
 Run = Annotated[Path, Arg("folder of a run", "RUN")]
@@ -89,18 +96,25 @@ def add(commands: Any, *functions: Command, epilog: str = "") -> None:
             formatter_class=Help,
         )
         parser.epilog = "\n\n".join(filter(None, (after, epilog.format(prog=parser.prog))))
-        hints = get_type_hints(function, include_extras=True)
         exclusive: dict[str, Any] = {}
-        for parameter in inspect.signature(function).parameters.values():
-            found = [extra for extra in get_args(hints[parameter.name]) if isinstance(extra, Arg)]
-            if not found:
-                continue
+        for parameter, kind, arg in _declared(function):
             place = parser
-            if (shared := found[0].group) is not None:
-                place = exclusive.setdefault(shared, None) or parser.add_mutually_exclusive_group()
-                exclusive[shared] = place
-            _add_argument(place, parameter, get_args(hints[parameter.name])[0], found[0])
-        parser.set_defaults(command=functools.partial(_call, function), takes_keys="keys" in hints)
+            if arg.group is not None:
+                place = exclusive.setdefault(arg.group, None) or parser.add_mutually_exclusive_group()
+                exclusive[arg.group] = place
+            _add_argument(place, parameter, kind, arg)
+        takes_keys = "keys" in inspect.signature(function).parameters
+        parser.set_defaults(command=functools.partial(_call, function), takes_keys=takes_keys)
+
+
+def _declared(function: Command) -> Iterator[tuple[inspect.Parameter, Any, Arg]]:
+    """The parameters that have an `Arg`, each with its type and that."""
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind, *extras = get_args(hints[parameter.name]) or (None,)
+        for arg in extras:
+            if isinstance(arg, Arg):
+                yield parameter, kind, arg
 
 
 def _add_argument(place: Any, parameter: inspect.Parameter, kind: Any, arg: Arg) -> None:
@@ -125,15 +139,34 @@ def _add_argument(place: Any, parameter: inspect.Parameter, kind: Any, arg: Arg)
         options["nargs"] = "+" if required or not positional else "*"
     elif positional and not required:
         options["nargs"] = "?"
+    elif arg.const is not None:
+        options |= {"nargs": "?", "const": arg.const}
     if kind in (int, float, str, Path) and not several and default is not None and "(default" not in arg.help:
         options["help"] = f"{arg.help} (default: {default})"
     if positional:
         place.add_argument(parameter.name, **options)
     else:
-        flag = arg.flag or "--" + parameter.name.rstrip("_").replace("_", "-")
-        place.add_argument(flag, dest=parameter.name, required=required, **options)
+        place.add_argument(_flag(parameter, arg), dest=parameter.name, required=required, **options)
+
+
+def _flag(parameter: inspect.Parameter, arg: Arg) -> str:
+    return arg.flag or "--" + parameter.name.rstrip("_").replace("_", "-")
 
 
 def _call(function: Command, arguments: argparse.Namespace) -> int | None:
-    """Call the function of a command with what was typed."""
-    return function(**{name: getattr(arguments, name) for name in inspect.signature(function).parameters})
+    """Call the function of a command with what was typed. Raises ConfigError for a number that is too small."""
+    given = {name: getattr(arguments, name) for name in inspect.signature(function).parameters}
+    for parameter, _, arg in _declared(function):
+        if arg.at_least is not None or arg.above is not None:
+            _check_bounds(_flag(parameter, arg), given[parameter.name], arg)
+    return function(**given)
+
+
+def _check_bounds(flag: str, value: Any, arg: Arg) -> None:
+    for number in value if isinstance(value, Sequence) else [value]:
+        if number is None:
+            continue
+        if arg.at_least is not None and not number >= arg.at_least:  # NaN is not
+            raise ConfigError(f"command line: {flag}: {number:g}: expected at least {arg.at_least:g}")
+        if arg.above is not None and not number > arg.above:
+            raise ConfigError(f"command line: {flag}: {number:g}: expected more than {arg.above:g}")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from laconvnet.files import find_object, publish_json
-from laconvnet.launch.job import CANCELLED, is_done
+from laconvnet.files import find_object
+from laconvnet.launch.job import CANCELLED, is_done, record_failure
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.status import holder, on_slurm, places
 from laconvnet.pipeline.errors import ConfigError
@@ -65,10 +65,9 @@ def cancel(root: Path, name: str | None = None) -> int:
         if on_slurm(job):
             on_cluster.append((one["name"], job["id"]))
         elif launcher is not None:
-            record = {"stage": one["name"], "identity": one["identity"], "job": job["id"], "host": job["host"]}
-            record |= {"ended": time.time(), "rank": 0, "reason": CANCELLED, "tail": []}
+            facts = {"stage": one["name"], "identity": one["identity"], "job": job["id"], "host": job["host"]}
             log = rank_log(folder, job["id"], 0)
-            publish_json(folder / FAILED, record | {"log": str(log)}, first=True)
+            record_failure(folder, log, facts | {"reason": CANCELLED, "tail": []}, first=True)
             _end_process(job["pid"], job["host"], f"the job of stage {one['name']!r}")
             ended.append(f"{one['name']} (process {job['pid']})")
     if on_cluster:

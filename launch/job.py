@@ -34,21 +34,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet.files import find_object, publish_json
+from laconvnet.pipeline.runs import history, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
-from laconvnet.pipeline.runs.layout import (
-    DONE,
-    FAILED,
-    array_of,
-    fence_file,
-    ok_marker,
-    stopped_marker,
-    task_folder,
-    told_file,
-)
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
     from submitit.helpers import DelayedSubmission
+
+    from laconvnet.launch.graph.stages import Stage
 
 ENTRY = "laconvnet.launch.cli:main"  # the function that jobs call with their arguments
 PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
@@ -80,6 +73,11 @@ class Command:
     version: str | None = None  # of the code, for DONE.json
     entry: str = field(default_factory=lambda: ENTRY)
 
+    @classmethod
+    def of(cls, stage: Stage) -> Command:
+        """What each rank of the stage, or of a task of its array, calls."""
+        return cls(stage.name, stage.fingerprint, stage.folder, stage.argv, stage.processes, stage.threads)
+
     def __call__(self) -> None:
         """Run the command in this task. Raises what it raises, CommandFailed where it returns an exit code."""
         import submitit
@@ -90,7 +88,7 @@ class Command:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if env.cluster == "slurm":
-            _stop_when_told(told_file(self.folder, env.job_id, env.global_rank))
+            _stop_when_told(layout.told_file(self.folder, env.job_id, env.global_rank))
         module, _, name = self.entry.partition(":")
         try:
             main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
@@ -102,7 +100,7 @@ class Command:
             self._failed(env, started, f"{type(error).__name__}: {error}", text)
             raise
         if code == INTERRUPTED:  # is not failed
-            stopped_marker(self.folder, env.job_id, env.global_rank).touch()
+            layout.stopped_marker(self.folder, env.job_id, env.global_rank).touch()
             raise SystemExit(INTERRUPTED)
         if code != 0:
             said = tail(env.paths.stderr)
@@ -118,7 +116,7 @@ class Command:
 
     def variables(self, env: JobEnvironment) -> dict[str, str]:
         """The environment of this task; must be set before torch is imported (OpenMP reads its count once)."""
-        values = {"OMP_NUM_THREADS": str(self.threads), FENCE: str(fence_file(self.folder, env.job_id))}
+        values = {"OMP_NUM_THREADS": str(self.threads), FENCE: str(layout.fence_file(self.folder, env.job_id))}
         if self.devices is not None:
             values["CUDA_VISIBLE_DEVICES"] = self.devices
         if self.processes > 1:
@@ -136,25 +134,24 @@ class Command:
     def _succeeded(self, env: JobEnvironment, started: float) -> None:
         check_fence(self.folder, env.job_id)
         for rank in (env.global_rank, *range(self.processes)):
-            marker = ok_marker(self.folder, env.job_id, rank)
+            marker = layout.ok_marker(self.folder, env.job_id, rank)
             if rank == env.global_rank:
                 marker.touch()
             elif not marker.exists():
                 return
         ended = time.time()
         done = self._record(env, started, ended) | {"processes": self.processes, "version": self.version}
-        publish_json(self.folder / DONE, done)
-        array = array_of(self.folder)
+        publish_json(self.folder / layout.DONE, done)
+        array = layout.array_of(self.folder)
         if array is not None:
             settle(*array, self.fingerprint)
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
-        log = env.paths.stderr
-        record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "log": str(log)}
-        record["told"] = told_file(self.folder, env.job_id, env.global_rank).exists()
+        log, told = env.paths.stderr, layout.told_file(self.folder, env.job_id, env.global_rank).exists()
+        record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "told": told}
         # The first rank to fail is the cause; the others only lost their peer.
-        publish_json(self.folder / FAILED, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
+        record_failure(self.folder, log, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 
     def _record(self, env: JobEnvironment, started: float, ended: float) -> dict[str, Any]:
         return {
@@ -203,7 +200,7 @@ def _stop_when_told(marker: Path) -> None:
 
 def check_fence(folder: Path, job: str) -> None:
     """Raises Orphaned where this process belongs to an earlier start of its job than the newest."""
-    newest = find_object(fence_file(folder, job))
+    newest = find_object(layout.fence_file(folder, job))
     if newest is not None and newest["start"] > starts():
         raise Orphaned(f"job {job} has been started again ({newest['start']}); what start {starts()} did is not kept")
 
@@ -217,9 +214,25 @@ def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         raise  # a requeue of submitit's or a rank that leaves for one: neither success nor failure
 
 
+def record_failure(folder: Path, log: Path, facts: dict[str, Any], first: bool = False) -> dict[str, Any]:
+    """Write the FAILED.json of a stage: the facts, and where, when and with which last words it failed; returns it.
+
+    With ``first`` one that is there already stays.
+    """
+    record = {"host": socket.gethostname(), "ended": time.time(), "rank": 0, "log": str(log), "tail": tail(log)} | facts
+    publish_json(folder / layout.FAILED, record, first=first)
+    return record
+
+
+def clear_ends(folder: Path) -> None:
+    """The stage has neither succeeded nor failed from now on."""
+    for name in layout.ENDS:
+        (folder / name).unlink(missing_ok=True)
+
+
 def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether the stage has succeeded: its marker is there and speaks of it."""
-    done = find_object(folder / DONE)
+    done = find_object(folder / layout.DONE)
     return done is not None and done.get("identity") == fingerprint
 
 
@@ -227,15 +240,15 @@ def settle(stage: Path, tasks: int, fingerprint: str) -> bool:
     """Whether the stage is done, because all tasks of its array are; if nobody has yet, its DONE.json is written."""
     if is_done(stage, fingerprint):
         return True
-    places = [task_folder(stage, tasks, task) for task in range(tasks)]
+    places = history.places(stage, tasks)
     # From the end: what has been started last is what is missing, and mostly the first look tells.
     if not all(is_done(place, fingerprint) for place in reversed(places)):
         return False
-    ended = [find_object(place / DONE) or {} for place in places]
+    ended = [find_object(place / layout.DONE) or {} for place in places]
     newest = max(ended, key=lambda done: float(done["ended"]))
     began = min(float(done["started"]) for done in ended)
     record = newest | {"tasks": tasks, "started": began, "seconds": round(newest["ended"] - began, 3)}
-    publish_json(stage / DONE, record)
+    publish_json(stage / layout.DONE, record)
     return True
 
 

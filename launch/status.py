@@ -24,21 +24,7 @@ from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
 from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs.layout import (
-    CHECKPOINTS,
-    DONE,
-    ENDS,
-    FAILED,
-    GRAPH,
-    JOB,
-    LOCK,
-    LOG,
-    STARTS,
-    batch_log,
-    committed,
-    rank_log,
-    task_folder,
-)
+from laconvnet.pipeline.runs import history, layout
 
 COLUMNS = (
     "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint",
@@ -60,18 +46,16 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
     """
     folder = Path(folder).absolute()
     for root in (folder, folder.parent):
-        graph = find_object(root / GRAPH)
+        graph = find_object(root / layout.GRAPH)
         if graph is not None:
             rows = _graph_rows(root, graph)
             rows = rows if root == folder else [row for row in rows if row["folder"] == str(folder)]
             if rows:
                 return rows
-    if (folder / LOG).exists() or (folder / CHECKPOINTS).is_dir():
+    if (folder / layout.LOG).exists() or (folder / layout.CHECKPOINTS).is_dir():
         return [_run_row(folder)]
-    raise ConfigError(
-        f"{folder}: neither {GRAPH} (a launched stage graph) nor {LOG} or {CHECKPOINTS}/ (a run) is there; "
-        "expected the folder of one of them"
-    )
+    either = f"{layout.GRAPH} (a launched stage graph) nor {layout.LOG} or {layout.CHECKPOINTS}/ (a run)"
+    raise ConfigError(f"{folder}: neither {either} is there; expected the folder of one of them")
 
 
 def show(folder: str | Path, watch: bool = False, as_json: bool = False) -> int:
@@ -126,7 +110,7 @@ def _told(failed: Mapping[str, Any]) -> str:
 
 def last_log(folder: Path) -> dict[str, Any]:
     """The newest whole line of a run's log.jsonl, {} where there is none; a torn last line is passed over."""
-    return _newest(folder / LOG) or {}
+    return _newest(folder / layout.LOG) or {}
 
 
 def _newest(file: Path) -> dict[str, Any] | None:
@@ -159,25 +143,25 @@ def progress(folder: Path, log: Path | None = None) -> str:
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest committed checkpoint of a run, None where there is none."""
-    found = committed(folder)
+    found = layout.committed(folder)
     return found[-1].name if found else None
 
 
 def log_file(folder: Path, rank: int = 0) -> Path | None:
     """Standard error of a rank of the stage's newest job, None where none was started."""
-    job = find_object(folder / JOB)
-    return None if job is None else rank_log(folder, job["id"], rank)
+    job = find_object(folder / layout.JOB)
+    return None if job is None else layout.rank_log(folder, job["id"], rank)
 
 
 def holder(root: Path) -> dict[str, Any] | None:
     """Who is launching the graph of this folder now (pid, host, started), None where nobody is."""
     try:
-        with (root / LOCK).open("rb") as stream:
+        with (root / layout.LOCK).open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return find_object(root / LOCK) or {}
+        return find_object(root / layout.LOCK) or {}
     return None
 
 
@@ -205,8 +189,7 @@ def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
 
 def places(root: Path, stage: Mapping[str, Any]) -> list[Path]:
     """Where the job of a stage of graph.json works, or each task of its array."""
-    folder, tasks = root / stage["folder"], stage.get("array")
-    return [task_folder(folder, tasks, task) for task in range(tasks)] if tasks else [folder]
+    return history.places(root / stage["folder"], stage.get("array"))
 
 
 def _array_row(row: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +198,7 @@ def _array_row(row: dict[str, Any], tasks: list[dict[str, Any]]) -> dict[str, An
     failed = []
     for number, task in enumerate(tasks):
         if task["state"] == "failed":
-            cause = find_object(Path(task["folder"]) / FAILED) or {}
+            cause = find_object(Path(task["folder"]) / layout.FAILED) or {}
             where = {key: cause.get(key) for key in ("rank", "node")}
             failed.append({"task": number, **where, "reason": task["reason"]})
     starts = sum(task["starts"] or 0 for task in tasks)
@@ -241,7 +224,7 @@ class Slurm:
     @staticmethod
     def of(folders: Iterable[Path]) -> Slurm | None:
         """Asks once for all; None where there is no job of SLURM's to ask for, or no SLURM that answers."""
-        jobs = [job["id"] for job in (find_object(folder / JOB) for folder in folders) if job and on_slurm(job)]
+        jobs = [job["id"] for job in (find_object(folder / layout.JOB) for folder in folders) if job and on_slurm(job)]
         if not jobs or queue.missing_commands():
             return None
         try:
@@ -268,7 +251,7 @@ def _slurm_row(row: dict[str, Any], folder: Path, job: dict[str, Any], slurm: Sl
             told = "cancelled" if state == "CANCELLED" else "its job is gone"
             how = "stopped" if last else "not started"
             return row | {"state": how, "eta": None, "reason": f"{told}; the same command resumes"}
-        said = tail(batch_log(folder, job["id"]), lines=1)
+        said = tail(layout.batch_log(folder, job["id"]), lines=1)
         reason = f"SLURM: {state}{f': {said[-1]}' if said else ''}"
         return row | {"state": "failed", "eta": None, "reason": reason}
     if found.state == "PENDING":
@@ -280,12 +263,12 @@ def _slurm_row(row: dict[str, Any], folder: Path, job: dict[str, Any], slurm: Sl
 
 def last_start(folder: Path) -> dict[str, Any] | None:
     """The newest line of a stage's starts.jsonl, None where there is none."""
-    return _newest(folder / STARTS)
+    return _newest(folder / layout.STARTS)
 
 
 def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm: Slurm | None) -> dict[str, Any]:
     row = _row(name, folder)
-    done, failed, job = (find_object(folder / file) for file in (*ENDS, JOB))
+    done, failed, job = (find_object(folder / file) for file in (*layout.ENDS, layout.JOB))
     if job is not None:
         row |= {"job": job["id"]}
         last = last_start(folder) if on_slurm(job) else None
@@ -320,12 +303,12 @@ def _alive(job: dict[str, Any], launching: dict[str, Any] | None) -> bool:
 def _run_row(folder: Path) -> dict[str, Any]:
     row = _row(folder.name, folder)
     entry = last_log(folder)
-    if (folder / DONE).exists() or (row["step"] is not None and row["step"] == row["steps"]):
+    if (folder / layout.DONE).exists() or (row["step"] is not None and row["step"] == row["steps"]):
         return row | {"state": "done", "eta": None}
-    written = folder / LOG
+    written = folder / layout.LOG
     if entry and time.time() - os.stat(written).st_mtime < STALE_SECONDS:
         return row | {"state": "running"}
-    return row | {"state": "stopped", "eta": None, "reason": f"no news in {LOG}; the same command resumes"}
+    return row | {"state": "stopped", "eta": None, "reason": f"no news in {layout.LOG}; the same command resumes"}
 
 
 def _row(name: str, folder: Path) -> dict[str, Any]:

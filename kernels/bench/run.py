@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 import torch
 
@@ -91,18 +90,8 @@ def _told(row: Row, case: Case, operation: str, dtype: str, found: dict[str, flo
     done = replace(case, batch=taken)
     moved, flop = done.bytes(operation, direction, DTYPES[dtype]), 2 * done.macs(operation, direction)
     seconds = None if row["median"] is None else row["median"] / 1e3
-    shape: dict[str, Any] = {
-        "preset": case.label,
-        "size": case.size,
-        "stage": case.stage,
-        "batch": case.batch,
-        "pictures": taken,
-        "channels": case.channels,
-        "condition": case.condition,
-        "side": case.side,
-        "kernel_size": case.kernel_size,
-        "groups": case.groups,
-    }
+    shape = asdict(case) | {"preset": case.label, "pictures": taken}
+    del shape["label"], shape["unfold_batch"]
     return {
         **row,
         "ratio": None if row["ratio"] is None else row["ratio"] * share,

@@ -100,6 +100,19 @@ def device_name(device: torch.device) -> str:
     return f"{processor()}, {torch.get_num_threads()} threads"
 
 
+def peak_bytes(device: torch.device) -> Callable[[], int]:
+    """Tells how much more memory of a GPU was taken at most since this call than before it."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+
+    def taken() -> int:
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+
+    return taken
+
+
 class _ProcessorClock:
     def __init__(self, cold: bool) -> None:
         self.flush = torch.ones(FLUSH_BYTES // 4) if cold else None
@@ -135,16 +148,13 @@ class _EventClock:
     def prepare(self, steps: Mapping[str, Step]) -> float:
         """Runs all steps twice (warming up) and tells how much memory they took at most, in MB."""
         _run(steps)  # libraries take their workspaces, kernels are loaded
-        torch.cuda.synchronize(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
+        taken = peak_bytes(self.device)
         state = None
         for step in steps.values():
             start = time.perf_counter()
             state = step(state)
             self.queueing[step] = time.perf_counter() - start
-        torch.cuda.synchronize(self.device)
-        return float(torch.cuda.max_memory_allocated(self.device) - before) / 1e6
+        return taken() / 1e6
 
     def run(self, steps: Mapping[str, Step]) -> dict[str, float]:
         marks, state = {}, None

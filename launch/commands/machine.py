@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.output import rows
+from laconvnet.pipeline.errors import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -17,7 +18,7 @@ def add(commands: Any) -> None:
 def doctor(
     *,
     folder: Annotated[Path, Arg("of runs", "DIR")] = Path("runs"),
-    processes: Annotated[int, Arg("ranks of the run", "N")] = 1,
+    processes: Annotated[int, Arg("ranks of the run", "N", at_least=1)] = 1,
     data: Annotated[Path | None, Arg("the shard set that it reads", "DIR")] = None,
     config: Annotated[Path | None, Arg("its configuration: batch, window, ...", "FILE")] = None,
     cluster: Annotated[Path | None, Arg("the site where it runs", "FILE")] = None,
@@ -36,10 +37,7 @@ def doctor(
     from laconvnet.launch.doctor import doctor as examine
     from laconvnet.launch.doctor.check import PlannedRun
     from laconvnet.launch.slurm import cluster as sites
-    from laconvnet.pipeline.errors import ConfigError
 
-    if processes < 1:
-        raise ConfigError(f"command line: --processes: {processes}: expected at least 1")
     if config and not data:
         raise ConfigError(f"command line: --config: {config}: expected --data too, the set that it is for")
     planned = None

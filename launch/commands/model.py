@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
+from laconvnet.pipeline.errors import ConfigError
 
 Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
 _RULE = (
@@ -40,8 +41,8 @@ def info(
     ] = None,
     size: Annotated[int | None, Arg("side of the image in pixels (default: 416)", "N")] = None,
     words: Annotated[int | None, Arg("words of an expression (default: 15)", "N")] = None,
-    vocabulary: Annotated[int, Arg("words of the vocabulary", "N")] = 10_000,
-    answers: Annotated[int, Arg("answers of a VQA head (default: 28, CLEVR)", "N")] = 28,
+    vocabulary: Annotated[int, Arg("words of the vocabulary", "N", at_least=1)] = 10_000,
+    answers: Annotated[int, Arg("answers of a VQA head (default: 28, CLEVR)", "N", at_least=1)] = 28,
     layers: Annotated[bool, Arg("a row for every layer in place of every part")] = False,
     json: Annotated[bool, Arg("print one JSON object, layers included", group="format")] = False,
     csv: Csv = False,
@@ -54,7 +55,6 @@ def info(
     import torch
 
     from laconvnet.pipeline import config as configuration
-    from laconvnet.pipeline.errors import ConfigError
     from laconvnet.pipeline.model import PRESETS, build_model
     from laconvnet.pipeline.model.blocks import BLOCKS
     from laconvnet.pipeline.model.cost import cost
@@ -65,9 +65,6 @@ def info(
     given += _key("preset", preset, PRESETS) + _key("task", task, TASKS)
     given += _key("head", head, HEADS) + _key("block", block, BLOCKS)
     given += [f"--data.{name}={value}" for name, value in (("size", size), ("words", words)) if value is not None]
-    for name, value in (("vocabulary", vocabulary), ("answers", answers)):
-        if value < 1:
-            raise ConfigError(f"command line: --{name}: {value}: expected at least 1")
     resolved = configuration.load(config, [*given, *keys])
     with torch.device("meta"):
         model = build_model(resolved.model, vocabulary, answers)
@@ -85,8 +82,6 @@ def info(
 
 
 def _key(name: str, given: str | None, known: Collection[str]) -> list[str]:
-    from laconvnet.pipeline.errors import ConfigError
-
     if given is None:
         return []
     if given not in known:

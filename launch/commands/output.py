@@ -23,6 +23,6 @@ def rows(table: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """A table: columns by name, or one JSON object a line."""
     if as_json:
         for row in table:
-            print(json.dumps(row))
+            print(json.dumps(row), flush=True)
     elif table:
         write(drawn(table))

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
 from laconvnet.launch.commands.output import rows, show
+from laconvnet.shards.errors import InputError
 
 
 def add(commands: Any) -> None:
@@ -72,8 +73,6 @@ def build(
 
 def _share(text: str) -> tuple[int, int]:
     """Share I of N, from the text or from the process's place in its job."""
-    from laconvnet.shards.errors import InputError
-
     if text == "rank":
         return int(os.environ.get("RANK", "0")) + 1, int(os.environ.get("WORLD_SIZE", "1"))
     number, _, count = text.partition("/")
@@ -137,8 +136,6 @@ def pretrain_set(
 
 
 def _weighted(text: str) -> tuple[Path, float]:
-    from laconvnet.shards.errors import InputError
-
     folder, equals, weight = text.rpartition("=")
     if not equals:
         return Path(text), 1.0

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, JsonLines
+from laconvnet.pipeline.errors import ConfigError
 
 Graph = Annotated[Path, Arg("folder of a launched graph", "DIR")]
 
@@ -48,7 +49,6 @@ def launch(
     Examples of the file: configs/stages/*.yaml, configs/demo/stages.yaml; of a site's: configs/cluster/example.yaml.
     """
     from laconvnet.launch import executor
-    from laconvnet.pipeline.errors import ConfigError
 
     values = {}
     for text in given:

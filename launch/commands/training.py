@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, Run
 from laconvnet.launch.commands.output import show
+from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import EVALUATIONS, REPORT
 
 # The -- keeps torchrun from reading --run as one of its own options (--run-path).
@@ -40,7 +41,6 @@ def train(
     Every key, with type, default and meaning: laconvnet train --help-keys
     """
     from laconvnet.pipeline import config as configuration
-    from laconvnet.pipeline.errors import ConfigError
 
     if help_keys:
         print(configuration.parser().format_help())

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from laconvnet import ROOT
+from laconvnet import python_path
 from laconvnet.launch.doctor import packages, torches
 from laconvnet.launch.doctor.check import Check, PlannedRun, Probe, checked
 
@@ -46,14 +46,13 @@ def in_process(names: Sequence[str]) -> list[Check]:
 
 def _run(names: Sequence[str]) -> tuple[list[Check], int, str]:
     """One process: its rows, how many probes it finished, and how it ended where that is not all of them."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "laconvnet.launch.doctor.apart", *names]
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             timeout=SECONDS,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": python_path()},
             check=False,
         )
         out, output = done.stdout, [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

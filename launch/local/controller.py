@@ -15,7 +15,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,10 +26,9 @@ import psutil
 import submitit
 from submitit.local import local as base
 
-from laconvnet import ROOT
-from laconvnet.files import publish_json
-from laconvnet.launch.job import Command, tail
-from laconvnet.pipeline.runs.layout import FAILED, JOBS, array_of, controller_log, ok_marker
+from laconvnet import python_path
+from laconvnet.launch.job import Command, record_failure
+from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
@@ -46,7 +44,7 @@ class LocalExecutor(submitit.LocalExecutor):
         job = time.strftime("%Y%m%d-%H%M%S-") + f"{time.time_ns() // 1_000_000 % 1000:03d}"
         env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": python_path(),
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_NTASKS": str(ranks),
             "SUBMITIT_LOCAL_COMMAND": command,
@@ -145,14 +143,9 @@ class Controller(base.Controller):
     def _failed(self, rank: int, reason: str) -> None:
         log = base.utils.JobPaths(self.folder, self.pid, rank).stderr
         array = array_of(self.stage)
-        record = {
-            "stage": (array[0] if array else self.stage).name.rpartition("-")[0],
-            "job": self.pid,
-            "host": socket.gethostname(),
-            "ended": time.time(),
-        }
+        name = (array[0] if array else self.stage).name.rpartition("-")[0]
         # Replaces what another rank may have written: it only lost the connection to this one.
-        publish_json(self.stage / FAILED, record | {"rank": rank, "reason": reason, "log": str(log), "tail": tail(log)})
+        record_failure(self.stage, log, {"stage": name, "job": self.pid, "rank": rank, "reason": reason})
 
     def kill_tasks(self) -> None:
         """End what is left of the job: SIGINT as a terminal would send it, and SIGKILL to what does not heed it."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from submitit.local.local import LocalJob
@@ -18,13 +18,13 @@ from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import CANCELLED, PORTS, Command, is_done, master_port, tail
+from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, is_done, master_port, record_failure
 from laconvnet.launch.local import controller
 from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.slurm.batch import note
 from laconvnet.launch.status import log_file, progress
 from laconvnet.launch.table import clock
-from laconvnet.pipeline.runs.layout import ENDS, FAILED, JOB, controller_log
+from laconvnet.pipeline.runs.layout import FAILED, JOB, controller_log
 from laconvnet.pipeline.runs.version import code_version
 
 POLL_SECONDS = 0.1
@@ -138,19 +138,11 @@ class Run:
 
     def _start(self, stage: Stage, attempt: int = 0) -> None:
         stage.folder.mkdir(parents=True, exist_ok=True)
-        _clear(stage)
+        clear_ends(stage.folder)
         devices = self._least_used(stage.processes)
-        command = Command(
-            stage=stage.name,
-            fingerprint=stage.fingerprint,
-            folder=stage.folder,
-            argv=stage.argv,
-            processes=stage.processes,
-            threads=stage.threads,
-            port=_free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if stage.processes > 1 else None,
-            devices=",".join(devices) or None,
-            version=self.version,
-        )
+        several = stage.processes > 1
+        port = _free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if several else None
+        command = replace(Command.of(stage), port=port, devices=",".join(devices) or None, version=self.version)
         if stage.name not in self.announced:
             self.announced.add(stage.name)
             self._announce(stage)
@@ -187,10 +179,8 @@ class Run:
             return
         failed = find_object(stage.folder / FAILED)
         if failed is None:
-            log = controller_log(stage.folder, run.job.job_id)
-            failed = {"rank": 0, "reason": "its job ended without a result", "log": str(log), "ended": time.time()}
-            failed |= {"stage": stage.name, "job": run.job.job_id, "tail": tail(log)}
-            publish_json(stage.folder / FAILED, failed)
+            facts = {"stage": stage.name, "job": run.job.job_id, "reason": "its job ended without a result"}
+            failed = record_failure(stage.folder, controller_log(stage.folder, run.job.job_id), facts)
         if _port_was_taken(failed["reason"]) and run.attempt + 1 < PORT_ATTEMPTS:
             self.screen.line(f"    {stage.label}: its port was taken meanwhile; once more with another")
             _note_end(run, "retry", failed["reason"])
@@ -198,9 +188,8 @@ class Run:
             return
         _note_end(run, "failed", failed["reason"])
         self.states[stage.name] = "failed"
-        self.reasons.setdefault(
-            stage.name, failed["reason"] if stage.task is None else f"task {stage.task}: {failed['reason']}"
-        )
+        task = "" if stage.task is None else f"task {stage.task}: "
+        self.reasons.setdefault(stage.name, task + failed["reason"])
         self.screen.line(f"    {stage.label}: FAILED (rank {failed['rank']}): {failed['reason']}")
         for text in failed["tail"]:
             self.screen.line(f"    | {text}")
@@ -262,10 +251,10 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen:
             screen.line(f"{stage.name}: ended {left} processes that a killed launch had left running")
         if force:
             set_aside(graph, stage)
-        _clear(stage)
+        clear_ends(stage.folder)
         jobs = [job for job in stage.jobs if again or not is_done(job.folder, job.fingerprint)]
         for job in jobs:
-            _clear(job)
+            clear_ends(job.folder)
         found += jobs
     return found
 
@@ -273,11 +262,6 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen:
 def _note_end(run: Running, outcome: str, reason: str = "") -> None:
     entry = {"job": run.job.job_id, "start": run.attempt, "event": "end", "outcome": outcome, "reason": reason}
     note(run.stage.folder, entry)
-
-
-def _clear(stage: Stage) -> None:
-    for name in ENDS:
-        (stage.folder / name).unlink(missing_ok=True)
 
 
 def _free_port(key: str, first: int) -> int:

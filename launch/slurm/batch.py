@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -28,22 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object, publish_json
-from laconvnet.launch.job import is_done, tail
+from laconvnet.launch.job import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
 from laconvnet.pipeline.runs import layout
-from laconvnet.pipeline.runs.layout import (
-    JOBS,
-    STARTS,
-    SUBMISSION,
-    batch_log,
-    exclude_file,
-    fence_file,
-    ok_marker,
-    rank_log,
-    stopped_marker,
-    told_file,
-)
 from laconvnet.pipeline.runs.records import read_lines
 
 DONE, FAILED, AGAIN = 0, 1, 3
@@ -71,12 +58,12 @@ class Submission:
 
     @staticmethod
     def of(folder: Path) -> Submission:
-        found = find_object(folder / JOBS / SUBMISSION)
-        assert found is not None, f"{folder}: no {SUBMISSION}"
+        found = find_object(folder / layout.JOBS / layout.SUBMISSION)
+        assert found is not None, f"{folder}: no {layout.SUBMISSION}"
         return Submission(**found)
 
     def write(self, folder: Path) -> None:
-        publish_json(folder / JOBS / SUBMISSION, asdict(self))
+        publish_json(folder / layout.JOBS / layout.SUBMISSION, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -97,9 +84,9 @@ class Verdict:
 def begin(folder: Path, job: str, start: int, nodes: str) -> int:
     """Make the folder ready for the ranks of this start; FAILED where the job only ever starts."""
     print(f"{_MARK} {start} on {nodes}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
-    publish_json(fence_file(folder, job), {"start": start})
-    for marker in (ok_marker, stopped_marker, told_file):
-        for file in (folder / JOBS).glob(marker(folder, job, "*").name):
+    publish_json(layout.fence_file(folder, job), {"start": start})
+    for marker in (layout.ok_marker, layout.stopped_marker, layout.told_file):
+        for file in (folder / layout.JOBS).glob(marker(folder, job, "*").name):
             file.unlink()
     (folder / layout.FAILED).unlink(missing_ok=True)
     checkpoint = last_checkpoint(folder)
@@ -133,7 +120,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
         return Verdict("failed", failed["reason"], failed.get("rank"), failed.get("node"))
     # When one rank is lost, srun asks the others to stop and then kills them: only what happened to a rank before any
     # signal reached it is a cause.
-    unasked = [one for one in gone if not told_file(folder, job, one.rank).exists()]
+    unasked = [one for one in gone if not layout.told_file(folder, job, one.rank).exists()]
     killed = next((one for one in unasked if one.killed), None)
     left = next((one for one in unasked if one.failed), None)
     said = [str(failed["reason"]), *failed.get("tail", [])] if failed else []
@@ -141,7 +128,8 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     if killed and (not failed or failed.get("told") or transient(said)):
         reason = f"rank {killed.rank} on {killed.node} {killed.killed}"
         return Verdict("failed", reason, killed.rank, killed.node)
-    stopped = any((folder / JOBS).glob(stopped_marker(folder, job, "*").name)) or bool(gone and gone[0].told_to_stop)
+    marked = any((folder / layout.JOBS).glob(layout.stopped_marker(folder, job, "*").name))
+    stopped = marked or bool(gone and gone[0].told_to_stop)
     if stopped and (failed.get("told") if failed else not left):
         return _stopped(folder, job, plan, seconds)
     if not failed:
@@ -162,7 +150,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
 
 def history(folder: Path, job: str) -> list[dict[str, Any]]:
     """What `starts.jsonl` tells of a job, oldest first."""
-    return [entry for entry in read_lines(folder / STARTS) if entry.get("job") == job]
+    return [entry for entry in read_lines(folder / layout.STARTS) if entry.get("job") == job]
 
 
 def _stopped(folder: Path, job: str, plan: Submission, seconds: float) -> Verdict:
@@ -182,24 +170,23 @@ def _last_words(
     if first is None:
         said = [line for line in told if not line.startswith(_MARK)]
         return [said[-1] if said else f"srun ended with exit code {code} and said nothing", *said], None, None
-    lines = tail(rank_log(folder, job, first.rank))
+    lines = tail(layout.rank_log(folder, job, first.rank))
     return [lines[-1] if lines else first.how, *lines], first.rank, first.node
 
 
 def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
     plan = Submission.of(folder)
     if verdict.exclude:
-        _exclude(exclude_file(folder, job), verdict.exclude, plan.spare_nodes)
+        _exclude(layout.exclude_file(folder, job), verdict.exclude, plan.spare_nodes)
     if verdict.outcome == "failed":
-        log = batch_log(folder, job) if verdict.rank is None else rank_log(folder, job, verdict.rank)
-        record: dict[str, Any] = {"stage": plan.stage, "identity": plan.fingerprint, "job": job, "ended": time.time()}
-        record |= {"host": socket.gethostname(), "tail": tail(log)}
+        log = layout.batch_log(folder, job) if verdict.rank is None else layout.rank_log(folder, job, verdict.rank)
+        record: dict[str, Any] = {"stage": plan.stage, "identity": plan.fingerprint, "job": job}
         # A rank that only lost its peer may have written first; the verdict knows better.
         written = find_object(folder / layout.FAILED) or {}
         if written.get("rank") == verdict.rank:
             record |= written
-        record |= {"reason": verdict.reason, "rank": verdict.rank, "node": verdict.node, "log": str(log)}
-        publish_json(folder / layout.FAILED, record)
+        told = {"reason": verdict.reason, "rank": verdict.rank, "node": verdict.node, "log": str(log)}
+        record_failure(folder, log, record | told)
     else:
         (folder / layout.FAILED).unlink(missing_ok=True)
     noted = {"outcome": verdict.outcome, "reason": verdict.reason, "rank": verdict.rank, "node": verdict.node}
@@ -226,14 +213,14 @@ def _idle_starts(entries: list[dict[str, Any]], checkpoint: str | None) -> int:
 
 def _messages(folder: Path, job: str) -> list[str]:
     """The batch log of the newest start."""
-    lines = tail(batch_log(folder, job), lines=2000)
+    lines = tail(layout.batch_log(folder, job), lines=2000)
     marks = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
     return lines[marks[-1] :] if marks else lines
 
 
 def note(folder: Path, entry: dict[str, Any]) -> None:
     """Add a line to the history of the stage's starts."""
-    with (folder / STARTS).open("a", encoding="utf-8") as stream:
+    with (folder / layout.STARTS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
 
 

@@ -15,7 +15,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,7 @@ class ResourceRequest:
 
 def command(stage: Stage, shape: ResourceRequest, argv: tuple[str, ...], version: str | None = None) -> Command:
     """What each task of the stage calls."""
-    return Command(
-        stage=stage.name,
-        fingerprint=stage.fingerprint,
-        folder=stage.folder,
-        argv=argv,
-        processes=stage.processes,
-        threads=shape.cpus,
-        version=version,
-    )
+    return replace(Command.of(stage), argv=argv, threads=shape.cpus, version=version)
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from laconvnet.files import publish_json
 from laconvnet.launch import precheck
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import is_done
+from laconvnet.launch.job import clear_ends, is_done
 from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.slurm import capacity, queue, sbatch, snapshot
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs.layout import ENDS, JOB, JOBS, array_of, task_folder
+from laconvnet.pipeline.runs.layout import JOB, JOBS, array_of, task_folder
 from laconvnet.pipeline.runs.version import code_version
 
 
@@ -268,9 +268,8 @@ def _submit(
     chosen: sbatch.SlurmExecutor,
 ) -> str:
     """Submit one stage, or tasks of its array, and note it where it works; returns the job's id."""
-    for name in ENDS:
-        for one in {stage.folder, *(job.folder for job in jobs)}:
-            (one / name).unlink(missing_ok=True)
+    for folder in {stage.folder, *(job.folder for job in jobs)}:
+        clear_ends(folder)
     works = {}
     for job in jobs:
         (job.folder / JOBS).mkdir(parents=True, exist_ok=True)

@@ -73,8 +73,8 @@ def loading(encoded: list[bytes], device: torch.device, threads: int, rounds: in
     letterbox = Letterbox.fit(np.full(size, WIDTH), np.full(size, HEIGHT), SIZE)
     decoder = Decoder(SIZE, size, threads, device)
     with tempfile.TemporaryDirectory() as place:
-        examples, loader = _opened(made_set(Path(place), encoded, size, WIDTH, HEIGHT), size, threads, device)
-        with closing(loader):
+        examples = Examples.open(made_set(Path(place), encoded, size, WIDTH, HEIGHT), "expression", "train")
+        with closing(_loader(examples, size, threads, device)) as loader:
             requests = [Request(examples.rows)] * _STRETCH
             made = {
                 "decoder from memory": lambda: [decoder.decode(data, letterbox) for _ in requests][-1],
@@ -142,8 +142,3 @@ def _arrays(encoded: list[bytes]) -> list[NDArray[np.uint8]]:
 def _loader(examples: Examples, batch: int, threads: int, device: torch.device) -> Loader:
     config = DataConfig("unused", size=SIZE, batch=batch, threads=threads)
     return Loader(examples, Vocabulary(WORDS), config, batch, device)
-
-
-def _opened(folder: Path, batch: int, threads: int, device: torch.device) -> tuple[Examples, Loader]:
-    examples = Examples.open(folder, "expression", "train")
-    return examples, _loader(examples, batch, threads, device)

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from laconvnet.kernels.bench import Case, Row
 from laconvnet.kernels.bench.implementations import BASELINE, implementations
 from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
-from laconvnet.kernels.bench.timing import device_name
+from laconvnet.kernels.bench.timing import peak_bytes
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
 from laconvnet.pipeline.bench.speed import OURS, Network, Way, made_input
 
@@ -57,7 +57,7 @@ def saved_bytes(work: Callable[[], Tensor], beside: Iterable[Tensor] = ()) -> in
 
 def operator_rows(layers: Sequence[Case], dtype: str, batch: int, device: torch.device, rounds: int) -> Iterator[Row]:
     """What one layer keeps for backward, its inputs included; input_bytes are those of the inputs alone."""
-    where = surroundings()
+    where = surroundings(device)
     for layer in layers:
         case = replace(layer, batch=batch, unfold_batch=batch)
         for operation in OPERATIONS:
@@ -76,7 +76,7 @@ def operator_rows(layers: Sequence[Case], dtype: str, batch: int, device: torch.
             }
             counts = {name: partial(saved_bytes, partial(made[name]["forward"], None)) for name in (BASELINE, OURS)}
             for row in _counted(counts, rounds):
-                yield {"measure": OPERATOR, **row, **shape, "device": device_name(device), **where}
+                yield {"measure": OPERATOR, **row, **shape, **where}
 
 
 def step_rows(network: Network, device: torch.device, rounds: int) -> Iterator[Row]:
@@ -87,7 +87,7 @@ def step_rows(network: Network, device: torch.device, rounds: int) -> Iterator[R
     inputs = made_input(network, network.batch, device)
     trained = {name: Way(network, device, name == BASELINE) for name in (BASELINE, OURS)}
     shape = {"preset": network.model.preset, "size": network.size, "dtype": network.precision, "batch": network.batch}
-    told = {**shape, "device": device_name(device), **surroundings()}
+    told = {**shape, **surroundings(device)}
     saved = {name: partial(_saved, way, inputs) for name, way in trained.items()}
     for row in _counted(saved, rounds):
         yield {"measure": STEP, **row, **told}
@@ -107,12 +107,9 @@ def _saved(way: Way, inputs: tuple[Tensor, Tensor]) -> int:
 def _peak(way: Way, inputs: tuple[Tensor, Tensor]) -> int:
     if not way.optimizer.state:
         way.step(*inputs)  # makes it
-    torch.cuda.synchronize(way.device)
-    before = torch.cuda.memory_allocated(way.device)
-    torch.cuda.reset_peak_memory_stats(way.device)
+    taken = peak_bytes(way.device)
     way.step(*inputs)
-    torch.cuda.synchronize(way.device)
-    return torch.cuda.max_memory_allocated(way.device) - before
+    return taken()
 
 
 def _counted(counts: Mapping[str, Callable[[], int]], rounds: int) -> list[Row]:

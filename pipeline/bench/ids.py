@@ -9,8 +9,8 @@ from typing import Any
 # number that would not tell by itself what it counts.
 _KEYS = {
     "kernel": "preset size dtype stage kernel_size operation direction name batch cache device",
-    "data": "part name step images threads samples device",
-    "shards": "name source images size workers",
+    "data": "part name step pictures threads samples device",
+    "shards": "name source pictures size workers",
     "train": "part name preset size precision batch zero steps device",
     "infer": "preset task size precision measure name batch device",
     "bytes": "measure preset size dtype stage kernel_size operation name batch device",

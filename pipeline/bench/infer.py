@@ -9,9 +9,9 @@ from torch import Tensor
 
 from laconvnet.kernels.bench import Row, Step, compare
 from laconvnet.kernels.bench.implementations import BASELINE
-from laconvnet.kernels.bench.timing import device_name
+from laconvnet.kernels.bench.run import DTYPES
 from laconvnet.pipeline.bench.rows import surroundings
-from laconvnet.pipeline.bench.speed import DTYPES, OURS, WORDS, Network, made_input, unfolded
+from laconvnet.pipeline.bench.speed import OURS, WORDS, Network, made_input, unfolded
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.model.model import Model
 
@@ -30,17 +30,8 @@ def rows(network: Network, device: torch.device, rounds: int) -> Iterator[list[R
     for measure, batch in (("latency", 1), ("throughput", network.batch)):
         inputs = made_input(network, batch, device)
         made = {name: {"forward": _forward(model, inputs, network, device)} for name, model in models.items()}
-        described = {
-            "bench": "infer",
-            "measure": measure,
-            "batch": batch,
-            "preset": network.model.preset,
-            "task": network.model.task,
-            "size": network.size,
-            "precision": network.precision,
-            "device": device_name(device),
-            **surroundings(),
-        }
+        shape = {**network.described, "task": network.model.task, "batch": batch}
+        described = {"bench": "infer", "measure": measure, **shape, **surroundings(device)}
         yield [
             {
                 **{key: row[key] for key in _KEPT},

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from laconvnet import python_path
 from laconvnet.files import read_json
 
 SAMPLES, RANKS = 64, 2
@@ -34,6 +35,8 @@ Row = dict[str, Any]
 
 def rows(world: int) -> Iterator[Row]:
     """Files and bytes of each kind a rank, from a run of two; and the sum over so many ranks."""
+    from laconvnet.pipeline.bench.rows import counted  # brings torch, whose files a rank is to open after the hook
+
     ranks = watched()
     for kind in KINDS:
         opens, files, size = (max(found[kind][key] for found in ranks) for key in ("opens", "files", "bytes"))
@@ -43,12 +46,11 @@ def rows(world: int) -> Iterator[Row]:
             ("different files of a rank", files, "files"),
             ("bytes of those files", size / 1e6, "MB"),
         ):
-            yield {"name": kind, "measure": measure, "median": value, "spread": 0.0, "unit": unit, "note": note}
+            yield counted(kind, measure, value, unit, note=note)
 
 
 def watched() -> list[dict[str, dict[str, int]]]:
     """By rank: opens, files and bytes of each kind; raises RuntimeError where the run fails."""
-    from laconvnet import ROOT
     from laconvnet.pipeline.bench.made import images, made_set
 
     with tempfile.TemporaryDirectory() as place:
@@ -59,12 +61,11 @@ def watched() -> list[dict[str, dict[str, int]]]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         begun = []
         try:
             for rank in range(RANKS):
                 variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_PORT": port}
-                variables |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+                variables |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
                 with (folder / f"log{rank}").open("wb") as log:
                     begun.append(
                         subprocess.Popen(

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from laconvnet.kernels.bench import Row
+from laconvnet.pipeline.bench.rows import counted
 from laconvnet.pipeline.data.plan import Plan, Positions
 
 NODE = 8  # ranks of a node
@@ -23,7 +24,6 @@ STEPS = 1000
 KEPT = 512  # files that a rank keeps open: half of the usual limit of 1,024
 EVEN = 32  # steps whose reads are counted over all ranks
 ORDERS = ("shard after shard", "whole epoch", "in windows")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_by(layout: Layout, window: int, world: int, share: int) -> Iterator[Row
             "fetched for a node": (len(layout.blocks(items.ravel())) * BLOCK / 1e9, "GB"),
         }
         for measure, (value, unit) in told.items():
-            yield {"name": name, "measure": measure, "median": value, "spread": 0.0, "unit": unit}
+            yield counted(name, measure, value, unit)
 
 
 def opened(shards: NDArray[np.int64]) -> int:
@@ -137,8 +137,8 @@ def in_an_epoch(layout: Layout, window: int, world: int, share: int, most: int) 
             count = -(-len(layout.starts) // world)
         else:
             count = len(np.unique(layout.shard(order(positions(0, world, share, steps).ravel()))))
-        row = {"name": name, "measure": "shards of a rank in an epoch", "median": count, "spread": 0.0}
-        yield row | {"unit": "shards", "note": None if name == ORDERS[0] else note}
+        told = None if name == ORDERS[0] else note
+        yield counted(name, "shards of a rank in an epoch", count, "shards", note=told)
 
 
 def evenness(layout: Layout, window: int, world: int, share: int) -> Iterator[Row]:
@@ -159,4 +159,4 @@ def evenness(layout: Layout, window: int, world: int, share: int) -> Iterator[Ro
             ("shards of a step", "hottest shard of a step"), zip(*found, strict=True), ("shards", "reads"), strict=True
         ):
             low, middle, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
-            yield {"name": name, "measure": measure, "median": middle, "spread": high - low, "unit": unit}
+            yield counted(name, measure, middle, unit, spread=high - low)

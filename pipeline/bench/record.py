@@ -12,7 +12,6 @@ import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,13 @@ class Recorder:
         """Append rows, each with id, date, machine, commit, dirty, command, versions, cores and load; all or none."""
         if self.folder is None:
             return
-        from laconvnet.pipeline.bench.rows import surroundings
+        from laconvnet.pipeline.bench.rows import surroundings, version_of
 
-        here = surroundings()
+        here, ours = surroundings(), version_of("laconvnet")
         made = []
         for row in rows:
             whole = {"bench": "kernel", **self.told, **here, **row}
-            whole["versions"] = {"laconvnet": _version(), **here["versions"], **(row.get("versions") or {})}
+            whole["versions"] = {"laconvnet": ours, **here["versions"], **(row.get("versions") or {})}
             made.append({"id": row_id(whole), **whole})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,11 +105,4 @@ def _git(*words: str) -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("laconvnet")
-    except metadata.PackageNotFoundError:
         return None

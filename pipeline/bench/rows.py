@@ -11,8 +11,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from laconvnet.kernels.bench import Row, spread
-from laconvnet.kernels.bench.timing import quartiles
+from laconvnet.kernels.bench.timing import device_name, quartiles
 
 # A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
 _NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")
@@ -51,6 +53,11 @@ def rows_of(values: Mapping[str, Sequence[float]], baseline: str, unit: str) -> 
     return rows
 
 
+def counted(name: str, measure: str, value: float, unit: str, **more: Any) -> Row:
+    """The row of a number that is the same each time, unless ``more`` has another spread."""
+    return {"name": name, "measure": measure, "median": value, "unit": unit, "spread": 0.0, **more}
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Two of the values, between which the median of what they are drawn from lies with 95 % confidence.
 
@@ -69,15 +76,19 @@ def empty_row(name: str, note: str) -> Row:
     return {"name": name, "baseline": name, **dict.fromkeys((*numbers, *over)), "note": note}
 
 
-def surroundings() -> dict[str, Any]:
-    """Cores, the load of the last minute, and the versions of what computes (None of what is not installed)."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "versions": versions}
+def surroundings(device: torch.device | None = None) -> dict[str, Any]:
+    """The device where one is given, cores, the load of the last minute, and the versions of what computes."""
+    versions = {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}
+    here = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "versions": versions}
+    return here if device is None else {"device": device_name(device), **here}
+
+
+def version_of(package: str) -> str | None:
+    """None of what is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def missing() -> list[str]:

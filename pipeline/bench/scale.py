@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from laconvnet.kernels.bench import compare
-from laconvnet.kernels.bench.timing import device_name
+from laconvnet.kernels.bench import Row, compare
 from laconvnet.pipeline.bench import opened, reads, state
 from laconvnet.pipeline.bench.made import images, made_set
-from laconvnet.pipeline.bench.reads import ORDERS, Layout, Row
-from laconvnet.pipeline.bench.rows import surroundings
+from laconvnet.pipeline.bench.reads import ORDERS, Layout
+from laconvnet.pipeline.bench.rows import counted, surroundings
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.plan import Plan
 from laconvnet.shards.format.manifest import EXAMPLES_MAP, SAMPLES_MAP
@@ -74,7 +73,7 @@ def rows(scale: Scale, rounds: int) -> Iterator[list[Row]]:
         "start": _of(scale.ranks, opened.rows(scale.ranks)),
     }
     common: Row = {"samples": scale.samples, "shards": len(layout.starts), "share": scale.share, "window": scale.window}
-    common |= {"device": device_name(_CPU), **surroundings()}
+    common |= surroundings(_CPU)
     for part in PARTS:
         yield _against(list(made[part]), {"bench": part, **common})
 
@@ -104,14 +103,14 @@ def ids(scale: Scale, layout: Layout, rounds: int) -> Iterator[Row]:
         for row in compare({name: {"ids": ask} for name, ask in asked.items()}, ORDERS[1], _CPU, rounds):
             yield _timed(row, "ids of a rank's step", world)
         for name, ask in asked.items():
-            yield _taken(name, "memory of that", _peak(ask), world)
+            yield counted(name, "memory of that", _peak(ask) / 1e3, "kB", world=world)
 
     def begin(_: Any = None) -> Any:
         return layout.plan(scale.window).step(0, scale.share, 0, 1)
 
     for row in compare({ORDERS[2]: {"ids": begin}}, ORDERS[2], _CPU, rounds):
         yield _timed(row, "ids at an epoch's begin", scale.ranks)
-    yield _taken(ORDERS[2], "memory of that begin", _peak(begin), scale.ranks)
+    yield counted(ORDERS[2], "memory of that begin", _peak(begin) / 1e3, "kB", world=scale.ranks)
 
 
 def _last_of(plan: Plan, steps: Iterator[int], share: int, world: int, _: Any = None) -> Any:
@@ -122,10 +121,6 @@ def _last_of(plan: Plan, steps: Iterator[int], share: int, world: int, _: Any = 
 def _timed(row: Row, measure: str, world: int) -> Row:
     kept = {key: row[key] for key in ("name", "baseline", "ratio", "median", "spread", "unit")}
     return {**kept, "measure": measure, "world": world}
-
-
-def _taken(name: str, measure: str, size: int, world: int) -> Row:
-    return {"name": name, "measure": measure, "median": size / 1e3, "spread": 0.0, "unit": "kB", "world": world}
 
 
 def exact(scale: Scale, layout: Layout) -> Iterator[Row]:
@@ -150,18 +145,15 @@ def exact(scale: Scale, layout: Layout) -> Iterator[Row]:
                 "other than for one rank": int((shown != alone).sum()),
             }
             for measure, value in found.items():
-                yield _counted(name, f"{measure}, {len(some)} steps", value, world)
+                yield counted(name, f"{measure}, {len(some)} steps", value, "samples", world=world)
             walked = np.concatenate([_step(near, step, batch, world) for step in range(small.samples // batch)])
             counts = np.bincount(walked[(walked >= 0) & (walked < small.samples)], minlength=small.samples)
-            yield _counted(name, f"not once, epoch of {small.samples:,}", int((counts != 1).sum()), world)
+            wrong = int((counts != 1).sum())
+            yield counted(name, f"not once, epoch of {small.samples:,}", wrong, "samples", world=world)
 
 
 def _step(plan: Plan, step: int, batch: int, world: int) -> Any:
     return np.concatenate([plan.step(step, batch, rank, world)[0] for rank in range(world)])
-
-
-def _counted(name: str, measure: str, value: int, world: int) -> Row:
-    return {"name": name, "measure": measure, "median": value, "spread": 0.0, "unit": "samples", "world": world}
 
 
 def reading(scale: Scale, layout: Layout) -> Iterator[Row]:
@@ -189,10 +181,9 @@ def tables(scale: Scale) -> Iterator[Row]:
         }
     note = f"{_COUNTED:,} samples weighed; real texts and keys are longer or shorter"
     for name, size in held.items():
-        each = {"name": name, "measure": "of a sample", "median": size / _COUNTED, "unit": "bytes"}
-        all_of = {"name": name, "measure": "of all", "median": size / _COUNTED * scale.samples / 1e9, "unit": "GB"}
-        for row in (each, all_of):
-            yield {**row, "spread": 0.0, "world": 1, "note": note}
+        each = size / _COUNTED
+        yield counted(name, "of a sample", each, "bytes", world=1, note=note)
+        yield counted(name, "of all", each * scale.samples / 1e9, "GB", world=1, note=note)
 
 
 def _peak(work: Callable[[], Any]) -> int:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from laconvnet.kernels.bench import Row
 from laconvnet.kernels.bench.implementations import BASELINE, unfold_conv
-from laconvnet.kernels.bench.timing import device_name
+from laconvnet.kernels.bench.run import DTYPES
+from laconvnet.kernels.bench.timing import peak_bytes
 from laconvnet.pipeline.bench.rows import empty_row, missing, rows_of, surroundings
 from laconvnet.pipeline.model import Model, ModelConfig, build_model
 from laconvnet.pipeline.model.blocks.laconv import Filters
@@ -30,7 +31,6 @@ from laconvnet.pipeline.training import hardware
 from laconvnet.pipeline.training.optimizer import OptimizerConfig, build_optimizer
 
 OURS = "laconv"
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WORDS = 1000  # of a vocabulary
 _AHEAD = 3  # batches that the loader has made while the other way ran
 _SIDES = {"small": (96, 64), "large": (640, 480)}  # of images, in pixels
@@ -46,6 +46,12 @@ class Network:
     batch: int = 32
     precision: str = "bf16"
     threads: int = 4
+
+    @property
+    def described(self) -> Row:
+        """What a row tells of it."""
+        shape = {"size": self.size, "batch": self.batch, "precision": self.precision}
+        return {"preset": self.model.preset, **shape}
 
 
 SMALL = Network(ModelConfig("tiny"), 64, 15, 8, "fp32", 1)  # for a CPU
@@ -129,7 +135,7 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int, told: 
     of a step: unfold may have room for fewer), samples_per_s, data_wait (share of the time), peak_mb (on a GPU, on top
     of what both ways keep), mfu (None where the device's peak is not known) and data (where images come from).
     """
-    where = surroundings()
+    where = surroundings(device)
     ways = {BASELINE: Way(network, device, True), OURS: Way(network, device, False)}
     notes: dict[str, str] = {}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -145,15 +151,7 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int, told: 
                 seconds, waited, peaks[name] = _block(ways[name], batches, steps)
                 taken[name].append((seconds, waited))
                 told()
-    described = {
-        "bench": "speed",
-        "device": device_name(device),
-        "preset": network.model.preset,
-        "size": network.size,
-        "batch": network.batch,
-        "precision": network.precision,
-        "data": data,
-    }
+    described = {"bench": "speed", **network.described, "data": data, **where}
     an_image = {
         name: [1e3 * seconds / steps / ways[name].pictures for seconds, _ in blocks]
         for name, blocks in taken.items()
@@ -176,29 +174,22 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int, told: 
         if ways[name].pictures < network.batch:
             row["note"] = f"{ways[name].pictures} of {network.batch} images: no room for more"
     found += [empty_row(name, note) for name, note in notes.items()]
-    return [{**row, **described, **where} for row in found]
+    return [{**row, **described} for row in found]
 
 
 def _block(way: Way, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tuple[float, float, float | None]:
     """Seconds of so many steps, those of them without data, and the memory that they took at most."""
-    on_gpu = way.device.type == "cuda"
     for _ in range(_AHEAD):
         next(batches)
-    if on_gpu:
-        torch.cuda.synchronize(way.device)
-        before = torch.cuda.memory_allocated(way.device)
-        torch.cuda.reset_peak_memory_stats(way.device)
+    peak = peak_bytes(way.device) if way.device.type == "cuda" else None
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
         way.step(*batch)
-    if not on_gpu:
-        return time.perf_counter() - start, waited, None
-    torch.cuda.synchronize(way.device)
-    seconds = time.perf_counter() - start
-    return seconds, waited, (torch.cuda.max_memory_allocated(way.device) - before) / 1e6
+    taken = peak() / 1e6 if peak else None  # waits for the GPU
+    return time.perf_counter() - start, waited, taken
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from laconvnet.kernels.bench import spread
+from laconvnet.kernels.bench import Row, spread
 from laconvnet.pipeline.bench.reads import NODE
+from laconvnet.pipeline.bench.rows import counted
 from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.training import checkpoint
 
 WORDS = 10_000
 PRESETS = ("s", "b")
-Row = dict[str, Any]
 
 
 def sizes(preset: str) -> dict[str, int]:
@@ -36,17 +36,15 @@ def rows(rate: float, world: int, rounds: int) -> Iterator[Row]:
     for preset in PRESETS:
         parts = sizes(preset)
         total = sum(parts.values())
-        common = {"name": f"LaConvNet-{preset.upper()}, {WORDS:,} words", "spread": 0.0}
+        name = f"LaConvNet-{preset.upper()}, {WORDS:,} words"
         for part, size in {**parts, "checkpoint": total}.items():
-            yield {**common, "measure": part, "median": size / 1e6, "unit": "MB"}
-        yield {**common, "measure": f"to write at {rate:g} GB/s", "median": total / 1e9 / rate, "unit": "s"}
-        note = "each node maps it once for all its ranks"
-        read = {"measure": f"read when {world} resume", "median": math.ceil(world / NODE) * total / 1e9, "unit": "GB"}
-        yield {**common, **read, "note": note}
+            yield counted(name, part, size / 1e6, "MB")
+        yield counted(name, f"to write at {rate:g} GB/s", total / 1e9 / rate, "s")
+        read, note = math.ceil(world / NODE) * total / 1e9, "each node maps it once for all its ranks"
+        yield counted(name, f"read when {world} resume", read, "GB", note=note)
         if rounds:
             for measure, taken in _tried(total, rounds).items():
-                found = {"median": statistics.median(taken), "spread": spread(taken)}
-                yield {**common, "measure": measure, **found, "unit": "s"}
+                yield counted(name, measure, statistics.median(taken), "s", spread=spread(taken))
 
 
 def _tried(size: int, rounds: int) -> dict[str, list[float]]:

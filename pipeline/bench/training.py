@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from laconvnet import ROOT
+from laconvnet import python_path
 from laconvnet.kernels.bench import Row
-from laconvnet.kernels.bench.timing import device_name
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
 from laconvnet.pipeline.errors import ConfigError
 
@@ -72,7 +71,7 @@ class Part:
 
     def measure(self, told: Callable[[], object]) -> list[Row]:
         """The rows of this part; ``told`` is called now and then while it runs, once a line."""
-        where = surroundings()
+        where = surroundings(self.device)
         lines: list[Line] = []
         try:
             with tempfile.TemporaryDirectory() as place, closing(self._run(Path(place))) as run:
@@ -91,8 +90,7 @@ class Part:
             "zero": self.config.engine.zero,
             "steps": self.steps,
         }
-        told_of = {"bench": self.name, "device": device_name(self.device), **shape, **where}
-        return [{**row, **told_of} for row in rows]
+        return [{**row, "bench": self.name, **shape, **where} for row in rows]
 
     def _run(self, place: Path) -> Generator[Line]:
         from laconvnet.pipeline import config as configuration
@@ -112,7 +110,7 @@ class Part:
 def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator[Line]]:
     """What `pipeline.bench.loop` tells. Raises RuntimeError with its last word where it fails."""
     reading, writing = os.pipe()
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    variables = {**os.environ, "PYTHONPATH": python_path()}
     if device.type == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "laconvnet.pipeline.bench.loop", part, str(place), str(writing)]

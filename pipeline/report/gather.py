@@ -131,11 +131,8 @@ def _look_through(folder: Path, found: Gathered) -> bool:
     """Add the runs and results in a folder and in those directly below it; False where there are none."""
     below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     runs = [place for place in (folder, *below) if (place / LOG).is_file()]
-    files = [
-        file
-        for place in (folder, *below, *(run / EVALUATIONS for run in runs))
-        for file in sorted(place.glob("*.json"))
-    ]
+    holding = (folder, *below, *(run / EVALUATIONS for run in runs))
+    files = [file for place in holding for file in sorted(place.glob("*.json"))]
     results = [result for file in files if (result := _evaluation(file, found.skipped)) is not None]
     for place in runs:
         if place not in [run.folder for run in found.runs]:

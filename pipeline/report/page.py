@@ -57,14 +57,11 @@ def _results(found: Gathered) -> list[_Result]:
 
 
 def _render(found: Gathered, results: list[_Result]) -> str:
+    shown = {bar for result in results for bar in result.scores.headline.baselines}
     runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent)
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
     environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "significant": _significant}
     return environment.get_template("page.html.j2").render(
         title=_title(found),
@@ -74,11 +71,7 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         results=results,
         runs=runs,
         environments=_environments(found.runs),
-        baseline_names={
-            baseline: name
-            for baseline, name in BARS.items()
-            if any(baseline in r.scores.headline.baselines for r in results)
-        },
+        baseline_names={bar: name for bar, name in BARS.items() if bar in shown},
     )
 
 
@@ -111,9 +104,9 @@ def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run in (run for run in runs if run.environment):
         known = next((place for place in places if place["facts"] == run.environment), None)
         if known is None:
-            places.append({"facts": run.environment, "runs": [run.label]})
-        else:
-            known["runs"].append(run.label)
+            known = {"facts": run.environment, "runs": []}
+            places.append(known)
+        known["runs"].append(run.label)
     return places
 
 

@@ -52,11 +52,7 @@ class Line:
     @property
     def strongest(self) -> str | None:
         """The bar that is hardest to pass; None where there is none, or for a model that knows no more itself."""
-        return (
-            max(self.baselines, key=lambda baseline: self.baselines[baseline].value, default=None)
-            if self.judged
-            else None
-        )
+        return max(self.baselines, key=lambda name: self.baselines[name].value, default=None) if self.judged else None
 
     @property
     def margin(self) -> float | None:
@@ -89,10 +85,9 @@ def score(evaluation: Evaluation, others: Sequence[Evaluation], answers: Sequenc
     images is its words-only bar (the strongest of several); ``answers`` tell how many examples a family has.
     """
     headline = _headline(evaluation)
-    blind = [
-        other for other in others if other.blank and other.subject == evaluation.subject and headline in other.metrics
-    ]
-    words_only = None if evaluation.blank else max(blind, key=lambda other: other.metrics[headline], default=None)
+    alike = [other for other in others if other.subject == evaluation.subject and headline in other.metrics]
+    blind = [other for other in alike if other.blank and not evaluation.blank]
+    words_only = max(blind, key=lambda other: other.metrics[headline], default=None)
     families = Counter(f"accuracy/{answer.get('family')}" for answer in answers)
     names = sorted(evaluation.metrics, key=lambda name: (name != headline, "/" in name, name))
     lines = [_line(evaluation, name, words_only, families.get(name)) for name in names]
@@ -106,22 +101,16 @@ def _headline(evaluation: Evaluation) -> str:
 def _line(evaluation: Evaluation, metric: str, words_only: Evaluation | None, of_family: int | None) -> Line:
     whole = evaluation.examples if metric.startswith("acc") else None
     count = of_family if "/" in metric else whole
-    baselines = {
-        baseline: scores[metric]
-        for baseline, scores in evaluation.controls.items()
-        if baseline in BARS and metric in scores
-    }
+    baselines = {name: scores[metric] for name, scores in evaluation.controls.items() if metric in scores}
     if metric == "accuracy":
-        keys = {"majority": "accuracy", "majority_by_family": "accuracy_by_family"}
-        baselines |= {
-            baseline: evaluation.majority[key] for baseline, key in keys.items() if key in evaluation.majority
-        }
+        keys, majority = {"majority": "accuracy", "majority_by_family": "accuracy_by_family"}, evaluation.majority
+        baselines |= {name: majority[key] for name, key in keys.items() if key in majority}
     if words_only is not None and metric in words_only.metrics:
         baselines["words_only"] = words_only.metrics[metric]
     return Line(
         _NAMES.get(metric, metric.removeprefix("accuracy/").replace("_", " ")),
         count,
         Share.of(evaluation.metrics[metric], count),
-        {baseline: Share.of(baselines[baseline], count) for baseline in BARS if baseline in baselines},
+        {name: Share.of(baselines[name], count) for name in BARS if name in baselines},
         judged=not evaluation.blank,
     )

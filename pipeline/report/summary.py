@@ -27,27 +27,17 @@ def summary(scores: Sequence[Scores], page: Path) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for name in ("model", "on"):
         table.add_column(name, no_wrap=True)
-    for name in (
-        "examples",
-        "%",
-        *(BARS[baseline].removesuffix(" answer").removesuffix(" model") for baseline in baselines),
-        "margin",
-    ):
+    headings = [BARS[baseline].removesuffix(" answer").removesuffix(" model") for baseline in baselines]
+    for name in ("examples", "%", *headings, "margin"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in scores:
         found, line = result.evaluation, result.headline
         error = "" if line.score.error is None else f" ±{100 * line.score.error:.1f}"
-        table.add_row(
-            found.label,
-            found.where,
-            f"{found.examples:,}",
-            f"{100 * line.score.value:.1f}{error}",
-            *(
-                f"{100 * line.baselines[baseline].value:.1f}" if baseline in line.baselines else "-"
-                for baseline in baselines
-            ),
-            "-" if line.margin is None else f"{100 * line.margin:+.1f}",
-        )
+        shares = (line.baselines.get(baseline) for baseline in baselines)
+        beside = ("-" if share is None else f"{100 * share.value:.1f}" for share in shares)
+        margin = "-" if line.margin is None else f"{100 * line.margin:+.1f}"
+        score = f"{100 * line.score.value:.1f}{error}"
+        table.add_row(found.label, found.where, f"{found.examples:,}", score, *beside, margin)
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, highlight=False, emoji=False).print(table)
     lines = [row.rstrip() for row in text.getvalue().splitlines()] if scores else ["no evaluation yet"]

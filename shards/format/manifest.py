@@ -31,12 +31,8 @@ from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type as row_type  # for the pipeline, which reads sets by this module
 
 VERSION = 2
-MANIFEST, EXAMPLES, QUARANTINE, EXCLUDED = (
-    "manifest.parquet",
-    "examples.parquet",
-    "quarantine.parquet",
-    "excluded.parquet",
-)
+MANIFEST, EXAMPLES = "manifest.parquet", "examples.parquet"
+QUARANTINE, EXCLUDED = "quarantine.parquet", "excluded.parquet"
 SAMPLES_MAP, EXAMPLES_MAP = "manifest.arrow", "examples.arrow"
 PARTS = "parts"
 META_KEY = b"laconvnet"

@@ -11,8 +11,9 @@ RefCOCO, COCO, VQAv2 and half of Visual Genome share images, Flickr30k and SNLI-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import TypeVar
 
 from laconvnet.shards.format.manifest import Manifest
 
@@ -21,6 +22,7 @@ _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(?:_\d+)?",
 _FLICKR = re.compile(r"flickr30k|snli[-_]?ve", re.IGNORECASE)
 
 Identity = tuple[str, str]
+Held = TypeVar("Held")
 
 
 def identities(source: str, file_name: str, coco_id: int | None, image_xxh3: int) -> tuple[Identity, ...]:
@@ -43,6 +45,16 @@ def manifest_identities(manifest: Manifest) -> Iterator[tuple[Identity, ...]]:
     columns = [manifest.samples[name].to_pylist() for name in ("source", "file_name", "coco_id", "image_xxh3")]
     for source, file_name, coco_id, image_xxh3 in zip(*columns, strict=True):
         yield identities(source, file_name, coco_id, image_xxh3)
+
+
+def shared(
+    known: Iterable[tuple[Identity, ...]], held: Mapping[Identity, Held]
+) -> Iterator[tuple[int, Identity, Held]]:
+    """Of images known by these identities those that are held out: their place, by which identity, and where."""
+    for row, known_by in enumerate(known):
+        match = next((identity for identity in known_by if identity in held), None)
+        if match is not None:
+            yield row, match, held[match]
 
 
 def held_out(manifest: Manifest) -> dict[Identity, str]:

@@ -33,7 +33,7 @@ from laconvnet.shards.format.manifest import (
     publish_tables,
     read_meta,
 )
-from laconvnet.shards.sets.holdout import Identity, held_out, identities, manifest_identities
+from laconvnet.shards.sets.holdout import Identity, held_out, identities, manifest_identities, shared
 
 Flags = NDArray[np.bool_]
 
@@ -155,13 +155,10 @@ def _all_held_out(sets: list[Manifest]) -> dict[Identity, HeldOut]:
 
 def _reasons(manifest: Manifest, held: dict[Identity, HeldOut]) -> dict[int, str]:
     """The rows of a set that must stay out, and why."""
-    reasons = {}
-    for row, known_by in enumerate(manifest_identities(manifest)):
-        match = next((identity for identity in known_by if identity in held), None)
-        if match is not None:
-            where = held[match]
-            reasons[row] = f"in split {where.split} of {where.name}, by {match[0]} {match[1]}"
-    return reasons
+    return {
+        row: f"in split {where.split} of {where.name}, by {what} {value}"
+        for row, (what, value), where in shared(manifest_identities(manifest), held)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +231,10 @@ def _prove(out: Path, folders: list[Path], samples: pa.Table, examples: pa.Table
     splits = pc.unique(examples["split"]).to_pylist()
     if set(splits) - {"train"}:
         raise InputError(f"{out}: splits {sorted(splits)} were written, expected only train; report this")
-    written = samples.select(["key", "source", "file_name", "coco_id", "image_xxh3"]).to_batches()
+    written = samples.select(["source", "file_name", "coco_id", "image_xxh3"]).to_batches()
     for folder in folders:
-        held = held_out(Manifest.open(folder))
-        for row in (row for batch in written for row in batch.to_pylist()):
-            known_by = identities(row["source"], row["file_name"], row["coco_id"], row["image_xxh3"])
-            match = next((identity for identity in known_by if identity in held), None)
-            if match is not None:
-                raise InputError(
-                    f"{out}: image {row['key']} ({row['file_name']}) is in split {held[match]} of"
-                    f" {folder}, by {match[0]} {match[1]}; the set was not published"
-                )
+        known = (identities(**row) for batch in written for row in batch.to_pylist())
+        for row, (what, value), split in shared(known, held_out(Manifest.open(folder))):
+            key, name = (samples[column][row].as_py() for column in ("key", "file_name"))
+            where = f"in split {split} of {folder}, by {what} {value}"
+            raise InputError(f"{out}: image {key} ({name}) is {where}; the set was not published")

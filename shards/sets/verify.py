@@ -26,7 +26,7 @@ from laconvnet.shards.format.manifest import EXAMPLES, EXAMPLES_MAP, KINDS, MANI
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
-from laconvnet.shards.sets.holdout import held_out, manifest_identities
+from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
 
 _PROBLEMS = 10
 _BOX_TOLERANCE = 0.01  # pixels: boxes are stored in 32 bits
@@ -273,11 +273,9 @@ def _comparable(example: dict[str, Any]) -> dict[str, Any]:
 
 def _overlaps(manifest: Manifest, other: Path) -> Iterator[str]:
     held = held_out(Manifest.open(other))
-    for row, known_by in enumerate(manifest_identities(manifest)):
-        match = next((identity for identity in known_by if identity in held), None)
-        if match is not None:
-            key, name = (manifest.samples[column][row].as_py() for column in ("key", "file_name"))
-            yield f"image {key} ({name}) is in split {held[match]} of {other}, by {match[0]} {match[1]}"
+    for row, (what, value), split in shared(manifest_identities(manifest), held):
+        key, name = (manifest.samples[column][row].as_py() for column in ("key", "file_name"))
+        yield f"image {key} ({name}) is in split {split} of {other}, by {what} {value}"
 
 
 def _by_reference(manifest: Manifest) -> bool:

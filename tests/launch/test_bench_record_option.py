@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from laconvnet.launch import cli
-from laconvnet.launch.commands.bench import building, record
+from laconvnet.launch.commands.bench import building, options
 from laconvnet.launch.commands.bench.building import Building
 from laconvnet.pipeline.bench import data, scale
 
@@ -61,18 +61,18 @@ def test_every_command_keeps_what_it_prints(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", *words, "--json", "--record"]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    table = kept(record.FOLDER)
+    table = kept(options.FOLDER)
     assert len({row["id"] for row in table}) == len(table) == ids
     for row, shown in zip(table, printed, strict=True):
         assert row["id"].startswith(f"{words[0]}/")
         assert row["command"] == " ".join(["laconvnet bench", *words, "'a b'"])
         assert {**row, **shown, "versions": 0} == {**row, "versions": 0}
         assert "torch" in row["versions"]
-    assert cli.main(["bench", "show", str(record.FOLDER), "--out", "page.md"]) == 0
+    assert cli.main(["bench", "show", str(options.FOLDER), "--out", "page.md"]) == 0
     text = Path("page.md").read_text()
     assert all(f'/{row["id"]}"></a>' in text for row in table)
-    assert cli.main(["bench", "show", str(record.FOLDER)]) == 0
-    (file,) = record.FOLDER.iterdir()
+    assert cli.main(["bench", "show", str(options.FOLDER)]) == 0
+    (file,) = options.FOLDER.iterdir()
     assert cli.main(["bench", "compare", str(file), str(file), "--fail-above", "0"]) == 0
 
 

@@ -130,7 +130,7 @@ def test_what_is_done_stays_when_it_is_interrupted(
 @pytest.mark.usefixtures("made_up")
 def test_minutes_end_between_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 10**6, 60))
-    monkeypatch.setattr("laconvnet.launch.commands.bench.train.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("laconvnet.launch.commands.bench.options.time.monotonic", lambda: float(next(now)))
     assert cli.main([*COMMAND, "--json", "--minutes", "2.5"]) == 0
     told = capsys.readouterr()
     assert len(told.out.splitlines()) == 6
@@ -168,14 +168,14 @@ def test_a_part_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: 
         *[("memory", None)] * 2,
         ("loop", "failed: OSError: no room"),
     ]
-    assert told.err.splitlines()[-1] == "laconvnet: 1 parts failed; the notes tell why"
+    assert "laconvnet: 1 rows failed" in told.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rounds", "0"], "command line: --rounds: 0: expected a positive number"),
-        (["--minutes", "nan"], "command line: --minutes: nan: expected a positive number"),
+        (["--rounds", "0"], "command line: --rounds: 0: expected at least 1"),
+        (["--minutes", "nan"], "command line: --minutes: nan: expected more than 0"),
         (["--model.task", "vqa"], "model.task: 'vqa': expected rec"),
         (["--data.batch", "0"], "data.batch: 0: expected at least 1"),
         (["--data.bach", "1"], "data.bach"),

@@ -116,7 +116,7 @@ def test_unfold_takes_what_it_has_room_for(room: int, images: int | None, monkey
     assert found["laconv"]["note"] is None
     if images:
         assert found["unfold"]["pictures"] == images
-        assert found["unfold"]["note"] == "2 of 4 pictures: no room for more"
+        assert found["unfold"]["note"] == "2 of 4 images: no room for more"
         assert found["laconv"]["ratio"] == pytest.approx(found["unfold"]["median"] / found["laconv"]["median"])
     else:
         assert found["unfold"]["note"] == "out of memory"

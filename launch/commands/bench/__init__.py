@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from laconvnet.launch import commandline
 from laconvnet.launch.commands.bench import bytes, compare, data, infer, kernel, scale, shards, show, train
 
 
 def add(commands: Any) -> None:
-    group = commands.add_parser(
-        "bench", help="measurements on this machine", description="Measure parts of the pipeline on this machine."
-    ).add_subparsers(required=True, metavar="COMMAND")
-    for command in (kernel, data, shards, train, infer, bytes, scale, compare, show):
-        command.add(group)
+    about = "measurements on this machine", "Measure parts of the pipeline on this machine."
+    measurements = kernel.kernel, data.data, shards.shards, train.train, infer.infer, bytes.bytes_, scale.scale
+    commandline.group(commands, "bench", *about, *measurements, compare.compare, show.show)

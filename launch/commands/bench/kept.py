@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.launch.commands.bench.tables import NEEDED, is_layer
+from laconvnet.pipeline.errors import ConfigError
 
 
 def read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of a file, or of every .jsonl of a folder, by the file's name without its suffix. Raises ConfigError."""
-    from laconvnet.pipeline.errors import ConfigError
-
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"{path}: holds no .jsonl; expected rows kept by `laconvnet bench COMMAND --record`")
@@ -20,8 +19,6 @@ def read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    from laconvnet.pipeline.errors import ConfigError
-
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from laconvnet.launch.commands.bench.networks import check_size
+from laconvnet.pipeline.errors import ConfigError
+
 if TYPE_CHECKING:
     from laconvnet.kernels.bench import Case
 
@@ -17,7 +20,6 @@ def layers_of(presets: Sequence[str], sizes: Sequence[int] | None, usual: Sequen
     from dataclasses import replace
 
     from laconvnet.kernels.bench import Case
-    from laconvnet.pipeline.errors import ConfigError
     from laconvnet.pipeline.model import PRESETS
     from laconvnet.pipeline.model.net import STRIDES
 
@@ -27,8 +29,7 @@ def layers_of(presets: Sequence[str], sizes: Sequence[int] | None, usual: Sequen
             raise ConfigError(f"command line: --preset: {preset!r}: expected some of {', '.join(PRESETS)}")
         net = PRESETS[preset]
         for size in dict.fromkeys(sizes or ([64] if preset == "tiny" else usual)):
-            if size % STRIDES[-1]:
-                raise ConfigError(f"command line: --size: expected a multiple of {STRIDES[-1]}, got {size}")
+            check_size(size)
             for stage, stride in enumerate(STRIDES):
                 for kernel_size in dict.fromkeys(net.kernels[stage]):
                     case = Case(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.launch.commands.output import rows
+from laconvnet.launch.table import cell
+from laconvnet.pipeline.errors import ConfigError
 
 # What the tables and the roofline read of a row.
 NEEDED = {
@@ -16,11 +18,12 @@ NEEDED = {
     *("gflop_per_s", "flop_per_byte", "copy_bytes_per_s", "product_flop_per_s"),
 }
 
-_ABOVE = ("device", "preset", "size", "batch", "precision", "zero", "steps", "threads", "data", "load")
-_UNSEEN = (
-    *("bench", "baseline", "versions", "cores", "unit", "cache", "q1", "q3"),
-    *("id", "date", "machine", "commit", "dirty", "command"),  # of what was recorded
+# Said once above a table, where it is the same in all its rows.
+_ABOVE = (
+    *("device", "cores", "preset", "size", "batch", "precision", "zero", "steps", "threads", "data", "load"),
+    *("samples", "shards", "share", "window", "cache", "baseline", "unit"),
 )
+_UNSEEN = ("bench", "versions", "q1", "q3", "id", "date", "machine", "commit", "dirty", "command")
 
 
 def is_layer(row: dict[str, Any]) -> bool:
@@ -29,29 +32,29 @@ def is_layer(row: dict[str, Any]) -> bool:
 
 
 def check_plot(path: Path | None) -> None:
-    from laconvnet.pipeline.errors import ConfigError
-
     if path and not path.parent.is_dir():
         raise ConfigError(f"command line: --plot: {path.parent}: no such folder")
 
 
-def show_layers(table: Sequence[dict[str, Any]]) -> None:
-    for name, lines in _by_layer(table).items():
+def show(table: Sequence[dict[str, Any]]) -> None:
+    """A table a layer of `bench kernel` and a summary of them; of the other commands a table a part."""
+    layers = [row for row in table if is_layer(row)]
+    for name, lines in _by_layer(layers).items():
         print(name)
         rows(lines, False)
         print()
-    rows(_summary(table), False)
+    rows(_summary(layers), False)
+    for part in dict.fromkeys(row["bench"] for row in table if not is_layer(row)):
+        _show_part([row for row in table if row.get("bench") == part])
 
 
-def show_parts(table: Sequence[dict[str, Any]]) -> None:
-    """A table a part of `bench data` and `bench train`; what is the same in all its rows stands above it."""
-    for part in dict.fromkeys(row["bench"] for row in table):
-        lines = [row for row in table if row["bench"] == part]
-        shared = {key for key in _ABOVE if key in lines[0] and all(line[key] == lines[0][key] for line in lines)}
-        print(", ".join([part, *(f"{key} {lines[0][key]}" for key in _ABOVE if key in shared)]))
-        keys = [key for key in dict.fromkeys(key for line in lines for key in line) if key not in {*shared, *_UNSEEN}]
-        rows([{key: line.get(key) for key in keys} for line in lines], False)
-        print()
+def _show_part(lines: Sequence[dict[str, Any]]) -> None:
+    first = lines[0]
+    shared = {key for key in _ABOVE if key in first and all(line[key] == first[key] for line in lines)}
+    print(", ".join([first["bench"], *(f"{key} {cell(first[key])}" for key in _ABOVE if key in shared)]))
+    keys = [key for key in dict.fromkeys(key for line in lines for key in line) if key not in {*shared, *_UNSEEN}]
+    rows([{key: line.get(key) for key in keys} for line in lines], False)
+    print()
 
 
 def layer(row: dict[str, Any]) -> str:
@@ -94,10 +97,12 @@ def _summary(table: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(table: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rates over arithmetic intensity, under the roofs of a copy and of a matrix product."""
+    """Rates of layers over arithmetic intensity, under the roofs of a copy and of a matrix product; none without."""
     from matplotlib.figure import Figure
 
-    kept = [row for row in table if row["direction"] != "both" and row["median"] is not None]
+    kept = [row for row in table if is_layer(row) and row["direction"] != "both" and row["median"] is not None]
+    if not kept:
+        return
     panels = sorted({(row["dtype"], row["cache"]) for row in kept})
     figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
     for place, (dtype, cache) in enumerate(panels, start=1):
