@@ -88,7 +88,7 @@ class Command:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if env.cluster == "slurm":
-            _stop_when_told(layout.told_file(self.folder, env.job_id, env.global_rank))
+            _stop_when_told(layout.signal_marker(self.folder, env.job_id, env.global_rank))
         module, _, name = self.entry.partition(":")
         try:
             main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
@@ -148,7 +148,7 @@ class Command:
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
-        log, told = env.paths.stderr, layout.told_file(self.folder, env.job_id, env.global_rank).exists()
+        log, told = env.paths.stderr, layout.signal_marker(self.folder, env.job_id, env.global_rank).exists()
         record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "told": told}
         # The first rank to fail is the cause; the others only lost their peer.
         record_failure(self.folder, log, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)

@@ -24,7 +24,7 @@ from laconvnet import configs
 from laconvnet.pipeline.errors import ConfigError
 
 BASE = "base"  # of a train configuration: the file that this one overrides
-Place = tuple[str | int, ...]  # the keys and list positions that lead to a value
+KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a value
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
@@ -39,7 +39,7 @@ class Document:
     value: Any
     _root: yaml.Node | None = field(repr=False)
 
-    def line(self, path: Place) -> int | None:
+    def line(self, path: KeyPath) -> int | None:
         """The line, from 1, of the key or list entry at a path, or of the nearest above it that is written."""
         node, line = self._root, None
         for part in path:

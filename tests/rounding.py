@@ -37,7 +37,7 @@ def nudged(model: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> n
     return model
 
 
-def asked(seed: int, dtype: torch.dtype = torch.float32) -> str:
+def nudge(seed: int, dtype: torch.dtype = torch.float32) -> str:
     """The value of NUDGE that asks for this nudge."""
     return f"{seed}:{str(dtype).removeprefix('torch.')}"
 
@@ -51,12 +51,12 @@ def begin_nudged() -> None:
     seed, name = given.split(":")
     fresh = start._fresh
 
-    def begun(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
+    def begun_nudged(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
         model, told = fresh(config, vocabulary)
         nudged(model, int(seed), getattr(torch, name))
         return model, told
 
-    start._fresh = begun
+    start._fresh = begun_nudged
 
 
 def apart(some: Sequence[float], others: Sequence[float]) -> list[float]:

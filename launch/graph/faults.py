@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.yaml_files import Document, Place, clock
+from laconvnet.pipeline.yaml_files import Document, KeyPath, clock
 
 T = TypeVar("T")
 _KNOWN: dict[Any, tuple[dict[str, Any], TypeAdapter[Any]]] = {}
@@ -35,7 +35,7 @@ class Faults:
         self._document = document
         self._found: list[tuple[int, str]] = []
 
-    def add(self, told: str, at: Place = ()) -> None:
+    def add(self, told: str, at: KeyPath = ()) -> None:
         """Note a fault of what stands at this path."""
         line = self._document.line(at)
         where = f"{self._document.file}: " + (f"line {line}: " if line else "")
@@ -50,7 +50,7 @@ class Faults:
         self,
         schema: type[T],
         raw: Any,
-        at: Place = (),
+        at: KeyPath = (),
         name: str = "",
         required: Collection[str] = (),
         context: Any = None,
@@ -92,7 +92,7 @@ def _known(schema: type[T]) -> tuple[dict[str, Any], TypeAdapter[T]]:
     return _KNOWN[schema]
 
 
-def _followed(raw: dict[str, Any], path: Sequence[Any]) -> tuple[Place, Any]:
+def _followed(raw: dict[str, Any], path: Sequence[Any]) -> tuple[KeyPath, Any]:
     """How far a path of pydantic's, which ends in its own words for parts of a type, leads in a value, and where to."""
     value: Any = raw
     place: list[Any] = []
@@ -105,7 +105,7 @@ def _followed(raw: dict[str, Any], path: Sequence[Any]) -> tuple[Place, Any]:
     return tuple(place), value
 
 
-def _label(place: Place) -> str:
+def _label(place: KeyPath) -> str:
     return ": ".join(f"item {part + 1}" if isinstance(part, int) else part for part in place)
 
 

@@ -85,7 +85,7 @@ def begin(folder: Path, job: str, start: int, nodes: str) -> int:
     """Make the folder ready for the ranks of this start; FAILED where the job only ever starts."""
     print(f"{_MARK} {start} on {nodes}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
     publish_json(layout.fence_file(folder, job), {"start": start})
-    for marker in (layout.ok_marker, layout.stopped_marker, layout.told_file):
+    for marker in (layout.ok_marker, layout.stopped_marker, layout.signal_marker):
         for file in (folder / layout.JOBS).glob(marker(folder, job, "*").name):
             file.unlink()
     (folder / layout.FAILED).unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
         return Verdict("failed", failed["reason"], failed.get("rank"), failed.get("node"))
     # When one rank is lost, srun asks the others to stop and then kills them: only what happened to a rank before any
     # signal reached it is a cause.
-    unasked = [one for one in gone if not layout.told_file(folder, job, one.rank).exists()]
+    unasked = [one for one in gone if not layout.signal_marker(folder, job, one.rank).exists()]
     killed = next((one for one in unasked if one.killed), None)
     left = next((one for one in unasked if one.failed), None)
     said = [str(failed["reason"]), *failed.get("tail", [])] if failed else []

@@ -65,8 +65,8 @@ def gantt(graph: Graph) -> Gantt | None:
         names = [_cut(marks.get(stage.state, "· ") + stage.name) for stage in graph.stages]
         axes.set_yticks(range(count), names, parse_math=False)
         for number, (stage, label) in enumerate(zip(graph.stages, axes.get_yticklabels(), strict=True)):
-            told = [f"{span.kind} {_text(span.end - span.begin)}" for span in stage.spans]
-            titles[f"stage-{number}"] = f"{stage.name}: {', '.join(told) or 'not started'}"
+            parts = [f"{span.kind} {_text(span.end - span.begin)}" for span in stage.spans]
+            titles[f"stage-{number}"] = f"{stage.name}: {', '.join(parts) or 'not started'}"
             label.set_gid(f"stage-{number}")
             for span in stage.spans:
                 thick = 0.16 if span.kind == "queued" else 0.6
@@ -92,11 +92,11 @@ def gantt(graph: Graph) -> Gantt | None:
 def _titled(svg: str, titles: dict[str, str]) -> str:
     """An image that tells what a stage did where the pointer is over its name or bars; ids are the page's to give."""
 
-    def told(found: re.Match[str]) -> str:
+    def titled(found: re.Match[str]) -> str:
         number, kind = found[1], found[2] or ""
         return f'<g class="{kind.lstrip("-")}"><title>{html.escape(titles[number])}</title>'
 
-    svg = re.sub(r'<g id="(stage-\d+)(-\w+)?">', told, svg)
+    svg = re.sub(r'<g id="(stage-\d+)(-\w+)?">', titled, svg)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # within a page it would be the page's
     return re.sub(r'<g id="[\w.]+"(/?)>', r"<g\1>", svg)
 

@@ -107,19 +107,22 @@ def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
         return Card(_embedded(_drawn(data, *masks)), alt, width, height, text, right, iou=float(answer["iou"]))
     image = _embedded(data)
     if "iou" not in answer:
-        given, truth = str(answer["answer"]), str(answer["truth"] if answer["truth"] is not None else "not published")
+        predicted, truth = (
+            str(answer["answer"]),
+            str(answer["truth"] if answer["truth"] is not None else "not published"),
+        )
         alt = f"The image of the question: {text}"
-        return Card(image, alt, width, height, text, right, answer=given, truth=truth)
+        return Card(image, alt, width, height, text, right, answer=predicted, truth=truth)
     box, truth_box = (_clipped(answer[key], width, height) for key in ("box", "truth"))
     alt = f"An image of {width} by {height} pixels; predicted box at {_spoken(box)}, true box at {_spoken(truth_box)}"
     return Card(image, alt, width, height, text, right, box, truth_box, float(answer["iou"]))
 
 
-def _drawn(data: bytes, given: Mask, true: Mask) -> bytes:
+def _drawn(data: bytes, predicted: Mask, true: Mask) -> bytes:
     """The image as a PNG with the predicted mask tinted and the true one outlined."""
     stream = io.BytesIO()
     with _opened(data) as image:
-        drawn = overlay(image.convert("RGB"), given, PREDICTED)
+        drawn = overlay(image.convert("RGB"), predicted, PREDICTED)
     overlay(drawn, true, TRUE, filled=False).save(stream, "PNG")
     return stream.getvalue()
 

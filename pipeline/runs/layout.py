@@ -109,7 +109,7 @@ def stopped_marker(folder: Path, job: str, rank: int | str) -> Path:
     return folder / JOBS / f"{job}_{rank}.stopped"
 
 
-def told_file(folder: Path, job: str, rank: int | str) -> Path:
+def signal_marker(folder: Path, job: str, rank: int | str) -> Path:
     """The file that says that a signal of SLURM's has reached this rank of this job."""
     return folder / JOBS / f"{job}_{rank}.told"
 

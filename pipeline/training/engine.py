@@ -213,15 +213,15 @@ def keep_out_launchers_settings() -> None:
 
     Left in place, ACCELERATE_USE_CPU would have DeepSpeed's engine replaced by DistributedDataParallel.
     """
-    given = {name: os.environ.pop(name) for name in sorted(os.environ) if name.startswith("ACCELERATE_")}
+    variables = {name: os.environ.pop(name) for name in sorted(os.environ) if name.startswith("ACCELERATE_")}
     plain = ("", "no", "NO", "False", "false", "default")  # what it sets where nothing was asked of it
-    told = [
+    ignored = [
         f"{name}={value}"
-        for name, value in given.items()
+        for name, value in variables.items()
         if value not in plain and name not in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_MODE")
     ]
-    if told and os.environ.get("RANK", "0") == "0":
-        print(f"left aside, for engine.* of the configuration decides: {', '.join(told)}", file=sys.stderr)
+    if ignored and os.environ.get("RANK", "0") == "0":
+        print(f"left aside, for engine.* of the configuration decides: {', '.join(ignored)}", file=sys.stderr)
 
 
 def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str, Any]:

@@ -72,14 +72,14 @@ class Guard:
     def good(self) -> None:
         self._row = 0
 
-    def bad(self, run: Path, step: int, told: str) -> None:
+    def bad(self, run: Path, step: int, reason: str) -> None:
         """A step was left out; raises TrainingError where the run must not go on."""
         self.skipped += 1
         self._row += 1
         if self._config.policy == "stop" or self._row >= self._config.patience:
             row = f", {self._row} times in a row" if self._row > 1 else ""
             raise TrainingError(
-                f"step {step}: {told}{row}; nothing of it was taken in. {folder_of(run, step)} holds its samples and "
+                f"step {step}: {reason}{row}; nothing of it was taken in. {folder_of(run, step)} holds its samples and "
                 f"the state before it: `laconvnet replay {run} {step}` runs it again in fp32; --guard.policy skip "
                 "leaves such steps out"
             )

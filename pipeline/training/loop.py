@@ -44,16 +44,16 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         return True
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
-    begun = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
-    session = made(config, source, engine, begun)
+    start_state = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
+    session = made(config, source, engine, start_state)
     if engine.is_main:
         folder.prepare(config, run)
-        report_start(source, engine, config, begun)
-    del begun  # and with it the checkpoint, which the session has taken in
+        report_start(source, engine, config, start_state)
+    del start_state  # and with it the checkpoint, which the session has taken in
     writer = checkpoint.Writer(run, config.checkpoint) if engine.is_main else None
     try:
-        with _stop_signals() as asked:
-            done, signalled = _take_steps(session, run, writer, asked)
+        with _stop_signals() as signals:
+            done, signalled = _take_steps(session, run, writer, signals)
             _agree_on_the_last_checkpoint(engine, writer)  # where a second signal may come while it is written
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
@@ -67,7 +67,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     return not stopped
 
 
-def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, asked: list[int]) -> tuple[int, int]:
+def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, signals: list[int]) -> tuple[int, int]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
@@ -81,7 +81,7 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, a
             waiting = time.perf_counter()
             batches = list(islice(stream, config.engine.accumulate))
             waited = time.perf_counter() - waiting
-            own = _FAILED if writer and writer.failed else _STOP if asked else _GO_ON
+            own = _FAILED if writer and writer.failed else _STOP if signals else _GO_ON
             heard = engine.ask(own)  # the answer travels while the step is computed
             outcome = session.step(step, batches)
             if outcome.bad:
@@ -149,16 +149,16 @@ def _stop_signals() -> Iterator[list[int]]:
 
     A second Ctrl-C leaves at once, for a person who sees that no step ends any more.
     """
-    asked: list[int] = []
+    signals: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and number in asked:
+        if number == signal.SIGINT and number in signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
 
     kept = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

@@ -40,11 +40,11 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     place = _before(run, step)
     state, words = checkpoint.read(place)
     vocabulary = Vocabulary.from_json(words)
-    begun = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
+    start_state = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
-    session = Session(config, source, engine, begun)
-    with closing(session.stream(begun.step)) as stream:
-        for earlier in range(begun.step, step):
+    session = Session(config, source, engine, start_state)
+    with closing(session.stream(start_state.step)) as stream:
+        for earlier in range(start_state.step, step):
             session.step(earlier, list(islice(stream, config.engine.accumulate)))
             print(f"step {earlier} taken, {step - earlier} to go", file=sys.stderr)
         found = _examined(session, step, list(islice(stream, config.engine.accumulate)))
@@ -67,7 +67,7 @@ def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, An
     session.seed_step(step)
     anomaly = None
     terms: dict[str, torch.Tensor] = {}
-    with warnings.catch_warnings(record=True) as told, guard.first_not_finite(session.model) as modules:
+    with warnings.catch_warnings(record=True) as warned, guard.first_not_finite(session.model) as modules:
         warnings.simplefilter("always")
         try:
             with torch.autograd.set_detect_anomaly(True):
@@ -80,7 +80,7 @@ def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, An
         except RuntimeError as error:
             if "returned nan values" not in str(error):
                 raise
-            traces = [str(warning.message) for warning in told if "Traceback of forward call" in str(warning.message)]
+            traces = [str(warning.message) for warning in warned if "Traceback of forward call" in str(warning.message)]
             anomaly = "\n".join([str(error), *traces])
     gradients = {
         name: parameter.grad.norm()

@@ -69,12 +69,12 @@ class Outcome:
 class Session:
     """Everything of a run on one process, put together; `step` is the recipe."""
 
-    def __init__(self, config: TrainConfig, source: Source, engine: Engine, begun: Start) -> None:
+    def __init__(self, config: TrainConfig, source: Source, engine: Engine, start_state: Start) -> None:
         self.config, self.source, self.engine = config, source, engine
         # Not the start itself: it holds all that was in the checkpoint.
-        self.vocabulary, self.first_step = begun.vocabulary, begun.step
+        self.vocabulary, self.first_step = start_state.vocabulary, start_state.step
         zero = config.engine.zero
-        self.model = begun.model.to(engine.device)
+        self.model = start_state.model.to(engine.device)
         stages = self.model.visual.stages
         for number, stage in enumerate(stages, 6 - len(stages)):  # networks over a backbone have the last three
             cast(BlockStage, stage).recompute = number in config.engine.recompute
@@ -83,15 +83,15 @@ class Session:
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.adam_device))
         self.statistics = Statistics(self.model)
-        self.task = TASKS[config.model.task](config.model, config.data.size, begun.vocabulary)
-        self.updates = begun.state["updates"] if begun.state else 0
-        if begun.state:
+        self.task = TASKS[config.model.task](config.model, config.data.size, start_state.vocabulary)
+        self.updates = start_state.state["updates"] if start_state.state else 0
+        if start_state.state:
             if self.updates:  # else Adam has no moments yet
-                scatter_optimizer_state(self.model, self.wrapped, zero, begun.state["moments"], self.updates)
+                scatter_optimizer_state(self.model, self.wrapped, zero, start_state.state["moments"], self.updates)
             if self.ema:
-                self.ema.load(begun.state["ema"])
-            if config.engine.precision == "fp16" and begun.state["loss_scale"]:
-                self.wrapped.optimizer.loss_scaler.__dict__.update(begun.state["loss_scale"])
+                self.ema.load(start_state.state["ema"])
+            if config.engine.precision == "fp16" and start_state.state["loss_scale"]:
+                self.wrapped.optimizer.loss_scaler.__dict__.update(start_state.state["loss_scale"])
 
     def stream(self, first: int) -> Generator[Batch]:
         """The micro-batches of every step from `first` on, made ahead; to close it closes the loader behind it."""
@@ -200,12 +200,12 @@ class Session:
         return float(self.wrapped.optimizer.loss_scale) if self.config.engine.precision == "fp16" else None
 
 
-def report_start(source: Source, engine: Engine, config: TrainConfig, begun: Start) -> None:
+def report_start(source: Source, engine: Engine, config: TrainConfig, start_state: Start) -> None:
     examples = source.examples
     skipped = f"; {examples.empty_texts} {examples.kind}s without a word left out" if examples.empty_texts else ""
-    print(f"{begun.told}{skipped}", file=sys.stderr)
+    print(f"{start_state.summary}{skipped}", file=sys.stderr)
     work = f"{source.total} steps of {config.data.batch} examples on {engine.world} process(es)"
-    print(f"{work}, beginning at step {begun.step}", file=sys.stderr)
+    print(f"{work}, beginning at step {start_state.step}", file=sys.stderr)
 
 
 def in_full_precision(config: TrainConfig) -> TrainConfig:

@@ -31,7 +31,7 @@ class Start:
     model: Model
     vocabulary: Vocabulary
     state: dict[str, Any] | None
-    told: str
+    summary: str
 
     @property
     def step(self) -> int:
@@ -56,11 +56,11 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
     if config.init_from:
         return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
     vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0, config.data.answer_minimum)
-    model, told = _fresh(config, vocabulary)
+    model, summary = _fresh(config, vocabulary)
     if config.model.backbone_weights:
         assert isinstance(model.visual, PlugIn)
-        told = f"{told}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
-    return Start(model, vocabulary, None, f"new run: {told}{_of_answers(examples, vocabulary)}")
+        summary = f"{summary}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
+    return Start(model, vocabulary, None, f"new run: {summary}{_of_answers(examples, vocabulary)}")
 
 
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
@@ -76,12 +76,12 @@ def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tens
 
 
 def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
-    vectors, told = None, f"{len(vocabulary.words)} words, learned"
+    vectors, summary = None, f"{len(vocabulary.words)} words, learned"
     if config.data.vectors:
         known, found = load_glove(Path(config.data.vectors), vocabulary, config.seed)
         vectors = torch.from_numpy(known)
-        told = f"{found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
-    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), told
+        summary = f"{found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
+    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), summary
 
 
 def _vocabulary(
@@ -91,9 +91,9 @@ def _vocabulary(
 
     Where several people answered, only answers of ``minimum`` questions; raises ConfigError where none has so many.
     """
-    asked = examples.kind == "question"
-    answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if asked else []
-    several = asked and examples.several
+    is_question = examples.kind == "question"
+    answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if is_question else []
+    several = is_question and examples.several
     if several:
         answers = learned(answers, minimum)
         if not answers:
@@ -104,10 +104,10 @@ def _vocabulary(
     pieces = examples.manifest.example_columns.pieces("text", examples.rows)  # never all texts at once
     texts = (text for _, piece in pieces for text in piece.to_pylist())
     if mirrored:  # then an expression may say a word that the set does not
-        texts = (said for text in texts for said in (text, flip_words(text)))
+        texts = (variant for text in texts for variant in (text, flip_words(text)))
     found = Vocabulary.build(texts, answers)
     return Vocabulary(
-        _behind(earlier.words, found.words), _behind(earlier.answers if asked else (), found.answers), several
+        _behind(earlier.words, found.words), _behind(earlier.answers if is_question else (), found.answers), several
     )
 
 
@@ -134,25 +134,25 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
     earlier = Vocabulary.from_json(stored)
     vocabulary = _vocabulary(examples, earlier, config.data.flip > 0, config.data.answer_minimum)
     model, _ = _fresh(config, vocabulary)
-    given: dict[str, Tensor] = state["ema"] or state["model"]
+    earlier_weights: dict[str, Tensor] = state["ema"] or state["model"]
     wanted = model.state_dict()
     taken = [name for name in wanted if state["task"] == config.model.task or not name.startswith("head.")]
-    missing = [name for name in taken if name not in given]
+    missing = [name for name in taken if name not in earlier_weights]
     if missing:
         raise ConfigError(
             f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?"
         )
     growing = {_WORDS, *(f"head.{name}" for name in model.head.grows)}  # one row a word, one row an answer
     for name in taken:
-        _take(wanted[name], given[name], f"init_from: {place}: {name}", may_grow=name in growing)
+        _take(wanted[name], earlier_weights[name], f"init_from: {place}: {name}", may_grow=name in growing)
     model.load_state_dict(wanted, strict=True)
     new = [
         f"{len(vocabulary.words) - len(earlier.words)} words",
         f"{len(vocabulary.answers) - len(earlier.answers)} answers",
         *sorted({name.split(".")[0] for name in wanted if name not in taken}),
     ]
-    told = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
-    return Start(model, vocabulary, None, f"{told}{_of_answers(examples, vocabulary)}")
+    summary = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
+    return Start(model, vocabulary, None, f"{summary}{_of_answers(examples, vocabulary)}")
 
 
 def _take(ours: Tensor, theirs: Tensor, what: str, may_grow: bool) -> None:

@@ -19,7 +19,7 @@ from laconvnet.files import read_object
 from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import last_checkpoint
-from tests.rounding import SEEDS, asked, assert_rounding
+from tests.rounding import SEEDS, assert_rounding, nudge
 from tests.slurm.suite import SITE, Work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def nudged(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     place = tmp_path_factory.mktemp("nudged")
-    return [trained(place / f"{seed}", refcoco, nudge=asked(seed)) for seed in SEEDS]
+    return [trained(place / f"{seed}", refcoco, nudge=nudge(seed)) for seed in SEEDS]
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_new_run_starts_with_the_weights_and_a_resumed_one_does_not_read_them(
     started = start(config, None, examples)
     held = backbone_of(started.model).state_dict()
     assert all(torch.equal(held[name], value) for name, value in backbone.state_dict().items())
-    assert started.told.endswith(f" from {tmp_path / 'resnet.pth'}, without fc.weight")
+    assert started.summary.endswith(f" from {tmp_path / 'resnet.pth'}, without fc.weight")
     (tmp_path / "resnet.pth").unlink()
     with pytest.raises(ConfigError, match=r"model\.backbone_weights: .*resnet\.pth: cannot be read"):
         start(config, None, examples)

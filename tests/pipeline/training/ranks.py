@@ -45,14 +45,14 @@ class Rank:
 
     def wait(self, seconds: float) -> None:
         self._process.join(seconds)
-        assert self._process.exitcode is not None, f"still running after {seconds:.0f} s:\n{self.told}"
+        assert self._process.exitcode is not None, f"still running after {seconds:.0f} s:\n{self.output}"
 
     @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
     @property
-    def told(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
@@ -109,7 +109,7 @@ def comes_to(started: list[Rank], so: Callable[[], bool]) -> bool:
     while started[0].returncode is None:
         if so():
             return True
-        assert time.monotonic() < deadline, started[0].told
+        assert time.monotonic() < deadline, started[0].output
         time.sleep(0.02)
     return False
 
@@ -132,12 +132,12 @@ def finish(started: list[Rank], expected: int = 0) -> list[str]:
     try:
         for process in started:
             process.wait(deadline - time.monotonic())
-        told, codes = [process.told for process in started], [process.returncode for process in started]
+        output, codes = [process.output for process in started], [process.returncode for process in started]
     finally:
         for process in started:
             process.kill()
-    assert codes == [expected] * len(started), f"exit codes {codes}:\n" + "\n---\n".join(told)
-    return told
+    assert codes == [expected] * len(started), f"exit codes {codes}:\n" + "\n---\n".join(output)
+    return output
 
 
 def run(world: int, arguments: list[str], expected: int = 0, **environment: str) -> list[str]:

@@ -159,11 +159,11 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
         started = start(1, ["-c", _SAVER, str(run)])
         (process,) = started
         try:
-            assert comes_to(started, lambda saver=process: saver.told.startswith("1\n"))  # type: ignore[misc]
+            assert comes_to(started, lambda saver=process: saver.output.startswith("1\n"))  # type: ignore[misc]
             time.sleep(0.013 * attempt)
             os.kill(process.pid, signal.SIGKILL)
             process.wait(60)
-            done = int(process.told.split()[-1])
+            done = int(process.output.split()[-1])
         finally:
             process.kill()
         found = checkpoint.newest(run)

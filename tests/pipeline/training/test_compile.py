@@ -7,7 +7,7 @@ from pathlib import Path
 
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
-from tests.rounding import SEEDS, asked, assert_rounding
+from tests.rounding import SEEDS, assert_rounding, nudge
 
 HERE = Path(__file__).parent
 
@@ -35,6 +35,6 @@ def test_a_compiled_run_is_the_eager_one_and_goes_on_without_it(tmp_path: Path, 
         assert ours[part].keys() == theirs[part].keys()
     after, none = trained(tmp_path / "3", folder, refcoco)
     assert none == 0
-    nudges = {f"nudge-{seed}": asked(seed) for seed in SEEDS}
+    nudges = {f"nudge-{seed}": nudge(seed) for seed in SEEDS}
     controls = [trained(tmp_path / name, tmp_path / f"{name}-run", refcoco, NUDGE=by)[0] for name, by in nudges.items()]
     assert_rounding([*compiled, *after], eager, controls)

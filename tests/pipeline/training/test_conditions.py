@@ -74,9 +74,9 @@ def test_its_costs_are_those_of_the_network(run: Path, capsys: pytest.CaptureFix
 
 def test_a_finetune_on_the_presets_network_is_refused(run: Path, refcoco: Path, tmp_path: Path) -> None:
     keys = ["--config", str(TINY), "--data.folder", str(refcoco), "--init_from", str(run)]
-    (told,) = train(1, tmp_path / "next", keys, expected=2)
-    assert "init_from" in told
-    assert "has shape" in told
+    (output,) = train(1, tmp_path / "next", keys, expected=2)
+    assert "init_from" in output
+    assert "has shape" in output
 
 
 def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, refcoco: Path) -> None:
@@ -91,10 +91,10 @@ def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, r
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     for step in range(2, whole["step"] + 1):
         (checkpoint.folder_of(place, step) / "COMMIT").unlink()
-    (told,) = train(1, place, [*keys, *GIVEN], expected=2)
-    assert "is asked for" in told
-    (told,) = train(1, place, keys)
-    assert "resuming" in told
+    (output,) = train(1, place, [*keys, *GIVEN], expected=2)
+    assert "is asked for" in output
+    (output,) = train(1, place, keys)
+    assert "resuming" in output
     again, _ = checkpoint.read(checkpoint.resolve(place))
     assert again["step"] == whole["step"] > 1
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())

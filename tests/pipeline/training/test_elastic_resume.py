@@ -15,7 +15,7 @@ import torch
 from laconvnet.pipeline.runs.layout import step_of
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
-from tests.rounding import SEEDS, asked, assert_rounding
+from tests.rounding import SEEDS, assert_rounding, nudge
 
 HERE = Path(__file__).parent
 KEYS = ["--data.size", "32", "--schedule.epochs", "1.3", "--checkpoint.every", "100", "--checkpoint.keep", "9"]
@@ -35,10 +35,15 @@ def walk(
         watched = place / f"start-{number}"
         watched.mkdir(parents=True)
         last = number + 1 == len(worlds)
-        told = {"WATCHED": str(watched), "KEEP_BEGUN": "1", "HALF": "1" if precision == "fp16" else "", "NUDGE": nudge}
-        told |= {} if last else {"STOP_AFTER": f"{HAND_OVERS[number]}:SIGTERM"}
+        environment = {
+            "WATCHED": str(watched),
+            "KEEP_BEGUN": "1",
+            "HALF": "1" if precision == "fp16" else "",
+            "NUDGE": nudge,
+        }
+        environment |= {} if last else {"STOP_AFTER": f"{HAND_OVERS[number]}:SIGTERM"}
         keys = ["--engine.zero", stage, "--engine.precision", precision, *scale]
-        run(world, [str(HERE / "watched.py"), *given, *keys], expected=0 if last else 130, **told)
+        run(world, [str(HERE / "watched.py"), *given, *keys], expected=0 if last else 130, **environment)
     return folder
 
 
@@ -52,10 +57,10 @@ def rows(place: Path, starts: int, worlds: tuple[int, ...]) -> dict[int, list[in
     for start in range(starts):
         for rank in range(worlds[start]):
             for line in (place / f"start-{start}" / f"rank-{rank}.jsonl").read_text().splitlines():
-                told = json.loads(line)
-                if "step" in told:
-                    assert not told["held"], "a checkpoint that was taken in is let go of"
-                    found.setdefault(told["step"], []).extend(told["rows"])
+                row = json.loads(line)
+                if "step" in row:
+                    assert not row["held"], "a checkpoint that was taken in is let go of"
+                    found.setdefault(row["step"], []).extend(row["rows"])
     return found
 
 
@@ -89,7 +94,7 @@ def test_a_run_walks_over_worlds_and_stages(
     assert [step_of(path) for path in checkpoint.published(folder)] == [*HAND_OVERS, len(walked)]
     # Only the order of summation differs; the network's kinks make more of it step by step.
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
-    nudges = {f"nudge-{seed}": asked(seed, dtype) for seed in SEEDS}
+    nudges = {f"nudge-{seed}": nudge(seed, dtype) for seed in SEEDS}
     controls = [logged(walk(tmp_path / name, refcoco, precision, (1,), stages[:1], by)) for name, by in nudges.items()]
     found, plain, *nudged = [[row["loss"] for row in log] for log in (walked, undisturbed, *controls)]
     assert_rounding(found, plain, nudged)

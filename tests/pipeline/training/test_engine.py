@@ -13,7 +13,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.engine import Engine, EngineConfig
 from tests.pipeline.training.ranks import run
-from tests.rounding import SEEDS, asked, assert_rounding
+from tests.rounding import SEEDS, assert_rounding, nudge
 
 HERE = Path(__file__).parent
 ROUNDING = str(HERE.parents[1] / "rounding.py")
@@ -42,7 +42,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> list[float
 
 def nudged(place: Path, refcoco: Path, dtype: torch.dtype, *keys: str) -> list[list[float]]:
     return [
-        losses(place / f"{dtype}-{seed}", refcoco, *keys, script=(ROUNDING,), NUDGE=asked(seed, dtype))
+        losses(place / f"{dtype}-{seed}", refcoco, *keys, script=(ROUNDING,), NUDGE=nudge(seed, dtype))
         for seed in SEEDS
     ]
 
@@ -120,7 +120,7 @@ def test_adam_computes_where_its_state_lies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "keys"),
+    ("output", "keys"),
     [
         ("engine.zero: 0: fp16 needs", {"precision": "fp16", "zero": 0}),
         ("engine.offload: 'optimizer': needs engine.zero of at least 1", {"offload": "optimizer", "zero": 0}),
@@ -130,8 +130,8 @@ def test_adam_computes_where_its_state_lies() -> None:
         ("engine.loss_scale: 1.0: expected at least loss_scale_floor", {"loss_scale": 1.0, "loss_scale_floor": 2.0}),
     ],
 )
-def test_what_does_not_go_together_is_told(told: str, keys: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_does_not_go_together_is_told(output: str, keys: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=output):
         EngineConfig(**keys)  # type: ignore[arg-type]
 
 

@@ -78,12 +78,12 @@ def written(place: Path) -> dict[str, bytes]:
 def test_any_number_of_processes_writes_the_same_bytes(task: str, command: Any, tmp_path: Path) -> None:
     found = {}
     for world in (1, 2, 3):
-        told = run(world, ["-c", COMMAND, *command(task, "--controls", "--json")])
+        output = run(world, ["-c", COMMAND, *command(task, "--controls", "--json")])
         found[world] = written(tmp_path)
         report = json.loads((tmp_path / "out.json").read_text())
-        assert f"eval {SPLITS[task]}: 100%" in told[0]
-        assert json.loads(told[0].splitlines()[-1]) == report
-        assert told[1:] == [""] * (world - 1), "one process speaks for all"
+        assert f"eval {SPLITS[task]}: 100%" in output[0]
+        assert json.loads(output[0].splitlines()[-1]) == report
+        assert output[1:] == [""] * (world - 1), "one process speaks for all"
         for file in tmp_path.iterdir():
             file.unlink()
     assert set(found[1]) == {"out.json", "out.answers.jsonl"}
@@ -121,10 +121,10 @@ def test_processes_without_any_example(runs: dict[str, Path], command: Any, tmp_
 
 def test_what_fails_on_one_process_ends_all_with_its_reason(command: Any, tmp_path: Path) -> None:
     script = ON_ONE.format(what="raise OSError('the disk is gone')")
-    told = run(3, ["-c", script, *command("rec")], expected=1)
+    output = run(3, ["-c", script, *command("rec")], expected=1)
     for rank in (0, 2):
-        assert told[rank].splitlines()[-1] == "laconvnet: process 1: the disk is gone"
-    assert told[1].splitlines()[-1] == "OSError: the disk is gone"
+        assert output[rank].splitlines()[-1] == "laconvnet: process 1: the disk is gone"
+    assert output[1].splitlines()[-1] == "OSError: the disk is gone"
     assert not written(tmp_path)
 
 
@@ -132,22 +132,22 @@ def test_a_mistake_seen_by_one_process_is_one_for_all(command: Any) -> None:
     script = ON_ONE.format(
         what="from laconvnet.pipeline.errors import ConfigError; raise ConfigError('s-1.tar: not there')"
     )
-    told = run(2, ["-c", script, *command("rec")], expected=2)
-    assert told[0].splitlines()[-1] == "laconvnet: process 1: s-1.tar: not there"
-    assert told[1].splitlines()[-1] == "laconvnet: s-1.tar: not there"
-    told = run(2, ["-c", COMMAND, *command("rec", split="nowhere")], expected=2)
-    assert all("nowhere" in one.splitlines()[-1] for one in told)
+    output = run(2, ["-c", script, *command("rec")], expected=2)
+    assert output[0].splitlines()[-1] == "laconvnet: process 1: s-1.tar: not there"
+    assert output[1].splitlines()[-1] == "laconvnet: s-1.tar: not there"
+    output = run(2, ["-c", COMMAND, *command("rec", split="nowhere")], expected=2)
+    assert all("nowhere" in one.splitlines()[-1] for one in output)
 
 
 def test_an_interruption_of_one_is_one_of_all(command: Any) -> None:
-    told = run(2, ["-c", ON_ONE.format(what="raise KeyboardInterrupt"), *command("rec")], expected=130)
-    assert all("laconvnet: interrupted" in one for one in told)
+    output = run(2, ["-c", ON_ONE.format(what="raise KeyboardInterrupt"), *command("rec")], expected=130)
+    assert all("laconvnet: interrupted" in one for one in output)
 
 
 def test_files_that_cannot_be_written_fail_on_all(command: Any, tmp_path: Path) -> None:
     (tmp_path / "out.json").mkdir()
-    told = run(2, ["-c", COMMAND, *command("rec")], expected=1)
-    assert told[1].splitlines()[-1].startswith("laconvnet: process 0: [Errno 21] Is a directory")
+    output = run(2, ["-c", COMMAND, *command("rec")], expected=1)
+    assert output[1].splitlines()[-1].startswith("laconvnet: process 0: [Errno 21] Is a directory")
 
 
 def test_nobody_waits_for_a_process_that_was_killed(command: Any, tmp_path: Path) -> None:
@@ -175,6 +175,6 @@ with joined() as ranks:
     except ConfigError as error:
         print(error)
 """
-    told = finish(start(3, ["-c", script]))
-    (line,) = {one.strip() for one in told}
+    output = finish(start(3, ["-c", script]))
+    (line,) = {one.strip() for one in output}
     assert line.startswith("run: step: 100 on process 0, 200 on process 2; ")

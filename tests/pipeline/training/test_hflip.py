@@ -25,7 +25,7 @@ def config_of(folder: Path, task: str, flip: float, accumulate: int = 1) -> Trai
     return TrainConfig(data, ModelConfig(preset="tiny", task=task), engine=EngineConfig(accumulate=accumulate))
 
 
-def asked(config: TrainConfig, rank: int = 0, world: int = 1, first: int = 0) -> list[Request]:
+def requests_of(config: TrainConfig, rank: int = 0, world: int = 1, first: int = 0) -> list[Request]:
     source = Source.open(config)
     some = SimpleNamespace(config=config, source=source, engine=SimpleNamespace(rank=rank, world=world))
     return list(islice(Session.requests(some, first), 6 * config.engine.accumulate))  # type: ignore[arg-type]
@@ -37,16 +37,16 @@ def flips(request: Request) -> list[bool]:
 
 
 def test_the_stream_asks_for_mirrored_examples(groups: Path) -> None:
-    requests = asked(config_of(groups, "grec", 0.5))
+    requests = requests_of(config_of(groups, "grec", 0.5))
     struck = [flips(request) for request in requests]
     assert 0.2 < np.mean(struck) < 0.8
-    assert not np.any([flips(request) for request in asked(config_of(groups, "grec", 0.0))])
-    assert np.all([flips(request) for request in asked(config_of(groups, "grec", 1.0))])
-    later = asked(config_of(groups, "grec", 0.5), first=2)
+    assert not np.any([flips(request) for request in requests_of(config_of(groups, "grec", 0.0))])
+    assert np.all([flips(request) for request in requests_of(config_of(groups, "grec", 1.0))])
+    later = requests_of(config_of(groups, "grec", 0.5), first=2)
     assert [flips(request) for request in later[:4]] == struck[2:]
-    halves = [asked(config_of(groups, "grec", 0.5), rank, 2) for rank in (0, 1)]
+    halves = [requests_of(config_of(groups, "grec", 0.5), rank, 2) for rank in (0, 1)]
     assert [flips(one) + flips(two) for one, two in zip(*halves, strict=True)] == struck
-    parts = asked(config_of(groups, "grec", 0.5, accumulate=2))
+    parts = requests_of(config_of(groups, "grec", 0.5, accumulate=2))
     assert [flips(one) + flips(two) for one, two in zip(parts[::2], parts[1::2], strict=True)] == struck
     assert [one.rows.tolist() + two.rows.tolist() for one, two in zip(parts[::2], parts[1::2], strict=True)] == [
         request.rows.tolist() for request in requests

@@ -36,30 +36,30 @@ def config(data: Path, earlier: Path, **model: str) -> TrainConfig:
 
 def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
     state, words = checkpoint.read(checkpoint.resolve(earlier))
-    begun = start(config(refcoco, earlier), None, Examples.open(refcoco, "expression", "train"))
-    assert begun.step == 0
-    assert begun.state is None
-    assert begun.vocabulary == Vocabulary.from_json(words)
-    for name, tensor in begun.model.state_dict().items():
+    start_state = start(config(refcoco, earlier), None, Examples.open(refcoco, "expression", "train"))
+    assert start_state.step == 0
+    assert start_state.state is None
+    assert start_state.vocabulary == Vocabulary.from_json(words)
+    for name, tensor in start_state.model.state_dict().items():
         assert torch.equal(tensor, state["ema"][name]), name
-    assert "new: 0 words, 0 answers" in begun.told
+    assert "new: 0 words, 0 answers" in start_state.summary
 
 
 def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
     state, stored = checkpoint.read(checkpoint.resolve(earlier))
     old = Vocabulary.from_json(stored)
-    begun = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
-    assert begun.vocabulary.words[: len(old.words)] == old.words
-    assert {"what", "how", "many"} <= set(begun.vocabulary.words) - set(old.words)
-    assert {"yes", "no", "red"} <= set(begun.vocabulary.answers)
-    now = begun.model.state_dict()
+    start_state = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
+    assert start_state.vocabulary.words[: len(old.words)] == old.words
+    assert {"what", "how", "many"} <= set(start_state.vocabulary.words) - set(old.words)
+    assert {"yes", "no", "red"} <= set(start_state.vocabulary.answers)
+    now = start_state.model.state_dict()
     kept = now["language.embedding.weight"][: len(old)]
     assert torch.equal(kept, state["ema"]["language.embedding.weight"])
-    assert len(now["language.embedding.weight"]) == len(begun.vocabulary) > len(old)
+    assert len(now["language.embedding.weight"]) == len(start_state.vocabulary) > len(old)
     for name, tensor in now.items():
         if name.startswith("visual."):
             assert torch.equal(tensor, state["ema"][name]), name
-    assert begun.told.endswith(", head")
+    assert start_state.summary.endswith(", head")
 
 
 def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
@@ -79,18 +79,21 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         config(refcoco, earlier), data=dataclasses.replace(config(refcoco, earlier).data, words=12)
     )
     examples = Examples.open(refcoco, "expression", "train")
-    begun = start(asked, None, examples)
+    start_state = start(asked, None, examples)
     weights = {
-        name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in begun.model.state_dict().items()
+        name: tensor + 1 if tensor.is_floating_point() else tensor
+        for name, tensor in start_state.model.state_dict().items()
     }
     own = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
-    checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, begun.vocabulary.to_json())
+    checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, start_state.vocabulary.to_json())
     resumed = start(asked, checkpoint.newest(tmp_path), examples)
     assert resumed.step == 3
-    assert "resuming" in resumed.told
+    assert "resuming" in resumed.summary
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
-    checkpoint.save(checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, begun.vocabulary.to_json())
+    checkpoint.save(
+        checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, start_state.vocabulary.to_json()
+    )
     with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
         start(asked, checkpoint.newest(tmp_path), examples)
 
@@ -100,8 +103,8 @@ def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> 
     vectors.write_text("red " + " ".join(["0.5"] * 16) + "\nsquare " + " ".join(["-0.25"] * 16) + "\n")
     folder = tmp_path / "run"
     keys = ["--data.folder", str(refcoco), "--data.vectors", str(vectors), "--model.language.word_dim", "16"]
-    told = train(1, folder, ["--config", str(TINY), *keys, "--schedule.epochs", "0.5"])
-    assert "2 of" in told[0]
+    output = train(1, folder, ["--config", str(TINY), *keys, "--schedule.epochs", "0.5"])
+    assert "2 of" in output[0]
     state, stored = checkpoint.read(checkpoint.resolve(folder))
     number = Vocabulary.from_json(stored).words.index("red") + 2
     assert state["model"]["language.embedding.weight"][number].tolist() == [0.5] * 16
@@ -120,10 +123,10 @@ def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, c
     weights = {name: tensor[3:] if name.startswith("head.choose.") else tensor for name, tensor in state["ema"].items()}
     earlier = tmp_path / "earlier"
     checkpoint.save(checkpoint.folder_of(earlier, 1), {**state, "ema": weights}, fewer.to_json())
-    begun = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
-    assert begun.vocabulary.answers[: len(fewer.answers)] == fewer.answers
-    assert set(begun.vocabulary.answers[len(fewer.answers) :]) == set(dropped)
-    kept = begun.model.state_dict()["head.choose.weight"]
+    start_state = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
+    assert start_state.vocabulary.answers[: len(fewer.answers)] == fewer.answers
+    assert set(start_state.vocabulary.answers[len(fewer.answers) :]) == set(dropped)
+    kept = start_state.model.state_dict()["head.choose.weight"]
     assert torch.equal(kept[: len(fewer.answers)], weights["head.choose.weight"])
     assert len(kept) == len(words.answers)
-    assert "new: 0 words, 3 answers" in begun.told
+    assert "new: 0 words, 3 answers" in start_state.summary

@@ -46,7 +46,7 @@ def command(run: Path, refcoco: Path, stage: str, every: int, keep: int) -> list
     return [str(HERE / "watched.py"), "train", "--run", str(run), *given, *KEYS, *kept]
 
 
-def told(place: Path, rank: int) -> list[dict[str, Any]]:
+def output(place: Path, rank: int) -> list[dict[str, Any]]:
     file = place / f"rank-{rank}.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -70,7 +70,7 @@ def _undisturbed(place: Path, refcoco: Path, stage: str) -> Undisturbed:
     run = place / "run"
     # A signal may save after any step.
     finish(start(2, command(run, refcoco, stage, every=1, keep=99), WATCHED=str(place)))
-    ranks = [told(place, rank) for rank in (0, 1)]
+    ranks = [output(place, rank) for rank in (0, 1)]
     steps = [{row["step"]: (row["rows"], row["loss"]) for row in rows if "step" in row} for rows in ranks]
     saved = checkpoint.published(run)
     totals = [row["lines"] for row in ranks[0] if "lines" in row][-1]
@@ -86,7 +86,7 @@ def _undisturbed(place: Path, refcoco: Path, stage: str) -> Undisturbed:
 class Plan:
     """Whom a start loses, and when: before a line of its checkpoint thread, or some time after a step.
 
-    ``told`` is told to stop before: it saves and leaves, if the kill is not faster.
+    ``output`` is output to stop before: it saves and leaves, if the kill is not faster.
     """
 
     victims: tuple[int, ...]
@@ -94,7 +94,7 @@ class Plan:
     line: int
     steps: int
     seconds: float
-    told: int | None
+    output: int | None
 
     @classmethod
     def drawn(cls, draw: random.Random, lines: dict[str, float], number: int) -> Plan:
@@ -103,27 +103,27 @@ class Plan:
         line = draw.randint(1, round(REACH * lines[file])) if file else 0
         steps = draw.choice([-1, 0, 1, 2, 3, 4])
         # Before the first step a signal ends a process as it does any other.
-        told = draw.choice([0, 1]) if not file and steps > 0 and draw.random() < 0.5 else None
-        return cls(victims, file, line, steps, draw.uniform(0, 1), told)
+        output = draw.choice([0, 1]) if not file and steps > 0 and draw.random() < 0.5 else None
+        return cls(victims, file, line, steps, draw.uniform(0, 1), output)
 
     def __str__(self) -> str:
         who = f"rank {self.victims[0]}" if len(self.victims) == 1 else "both ranks"
         if self.file:
             return f"{who} killed before line {self.line} of {self.file}"
-        signalled = f"rank {self.told} told to stop and " if self.told is not None else ""
+        signalled = f"rank {self.output} output to stop and " if self.output is not None else ""
         return f"{signalled}{who} killed {self.seconds:.2f} s after {self.steps} steps"
 
     def carry_out(self, ranks: list[Rank], watched: Path) -> bool:
         """Whether somebody was killed: the run may come to its end before."""
-        taken = lambda: all(len(told(watched, rank)) > self.steps for rank in (0, 1))  # noqa: E731
+        taken = lambda: all(len(output(watched, rank)) > self.steps for rank in (0, 1))  # noqa: E731
         if not (stands_still(ranks) if self.file else comes_to(ranks, taken)):
             return False
-        if self.told is not None:
-            _sent(ranks[self.told], signal.SIGTERM)
+        if self.output is not None:
+            _sent(ranks[self.output], signal.SIGTERM)
         if not self.file:
             time.sleep(self.seconds)
         # Before they have met, whatever starts them ends the other one.
-        met = all(told(watched, rank) for rank in (0, 1))
+        met = all(output(watched, rank) for rank in (0, 1))
         killed = [_sent(ranks[victim], signal.SIGKILL) for victim in (self.victims if met else (0, 1))]
         _sent(ranks[0], signal.SIGCONT)
         return any(killed)
@@ -168,7 +168,7 @@ class Lap:
             for rank in ranks:  # whoever is left loses its peer and ends
                 rank.wait(PATIENCE_SECONDS)
             codes = [rank.returncode for rank in ranks]
-            assert killed or codes == [0, 0] or (kill and codes == [130, 130]), "\n---\n".join(r.told for r in ranks)
+            assert killed or codes == [0, 0] or (kill and codes == [130, 130]), "\n---\n".join(r.output for r in ranks)
         finally:
             for rank in ranks:
                 rank.kill()
@@ -189,7 +189,7 @@ class Lap:
     def check_the_start(self, watched: Path, before: int) -> None:
         """It began where the newest checkpoint was, swept, and took the steps of the undisturbed run, to the bit."""
         for rank in (0, 1):
-            rows = told(watched, rank)
+            rows = output(watched, rank)
             if rows:
                 assert rows[0]["begun"] == before
                 assert rows[0]["litter"] == [] or rank, f"left from before: {rows[0]['litter']}"
@@ -204,7 +204,7 @@ class Lap:
         kept = sorted((self.run / "checkpoints").iterdir())
         assert kept == checkpoint.published(self.run)
         # Killed between its last checkpoint and the end, a run is complete: a start leaves the older ones as they are.
-        trained = told(self.place / f"start-{self.starts}", 0)
+        trained = output(self.place / f"start-{self.starts}", 0)
         assert len(kept) == KEEP or (not trained and len(kept) > KEEP)
         assert [path for path in self.run.rglob("*") if path.name.startswith(".")] == []
         assert self.newest() == last

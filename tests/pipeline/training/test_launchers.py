@@ -85,11 +85,11 @@ def test_what_accelerate_launch_sets_is_taken_back_and_told(
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     keep_out_launchers_settings()
     assert not [name for name in os.environ if name.startswith("ACCELERATE_")]
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "ACCELERATE_USE_CPU=True" in told
-    assert "MIXED_PRECISION" not in told
-    assert "DYNAMO" not in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "ACCELERATE_USE_CPU=True" in output
+    assert "MIXED_PRECISION" not in output
+    assert "DYNAMO" not in output
     keep_out_launchers_settings()
     assert capsys.readouterr().err == ""
 

@@ -31,9 +31,9 @@ def gradient(step: int, size: int = 4096) -> torch.Tensor:
 
 @pytest.mark.parametrize("implementation", ["auto", "torch", "deepspeed", "apex"])
 def test_steps_are_those_of_adam_in_float64(implementation: Any) -> None:
-    begun = torch.randn(4096, generator=torch.Generator().manual_seed(9))
-    weight = torch.nn.Parameter(begun.to(HERE, copy=True))
-    exact = torch.nn.Parameter(begun.double())
+    start_state = torch.randn(4096, generator=torch.Generator().manual_seed(9))
+    weight = torch.nn.Parameter(start_state.to(HERE, copy=True))
+    exact = torch.nn.Parameter(start_state.double())
     try:
         adam = build_optimizer(OptimizerConfig(lr=1e-2, implementation=implementation), [weight], HERE)
     except ConfigError as error:
@@ -43,7 +43,7 @@ def test_steps_are_those_of_adam_in_float64(implementation: Any) -> None:
         weight.grad, exact.grad = gradient(step).to(HERE), gradient(step).double()
         adam.step()
         reference.step()
-        moved, wanted = weight.detach().cpu().double() - begun.double(), exact.detach() - begun.double()
+        moved, wanted = weight.detach().cpu().double() - start_state.double(), exact.detach() - start_state.double()
         # Four fp32 roundings of weights up to 4 a step, and the relative error of a quotient and a square root.
         assert float((moved - wanted).abs().max()) < (step + 1) * 1e-6
         assert torch.equal(moved[:1024], torch.zeros(1024).double())  # nothing decays

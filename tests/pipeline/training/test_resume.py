@@ -62,8 +62,8 @@ def test_the_losses_after_a_resume_are_those_of_the_undisturbed_run(
     whole, state = losses(folder), last_state(folder)
     assert len(whole) >= 8
     drop_after(folder, 4)
-    told = train(world, folder, command)
-    assert "resuming" in told[0]
+    output = train(world, folder, command)
+    assert "resuming" in output[0]
     assert losses(folder) == whole
     # The rows from before are still there: the rate of every step that was taken again is that of the first time.
     rates = [(row["step"], row["lr"]) for row in rows(folder)]
@@ -108,15 +108,15 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: Path, refcoco: Path) -> No
     before = (undisturbed / "log.jsonl").read_bytes()
     left = undisturbed / "checkpoints" / ".step-00000001.dropped"  # killed after the last step, while it tidied up
     left.mkdir()
-    told = train(2, undisturbed, [*TINY, *KEYS, "--data.folder", str(refcoco)])
-    assert "complete" in told[0]
+    output = train(2, undisturbed, [*TINY, *KEYS, "--data.folder", str(refcoco)])
+    assert "complete" in output[0]
     assert (undisturbed / "log.jsonl").read_bytes() == before
     assert not left.exists()
 
 
 def test_another_configuration_is_refused(undisturbed: Path, refcoco: Path) -> None:
-    told = train(1, undisturbed, [*TINY, *KEYS, "--data.folder", str(refcoco), "--data.batch", "4"], expected=2)
-    assert "config.yaml: data.batch is 8 in this run but 4 is asked for" in told[0]
+    output = train(1, undisturbed, [*TINY, *KEYS, "--data.folder", str(refcoco), "--data.batch", "4"], expected=2)
+    assert "config.yaml: data.batch is 8 in this run but 4 is asked for" in output[0]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
@@ -127,8 +127,8 @@ def test_a_signal_to_one_rank_stops_both_and_more_of_them_while_saving_are_harml
     folder = tmp_path / "run"
     command = ["train", "--run", str(folder), *TINY, *KEYS, "--data.folder", str(refcoco)]
     # Rank 1 alone is told after its second step; rank 0 then stands still in the middle of publishing.
-    told = {"WATCHED": str(tmp_path), "STOP_AFTER": f"2:{name}", "STOP_AT": "checkpoint:30"}
-    started = start(2, [str(HERE / "watched.py"), *command, "--checkpoint.every", "1000"], **told)
+    environment = {"WATCHED": str(tmp_path), "STOP_AFTER": f"2:{name}", "STOP_AT": "checkpoint:30"}
+    started = start(2, [str(HERE / "watched.py"), *command, "--checkpoint.every", "1000"], **environment)
     assert stands_still(started)
     assert checkpoint.newest(folder) is None
     for number in (signal.SIGUSR2, signal.SIGTERM):
@@ -143,8 +143,8 @@ def test_a_signal_to_one_rank_stops_both_and_more_of_them_while_saving_are_harml
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path, refcoco: Path) -> None:
-    told = train(2, tmp_path / "run", [*TINY, "--data.folder", str(refcoco), "--data.batch", "7"], expected=2)
-    assert "data.batch: 7 does not divide among 2 processes" in told[0]
+    output = train(2, tmp_path / "run", [*TINY, "--data.folder", str(refcoco), "--data.batch", "7"], expected=2)
+    assert "data.batch: 7 does not divide among 2 processes" in output[0]
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.pipeline.training.ranks import run
-from tests.rounding import SEEDS, allowed, apart, asked, assert_rounding, nudged
+from tests.rounding import SEEDS, allowed, apart, assert_rounding, nudge, nudged
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ["--config", str(Path(__file__).parent / "tiny.yaml"), "--schedule.epochs", "0.5"]
@@ -46,7 +46,7 @@ def losses(
 def measured(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> Measured:
     place, script = tmp_path_factory.mktemp("measured"), (str(ROOT / "tests" / "rounding.py"),)
     plain = losses(place / "plain", refcoco, [], script)
-    return plain, [losses(place / f"{seed}", refcoco, [], script, nudge=asked(seed)) for seed in SEEDS]
+    return plain, [losses(place / f"{seed}", refcoco, [], script, nudge=nudge(seed)) for seed in SEEDS]
 
 
 def test_another_order_of_summation_passes(tmp_path: Path, refcoco: Path, measured: Measured) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
-from tests.rounding import SEEDS, TIMES, asked, assert_rounding
+from tests.rounding import SEEDS, TIMES, assert_rounding, nudge
 
 HERE = Path(__file__).parent
 SMALL = ["--config", str(HERE / "tiny.yaml"), "--data.size", "32", "--data.batch", "4"]
@@ -47,7 +47,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> list[float
 def nudged(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> list[list[float]]:
     """The same in fp32 from weights a unit of bf16 elsewhere, which is the coarser of the two types."""
     place = tmp_path_factory.mktemp("nudged")
-    nudges = {seed: asked(seed, torch.bfloat16) for seed in SEEDS[:2]}
+    nudges = {seed: nudge(seed, torch.bfloat16) for seed in SEEDS[:2]}
     return [smoothed(train(place / f"{seed}", refcoco, "fp32", *LONG, nudge=by)) for seed, by in nudges.items()]
 
 
@@ -93,7 +93,7 @@ def clipped(folder: Path, refcoco: Path, precision: str, *keys: str, nudge: str 
 def one_step(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> tuple[Clipped, list[Clipped]]:
     """In fp32, and so from weights a unit of fp16 elsewhere."""
     place = tmp_path_factory.mktemp("one-step")
-    nudges = {seed: asked(seed, torch.float16) for seed in SEEDS}
+    nudges = {seed: nudge(seed, torch.float16) for seed in SEEDS}
     controls = [clipped(place / f"{seed}", refcoco, "fp32", nudge=by) for seed, by in nudges.items()]
     return clipped(place / "exact", refcoco, "fp32"), controls
 

@@ -52,11 +52,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             yield map(json.loads, out.read_text().splitlines())
 
         monkeypatch.setattr(training, "_watching", forked)
-        told: list[None] = []
+        output: list[None] = []
         (one,) = training.parts(training.settings(None, [*KEYS, *keys], CPU), CPU, 2, epoch, [part])
-        rows = one.measure(lambda: told.append(None))
+        rows = one.measure(lambda: output.append(None))
         assert {row["note"] for row in rows} == {None}, rows
-        assert abs(len(told) - one.lines) <= 1
+        assert abs(len(output) - one.lines) <= 1
         return {row["name"]: row for row in rows}
 
     return measure
@@ -142,9 +142,9 @@ exit 3
     pretender.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(pretender))
     (one,) = training.parts(training.settings(None, KEYS, CPU), CPU, 2, 8, ["memory"])
-    told: list[None] = []
-    (row,) = one.measure(lambda: told.append(None))
-    assert len(told) == 1
+    output: list[None] = []
+    (row,) = one.measure(lambda: output.append(None))
+    assert len(output) == 1
     assert row["note"] == "failed: the disk is full"
     assert (row["bench"], row["median"], row["ratio"]) == ("memory", None, None)
 

@@ -29,12 +29,12 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
     items = Items.of(examples, config.seed)
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, out)
-    begun = start(config, None, examples)
-    model = begun.model
+    start_state = start(config, None, examples)
+    model = start_state.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
-    loader = Loader(examples, begun.vocabulary, config.data, config.data.batch // engine.world, engine.device)
-    task = task_class(config.model, config.data.size, begun.vocabulary)
+    loader = Loader(examples, start_state.vocabulary, config.data, config.data.batch // engine.world, engine.device)
+    task = task_class(config.model, config.data.size, start_state.vocabulary)
     seen, order = [], os.environ.get("ORDER")
     for step in range(STEPS):
         rows = items.step(step, config.data.batch, engine.rank, engine.world)
