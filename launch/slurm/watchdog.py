@@ -7,17 +7,15 @@ The exit code HANGS asks the batch script to end the job's step; FAILED.json say
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from laconvnet.files import publish_json
-from laconvnet.launch.job import tail
+from laconvnet.launch.job import record_failure
 from laconvnet.launch.slurm.batch import Submission, job_id
 from laconvnet.launch.status import last_checkpoint
-from laconvnet.pipeline.runs.layout import FAILED, JOBS, LOG, batch_log, rank_log
+from laconvnet.pipeline.runs.layout import JOBS, LOG, batch_log, rank_log
 
 HANGS = 4
 POLL_SECONDS = 5.0
@@ -47,11 +45,9 @@ def watch(folder: Path, job: str, alive: Callable[[], bool], sleep: Callable[[fl
 def _say(folder: Path, job: str, plan: Submission) -> None:
     quiet = f"no news for {plan.hang_minutes:g} minutes: log, output and checkpoints stand still"
     logs = sorted((folder / JOBS).glob(rank_log(folder, job, "*").name), key=lambda log: log.stat().st_mtime)
-    last = tail(logs[0]) if logs else []
-    record = {"stage": plan.stage, "identity": plan.fingerprint, "job": job, "host": socket.gethostname(), "hang": True}
-    record |= {"ended": time.time(), "rank": None, "node": None, "tail": last}
-    log = str(logs[0]) if logs else str(batch_log(folder, job))
-    publish_json(folder / FAILED, record | {"reason": quiet, "log": log})
+    facts = {"stage": plan.stage, "identity": plan.fingerprint, "job": job, "hang": True, "reason": quiet}
+    facts |= {"rank": None, "node": None} | ({} if logs else {"tail": []})
+    record_failure(folder, logs[0] if logs else batch_log(folder, job), facts)
 
 
 if __name__ == "__main__":

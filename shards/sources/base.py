@@ -8,6 +8,7 @@ from typing import Protocol
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.record import Question, Record, Region
 
 
 class Samples(Iterator[RawSample]):
@@ -54,6 +55,21 @@ class Source(Protocol):
         partitions of a data set. Whatever can be checked is checked here, before the first sample: InputError names
         the path looked for, the layout expected and the option to change.
         """
+
+
+def sample(
+    source: Source,
+    image: Path,
+    picture_id: str,
+    file_name: str,
+    size: tuple[int, int] = (0, 0),
+    regions: tuple[Region, ...] = (),
+    questions: tuple[Question, ...] = (),
+    coco_id: int | None = None,
+) -> RawSample:
+    """What a source says of an image, and where that lies; ``size``, width and height, is 0 where no file gives it."""
+    record = Record(source.name, picture_id, file_name, *size, source.licence, regions, questions, coco_id)
+    return RawSample(record, image)
 
 
 def choose_splits(requested: Collection[str] | None, known: Collection[str], where: Path) -> frozenset[str]:

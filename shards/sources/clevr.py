@@ -20,9 +20,9 @@ from typing import Any
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Question, Record
+from laconvnet.shards.format.record import Question
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
 
 _FAMILIES = {
     "count": "count",
@@ -68,19 +68,12 @@ class Clevr:
         def records() -> Iterator[RawSample]:
             for split, store in stores.items():
                 for file_name in sorted(store):
-                    record = Record(
-                        source=self.name,
-                        picture_id=Path(file_name).stem,
-                        file_name=file_name,
-                        width=0,
-                        height=0,
-                        licence=self.licence,
-                        questions=tuple(
-                            Question(id, split, text, answer, family=family)
-                            for id, text, answer, family in store.get(file_name)
-                        ),
+                    questions = tuple(
+                        Question(id, split, text, answer, family=family)
+                        for id, text, answer, family in store.get(file_name)
                     )
-                    yield RawSample(record, reading.inside(folders[split], file_name, str(paths[split])))
+                    path = reading.inside(folders[split], file_name, str(paths[split]))
+                    yield sample(self, path, Path(file_name).stem, file_name, questions=questions)
 
         return Samples(records(), sum(len(store) for store in stores.values()))
 

@@ -27,9 +27,9 @@ from pycocotools import mask as coco_mask
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Expression, Record, Region, Rle
+from laconvnet.shards.format.record import Expression, Region, Rle
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, no_partition
+from laconvnet.shards.sources.base import Samples, no_partition, sample
 from laconvnet.shards.sources.clevr import chosen_files, image_folders, last_function
 from laconvnet.shards.sources.masks import union
 
@@ -94,16 +94,9 @@ class ClevrRef:
                     expressions = split.expressions.get(file_name)
                     if not expressions:
                         continue
-                    record = Record(
-                        source=self.name,
-                        picture_id=Path(file_name).stem,
-                        file_name=file_name,
-                        width=_WIDTH,
-                        height=_HEIGHT,
-                        licence=self.licence,
-                        regions=_regions(scene, expressions, split.name, f"{split.scenes}: scene of {file_name}"),
-                    )
-                    yield RawSample(record, reading.inside(split.image_folder, file_name, str(split.scenes)))
+                    regions = _regions(scene, expressions, split.name, f"{split.scenes}: scene of {file_name}")
+                    path = reading.inside(split.image_folder, file_name, str(split.scenes))
+                    yield sample(self, path, Path(file_name).stem, file_name, (_WIDTH, _HEIGHT), regions)
                 if missing:
                     raise InputError(
                         f"{split.scenes}: no scene of {min(missing)} ({len(missing)} images of {split.refexps.name} "

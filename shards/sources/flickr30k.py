@@ -25,9 +25,9 @@ from defusedxml.common import DefusedXmlException
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Box, Expression, Record, Region
+from laconvnet.shards.format.record import Box, Expression, Region
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
 
 _SPLITS = ("train", "val", "test")
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\]]*)\]")
@@ -80,17 +80,8 @@ class Flickr30k:
         def records() -> Iterator[RawSample]:
             for image, split in sorted(split_of.items(), key=lambda item: (item[1], int(item[0]))):
                 width, height, regions = _regions(image, split, sentences, boxes)
-                record = Record(
-                    source=self.name,
-                    picture_id=image,
-                    file_name=f"{image}.jpg",
-                    width=width,
-                    height=height,
-                    licence=self.licence,
-                    regions=regions,
-                )
                 if regions:
-                    yield RawSample(record, folder / record.file_name)
+                    yield sample(self, folder / f"{image}.jpg", image, f"{image}.jpg", (width, height), regions)
 
         return Samples(records(), len(split_of))
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Box, Expression, Record, Region, Rle
+from laconvnet.shards.format.record import Box, Expression, Region, Rle
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits
+from laconvnet.shards.sources.base import Samples, choose_splits, sample
 from laconvnet.shards.sources.masks import to_rle, union
 from laconvnet.shards.sources.safe_pickle import load_refs
 
@@ -143,17 +143,9 @@ class Refer:
             for image_id in sorted(by_image):
                 image = listed_images[image_id]
                 regions = tuple(_region(ref, annotations, image, categories, instances) for ref in by_image[image_id])
-                record = Record(
-                    source=self.name,
-                    picture_id=str(image_id),
-                    file_name=image.file_name,
-                    width=image.width,
-                    height=image.height,
-                    licence=self.licence,
-                    regions=regions,
-                    coco_id=image_id if self.collection.coco else None,
-                )
-                yield RawSample(record, reading.inside(images_at, image.file_name, str(instances)))
+                path = reading.inside(images_at, image.file_name, str(instances))
+                size, coco_id = (image.width, image.height), image_id if self.collection.coco else None
+                yield sample(self, path, str(image_id), image.file_name, size, regions, coco_id=coco_id)
 
         return Samples(records(), len(by_image))
 

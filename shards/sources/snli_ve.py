@@ -22,9 +22,9 @@ from typing import Any
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Question, Record
+from laconvnet.shards.format.record import Question
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
 
 _LOG = logging.getLogger(__name__)
 _FILES = {"train": "snli_ve_train.jsonl", "val": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
@@ -67,16 +67,8 @@ class SnliVe:
 
         def records() -> Iterator[RawSample]:
             for image in sorted(store, key=int):
-                record = Record(
-                    source=self.name,
-                    picture_id=image,
-                    file_name=f"{image}.jpg",
-                    width=0,
-                    height=0,
-                    licence=self.licence,
-                    questions=tuple(Question(id, split, text, label) for split, id, text, label in store.get(image)),
-                )
-                yield RawSample(record, folder / record.file_name)
+                questions = tuple(Question(id, split, text, label) for split, id, text, label in store.get(image))
+                yield sample(self, folder / f"{image}.jpg", image, f"{image}.jpg", questions=questions)
 
         return Samples(records(), len(store))
 

@@ -31,9 +31,9 @@ from typing import Any
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Box, Expression, Question, Record, Region
+from laconvnet.shards.format.record import Box, Expression, Question, Region
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
 
 _LOG = logging.getLogger(__name__)
 _SPLIT = "train"
@@ -92,19 +92,9 @@ class VisualGenome:
                 annotations = {file: store.get(image_id) for file, store in stores.items()}
                 regions, questions = _annotations(root, image_id, annotations, skipped)
                 image = listed_images[image_id]
-                record = Record(
-                    source=self.name,
-                    picture_id=str(image_id),
-                    file_name=image.path.name,
-                    width=image.width,
-                    height=image.height,
-                    licence=self.licence,
-                    regions=regions,
-                    questions=questions,
-                    coco_id=image.coco_id,
-                )
                 if regions or questions:
-                    yield RawSample(record, image.path)
+                    size, name = (image.width, image.height), image.path.name
+                    yield sample(self, image.path, str(image_id), name, size, regions, questions, image.coco_id)
             for what, count in sorted(skipped.items()):
                 _LOG.warning("%s: %d %s are left out", root, count, what)
 

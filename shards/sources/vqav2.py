@@ -25,9 +25,9 @@ from typing import Any
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Question, Record
+from laconvnet.shards.format.record import Question
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
 
 # Split: the part of its files' names, the folder of its images, whether its answers are published.
 _SPLITS = {
@@ -89,19 +89,10 @@ class Vqav2:
                 for image_id in sorted(store):
                     file_name = f"COCO_{folder}_{image_id:012d}.jpg"
                     known = dict(answer_stores[folder].get(image_id)) if folder in answer_stores else {}
-                    record = Record(
-                        source=self.name,
-                        picture_id=str(image_id),
-                        file_name=file_name,
-                        width=0,
-                        height=0,
-                        licence=self.licence,
-                        questions=tuple(
-                            _question(id, split, text, known.get(id)) for split, id, text in store.get(image_id)
-                        ),
-                        coco_id=image_id,
-                    )
-                    yield RawSample(record, (images or root) / folder / file_name)
+                    asked = store.get(image_id)
+                    questions = tuple(_question(id, split, text, known.get(id)) for split, id, text in asked)
+                    path = (images or root) / folder / file_name
+                    yield sample(self, path, str(image_id), file_name, questions=questions, coco_id=image_id)
 
         return Samples(records(), sum(len(store) for store in question_stores.values()))
 

@@ -122,9 +122,11 @@ def test_what_is_done_stays_when_it_is_interrupted(
 
     monkeypatch.setattr(Part, "_run", interrupted)
     assert cli.main([*COMMAND, "--json"]) == 130
-    assert [json.loads(line)["bench"] for line in capsys.readouterr().out.splitlines()] == ["loop"] * 3 + [
-        "checkpoint"
-    ] * 3
+    done = [json.loads(line)["bench"] for line in capsys.readouterr().out.splitlines()]
+    assert done == ["loop"] * 3 + ["checkpoint"] * 3
+    assert cli.main(COMMAND) == 130
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in shown if ", device " in line] == ["loop", "checkpoint"]
 
 
 @pytest.mark.usefixtures("made_up")
