@@ -66,7 +66,7 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
     """The model that these weights were saved from, with them in it.
 
-    Raises RuntimeError where a name is not one of the configuration's model, or a weight is not of its shape there.
+    Raises RuntimeError where the names, or the shape of one, are not those of the configuration's model.
     """
     # Frozen word vectors are among the weights: their file need not be there any more.
     vectors = torch.empty_like(weights[_WORDS]) if config.data.vectors else None

@@ -51,7 +51,7 @@ def scatter_optimizer_state(model: nn.Module, wrapped: Any, zero: int, moments: 
     """Put moments that `gather_optimizer_state` returned back in their places, and Adam's step count with them.
 
     Each is of its weight's shape, also where this process holds a piece of it. Raises KeyError for a trained weight
-    that has none. A collective under ZeRO 1-3: call it on all ranks.
+    that has none. Call it on all ranks.
     """
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 

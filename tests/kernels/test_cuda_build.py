@@ -251,7 +251,7 @@ def test_what_a_device_wants(capability: tuple[int, int], wanted: str | None) ->
 def test_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = cuda.plan((7, 5)).words()
     assert words.startswith("plain PyTorch, ")
-    assert words.endswith("7.5 is below 8.0")
+    assert words.endswith("compute capability 7.5 is below 8.0")
     nvcc = fake_nvcc(tmp_path)
     monkeypatch.setattr(cuda, "find_nvcc", lambda: nvcc)
     plan = cuda.plan((9, 0))

@@ -131,7 +131,7 @@ def test_a_run_s_page_holds_its_numbers_bars_and_surroundings(tmp_path: Path, to
     # sqrt(.75 * .25 / 40) = 6.8 %, sqrt(.25 * .75 / 40) the same, sqrt(.1 * .9 / 40) = 4.7 %
     assert "40 examples, acc@0.5 75.0 ±6.8 +50.0 over shuffled words 25.0 ±6.8 10.0 ±4.7" in shown
     assert "mean IoU 50.0 +30.0 over shuffled words 20.0 10.0" in shown
-    assert re.search(r"75\.0 % of 40 referents .*0\.5.* \+50\.0 points", shown)
+    assert re.search(r"75\.0 % of 40 referents .*IoU.* 0\.5.* \+50\.0 points", shown)
     facts = ("node-17 (Linux-x)", "Python 3.11.7", "torch 9.9.9", "laconvnet 0.1.0", "code: abc123")
     assert all(fact in shown for fact in facts)
     assert re.search(r"Step 100 of 100, epoch 2\.5; .*loss 1\.8; 103 samples/s", shown)
@@ -373,7 +373,7 @@ def test_a_broken_result_is_named_on_the_page_and_other_json_is_none(tmp_path: P
     (run / "eval" / "notes.json").write_text('{"task": "rec", "split": "val"}')
     report([run], tmp_path / "page.html")
     shown = text_of((tmp_path / "page.html").read_text())
-    assert f"{run / 'eval' / 'torn.json'}: line 1 column 17" in shown
+    assert f"{run / 'eval' / 'torn.json'}: line 1 column 17: not JSON" in shown
     assert "notes.json" not in shown
 
 

@@ -151,7 +151,7 @@ def test_answers_that_are_missing_as_a_file(tmp_path: Path) -> None:
     ("questions", "annotations", "message"),
     [
         ([_question(70), _question(70)], [], r"questions\.json: question_id 70: occurs twice"),
-        ([_question(70, -1)], [], r"question_id 70: key 'image_id' is -1, .*999999999999"),
+        ([_question(70, -1)], [], r"question_id 70: key 'image_id' is -1, expected 0 .*999999999999"),
         ([_question(70, 10**12)], [], r"key 'image_id' is 1000000000000, expected"),
         ([{"question_id": 70, "question": "?"}], [], r"question_id 70: key 'image_id' is missing"),
         ([_question(70, question_id="70")], [], r"question: key 'question_id' is '70', expected int"),

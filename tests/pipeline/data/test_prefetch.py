@@ -129,7 +129,7 @@ def test_a_stalled_source_of_requests_is_reported_too(gate: threading.Event) -> 
 
     stream = prefetch(lambda number: number, requests(), 0.3, lambda: "reading and decoding nothing")
     assert next(stream) == 1
-    with pytest.raises(Stalled, match=r"no batch for 0\.3 s, .*nothing; .* stands at .* requests <"):
+    with pytest.raises(Stalled, match=r"no batch for 0\.3 s, reading and decoding .*; .* stands at .* requests <"):
         next(stream)
 
 

@@ -178,7 +178,7 @@ def _lacking(state: dict[str, Tensor]) -> object:
         (lambda state: {"state_dict": state}, "is no state dict"),
         (
             lambda state: {**state, "layer1.0.conv1.weight": torch.zeros(8, 4, 3, 3)},
-            r"conv1\.weight .*\(8, 4, 3, 3\), model\.backbone \(4, 4, 3, 3\)",
+            r"layer1\.0\.conv1\.weight .*\(8, 4, 3, 3\), model\.backbone \(4, 4, 3, 3\)",
         ),
         (lambda state: Path("."), "holds no tensors that can be read"),  # a class that is not on the list of safe ones
     ],

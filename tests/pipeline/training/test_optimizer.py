@@ -56,7 +56,7 @@ def test_the_distribution_that_is_only_called_apex_is_told(tmp_path: Path, monke
         pytest.skip("NVIDIA's apex is installed here")
     asked = OptimizerConfig(implementation="apex")
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    with pytest.raises(ConfigError, match=r"optimizer\.implementation: 'apex': .* not installed; use"):
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation: 'apex': NVIDIA's .*not installed; use"):
         build_optimizer(asked, weights, GPU)
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("raise RuntimeError('a toolkit for web sites')")
