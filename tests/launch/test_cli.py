@@ -178,11 +178,11 @@ def test_shares_of_a_set_have_the_bytes_of_the_whole(
 def test_values_of_a_stages_file_are_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "stages.yaml"
     run = '[shards, generate, --out, "{raw}", --pictures, "{pictures}"]'
-    file.write_text(f"folder: {tmp_path}/out\nvalues: {{raw: x, images: 9}}\nstages: {{a: {{run: {run}}}}}\n")
+    file.write_text(f"folder: {tmp_path}/out\nvalues: {{raw: x, pictures: 9}}\nstages: {{a: {{run: {run}}}}}\n")
     assert cli.main(["launch", str(file), "--dry-run", "--set", "raw=a b=c", "--set", "pictures=4"]) == 0
     assert "laconvnet shards generate --out 'a b=c' --pictures 4" in capsys.readouterr().out
     assert cli.main(["launch", str(file), "--dry-run", "--set", "rwa=y"]) == 2
-    assert re.search("--set rwa: .* expected one of raw, images", capsys.readouterr().err)
+    assert re.search("--set rwa: .* expected one of raw, pictures", capsys.readouterr().err)
 
 
 def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
