@@ -11,6 +11,7 @@ from pathlib import Path
 
 from laconvnet.launch.doctor.check import Check, PlannedRun
 from laconvnet.launch.doctor.torches import driver_cuda
+from laconvnet.pipeline.runs.version import version_of
 
 
 def kernels(planned_run: PlannedRun) -> Iterator[Check]:
@@ -47,11 +48,9 @@ def _on_cpu() -> Check:
 
 def accelerate(planned_run: PlannedRun) -> Iterator[Check]:
     yield Check("accelerate", "ok", importlib.import_module("accelerate").__version__)
-    try:
-        yield Check("transformers", "ok", importlib.metadata.version("transformers"))
-    except importlib.metadata.PackageNotFoundError:
-        meaning = "accelerate's DeepSpeed plugin asks for its version and fails; install transformers"
-        yield Check("transformers", "error", "not installed", meaning)
+    found = version_of("transformers")
+    meaning = "" if found else "accelerate's DeepSpeed plugin asks for its version and fails; install transformers"
+    yield Check("transformers", "ok" if found else "error", found or "not installed", meaning)
 
 
 def deepspeed(planned_run: PlannedRun) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from laconvnet.pipeline.bench.ids import row_id, slug
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.version import version_of
 
 Row = dict[str, Any]
 
@@ -41,7 +42,7 @@ class Recorder:
         """Append rows, each with id, date, machine, commit, dirty, command, versions, cores and load; all or none."""
         if self.folder is None:
             return
-        from laconvnet.pipeline.bench.rows import surroundings, version_of
+        from laconvnet.pipeline.bench.rows import surroundings
 
         here, ours = surroundings(), version_of("laconvnet")
         made = []

@@ -7,7 +7,6 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from laconvnet.kernels.bench import Row, spread
 from laconvnet.kernels.bench.timing import device_name, quartiles
+from laconvnet.pipeline.runs.version import version_of
 
 # A GPU machine may hold little but PyTorch; what needs no more is measured all the same.
 _NEEDED = ("deepspeed", "accelerate", "nvidia.dali", "jsonargparse", "pycocotools", "psutil")
@@ -81,14 +81,6 @@ def surroundings(device: torch.device | None = None) -> dict[str, Any]:
     versions = {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}
     here = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "versions": versions}
     return here if device is None else {"device": device_name(device), **here}
-
-
-def version_of(package: str) -> str | None:
-    """None of what is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def missing() -> list[str]:

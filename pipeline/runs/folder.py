@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from laconvnet.files import publish_json, publish_text, remove_leftovers
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, INCIDENTS
-from laconvnet.pipeline.runs.version import code_version
+from laconvnet.pipeline.runs.version import code_version, version_of
 
 _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
 
@@ -44,16 +43,10 @@ def prepare(config: TrainConfig, run: Path) -> None:
 
 
 def _environment() -> dict[str, object]:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
         "python": sys.version.split()[0],
         "machine": platform.platform(),
         "host": platform.node(),
-        "versions": versions,
+        "versions": {name: version_of(name) or "not installed" for name in _PACKAGES},
         "code": code_version(),
     }
