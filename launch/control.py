@@ -104,8 +104,8 @@ def _places(root: Path, name: str, task: int | None) -> list[Path]:
     if task is None:
         return places(root, stage)
     if not tasks or not 0 <= task < tasks:
-        told = f"expected 0 to {tasks - 1}" if tasks else "the stage is not an array; leave it out"
-        raise ConfigError(f"{root}: stage {name!r}: --task: got {task}, {told}")
+        message = f"expected 0 to {tasks - 1}" if tasks else "the stage is not an array; leave it out"
+        raise ConfigError(f"{root}: stage {name!r}: --task: got {task}, {message}")
     return [task_folder(folder, tasks, task)]
 
 

@@ -103,8 +103,8 @@ class Command:
             layout.stopped_marker(self.folder, env.job_id, env.global_rank).touch()
             raise SystemExit(INTERRUPTED)
         if code != 0:
-            said = tail(env.paths.stderr)
-            self._failed(env, started, said[-1] if said else f"exit code {code} and nothing on standard error", [])
+            lines = tail(env.paths.stderr)
+            self._failed(env, started, lines[-1] if lines else f"exit code {code} and nothing on standard error", [])
             raise CommandFailed(f"`{command_line(self.argv)}` ended with exit code {code}")
         self._succeeded(env, started)
 
@@ -148,8 +148,12 @@ class Command:
 
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
-        log, told = env.paths.stderr, layout.signal_marker(self.folder, env.job_id, env.global_rank).exists()
-        record = self._record(env, started, time.time()) | {"rank": env.global_rank, "reason": reason, "told": told}
+        log, signalled = env.paths.stderr, layout.signal_marker(self.folder, env.job_id, env.global_rank).exists()
+        record = self._record(env, started, time.time()) | {
+            "rank": env.global_rank,
+            "reason": reason,
+            "told": signalled,
+        }
         # The first rank to fail is the cause; the others only lost their peer.
         record_failure(self.folder, log, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 
@@ -176,12 +180,12 @@ def _stop_when_told(marker: Path) -> None:
     Not submitit's handler, which has rank 0 alone queue the job again from inside the signal: rank 0 may be the one
     that is lost, and the others would not know. The batch script does it when all have left (`launch.slurm.batch`).
     """
-    told = False
+    signalled = False
 
     def stop(number: int, frame: object) -> None:
-        nonlocal told
-        if not told:  # SIGTERM follows SIGUSR2, and must not break into the tidying up
-            told = True
+        nonlocal signalled
+        if not signalled:  # SIGTERM follows SIGUSR2, and must not break into the tidying up
+            signalled = True
             raise KeyboardInterrupt
 
     reading, writing = os.pipe()

@@ -29,7 +29,9 @@ def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser
     known = Loaded()
     problems = []
     for stage in taken:
-        problems += [f"{graph.file}: stage {stage.name!r}: {told}" for told in _command(line, known, graph, stage)]
+        problems += [
+            f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, graph, stage)
+        ]
     return problems
 
 
@@ -76,13 +78,13 @@ def scripts(graph: Graph, taken: Iterable[Stage], script: Callable[[Stage], str]
 
 
 def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage) -> list[str]:
-    said = io.StringIO()
+    captured = io.StringIO()
     argv = stage.argv if stage.array is None else stage.job(0).argv
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(io.StringIO()):
             arguments, rest = line.parse_known_args(argv)
     except SystemExit:
-        last = said.getvalue().strip().splitlines()
+        last = captured.getvalue().strip().splitlines()
         return [f"run: {last[-1] if last else 'expected a command that does something'}"]
     if rest and not getattr(arguments, "takes_keys", False):
         return [f"run: unknown argument {rest[0]!r}; see `laconvnet {stage.argv[0]} --help`"]

@@ -52,9 +52,9 @@ def begin_nudged() -> None:
     fresh = start._fresh
 
     def begun_nudged(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
-        model, told = fresh(config, vocabulary)
+        model, output = fresh(config, vocabulary)
         nudged(model, int(seed), getattr(torch, name))
-        return model, told
+        return model, output
 
     start._fresh = begun_nudged
 

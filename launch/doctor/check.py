@@ -57,6 +57,6 @@ def checked(name: str, probe: Probe, planned_run: PlannedRun) -> list[Check]:
         for check in probe(planned_run):
             rows.append(check)
     except Exception as error:  # whatever a system or a package raises is the finding
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        rows.append(Check(name, "error", told, "this check could not be made"))
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        rows.append(Check(name, "error", message, "this check could not be made"))
     return rows

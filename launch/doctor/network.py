@@ -20,17 +20,17 @@ _SECONDS = 3.0
 def ports(planned_run: PlannedRun) -> Iterator[Check]:
     """A port of those that jobs choose from can be bound and reached from this machine."""
     port = meet(HERE)
-    told = f"{PORTS.start}-{PORTS.stop - 1}"
+    ports = f"{PORTS.start}-{PORTS.stop - 1}"
     if port is None:
         meaning = "ranks could not meet: end what listens there, or lift the firewall of the loopback interface"
-        yield Check("ports", "error", f"none of {told} can be bound and reached at {HERE}", meaning)
+        yield Check("ports", "error", f"none of {ports} can be bound and reached at {HERE}", meaning)
         return
     low = lowest_ephemeral()
     if low is not None and low < PORTS.stop:
         meaning = "a passing connection may hold the port that a job has chosen; it then tries another (retries)"
-        yield Check("ports", "warning", f"{port} of {told} works, but the system lends ports from {low} on", meaning)
+        yield Check("ports", "warning", f"{port} of {ports} works, but the system lends ports from {low} on", meaning)
     else:
-        yield Check("ports", "ok", f"{port} of {told} was bound and reached at {HERE}")
+        yield Check("ports", "ok", f"{port} of {ports} was bound and reached at {HERE}")
 
 
 def rendezvous(planned_run: PlannedRun) -> Iterator[Check]:

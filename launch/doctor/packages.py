@@ -69,11 +69,11 @@ def deepspeed(planned_run: PlannedRun) -> Iterator[Check]:
     missing = [] if torch.cuda.is_available() else ["a GPU"]
     missing += [] if find_nvcc() else ["nvcc"]
     missing += [] if shutil.which("ninja") or importlib.util.find_spec("ninja") else ["ninja"]
-    told = f"built with it: {', '.join(built) or 'none'}; fused_adam " + (
+    summary = f"built with it: {', '.join(built) or 'none'}; fused_adam " + (
         f"cannot be built without {', '.join(missing)}" if missing else "would be built at first use"
     )
     meaning = "only optimizer.implementation: deepspeed needs it; the default does not"
-    yield Check("deepspeed ops", "not there" if missing else "ok", told, meaning)
+    yield Check("deepspeed ops", "not there" if missing else "ok", summary, meaning)
 
 
 def dali(planned_run: PlannedRun) -> Iterator[Check]:

@@ -27,9 +27,9 @@ def commands(planned_run: PlannedRun) -> Iterator[Check]:
         return
     version, answer = _ask("sinfo", "--version"), _ask("sinfo", "--noheader", "--format=%D")
     if answer.returncode:
-        said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         meaning = "its controller does not answer: start it, or set SLURM_CONF"
-        yield Check("slurm", "error" if planned_run.cluster else "warning", said[-1].strip(), meaning)
+        yield Check("slurm", "error" if planned_run.cluster else "warning", lines[-1].strip(), meaning)
         return
     nodes = sum(int(line) for line in answer.stdout.split() if line.isdigit())
     found = f"{' '.join(version.stdout.split())}; {nodes} nodes in its partitions"

@@ -98,9 +98,9 @@ def collectives(planned_run: PlannedRun) -> Iterator[Check]:
         good = total.item() == 1
         distributed.destroy_process_group()
     except RuntimeError as error:
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         meaning = "NCCL_DEBUG=INFO tells more" if on_gpu else "GLOO_SOCKET_IFNAME names the interface to use"
-        yield Check(backend, "error", f"{version} {told}".strip(), meaning)
+        yield Check(backend, "error", f"{version} {message}".strip(), meaning)
         return
     found = f"{version} an all-reduce of one process took {time.perf_counter() - begun:.2f} s".strip()
     yield Check(backend, "ok" if good else "error", found, "" if good else "it gave a wrong sum")

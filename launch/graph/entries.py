@@ -82,22 +82,22 @@ def check(name: str, entries: Mapping[str, tuple[str, Any]], contents: Contents,
         allowed = "letters, digits, '_', '.', '+', '-'"
         faults.add(f"{where}expected a name of {allowed} other than {' and '.join(map(repr, RESERVED))}", at)
     entry = faults.check(Entry, raw, at, where, required=("run",))
-    for key, told in _contradictions(entry):
-        faults.add(f"{where}{key}: {told}", (*at, key))
+    for key, message in _contradictions(entry):
+        faults.add(f"{where}{key}: {message}", (*at, key))
     order_only = tuple(dict.fromkeys(ref for pattern in entry.needs for ref in _fitting(pattern, name, entries)))
     wanted = {ref: "run" for part in entry.run for ref in REFERENCE.findall(part) if ref not in RESERVED}
     wanted |= dict.fromkeys(order_only, "needs")
     for ref, key in wanted.items():
         if ref not in entries:
-            told = f"{key}: {ref!r} is no stage; expected one of {', '.join(entries)}, or here"
-            faults.add(where + told, (*at, key))
+            message = f"{key}: {ref!r} is no stage; expected one of {', '.join(entries)}, or here"
+            faults.add(where + message, (*at, key))
         elif ref == name:
             faults.add(f"{where}{key}: the stage names itself; write {{here}} for its own folder", (*at, key))
     place = {other: position for position, other in enumerate(entries)} if len(wanted) > 1 else {}
     needs = tuple(sorted((ref for ref in wanted if ref in entries and ref != name), key=lambda ref: place.get(ref, 0)))
     configs, unreadable = contents.of(entry.run)
-    for told in unreadable:
-        faults.add(f"{where}run: --config {told}", (*at, "run"))
+    for message in unreadable:
+        faults.add(f"{where}run: --config {message}", (*at, "run"))
     return Spec(entry, frozenset(raw if isinstance(raw, dict) else ()), needs, order_only, configs)
 
 

@@ -95,8 +95,8 @@ def expand(entries: Mapping[str, Any], known: Mapping[str, str], faults: Faults)
         for one in combinations:
             name = filled(written, {**known, **one})
             if name in found:
-                told = f"two stages are called {name!r}; expected a name with every key of each"
-                faults.add(f"stage {written!r}: {told}", at)
+                message = f"two stages are called {name!r}; expected a name with every key of each"
+                faults.add(f"stage {written!r}: {message}", at)
             if name in known:
                 faults.add(f"stage {name!r}: values has a key of that name; rename one of them", at)
             found[name] = written, filled_in(entry, {**known, **one})

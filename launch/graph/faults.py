@@ -35,16 +35,16 @@ class Faults:
         self._document = document
         self._found: list[tuple[int, str]] = []
 
-    def add(self, told: str, at: KeyPath = ()) -> None:
+    def add(self, message: str, at: KeyPath = ()) -> None:
         """Note a fault of what stands at this path."""
         line = self._document.line(at)
         where = f"{self._document.file}: " + (f"line {line}: " if line else "")
-        self._found.append((line or 0, where + told))
+        self._found.append((line or 0, where + message))
 
     def end(self) -> None:
         """Raises ConfigError where there are any."""
         if self._found:
-            raise ConfigError("\n".join(told for _, told in sorted(self._found, key=lambda fault: fault[0])))
+            raise ConfigError("\n".join(message for _, message in sorted(self._found, key=lambda fault: fault[0])))
 
     def check(
         self,
@@ -76,11 +76,11 @@ class Faults:
             key = str(place[0])
             if key in hints:
                 meant = clock(value) if isinstance(value, str) else None
-                told = f"{_label(place)}: got {kind(value)}, expected {_expected(hints[key], inside=len(place) > 1)}"
-                told += f"; {meant}" if meant else ""
+                message = f"{_label(place)}: got {kind(value)}, expected {_expected(hints[key], inside=len(place) > 1)}"
+                message += f"; {meant}" if meant else ""
             else:
-                told = f"key {key!r} is unknown; expected one of {', '.join(hints)}"
-            self.add(f"{name}{told}", (*at, *place))
+                message = f"key {key!r} is unknown; expected one of {', '.join(hints)}"
+            self.add(f"{name}{message}", (*at, *place))
         left = {place[0] for place in wrong}
         return adapter.validate_python({key: value for key, value in raw.items() if key not in left}, context=context)
 

@@ -78,16 +78,16 @@ class Controller(base.Controller):
         self.pid = os.environ[JOB]  # submitit's name for the job's id
         self.stage = Path(os.environ[STAGE])
         self.launcher = int(os.environ[LAUNCHER])
-        self.told = False
+        self.interrupted = False
         signal.signal(signal.SIGINT, self._told)
         signal.signal(signal.SIGTERM, self._told)
 
     def _told(self, *_: object) -> None:
-        self.told = True
+        self.interrupted = True
 
     @property
     def stopping(self) -> bool:
-        return self.told or os.getppid() != self.launcher
+        return self.interrupted or os.getppid() != self.launcher
 
     def run(self, max_retry: int = 6) -> None:
         """Run the job, again each time that rank 0 asks for it (submitit counts how often it may).

@@ -46,8 +46,8 @@ class Screen:
             if self._live is None:
                 self._live = Live(console=self._console, transient=True, auto_refresh=False)
                 self._live.start()
-            told = " | ".join(f"{stage}: {text}" for stage, text in texts.items())
-            self._live.update(Text(told, no_wrap=True, overflow="ellipsis"), refresh=True)
+            line = " | ".join(f"{stage}: {text}" for stage, text in texts.items())
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
             return
         for stage, text in texts.items():
             if self._shown.get(stage) != text:

@@ -113,8 +113,8 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     plan = Submission.of(folder)
     if is_done(folder, plan.fingerprint):
         return Verdict("done")
-    told = _messages(folder, job)
-    gone = lost(told)
+    messages = _messages(folder, job)
+    gone = lost(messages)
     failed = find_object(folder / layout.FAILED) or {}
     if failed.get("hang"):
         return Verdict("failed", failed["reason"], failed.get("rank"), failed.get("node"))
@@ -123,9 +123,9 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     unasked = [one for one in gone if not layout.signal_marker(folder, job, one.rank).exists()]
     killed = next((one for one in unasked if one.killed), None)
     left = next((one for one in unasked if one.failed), None)
-    said = [str(failed["reason"]), *failed.get("tail", [])] if failed else []
+    reasons = [str(failed["reason"]), *failed.get("tail", [])] if failed else []
     rank, node = failed.get("rank"), failed.get("node")
-    if killed and (not failed or failed.get("told") or transient(said)):
+    if killed and (not failed or failed.get("told") or transient(reasons)):
         reason = f"rank {killed.rank} on {killed.node} {killed.killed}"
         return Verdict("failed", reason, killed.rank, killed.node)
     marked = any((folder / layout.JOBS).glob(layout.stopped_marker(folder, job, "*").name))
@@ -134,18 +134,18 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
         return _stopped(folder, job, plan, seconds)
     if not failed:
         first = left or next((one for one in gone if one.failed), gone[0] if gone else None)
-        said, rank, node = _last_words(folder, job, code, first, told)
-    fault = transient([*said, *(line for line in told if "srun: error" in line and "task" not in line)])
+        reasons, rank, node = _last_words(folder, job, code, first, messages)
+    fault = transient([*reasons, *(line for line in messages if "srun: error" in line and "task" not in line)])
     if failed.get("told"):
         fault = "stop", False  # not its own fault that it was asked, its own that it could not: so and so often
     if fault is None:
-        return Verdict("failed", said[0], rank, node)
+        return Verdict("failed", reasons[0], rank, node)
     kind, of_node = fault
     tried = sum(entry.get("outcome") == "retry" for entry in history(folder, job))
     if tried >= plan.retries:
-        return Verdict("failed", f"{said[0]} (after {tried} retries)", rank, node)
+        return Verdict("failed", f"{reasons[0]} (after {tried} retries)", rank, node)
     excluded = node if of_node and node and _NODE.fullmatch(node) else None
-    return Verdict("retry", f"{kind}: {said[0]}", rank, node, excluded)
+    return Verdict("retry", f"{kind}: {reasons[0]}", rank, node, excluded)
 
 
 def history(folder: Path, job: str) -> list[dict[str, Any]]:
@@ -164,12 +164,12 @@ def _stopped(folder: Path, job: str, plan: Submission, seconds: float) -> Verdic
 
 
 def _last_words(
-    folder: Path, job: str, code: int, first: Lost | None, told: list[str]
+    folder: Path, job: str, code: int, first: Lost | None, messages: list[str]
 ) -> tuple[list[str], int | None, str | None]:
     """Reason and last lines where no rank could write FAILED.json itself."""
     if first is None:
-        said = [line for line in told if not line.startswith(_MARK)]
-        return [said[-1] if said else f"srun ended with exit code {code} and said nothing", *said], None, None
+        reasons = [line for line in messages if not line.startswith(_MARK)]
+        return [reasons[-1] if reasons else f"srun ended with exit code {code} and said nothing", *reasons], None, None
     lines = tail(layout.rank_log(folder, job, first.rank))
     return [lines[-1] if lines else first.how, *lines], first.rank, first.node
 
@@ -185,8 +185,8 @@ def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
         written = find_object(folder / layout.FAILED) or {}
         if written.get("rank") == verdict.rank:
             record |= written
-        told = {"reason": verdict.reason, "rank": verdict.rank, "node": verdict.node, "log": str(log)}
-        record_failure(folder, log, record | told)
+        facts = {"reason": verdict.reason, "rank": verdict.rank, "node": verdict.node, "log": str(log)}
+        record_failure(folder, log, record | facts)
     else:
         (folder / layout.FAILED).unlink(missing_ok=True)
     noted = {"outcome": verdict.outcome, "reason": verdict.reason, "rank": verdict.rank, "node": verdict.node}

@@ -120,13 +120,13 @@ def read(file: str | Path) -> Cluster:
     known = [field.name for field in fields(Cluster)]
     for key in site.sbatch:
         if not _FLAG.fullmatch(key):
-            told = f"sbatch: key {key!r}: expected a long name of sbatch's without the dashes"
+            message = f"sbatch: key {key!r}: expected a long name of sbatch's without the dashes"
         elif key in OURS:
-            told = f"sbatch: key {key!r} is set by laconvnet itself; leave it out"
+            message = f"sbatch: key {key!r} is set by laconvnet itself; leave it out"
         elif key.replace("-", "_") in known:
-            told = f"sbatch: key {key!r}: write {key.replace('-', '_')} beside sbatch instead"
+            message = f"sbatch: key {key!r}: write {key.replace('-', '_')} beside sbatch instead"
         else:
             continue
-        faults.add(told, ("sbatch", key))
+        faults.add(message, ("sbatch", key))
     faults.end()
     return site

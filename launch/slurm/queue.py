@@ -65,18 +65,18 @@ def run(command: Sequence[str], text: str | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]}: no answer in {_SECONDS} s; is the controller up?") from None
     if done.returncode:
-        said = [
+        lines = [
             re.sub(rf"^{command[0]}: (error|fatal): ", "", line) for line in done.stderr.splitlines() if line.strip()
         ]
-        raise SlurmError(f"{command[0]}: {' '.join(said[-1].split()) if said else f'exit code {done.returncode}'}")
+        raise SlurmError(f"{command[0]}: {' '.join(lines[-1].split()) if lines else f'exit code {done.returncode}'}")
     return done.stdout
 
 
 def queued() -> list[Queued]:
     """This user's jobs that have not ended. A job that is being cleaned up after it ended is not in it."""
-    told = run(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%k"])
+    output = run(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r|%k"])
     found = []
-    for line in told.splitlines():
+    for line in output.splitlines():
         job, state, reason, comment = line.split("|", 3)
         if not state.startswith(ENDED):
             found.append(Queued(job.strip(), state, reason, comment.strip()))
@@ -97,10 +97,10 @@ def ended(jobs: Iterable[str]) -> dict[str, str]:
     if not asked or shutil.which("sacct") is None:
         return {}
     try:
-        told = run(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={asked}"])
+        output = run(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={asked}"])
     except SlurmError:  # accounting is optional on a site
         return {}
-    rows = (line.split("|", 1) for line in told.splitlines())
+    rows = (line.split("|", 1) for line in output.splitlines())
     return {one: state.split()[0] for job, state in rows if state.strip() for one in _tasks(job)}
 
 

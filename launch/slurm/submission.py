@@ -161,16 +161,16 @@ def _refuse_unfit(
     graph: Graph, taken: Sequence[Stage], known: Mapping[str, Sequence[queue.Queued]], force: bool
 ) -> None:
     """Raises ConfigError for jobs in the queue that stand in the way of the stages taken."""
-    told = []
+    changed = []
     for stage in taken:
         for job in known.get(stage.name, ()):
             array = array_of(Path(job.folder))
             if stage.array is not None and array is not None and array[1] != stage.array:
-                told.append(f"{stage.name} (job {job.array}, an array of {array[1]}, not {stage.array})")
+                changed.append(f"{stage.name} (job {job.array}, an array of {array[1]}, not {stage.array})")
             elif force or is_done(stage.folder, stage.fingerprint):
-                told.append(f"{stage.name} (job {job.array})")
-    if told:
-        shown = ", ".join(dict.fromkeys(told))
+                changed.append(f"{stage.name} (job {job.array})")
+    if changed:
+        shown = ", ".join(dict.fromkeys(changed))
         raise ConfigError(f"{graph.folder}: still in the queue: {shown}; `laconvnet cancel` them first")
 
 

@@ -88,8 +88,8 @@ def test_every_key_of_a_stages_file_is_explained() -> None:
     page = (DOCS / "stages-file.md").read_text(encoding="utf-8")
     of_file, _, of_stage = page.partition("| key of a stage |")
     assert re.findall(r"^\| `(\w+)` \|", of_file, re.MULTILINE) == [key.name for key in fields(File)]
-    told = re.findall(r"^\| `(\w+)` \|", of_stage.partition("### References")[0], re.MULTILINE)
-    assert sorted(told) == sorted(key.name for key in fields(Entry))
+    output = re.findall(r"^\| `(\w+)` \|", of_stage.partition("### References")[0], re.MULTILINE)
+    assert sorted(output) == sorted(key.name for key in fields(Entry))
 
 
 def test_places_of_files_are_patterns() -> None:

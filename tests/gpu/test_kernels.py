@@ -363,8 +363,8 @@ def test_no_access_out_of_bounds_and_no_race(way: cuda.Library, tool: str, tmp_p
         timeout=300,
         check=False,
     )
-    said = done.stdout + done.stderr
-    if "Device not supported" in said or "not supported on this" in said:
+    message = done.stdout + done.stderr
+    if "Device not supported" in message or "not supported on this" in message:
         pytest.skip("compute-sanitizer refuses this machine's device")
-    assert done.returncode == 0, said[-3000:]
+    assert done.returncode == 0, message[-3000:]
     assert "done" in done.stdout

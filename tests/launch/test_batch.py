@@ -67,11 +67,11 @@ def test_a_killed_rank_is_the_cause_not_those_that_lost_it(stage: Path) -> None:
     say(stage, "step 5\nstep 6\n", rank=3)
     failed(stage, "Connection closed by peer [10.0.0.7]")
     assert end(stage, "7", 0, 137, 60) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert told["reason"] == "rank 3 on node7 was killed by SIGKILL (out of memory?)"
-    assert (told["rank"], told["node"], told["tail"]) == (3, "node7", ["step 5", "step 6"])
-    assert told["log"].endswith("7_3_log.err")
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert output["reason"] == "rank 3 on node7 was killed by SIGKILL (out of memory?)"
+    assert (output["rank"], output["node"], output["tail"]) == (3, "node7", ["step 5", "step 6"])
+    assert output["log"].endswith("7_3_log.err")
     assert history(stage, "7")[-1]["outcome"] == "failed"
 
 
@@ -97,9 +97,9 @@ def test_a_rank_that_could_not_speak_is_quoted(stage: Path) -> None:
     say(stage, "srun: error: node6: task 1: Exited with exit code 1\n")
     say(stage, "Traceback\nModuleNotFoundError: No module named 'torch'\n", rank=1)
     assert end(stage, "7", 0, 1, 2) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert (told["reason"], told["rank"]) == ("ModuleNotFoundError: No module named 'torch'", 1)
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert (output["reason"], output["rank"]) == ("ModuleNotFoundError: No module named 'torch'", 1)
 
 
 def test_stops_are_not_failures(stage: Path) -> None:
@@ -118,9 +118,9 @@ def test_stops_are_not_failures(stage: Path) -> None:
     begin(stage, "7", 4, "node6")
     (stage / "jobs" / "7_2.stopped").touch()
     assert end(stage, "7", 4, 130, 511) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert told["reason"] == "reached its time limit of 10 minutes for the 3. time"
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert output["reason"] == "reached its time limit of 10 minutes for the 3. time"
 
 
 def test_a_rank_that_srun_asked_to_stop_does_not_hide_the_one_that_failed(stage: Path) -> None:
@@ -157,9 +157,9 @@ def test_retries_are_counted_and_nodes_excluded(stage: Path) -> None:
         assert not (stage / "FAILED.json").exists()
     failed(stage, "EADDRINUSE")
     assert end(stage, "7", 2, 1, 50) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert told["reason"] == "EADDRINUSE (after 2 retries)"
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert output["reason"] == "EADDRINUSE (after 2 retries)"
 
 
 def test_a_node_name_that_is_none_reaches_no_shell(stage: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_failure_of_the_stages_own_is_not_tried_again(stage: Path) -> None:
     failed(stage, "ValueError: loss is not finite", rank=2)
     assert end(stage, "7", 0, 1, 50) == FAILED
     assert refused(stage, "7", 0) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert "SLURM refused" in told["reason"]
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert "SLURM refused" in output["reason"]
 
 
 def test_only_the_newest_start_of_the_log_counts(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,9 +193,9 @@ def test_starts_that_lead_nowhere_end(stage: Path, capsys: pytest.CaptureFixture
     for start in range(LOST_STARTS, 2 * LOST_STARTS):
         assert begin(stage, "7", start, "node6") == DONE  # it had got on
     assert begin(stage, "7", 99, "node6") == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert told["reason"].startswith(f"{LOST_STARTS} starts in a row ended without a word")
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert output["reason"].startswith(f"{LOST_STARTS} starts in a row ended without a word")
 
 
 def test_an_orphan_of_an_earlier_start_publishes_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,10 +276,10 @@ def test_the_watchdog_barks_when_nothing_moves(stage: Path, monkeypatch: pytest.
     assert watchdog.watch(stage, "7", lambda: now[0] < 10_000, sleep) == watchdog.HANGS
     assert now[0] == pytest.approx(450 + 300)
     assert end(stage, "7", 0, 137, 999) == FAILED
-    told = find_object(stage / "FAILED.json")
-    assert told is not None
-    assert told["reason"].startswith("no news for 5 minutes: ")
-    assert all(part in told["reason"] for part in ("log", "output", "checkpoints"))
+    output = find_object(stage / "FAILED.json")
+    assert output is not None
+    assert output["reason"].startswith("no news for 5 minutes: ")
+    assert all(part in output["reason"] for part in ("log", "output", "checkpoints"))
 
 
 def test_the_watchdog_can_be_told_to_be_quiet(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

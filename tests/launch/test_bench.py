@@ -75,10 +75,10 @@ def test_rows_of_a_quick_measurement(tmp_path: Path, capsys: pytest.CaptureFixtu
     kept, again = tmp_path / "rows.jsonl", tmp_path / "again.png"
     kept.write_text(lines)
     assert cli.main(["bench", "show", str(kept), "--plot", str(again)]) == 0
-    told = capsys.readouterr().out.splitlines()
+    output = capsys.readouterr().out.splitlines()
     title = ("dynamic_conv", "tiny@32 stage 1", "1x8x16x16", "k 3", "g 2", "fp32", "warm")
-    assert any(all(part in line for part in title) for line in told)
-    assert told[-1].split()[:6] == ["laconv", "tiny", "32", "fp32", "warm", "laconv"]
+    assert any(all(part in line for part in title) for line in output)
+    assert output[-1].split()[:6] == ["laconv", "tiny", "32", "fp32", "warm", "laconv"]
     assert again.read_bytes() == plot.read_bytes()
 
 
@@ -104,23 +104,23 @@ def test_minutes_end_between_layers(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(bench, "rows", slowly)
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--json"]
     assert cli.main([*arguments, "--rounds", "1", "--minutes", "1.5"]) == 0
-    told = capsys.readouterr()
-    assert "laconvnet: 7 of 10 layers were not begun within 1.5 minutes" in told.err
-    assert len(told.out.splitlines()) == 3 * len(WAYS) * 3
+    output = capsys.readouterr()
+    assert "laconvnet: 7 of 10 layers were not begun within 1.5 minutes" in output.err
+    assert len(output.out.splitlines()) == 3 * len(WAYS) * 3
 
 
 def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick"]
     assert cli.main([*arguments, "--rounds", "1", "--batch", "1", "--dtype", "bf16"]) == 0
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     title = ("laconv", "tiny@32 stage 5", "1x128x1x1", "k 7", "g 8", "bf16", "warm")
-    assert any(all(part in line for part in title) for line in told.out.splitlines())
-    assert "least ratio" in told.out
-    assert "bench" in told.err
+    assert any(all(part in line for part in title) for line in output.out.splitlines())
+    assert "least ratio" in output.out
+    assert "bench" in output.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--preset", "huge"], "--preset: 'huge': expected some of tiny, 10"),
         (["--size", "100"], "--size: expected a multiple of 32, got 100"),
@@ -130,17 +130,17 @@ def test_the_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         (["--plot", "nowhere/x.png"], "--plot: nowhere: no such folder"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "kernel", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "kernel", "--device", "cuda", "--quick", "--json"]) == 2
-    told = capsys.readouterr()
-    assert told.err == "laconvnet: command line: --device: 'cuda': PyTorch finds no GPU here; expected cpu\n"
-    assert not told.out
+    output = capsys.readouterr()
+    assert output.err == "laconvnet: command line: --device: 'cuda': PyTorch finds no GPU here; expected cpu\n"
+    assert not output.out
 
 
 def test_a_layer_of_two_networks_is_measured_once() -> None:
@@ -188,9 +188,9 @@ def test_a_way_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("laconvnet.kernels.bench.implementations.unfold_conv", refused)
     arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--rounds", "1"]
     assert cli.main(arguments) == 1
-    told = capsys.readouterr()
-    assert "laconvnet: 30 rows failed" in told.err.splitlines()[-1]  # laconv's unfold calls it as well
-    assert "failed: CUBLAS_STATUS_NOT_SUPPORTED" in told.out
+    output = capsys.readouterr()
+    assert "laconvnet: 30 rows failed" in output.err.splitlines()[-1]  # laconv's unfold calls it as well
+    assert "failed: CUBLAS_STATUS_NOT_SUPPORTED" in output.out
 
 
 def test_what_has_no_memory_is_told() -> None:
@@ -349,7 +349,7 @@ esac
 
 
 @pytest.mark.parametrize(
-    ("codes", "said"),
+    ("codes", "message"),
     [
         ((0, 0, 0), ["passed", "passed", "passed"]),
         ((1, 0, 0), ["FAILED, exit code 1", "passed", "passed"]),
@@ -357,7 +357,7 @@ esac
         ((0, 0, 124), ["passed", "passed", "FAILED, stopped after 110 s"]),
     ],
 )
-def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], said: list[str], tmp_path: Path) -> None:
+def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], message: list[str], tmp_path: Path) -> None:
     """By an interpreter that only pretends: a part that fails keeps nothing from the others."""
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "tests/gpu.sh", tmp_path / "tests")
@@ -375,7 +375,9 @@ def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], said: list[str]
     kept = (tmp_path / "runs/gpu.txt").read_text()
     assert kept == done.stdout
     parts = ("tests", "bench of training", "bench of the operator", "tables of the benches")
-    assert kept.splitlines()[-4:] == [f"{part}: {told}" for part, told in zip(parts, [*said, "passed"], strict=True)]
+    assert kept.splitlines()[-4:] == [
+        f"{part}: {output}" for part, output in zip(parts, [*message, "passed"], strict=True)
+    ]
     assert "the tests" in kept.splitlines()
     assert "1, 1@1 stage 1: 1x1x1x1, k 1, g 1, bf16, 1 cache" in kept.splitlines()
     assert (tmp_path / "runs/gpu-bench.jsonl").read_text() == (tmp_path / "rows").read_text()

@@ -28,8 +28,8 @@ def test_rows_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     old = file(tmp_path, "old", before, row("gone", 1))
     new = file(tmp_path, "new", row("laconv", 12, id="infer/laconv/cpu2", machine="m"), row("added", 2))
     assert cli.main(["bench", "compare", str(old), str(new), "--json"]) == 0
-    told = capsys.readouterr()
-    found = {one["id"]: one for one in map(json.loads, told.out.splitlines())}
+    output = capsys.readouterr()
+    found = {one["id"]: one for one in map(json.loads, output.out.splitlines())}
     assert {name: one["change"] for name, one in found.items()} == {
         "infer/laconv/cpu2": "worse",
         "infer/gone/cpu2": "only old",
@@ -39,7 +39,7 @@ def test_rows_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["infer/laconv/cpu2"]["unit"] == "ms"
     low, high = found["infer/laconv/cpu2"]["new_interval"]
     assert low < 12 < high
-    assert not told.err, "the device is the same, and the old file tells no machine"
+    assert not output.err, "the device is the same, and the old file tells no machine"
 
 
 def test_the_table_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,9 +59,9 @@ def test_a_regression_fails_where_it_is_asked_to(
     new = file(tmp_path, "new", row("laconv", 12), row("noisy", 20))
     assert cli.main(["bench", "compare", str(old), str(new)]) == 0
     assert cli.main(["bench", "compare", str(old), str(new), "--fail-above", percent]) == code
-    said = capsys.readouterr().err
-    assert ("infer/laconv/cpu2" in said) == bool(code)
-    assert "noisy" not in said
+    message = capsys.readouterr().err
+    assert ("infer/laconv/cpu2" in message) == bool(code)
+    assert "noisy" not in message
 
 
 @pytest.mark.parametrize("key", ["machine", "device"])
@@ -74,7 +74,7 @@ def test_another_machine_is_warned_of(key: str, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{\n", "line 1"),
         ('{"bench": "infer", "name": "a", "median": "fast"}\n', "line 1"),
@@ -84,7 +84,7 @@ def test_another_machine_is_warned_of(key: str, tmp_path: Path, capsys: pytest.C
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_bad_file_is_one_line(
-    text: str | None, said: str, place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str | None, message: str, place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = file(tmp_path, "good", row("laconv", 10)), tmp_path / "bad"
     if text is not None:
@@ -92,16 +92,16 @@ def test_a_bad_file_is_one_line(
     files = [good, good]
     files[place] = bad
     assert cli.main(["bench", "compare", *map(str, files)]) == 2
-    told = capsys.readouterr()
-    assert not told.out
-    (line,) = told.err.splitlines()
+    output = capsys.readouterr()
+    assert not output.out
+    (line,) = output.err.splitlines()
     assert str(bad) in line
-    assert said in line
+    assert message in line
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = file(tmp_path, "old", row("laconv", 10)), file(tmp_path, "new", row("other", 10))
-    for words, said in (
+    for words, message in (
         ([old, new, "--fail-above", "-1"], "--fail-above: -1"),
         ([old, new, "--fail-above", "nan"], "--fail-above: nan"),
         ([old, new, "--fail-above", "5"], "--fail-above has nothing to look at"),
@@ -109,7 +109,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert cli.main(["bench", "compare", *map(str, words)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert said in line
+        assert message in line
 
 
 def test_a_page_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,10 +145,10 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Building, "ours", taking("ours", 0.4))
     monkeypatch.setattr(Building, "theirs", taking("theirs", 0.1))
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    told: list[None] = []
-    theirs, ours = building.rows(4, 32, 3, 2, lambda: told.append(None))
+    output: list[None] = []
+    theirs, ours = building.rows(4, 32, 3, 2, lambda: output.append(None))
     assert order == ["theirs", "ours"] * 3
-    assert len(told) == 6
+    assert len(output) == 6
     assert (theirs["name"], ours["name"]) == ("webdataset.ShardWriter", "shards build")
     assert (ours["baseline"], ours["unit"], ours["rounds"]) == ("webdataset.ShardWriter", "ms an image", 2)
     assert (theirs["median"], ours["median"]) == (pytest.approx(25), pytest.approx(100))
@@ -158,7 +158,7 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["infer", "--preset", "huge"], "--preset: 'huge': expected one of tiny"),
         (["infer", "--task", "poetry"], "--task: 'poetry': expected one of "),
@@ -170,10 +170,10 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         (["shards", "--workers", "0"], "--workers: 0: expected at least 1"),
     ],
 )
-def test_mistakes_are_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -48,8 +48,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     keys = ["--data.batch", "2", "--data.size", "32", "--data.threads", "1"]
     assert cli.main([*COMMAND, "--json", *keys]) == 0
-    told = capsys.readouterr()
-    table = [json.loads(line) for line in told.out.splitlines()]
+    output = capsys.readouterr()
+    table = [json.loads(line) for line in output.out.splitlines()]
     found = {(row["bench"], row["name"]): row for row in table}
     assert [row["bench"] for row in table] == [*["loop"] * 3, *["checkpoint"] * 3, *["memory"] * 2, *["speed"] * 2]
     assert len({row_id(row) for row in table}) == len(table)
@@ -85,9 +85,9 @@ def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert ours["step_ms"] == pytest.approx(2 * ours["median"])
     assert 0 <= ours["data_wait"] < 1
     assert (ours["mfu"], ours["peak_mb"]) == (None, None)
-    assert all(f"bench {part}" in told.err for part in ("loop", "checkpoint", "memory", "speed"))
+    assert all(f"bench {part}" in output.err for part in ("loop", "checkpoint", "memory", "speed"))
 
-    (tmp_path / "rows").write_text(told.out)
+    (tmp_path / "rows").write_text(output.out)
     assert cli.main(["bench", "show", str(tmp_path / "rows")]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("loop, device ")
@@ -134,9 +134,9 @@ def test_minutes_end_between_parts(capsys: pytest.CaptureFixture[str], monkeypat
     now = iter(range(0, 10**6, 60))
     monkeypatch.setattr("laconvnet.launch.commands.bench.options.time.monotonic", lambda: float(next(now)))
     assert cli.main([*COMMAND, "--json", "--minutes", "2.5"]) == 0
-    told = capsys.readouterr()
-    assert len(told.out.splitlines()) == 6
-    assert "laconvnet: not begun within 2.5 minutes: memory, speed" in told.err
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 6
+    assert "laconvnet: not begun within 2.5 minutes: memory, speed" in output.err
 
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,17 +164,17 @@ def test_a_part_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     monkeypatch.setattr(Part, "_run", failing)
     assert cli.main([*COMMAND, "--json", "--part", "memory", "loop"]) == 1
-    told = capsys.readouterr()
-    table = [json.loads(line) for line in told.out.splitlines()]
+    output = capsys.readouterr()
+    table = [json.loads(line) for line in output.out.splitlines()]
     assert [(row["bench"], row["note"]) for row in table] == [
         *[("memory", None)] * 2,
         ("loop", "failed: OSError: no room"),
     ]
-    assert "laconvnet: 1 rows failed" in told.err.splitlines()[-1]
+    assert "laconvnet: 1 rows failed" in output.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--rounds", "0"], "command line: --rounds: 0: expected at least 1"),
         (["--minutes", "nan"], "command line: --minutes: nan: expected more than 0"),
@@ -183,9 +183,9 @@ def test_a_part_that_fails_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: 
         (["--data.bach", "1"], "data.bach"),
     ],
 )
-def test_mistakes_are_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "train", "--device", "cpu", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_file_is_taken_in_place_of_the_defaults(tmp_path: Path) -> None:

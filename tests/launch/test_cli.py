@@ -53,13 +53,13 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         cli.main([*command, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"usage: {' '.join(['laconvnet', *command])}")
-    assert len(told.splitlines()) > 4
+    output = capsys.readouterr().out
+    assert output.startswith(f"usage: {' '.join(['laconvnet', *command])}")
+    assert len(output.splitlines()) > 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["shards", "info", "nowhere"], "nowhere"),
         (["shards", "verify", "nowhere", "--full"], "nowhere"),
@@ -87,7 +87,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 )
 def test_a_mistake_is_one_line_and_code_2(
     arguments: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -96,7 +96,7 @@ def test_a_mistake_is_one_line_and_code_2(
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.startswith("laconvnet: ")
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +142,7 @@ def test_a_printed_configuration_is_one_that_reads_back(tmp_path: Path, capsys: 
 
 def test_the_keys_are_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--help-keys"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for key in (
         "--data.folder",
         "--model.heads.anchors.sizes",
@@ -150,7 +150,7 @@ def test_the_keys_are_described(capsys: pytest.CaptureFixture[str]) -> None:
         "--schedule.drops",
         "--engine.zero",
     ):
-        assert key in told
+        assert key in output
 
 
 def test_shares_of_a_set_have_the_bytes_of_the_whole(

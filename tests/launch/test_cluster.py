@@ -87,13 +87,13 @@ def test_what_yaml_would_misread_or_a_key_cannot_hold_is_told(tmp_path: Path, te
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "output"),
     [("- a\n", "expected a mapping"), ("a: [", "not valid YAML"), ("!!python/object:os.system {}", "not valid YAML")],
 )
-def test_a_file_that_is_none(tmp_path: Path, text: str, told: str) -> None:
+def test_a_file_that_is_none(tmp_path: Path, text: str, output: str) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=output):
         read(file)
 
 

@@ -104,13 +104,13 @@ def test_the_help_says_all_of_it(line: argparse.ArgumentParser, capsys: pytest.C
     assert "try things out\n" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         line.parse_args(["try-out", "--help"])
-    told = capsys.readouterr().out
-    assert "Described in one paragraph.\n" in told
-    assert told.index("--count N") < told.index("  try this   --now\n") < told.index("typed as x try-out")
-    assert "how many (default: 3)" in told
-    assert told.count("(default: ") == 2, "where the help tells it, and what is None, false or empty, has none added"
+    output = capsys.readouterr().out
+    assert "Described in one paragraph.\n" in output
+    assert output.index("--count N") < output.index("  try this   --now\n") < output.index("typed as x try-out")
+    assert "how many (default: 3)" in output
+    assert output.count("(default: ") == 2, "where the help tells it, and what is None, false or empty, has none added"
     for name in ("PLACE", "MORE", "--dry-run", "--set I", "--names S [S ...]", "{a,b}"):
-        assert name in told
+        assert name in output
 
 
 def test_an_option_is_never_guessed_from_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:

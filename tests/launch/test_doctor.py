@@ -80,7 +80,7 @@ def test_a_process_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("built", "driver", "names", "state", "told"),
+    ("built", "driver", "names", "state", "output"),
     [
         ("13.0", (13, 0), ["H100", "H100"], "ok", "2 GPU: H100"),
         ("12.8", (12, 4), ["A100"], "ok", "for CUDA up to 12.4"),  # the same major version runs
@@ -98,14 +98,14 @@ def test_torchs_cuda_against_the_drivers(
     driver: tuple[int, int] | None,
     names: list[str],
     state: str,
-    told: str,
+    output: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torches, "DRIVER", tmp_path / "none")
     found = judged(built, Version(*driver) if driver else None, names, "no device")
     assert found.state == state
-    assert told in found.found
+    assert output in found.found
     if state == "error":
         assert found.meaning
 
@@ -226,13 +226,13 @@ def test_exit_code(state: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsy
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert row == {"name": "x", "state": state, "found": "found it", "meaning": "what to do"}
     assert cli.main(["doctor"]) == code
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].split() == ["name", "state", "found", "meaning"]
-    assert told[1].split() == ["x", *state.split(), "found", "it", "what", "to", "do"]
+    output = capsys.readouterr().out.splitlines()
+    assert output[0].split() == ["name", "state", "found", "meaning"]
+    assert output[1].split() == ["x", *state.split(), "found", "it", "what", "to", "do"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["--processes", "0"], "--processes: 0: expected at least 1"),
         (["--config", "c.yaml"], "--config: c.yaml: expected --data too"),
@@ -241,10 +241,14 @@ def test_exit_code(state: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsy
     ],
 )
 def test_mistakes_in_what_is_asked(
-    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str],
+    output: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", *arguments]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert told in captured.err
+    assert output in captured.err

@@ -148,8 +148,8 @@ def test_a_clusters_file_against_its_partitions(slurm: Path, work: Path) -> None
     assert found(12) == [("error", "nodes: 3, but the default partition has 2")]
     assert found(4, gpus_per_node=8) == [("error", "GPUs a node: x 8, but the default partition has x 4")]
     assert found(1, partition="long") == [("error", "partition: got 'long', expected one of main, short")]
-    ((state, told),) = found(7)
-    assert (state, "expected a multiple of its 2 nodes" in told) == ("error", True)
+    ((state, output),) = found(7)
+    assert (state, "expected a multiple of its 2 nodes" in output) == ("error", True)
     states, messages = zip(*found(4, partition="short", cpus_per_task=4), strict=True)
     assert set(states) == {"error"}
     assert any("16" in one or "4 processes a node of 4 cores" in one for one in messages)

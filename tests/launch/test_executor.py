@@ -39,10 +39,10 @@ def test_order_marker_and_nothing_twice(stages: Write, events: Events, capfd: py
     assert done["command"] == f"laconvnet write {middle.folder}/f middle {first.folder}"
     assert done["ended"] - done["started"] == pytest.approx(done["seconds"], abs=0.01)
     assert {"host", "version", "processes"} <= done.keys()
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert "[2/3] middle  In between  ... next: last" in told.err
-    assert "3 done" in told.err
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "[2/3] middle  In between  ... next: last" in output.err
+    assert "3 done" in output.err
 
     assert launch(file, line=LINE) == 0
     assert len(started(events())) == 3
@@ -70,20 +70,20 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
 
     assert launch(file, dry_run=True, line=LINE) == 0
     assert not (work / "runs").exists()
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     first, middle, last = plan(file)
-    assert "[2/3] middle: would run  In between" in said
-    assert f"laconvnet write {middle.folder}/f middle {first.folder}" in said
-    assert f"folder     {last.folder}" in said
+    assert "[2/3] middle: would run  In between" in message
+    assert f"laconvnet write {middle.folder}/f middle {first.folder}" in message
+    assert f"folder     {last.folder}" in message
 
     assert launch(file, only="first", line=LINE) == 0
     assert launch(file, only="first", line=LINE) == 0
     assert started(events()) == ["first"]
     assert launch(file, dry_run=True, only="middle", line=LINE) == 0
-    said = capsys.readouterr().out
-    assert "first: done" in said
-    assert "middle: would run" in said
-    assert "last: not taken" in said
+    message = capsys.readouterr().out
+    assert "first: done" in message
+    assert "middle: would run" in message
+    assert "last: not taken" in message
     assert launch(file, line=LINE) == 0
     assert launch(file, from_="middle", line=LINE) == 0
     assert started(events()) == ["first", "middle", "last", "middle", "last"]
@@ -143,15 +143,15 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(
     )
     assert launch(file, line=LINE) == 1
     assert set(started(events())) == {"say", "other", "another"}
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     bad = plan(file)[0]
     log = next((bad.folder / "jobs").glob("*_0_log.err"))
-    assert "bad: FAILED (rank 0): expected a better world" in told
-    assert "    | expected a better world" in told
-    assert f"the whole log: {log}" in told
-    assert "grandchild: not started: bad failed" in told
-    assert "worse: FAILED (rank 0): ValueError: a broken thing" in told
-    assert "in main" in told  # the traceback
+    assert "bad: FAILED (rank 0): expected a better world" in output
+    assert "    | expected a better world" in output
+    assert f"the whole log: {log}" in output
+    assert "grandchild: not started: bad failed" in output
+    assert "worse: FAILED (rank 0): ValueError: a broken thing" in output
+    assert "in main" in output  # the traceback
     rows = {row["stage"]: (row["state"], row["reason"]) for row in status("runs")}
     assert rows["bad"] == ("failed", "expected a better world")
     assert rows["grandchild"] == ("not started", "bad failed")

@@ -51,7 +51,7 @@ def test_a_graph_that_version_0_1_has_done_launches_nothing(
         (folder / "DONE.json").write_text(json.dumps(done))
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.is_file()}
     assert cli.main(["launch", "stages.yaml", "--set", "pictures=200", "--out", str(tmp_path)]) == 0
-    told = capsys.readouterr().err
-    assert "running" not in told
+    output = capsys.readouterr().err
+    assert "running" not in output
     assert {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.is_file()} == before
     assert not list(tmp_path.glob("*/job.json"))

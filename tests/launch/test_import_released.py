@@ -163,7 +163,7 @@ def test_a_vocabulary_in_each_of_its_forms(given: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["the", "red"], r"begins with \['the', 'red'\], expected \['PAD', 'UNK'\]"),
         ([*TOKENS, "man"], r"'man' stands there twice"),
@@ -176,10 +176,10 @@ def test_a_vocabulary_in_each_of_its_forms(given: Any, tmp_path: Path) -> None:
         ([], r"begins with \[\]"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused(given: Any, said: str, tmp_path: Path) -> None:
+def test_what_is_no_vocabulary_is_refused(given: Any, message: str, tmp_path: Path) -> None:
     file = tmp_path / "words.json"
     file.write_text(json.dumps(given))
-    with pytest.raises(ConfigError, match=rf"^--vocabulary: {file}: .*{said}") as error:
+    with pytest.raises(ConfigError, match=rf"^--vocabulary: {file}: .*{message}") as error:
         read_vocabulary(file)
     assert "\n" not in str(error.value)
 
@@ -198,7 +198,7 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "message"),
     [
         (lambda file: None, "best.pth: cannot be read (No such file or directory)"),
         (lambda file: file.mkdir(), "best.pth: cannot be read (Is a directory)"),
@@ -215,7 +215,7 @@ def cut(file: Path) -> None:
     ],
 )
 def test_a_file_of_something_else_is_one_line_and_code_2(
-    write: Callable[[Path], object], said: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Callable[[Path], object], message: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "best.pth"
     write(file)
@@ -223,7 +223,7 @@ def test_a_file_of_something_else_is_one_line_and_code_2(
     assert cli.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not list(tmp_path.glob("*run*"))
 
@@ -257,5 +257,5 @@ def test_an_interruption_leaves_nothing(files: Path, tmp_path: Path, monkeypatch
 def test_the_help_says_what_was_not_met(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["import-released", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert "no file of the authors' own weights has been met" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert "no file of the authors' own weights has been met" in output

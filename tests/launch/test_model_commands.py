@@ -14,13 +14,13 @@ from laconvnet.launch import cli
 TINY = ["model", "info", "--preset", "tiny", "--size", "64"]
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert cli.main(list(arguments)) == 0
     return capsys.readouterr().out
 
 
 def test_layers_add_up_and_are_the_long_table(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(told(capsys, *TINY, "--json"))
+    found = json.loads(output(capsys, *TINY, "--json"))
     names = [layer["layer"] for layer in found["layers"]]
     for stage in range(5):
         assert f"visual.stages.{stage}.downsample" in names
@@ -28,44 +28,46 @@ def test_layers_add_up_and_are_the_long_table(capsys: pytest.CaptureFixture[str]
     assert {"language.embedding", "language.rnn", "language.attention.0", "head.fusion", "head.predict"} <= set(names)
     for what in ("params", "macs"):
         assert sum(layer[what] for layer in found["layers"]) == found[what]
-    table = told(capsys, *TINY, "--layers")
+    table = output(capsys, *TINY, "--layers")
     (block,) = [layer for layer in found["layers"] if layer["layer"] == "visual.stages.4.blocks.0"]
     (line,) = [line for line in table.splitlines() if line.startswith("visual.stages.4.blocks.0")]
     share = [round(100 * block[what] / found[what], 1) for what in ("params", "macs")]
     assert line.split()[1:] == [f"{block['params']:,}", f"{share[0]:g}", f"{block['macs']:,}", f"{share[1]:g}"]
     assert f"{found['params_without_words']:,}" in table
-    assert "visual.stages" not in told(capsys, *TINY)
+    assert "visual.stages" not in output(capsys, *TINY)
 
 
 def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(told(capsys, *TINY, "--json"))
-    assert list(csv.DictReader(io.StringIO(told(capsys, *TINY, "--csv")))) == [
+    found = json.loads(output(capsys, *TINY, "--json"))
+    assert list(csv.DictReader(io.StringIO(output(capsys, *TINY, "--csv")))) == [
         {"part": name, "params": str(part["params"]), "macs": str(part["macs"])}
         for name, part in found["parts"].items()
     ]
-    layers = list(csv.DictReader(io.StringIO(told(capsys, *TINY, "--layers", "--csv"))))
+    layers = list(csv.DictReader(io.StringIO(output(capsys, *TINY, "--layers", "--csv"))))
     assert [row["layer"] for row in layers] == [layer["layer"] for layer in found["layers"]]
 
 
 def test_an_ablation_is_costed_from_keys_and_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    full = json.loads(told(capsys, *TINY, "--json"))
-    small = json.loads(told(capsys, *TINY, "--json", "--model.kernel_size", "3"))
+    full = json.loads(output(capsys, *TINY, "--json"))
+    small = json.loads(output(capsys, *TINY, "--json", "--model.kernel_size", "3"))
     assert small["macs"] < full["macs"]
     file = tmp_path / "ablation.yaml"
     file.write_text("data: {folder: x, size: 64, words: 15}\nmodel: {preset: tiny, kernel_size: 3}\n")
-    assert json.loads(told(capsys, "model", "info", "--config", str(file), "--json")) == small
+    assert json.loads(output(capsys, "model", "info", "--config", str(file), "--json")) == small
     # What is typed wins over the file.
     assert (
-        json.loads(told(capsys, "model", "info", "--config", str(file), "--json", "--model.kernel_size=null")) == full
+        json.loads(output(capsys, "model", "info", "--config", str(file), "--json", "--model.kernel_size=null")) == full
     )
-    smaller = json.loads(told(capsys, "model", "info", "--config", str(file), "--json", "--size", "32", "--words", "4"))
+    smaller = json.loads(
+        output(capsys, "model", "info", "--config", str(file), "--json", "--size", "32", "--words", "4")
+    )
     assert smaller["macs"] < small["macs"]
     assert smaller["params"] == small["params"]
 
 
 def test_the_head_and_the_block_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     def parts(*given: str) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = json.loads(told(capsys, *TINY, "--json", *given))["parts"]
+        found: dict[str, dict[str, int]] = json.loads(output(capsys, *TINY, "--json", *given))["parts"]
         return found
 
     plain, points, film = parts(), parts("--head", "points"), parts("--block", "film")
@@ -78,7 +80,7 @@ def test_the_head_and_the_block_are_chosen_by_name(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["info", "--task", "chess"], "--task: 'chess': expected one of rec, "),
         (["info", "--head", "hat"], "--head: 'hat': expected one of anchors, "),
@@ -92,23 +94,25 @@ def test_the_head_and_the_block_are_chosen_by_name(capsys: pytest.CaptureFixture
         (["table", "3"], "table '3': expected one of 1 2 4"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_and_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["model", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.startswith("laconvnet: ")
     assert captured.err.count("\n") == 1
 
 
 def test_the_papers_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    found = [json.loads(line) for line in told(capsys, "model", "table", "7", "12", "--json").splitlines()]
+    found = [json.loads(line) for line in output(capsys, "model", "table", "7", "12", "--json").splitlines()]
     assert [row["table"] for row in found] == ["7"] * 4 + ["12"]
     assert found[-1]["paper_macs"] == 450_000_000
     assert found[-1]["macs"] == pytest.approx(0.445e9, rel=0.01)
-    rows = list(csv.DictReader(io.StringIO(told(capsys, "model", "table", "12", "--csv"))))
+    rows = list(csv.DictReader(io.StringIO(output(capsys, "model", "table", "12", "--csv"))))
     assert [row["params"] for row in rows] == [str(found[-1]["params"])]
-    shown = told(capsys, "model", "table", "12")
+    shown = output(capsys, "model", "table", "12")
     assert shown.startswith("Tab. 12 of v2")
     for figure in ("1.4", "0.45", "1.429", f"{found[-1]['macs'] / 1e9:.4g}"):
         assert figure in shown

@@ -100,8 +100,8 @@ def test_raw_data_that_are_missing_are_told_all_at_once(
     with pytest.raises(ConfigError) as caught:
         launch(FILE, cli.parser(), str(site), tmp_path / "runs", given={"raw": str(tmp_path / "gone"), "ranks": "4"})
     lines = str(caught.value).splitlines()
-    told = {line.split("'")[1] for line in lines if "no such file or folder" in line}
-    assert told == {f"{what}-{name}" for what in ("shards", "merge") for name in SOURCES}
+    output = {line.split("'")[1] for line in lines if "no such file or folder" in line}
+    assert output == {f"{what}-{name}" for what in ("shards", "merge") for name in SOURCES}
     assert not (tmp_path / "runs").exists()
 
 
@@ -109,8 +109,8 @@ def test_the_dry_run_shows_what_each_stands_for(
     graph: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch(FILE, cli.parser(), out=tmp_path / "runs", given={"raw": str(tmp_path / "raw")}, dry_run=True) == 0
-    told = capsys.readouterr().out
-    assert f"papers: {len(graph.stages)} of {len(graph.stages)} stages would run" in told
-    assert f"--root {tmp_path}/raw/refer --out" in told
-    assert "    array      16 tasks, at most 8 at once" in told
-    assert "eval-grec-grefcoco-b-testB: would run  grec, grefcoco testB, b" in told
+    output = capsys.readouterr().out
+    assert f"papers: {len(graph.stages)} of {len(graph.stages)} stages would run" in output
+    assert f"--root {tmp_path}/raw/refer --out" in output
+    assert "    array      16 tasks, at most 8 at once" in output
+    assert "eval-grec-grefcoco-b-testB: would run  grec, grefcoco testB, b" in output

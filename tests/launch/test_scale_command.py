@@ -17,7 +17,7 @@ def run(*words: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "output"),
     [
         (["--ranks", "0"], "--ranks: 0: expected at least 1"),
         (["--shard-bytes", "0"], "--shard-bytes: 0: expected at least 1"),
@@ -31,10 +31,10 @@ def run(*words: str) -> int:
         (["--samples", "1e13"], "and at most 1e12"),
     ],
 )
-def test_mistakes(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(words: list[str], output: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line
+    assert output in line
 
 
 @pytest.mark.parametrize(("wrong", "code"), [(0, 0), (3, 1)])
@@ -56,7 +56,7 @@ def test_rows_and_code(
     assert asked == [(scale.Scale(10**8, 64, 4, 50, 256 * 2**20, 2.0), 3)]
     assert [json.loads(line)["median"] for line in capsys.readouterr().out.splitlines()] == [wrong, 7]
     assert run(*words) == code
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("exact, device a CPU, cores 2,")
-    assert told[1].split() == ["name", "measure", "median"]
-    assert told[2].split() == ["whole", "epoch", "shown", "twice", str(wrong)]
+    output = capsys.readouterr().out.splitlines()
+    assert output[0].startswith("exact, device a CPU, cores 2,")
+    assert output[1].split() == ["name", "measure", "median"]
+    assert output[2].split() == ["whole", "epoch", "shown", "twice", str(wrong)]

@@ -71,8 +71,8 @@ def test_dry_run_prints_the_scripts(
     before = sorted(path.name for path in work.iterdir())
     assert launch(file, LINE, cluster="site.yaml", dry_run=True) == 0
     assert sorted(path.name for path in work.iterdir()) == before
-    told = capsys.readouterr()
-    text = told.out.replace(str(work), "/work").replace(sys.executable, "PYTHON")
+    output = capsys.readouterr()
+    text = output.out.replace(str(work), "/work").replace(sys.executable, "PYTHON")
     assert text == (GOLDEN / f"{name}.txt").read_text()
 
 

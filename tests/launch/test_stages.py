@@ -254,7 +254,7 @@ def test_tasks_side_by_side_share_the_cores(stages: Write, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "output"),
     [
         (("array: 3", "array: none"), "array: got 'none', expected a whole number"),
         (("array: 3\n  at_once: 2", ""), "run: {task}: only a stage with array has tasks"),
@@ -262,10 +262,10 @@ def test_tasks_side_by_side_share_the_cores(stages: Write, monkeypatch: pytest.M
         (("run: [generate", "at_once: 2, run: [generate"), "at_once: limits the tasks of an array"),
     ],
 )
-def test_what_is_wrong_with_an_array_is_told(stages: Write, change: tuple[str, str], told: str) -> None:
+def test_what_is_wrong_with_an_array_is_told(stages: Write, change: tuple[str, str], output: str) -> None:
     with pytest.raises(ConfigError) as caught:
         plan(stages(SHARES.replace(*change)))
-    assert told in str(caught.value)
+    assert output in str(caught.value)
 
 
 def test_a_graph_of_a_thousand_stages_is_read_in_one_pass(stages: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,14 +111,14 @@ def test_live_line(kind: Callable[[], io.StringIO], monkeypatch: pytest.MonkeyPa
         now[0] = second
         screen.progress(lambda: {"a": "step 1" if now[0] < 60 else "step 2", "quiet": ""})
     screen.line("done")
-    told = stream.getvalue()
-    assert told.endswith("done\n")
+    output = stream.getvalue()
+    assert output.endswith("done\n")
     if not stream.isatty():
-        assert told == "  a: step 1\n  a: step 2\ndone\n"
+        assert output == "  a: step 1\n  a: step 2\ndone\n"
         return
-    assert re.findall("a: step [12]", told)[:3] == ["a: step 1", "a: step 1", "a: step 2"]
-    assert told.rindex(ERASED) > told.rindex("a: step 2"), "the live line is taken away"
-    assert told.rindex(CURSOR_SHOWN) > told.rindex(CURSOR_HIDDEN)
+    assert re.findall("a: step [12]", output)[:3] == ["a: step 1", "a: step 1", "a: step 2"]
+    assert output.rindex(ERASED) > output.rindex("a: step 2"), "the live line is taken away"
+    assert output.rindex(CURSOR_SHOWN) > output.rindex(CURSOR_HIDDEN)
 
 
 def test_a_live_line_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

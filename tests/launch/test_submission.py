@@ -81,9 +81,9 @@ def test_a_graph_is_submitted_once(
     capsys.readouterr()
     assert submit() == 0  # the last one is gone from the queue
     assert calls(slurm)[4:] == ["sbatch 105 dependency=afterok:102:103"]
-    told = capsys.readouterr()
-    assert told.out == ""
-    shown = [line.split(maxsplit=2) for line in told.err.splitlines()[:5]]
+    output = capsys.readouterr()
+    assert output.out == ""
+    shown = [line.split(maxsplit=2) for line in output.err.splitlines()[:5]]
     assert shown == [
         ["stage", "job", "state"],
         ["raw", "-", "found done"],

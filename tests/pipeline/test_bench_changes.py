@@ -73,15 +73,15 @@ def test_from_nothing_to_something_is_worse_than_any_per_cent() -> None:
 
 
 def test_the_page_has_an_anchor_a_row_and_tells_the_runs() -> None:
-    told: dict[str, Any] = {
+    output: dict[str, Any] = {
         "date": "2026-03-01T10:00:00+00:00",
         "command": "laconvnet bench infer",
         "commit": "a" * 40,
         "dirty": True,
     }
-    told |= {"versions": {"torch": "2.0", "laconvnet": "1"}, "load": 0.5, "device": "P, 2 threads"}
-    kept = row("laconv", 1.23456, q1=1.0, q3=2.0, ratio=3.0, baseline="unfold", note="a|b", **told)
-    files = {"2026-03-01-m": [row("laconv", 9, **told), kept], "2026-02-01-m": [row("laconv", 1000.0)]}
+    output |= {"versions": {"torch": "2.0", "laconvnet": "1"}, "load": 0.5, "device": "P, 2 threads"}
+    kept = row("laconv", 1.23456, q1=1.0, q3=2.0, ratio=3.0, baseline="unfold", note="a|b", **output)
+    files = {"2026-03-01-m": [row("laconv", 9, **output), kept], "2026-02-01-m": [row("laconv", 1000.0)]}
     drawn = page(files)
     target = anchor("2026-03-01-m", next(iter(by_id([kept]))))
     assert target == "2026-03-01-m/infer/laconv/cpu2"
@@ -91,6 +91,6 @@ def test_the_page_has_an_anchor_a_row_and_tells_the_runs() -> None:
     assert cells[1:] == ["1.235 ms", "1 to 2", "4", "unfold", "3", "a!b"]
     assert drawn.index("## 2026-03-01-m") < drawn.index("## 2026-02-01-m")
     (run,) = [line for line in drawn.splitlines() if line.startswith("* `laconvnet bench infer`")]
-    for fact in (told["date"], "aaaaaaaaaaaa, with changes", "torch 2.0", "laconvnet 1", "load 0.5", "P, 2 threads"):
+    for fact in (output["date"], "aaaaaaaaaaaa, with changes", "torch 2.0", "laconvnet 1", "load 0.5", "P, 2 threads"):
         assert fact in run
     assert "1,000 ms" in drawn

@@ -418,11 +418,11 @@ def test_a_failed_write_leaves_the_earlier_page_and_no_litter(tmp_path: Path, mo
 def test_the_text_beside_the_page_is_its_table(tmp_path: Path, toy: Path) -> None:
     run = train(tmp_path / "run")
     boxes(run / "eval/toy-val.json", run, toy, right=30, controls={"shuffled_words": {"acc@0.5": 0.25}})
-    told = report([run], tmp_path / "page.html")
-    assert (tmp_path / "page.txt").read_text() == told
-    row = next(line for line in told.splitlines() if "toy val" in line)
+    output = report([run], tmp_path / "page.html")
+    assert (tmp_path / "page.txt").read_text() == output
+    row = next(line for line in output.splitlines() if "toy val" in line)
     assert row.split()[-4:] == ["75.0", "±6.8", "25.0", "+50.0"]
-    assert f"report: {tmp_path / 'page.html'}" in told
+    assert f"report: {tmp_path / 'page.html'}" in output
     assert "wordless" not in text_of((tmp_path / "page.html").read_text())
 
 

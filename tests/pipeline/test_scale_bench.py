@@ -128,7 +128,7 @@ def test_all_ranks_together_show_each_sample_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "output"),
     [
         (lambda items, rank: items % 1000, "shown twice"),
         (lambda items, rank: items + 10**9, "no sample"),
@@ -136,7 +136,7 @@ def test_all_ranks_together_show_each_sample_once() -> None:
         (lambda items, rank: np.maximum(items, 1), "not once"),
     ],
 )
-def test_a_broken_order_is_found(broken: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_order_is_found(broken: Any, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Plan.step
 
     def step(self: Plan, number: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
@@ -145,7 +145,7 @@ def test_a_broken_order_is_found(broken: Any, told: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Plan, "step", step)
     found = [row for row in scale.exact(SMALL, LAYOUT) if row["median"]]
-    assert told in {row["measure"].partition(",")[0] for row in found}
+    assert output in {row["measure"].partition(",")[0] for row in found}
 
 
 def test_rows_of_the_order_and_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +186,10 @@ def test_the_size_of_a_checkpoint_is_that_of_its_file(tmp_path: Path) -> None:
     moments = {name: {"exp_avg": one.clone(), "exp_avg_sq": one.clone()} for name, one in model.named_parameters()}
     ema_weights = {name: tensor.clone() for name, tensor in weights.items()}
     checkpoint.save(tmp_path / "one", {"step": 1, "model": weights, "moments": moments, "ema": ema_weights}, "{}")
-    told = state.sizes("tiny")
-    assert told["weights"] == told["averages"]
+    output = state.sizes("tiny")
+    assert output["weights"] == output["averages"]
     written = (tmp_path / "one" / "state.pt").stat().st_size
-    assert sum(told.values()) == pytest.approx(written, rel=0.02)
+    assert sum(output.values()) == pytest.approx(written, rel=0.02)
 
 
 def test_rows_of_the_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,10 +68,10 @@ def test_rows_by_a_clock_that_steps_move(monkeypatch: pytest.MonkeyPatch) -> Non
         clock[0] += 0.4 if reference else 0.1
 
     monkeypatch.setattr(Way, "step", step)
-    told: list[None] = []
-    found = speed.rows(TINY, CPU, 3, 2, lambda: told.append(None))
+    output: list[None] = []
+    found = speed.rows(TINY, CPU, 3, 2, lambda: output.append(None))
     unfold, ours = found
-    assert len(told) == 6
+    assert len(output) == 6
     assert (unfold["name"], ours["name"], ours["baseline"]) == ("unfold", "laconv", "unfold")
     assert (unfold["median"], ours["median"]) == (pytest.approx(100), pytest.approx(25))  # ms an image, of four
     assert ours["ratio"] == pytest.approx(4)

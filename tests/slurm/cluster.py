@@ -118,9 +118,9 @@ def install() -> None:
             raise Unavailable(f"{' '.join(attempt)} has not ended in ten minutes") from None
         if done.returncode == 0 and attempt == command:
             return
-    said = [line for line in done.stderr.splitlines() if line.strip()]
+    message = [line for line in done.stderr.splitlines() if line.strip()]
     raise Unavailable(
-        f"the packages {' '.join(PACKAGES)} cannot be installed: {said[-1] if said else 'no reason given'}"
+        f"the packages {' '.join(PACKAGES)} cannot be installed: {message[-1] if message else 'no reason given'}"
     )
 
 
@@ -181,8 +181,8 @@ class Cluster:
 
     def states(self) -> set[str]:
         """The states of the nodes as sinfo names them, without its flags."""
-        told = self.call("sinfo", "--noheader", "--Node", "--format=%t").split()
-        return {state.rstrip("*~#!%$@^-") for state in told}
+        output = self.call("sinfo", "--noheader", "--Node", "--format=%t").split()
+        return {state.rstrip("*~#!%$@^-") for state in output}
 
     def call(self, *command: str) -> str:
         """Standard output of a program that speaks to this cluster. Raises Unavailable with what it said otherwise."""
@@ -198,8 +198,8 @@ class Cluster:
             process = self.daemons[daemon]
             if process.poll() is not None or time.monotonic() > deadline:
                 state = "is not ready" if process.poll() is None else f"ended with {process.returncode}"
-                said = (self.base / f"{daemon}.out").read_text(errors="replace").splitlines()[-5:]
-                raise Unavailable(f"{daemon} {state}: {' / '.join(said)}")
+                message = (self.base / f"{daemon}.out").read_text(errors="replace").splitlines()[-5:]
+                raise Unavailable(f"{daemon} {state}: {' / '.join(message)}")
             time.sleep(0.1)
 
     def processes(self) -> list[psutil.Process]:

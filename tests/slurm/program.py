@@ -15,16 +15,16 @@ def note(folder: str | Path, text: str) -> None:
 
 def count(folder: str | Path, steps: int, seconds: float) -> int:
     """A run of so many steps that saves each, and stops when it is told to; rank 0 writes what a training writes."""
-    told: list[bool] = []
+    signalled: list[bool] = []
     for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.append(True))
+        signal.signal(number, lambda *_: signalled.append(True))
     rank, start = os.environ.get("RANK", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     state = Path(folder, f"state-{rank}")
     for step in range(int(state.read_text()) if state.exists() else 0, steps):
         time.sleep(seconds)
         note(folder, f"rank {rank} start {start} step {step}")
         state.write_text(str(step + 1))
-        if told:
+        if signalled:
             return 130
     return 0
 

@@ -64,8 +64,8 @@ class Work:
 
     def queue(self) -> list[str]:
         """The jobs of this folder that SLURM still has something to do with."""
-        told = self.cluster.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k").splitlines()
-        jobs = [line.split("|", 2) for line in told]
+        output = self.cluster.call("squeue", "--noheader", "--states=all", "--format=%i|%T|%k").splitlines()
+        jobs = [line.split("|", 2) for line in output]
         here = [(job, state) for job, state, comment in jobs if comment.startswith(str(self.out))]
         return [job for job, state in here if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")]
 
@@ -73,8 +73,8 @@ class Work:
         """How these jobs have ended by SLURM's own accounts, which are kept a little later than things happen."""
 
         def states() -> dict[str, str]:
-            told = self.cluster.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State")
-            return dict(line.split("|") for line in told.splitlines())
+            output = self.cluster.call("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State")
+            return dict(line.split("|") for line in output.splitlines())
 
         under_way = {None, "PENDING", "RUNNING", "COMPLETING", "REQUEUED"}
         self.wait(lambda: not {states().get(job) for job in jobs} & under_way, f"no account of the end of {jobs}")

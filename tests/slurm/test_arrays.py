@@ -48,9 +48,9 @@ def test_a_failed_task_stops_dependants_and_only_it_is_submitted_again(
     assert not (shares.folder / "DONE.json").exists()
     capsys.readouterr()
     assert logs(work.out, "shares", task=0) == 0
-    told = capsys.readouterr().out
-    assert "no such share" in told
-    assert "2/4" not in told
+    output = capsys.readouterr().out
+    assert "no such share" in output
+    assert "2/4" not in output
     running = 0  # never more than at_once
     for line in notes(shares):
         running += 0 if line.startswith("1/4") else -1 if line.endswith("ends") else 1
@@ -59,8 +59,8 @@ def test_a_failed_task_stops_dependants_and_only_it_is_submitted_again(
     (shares.folder / "mended").touch()
     first = work.job(shares)
     assert work.submit() == 0
-    told = capsys.readouterr().err
-    assert "1 of 4 tasks submitted" in told
+    output = capsys.readouterr().err
+    assert "1 of 4 tasks submitted" in output
     assert work.ended(*stages.values()) == {"shares": ("done", None), "after": ("done", None)}
     assert starts(shares) == [1 + 1, 1, 1, 1]
     assert work.job(shares) != first
@@ -97,8 +97,8 @@ def test_what_is_left_of_an_array_in_the_queue_is_waited_for(work: Work, capsys:
     assert starts(shares) == [2, 1, 1, 1]  # nothing else was
     assert work.rows()["shares"]["state"] == "running"
     assert work.submit(only="after") == 0
-    assert "3 submitted" not in (told := capsys.readouterr().err)
-    assert "1 found in the queue, running" in told
+    assert "3 submitted" not in (output := capsys.readouterr().err)
+    assert "1 found in the queue, running" in output
     depends = work.cluster.call("squeue", "--noheader", f"--jobs={work.job(after)}", "--format=%E")
     assert f"afterok:{job}" in depends
     assert cancel(work.out, "shares") == 0

@@ -21,8 +21,8 @@ def test_from_raw_files_to_the_report(work: Work, monkeypatch: pytest.MonkeyPatc
     ended = work.ended(*graph.stages)
     assert ended == {stage.name: ("done", None) for stage in graph.stages}
     page, table = (work.out / name for name in ("report.html", "report.txt"))
-    for told in ("Referring expressions, held-out images", "refcoco testB", "clevr val"):
-        assert told in page.read_text()
+    for output in ("Referring expressions, held-out images", "refcoco testB", "clevr val"):
+        assert output in page.read_text()
     assert 'class="gantt"' in page.read_text()
     assert "report.html" in table.read_text()
     for stage in graph.stages:

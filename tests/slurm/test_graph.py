@@ -62,9 +62,9 @@ def test_what_is_in_the_queue_is_found_there(work: Work, capsys: pytest.CaptureF
     jobs = [work.job(stage) for stage in stages.values()]
     capsys.readouterr()
     assert work.submit() == 0
-    told = capsys.readouterr().err
-    assert "found in the queue, running" in told
-    assert "0 submitted" in told
+    output = capsys.readouterr().err
+    assert "found in the queue, running" in output
+    assert "0 submitted" in output
     assert [work.job(stage) for stage in stages.values()] == jobs
     (stages["after"].folder / "job.json").unlink()  # a launcher killed between sbatch and its note
     assert work.submit() == 0

@@ -64,10 +64,10 @@ def _members(manifest: Manifest, pictures: Path) -> Iterator[tuple[str, str, Pat
         yield key, extension, pictures / file, manifest.read_member(row, "json")
 
 
-def rows(pictures: int, size: int, workers: int, rounds: int, told: Callable[[], object]) -> list[Row]:
+def rows(pictures: int, size: int, workers: int, rounds: int, done: Callable[[], object]) -> list[Row]:
     """A row a way: ms an image, and pictures_per_s; the ways take turns, after one round to warm up.
 
-    ``told`` is called after every set that is written, 2 * (rounds + 1) times.
+    ``done`` is called after every set that is written, 2 * (rounds + 1) times.
     """
     with tempfile.TemporaryDirectory() as place:
         building = Building(Path(place), pictures, size, workers)
@@ -81,7 +81,7 @@ def rows(pictures: int, size: int, workers: int, rounds: int, told: Callable[[],
                     taken = time.perf_counter() - start
                 if turn:
                     values[name].append(1e3 * taken / len(building.members))
-                told()
+                done()
         shape: dict[str, Any] = {
             "source": SOURCE,
             "pictures": len(building.members),

@@ -136,8 +136,8 @@ def test_a_signal_to_one_rank_stops_both_and_more_of_them_while_saving_are_harml
             os.kill(rank.pid, number)
     time.sleep(0.3)  # rank 1, which waits for rank 0, would be gone by then
     os.kill(started[0].pid, signal.SIGCONT)
-    said = finish(started, expected=130)
-    assert "stopped at step 2 of" in said[0]
+    message = finish(started, expected=130)
+    assert "stopped at step 2 of" in message[0]
     assert [folder.name for folder in checkpoint.published(folder)] == ["step-00000002"]
     assert last_state(folder)["step"] == max(losses(folder)) == 2
 

@@ -45,8 +45,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 place / part / f"COCO_{part}_{number:012d}.jpg"
             )
             side = "middle" if number in (20, 21) else "left"
-            said = {"yes/no": ["Yes", "no"][:: 2 * light - 1], "other": [side, "the Right"]}
-            for place_in, (family, (chosen, odd)) in enumerate(said.items()):
+            message = {"yes/no": ["Yes", "no"][:: 2 * light - 1], "other": [side, "the Right"]}
+            for place_in, (family, (chosen, odd)) in enumerate(message.items()):
                 id = 10 * number + place_in
                 text = ("Is it light?", "At which left side?")[place_in]
                 questions.append({"image_id": number, "question_id": id, "question": text})
