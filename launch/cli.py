@@ -13,6 +13,8 @@ from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.shards.errors import InputError
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+# What comes of a path that nothing can be read from or written to; any other OSError, a full disk say, is a failure.
+_WRONG_PLACE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 _ABOUT = """The pretraining pipeline for LaConvNet: raw data sets to shards, training, evaluation and a report.
 
@@ -61,12 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"laconvnet: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("laconvnet: interrupted; the same command goes on from what is done", file=sys.stderr)
+        anew = list(argv if argv is not None else sys.argv[1:])[:1] == ["bench"]
+        then = "begins anew" if anew else "goes on from what is done"
+        print(f"laconvnet: interrupted; the same command {then}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output (head, say) has seen enough.
         sys.stderr.close()
         return DONE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
+        return MISTAKE if isinstance(error, _WRONG_PLACE) else FAILED
 
 
 def entry() -> None:

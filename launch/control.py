@@ -137,6 +137,6 @@ def _end_process(pid: Any, host: Any, what: str) -> None:
     if host != socket.gethostname():
         raise ConfigError(f"{what} runs on {host}, not here; cancel it there")
     try:
-        os.kill(int(pid), signal.SIGINT)
+        os.kill(int(pid), signal.SIGTERM)  # SIGINT is ignored by what a script has put in the background
     except ProcessLookupError:
         raise ConfigError(f"{what} (process {pid}) has just ended") from None

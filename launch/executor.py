@@ -74,15 +74,15 @@ def launch(
     if site is not None:
         return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line)
     taken = select(graph, only, from_, force)
+    from laconvnet.launch import precheck  # brings submitit, which nothing above needs
+
+    if problems := precheck.commands(graph, taken, line, inputs=not dry_run):
+        raise ConfigError("\n".join(problems))
     if dry_run:
         print(describe(graph, taken))
         return 0
-    from laconvnet.launch import precheck  # brings submitit, which nothing above needs
     from laconvnet.launch.local.scheduler import run
 
-    problems = precheck.commands(graph, taken, line)
-    if problems:
-        raise ConfigError("\n".join(problems))
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         _write_graph(graph, taken, cluster)
@@ -120,6 +120,7 @@ def _launch_on_slurm(
     again: bool,
     line: argparse.ArgumentParser,
 ) -> int:
+    from laconvnet.launch import precheck
     from laconvnet.launch.slurm import queue, submission  # brings submitit
 
     def waiting() -> Collection[str]:
@@ -132,6 +133,8 @@ def _launch_on_slurm(
 
     taken = select(graph, only, from_, force, waiting)
     if dry_run:
+        if problems := precheck.commands(graph, taken, line, inputs=False):
+            raise ConfigError("\n".join(problems))
         print(submission.dry_run(graph, taken, site, again), end="")
         return 0
     shaped = submission.check(graph, taken, site, line)

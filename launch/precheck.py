@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laconvnet import configs
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.slurm import queue
 from laconvnet.pipeline.errors import ConfigError
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 INPUTS = ("--root", "--images", "--data", "--data.folder", "--init_from", "--inputs", "--exclude", "--against")
 
 
-def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser) -> list[str]:
+def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser, inputs: bool = True) -> list[str]:
     """Whether each stage's command line parses, its configuration loads, its inputs exist, its batch divides.
 
-    `line` is the parser of `laconvnet`, which knows the commands, which know the stages.
+    `line` is the parser of `laconvnet`, which knows the commands, which know the stages. Without `inputs` it does not
+    matter whether what is read lies here: a plan may be looked at where the data are not.
     """
     known = Loaded()
     problems = []
     for stage in taken:
         problems += [
-            f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, graph, stage)
+            f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, graph, stage, inputs)
         ]
     return problems
 
@@ -77,7 +79,7 @@ def scripts(graph: Graph, taken: Iterable[Stage], script: Callable[[Stage], str]
     return problems
 
 
-def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage) -> list[str]:
+def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage, inputs: bool) -> list[str]:
     captured = io.StringIO()
     argv = stage.argv if stage.array is None else stage.job(0).argv
     try:
@@ -91,7 +93,7 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
     problems = [
         f"run: {option} {value}: no such file or folder here, and no stage of this graph writes it"
         for option, value in _inputs(stage.argv)
-        if not (Path(value).exists() or Path(value).is_relative_to(graph.folder))
+        if inputs and not (Path(value).exists() or Path(value).is_relative_to(graph.folder))
     ]
     if stage.argv[0] == "train":
         problems += _training(known, stage, arguments.config, rest)
@@ -99,7 +101,7 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
 
 
 def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:
-    if file is not None and not file.exists():
+    if file is not None and not configs.found(file).exists():
         return []  # a stage writes it
     try:
         loaded = known.load(file, keys)
@@ -107,8 +109,8 @@ def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str
         return [str(error)]
     if loaded.data.batch % stage.processes:
         return [
-            f"processes: got {stage.processes}, among which data.batch {loaded.data.batch} does not divide; choose one "
-            "that does"
+            f"processes: got {stage.processes}, which does not divide data.batch {loaded.data.batch}; choose a "
+            "number that does"
         ]
     return []
 

@@ -83,7 +83,7 @@ def eval_(
 def predict(
     run: Run,
     *,
-    image: Annotated[Path, Arg("picture file", "F")],
+    image: Annotated[Path, Arg("image file", "F")],
     text: Annotated[str, Arg("an expression, or a question", "T")],
     out: Annotated[Path | None, Arg("image file for the drawing, such as answer.png", "F")] = None,
     json: Json = False,

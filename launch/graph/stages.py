@@ -167,7 +167,7 @@ def read(file: str | Path, out: str | Path | None = None, given: Mapping[str, st
     specs = {name: check(name, entries, contents, faults) for name in entries}
     order = _order({name: spec.needs for name, spec in specs.items()}, faults)
     faults.end()
-    root = Path(os.path.abspath(str(folder)))
+    root = Path(os.path.abspath(os.path.expanduser(str(folder))))
     name = document.file.stem if top.name is None else top.name
     return Graph(name, document.file, root, tuple(_resolve(order, specs, root)))
 

@@ -163,7 +163,7 @@ def _told(lines: int) -> tuple[int, int]:
 def loop_rows(lines: list[Line], every: int) -> list[Row]:
     """The loop beside bare steps in ms, step by step; those up to the first report are left out.
 
-    `bare` is forward, loss, backward and the engine's step; the baseline takes the averages in as well. The steps that
+    `bare` is forward, loss, backward and the engine's step; the baseline takes the EMA in as well. The steps that
     report are looked at apart, and count as often as they come: one in ``every``.
     """
     kept = lines[every:]

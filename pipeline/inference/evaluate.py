@@ -21,6 +21,7 @@ from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
+from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
@@ -51,6 +52,8 @@ def evaluate(
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
     """
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: is a folder; expected the name of a JSON file")
     with joined() as ranks:
         ready, examples = ranks.each(lambda: _opened(run, data, split))
         ranks.same(f"{run}: step of its newest checkpoint", ready.step)

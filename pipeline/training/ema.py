@@ -48,7 +48,7 @@ class Ema:
             torch._foreach_copy_(*others)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from saved averages: one of the same shape for each name of the model's state."""
-        assert tensors.keys() == self.tensors.keys(), "averages of another model"
+        """Go on from a saved EMA: one of the same shape for each name of the model's state."""
+        assert tensors.keys() == self.tensors.keys(), "EMA of another model"
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)

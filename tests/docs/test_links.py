@@ -10,7 +10,9 @@ import pytest
 from tests.docs.pages import DOCS, PAGES, ROOT, anchors, blocks, prose
 
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|<img[^>]*\bsrc=\"([^\"]+)\"|<a[^>]*\bhref=\"([^\"]+)\"")
-_FILE = re.compile(r"`((?:shards|kernels|pipeline|launch|configs|tests|docs)/[\w./+-]+\.(?:py|yaml|md|cpp|cu|h))`")
+_FILE = re.compile(
+    r"`((?:laconvnet|shards|kernels|pipeline|launch|configs|tests|docs)/[\w./+-]+\.(?:py|yaml|md|cpp|cuh?|h|j2|css))`"
+)
 
 
 def named(page: Path) -> str:
@@ -74,3 +76,9 @@ def test_messages_of_the_troubleshooting_page_are_the_programs() -> None:
     pieces = [piece.strip() for span in seen for piece in span.split("...") if len(piece.strip()) > 3]
     assert len(pieces) > 30
     assert not [piece for piece in pieces if piece not in sources]
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert PAGES
+    for page in PAGES:
+        assert not re.search(r"@@|<!-- (demo-table|bench-rows)", page.read_text(encoding="utf-8")), page

@@ -201,3 +201,56 @@ def test_from_generated_files_to_a_verified_set(tmp_path: Path, capsys: pytest.C
     assert cli.main(["shards", "verify", str(out), "--full"]) == 0
     assert cli.main(["shards", "info", str(out)]) == 0
     assert "testB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cluster", ["local", "site.yaml"])
+@pytest.mark.parametrize(
+    ("run", "wrong"),
+    [
+        ("[nocommand]", "nocommand"),
+        ("[shards, build, refcoco, --root, r, --out, o, --workers, many]", "--workers"),
+        ("[train, --config, configs/demo/pretrain.yaml, --data.folder, d, --run, r, --nope, 3]", "nope"),
+        ("[train, --config, configs/demo/pretrain.yaml, --data.folder, d, --run, r, --data.batch, 7]", "data.batch 7"),
+    ],
+)
+def test_a_plan_is_checked_where_there_are_neither_data_nor_configurations(
+    run: str,
+    wrong: str,
+    cluster: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Such as a laptop with the installed package: its own configurations are found, the data lie elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    Path("site.yaml").write_text("partition: main\n")
+    Path("stages.yaml").write_text(f"folder: out\nstages: {{a: {{processes: 2, run: {run}}}}}\n")
+    assert cli.main(["launch", "stages.yaml", "--cluster", cluster, "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert "stage 'a': " in captured.err
+    assert wrong in captured.err
+    assert captured.out == ""
+    good = "[train, --config, configs/demo/pretrain.yaml, --data.folder, d, --run, r]"
+    Path("stages.yaml").write_text(f"folder: out\nstages: {{a: {{processes: 2, run: {good}}}}}\n")
+    assert cli.main(["launch", "stages.yaml", "--cluster", cluster, "--dry-run"]) == 0
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["launch", "stages.yaml", "--out", "file/x"],
+        ["shards", "generate", "--out", "file/x", "--pictures", "2"],
+        ["report", ".", "--out", "file/x.html"],
+    ],
+)
+def test_a_place_that_cannot_be_is_one_line_that_names_it(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("stages.yaml").write_text("stages: {a: {run: [doctor]}}\n")
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "file" in line
+    assert Path("file").read_text() == ""

@@ -127,3 +127,22 @@ def test_a_killed_controller_is_a_failure_that_leaves_nothing(launcher: Launcher
     assert "a: FAILED" in output
     assert "b: not started: a failed" in output
     until(lambda: not controller.left_over(folder), "the ranks outlived their controller")
+
+
+def test_cancel_ends_a_launch_that_a_script_put_in_the_background(
+    work: Path, stages: Write, events: Events, until: Until
+) -> None:
+    """There SIGINT is ignored, which processes inherit."""
+    file = stages(GRAPH.format(work=work))
+    program = PROGRAM.replace("signal.default_int_handler", "signal.SIG_IGN")
+    process = subprocess.Popen([sys.executable, "-c", program, str(file)], stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: events().count("start worker") == 2, "the ranks did not start")
+        assert cancel(Path("runs"), None) == 0
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert controller.left_over(plan(file)[0].folder) == []
+    finally:
+        process.kill()
+        process.communicate()
+        controller.sweep(plan(file)[0].folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def test_all_that_is_wrong_is_reported_at_once(file: Path) -> None:
         ["line 2", "b"],
         ["line 3", "key 'a' is given twice, first in line 1; keep one of them"],
     ]
+
+
+def test_a_key_given_three_times_names_the_first_each_time(file: Path) -> None:
+    messages = refused(file, "a: 1\nb: 2\na: 3\na: 4\n")
+    assert [re.findall(r"line \d", message) for message in messages] == [["line 3", "line 1"], ["line 4", "line 1"]]
 
 
 def test_what_yaml_documents_is_read_as_it_was(file: Path) -> None:

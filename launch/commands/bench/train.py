@@ -40,7 +40,7 @@ def train(
     """The loop, checkpoints, memory; a network's speed.
 
     Time what training costs, in parts:
-      loop        the training loop (logging, guard, averages, flags) beside bare steps of the same model, optimizer and
+      loop        the training loop (logging, guard, EMA, flags) beside bare steps of the same model, optimizer and
                   engine on the same batches from memory, step by step in turn
       checkpoint  steps that save beside steps that do not, and all that a checkpoint adds while it is written
       memory      resident memory over an epoch of small batches through the loader, behind an epoch to warm up
