@@ -9,12 +9,10 @@ from typing import Any, NoReturn
 
 from laconvnet import __version__
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
-from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
 from laconvnet.shards.errors import InputError
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-# What comes of a path that nothing can be read from or written to; any other OSError, a full disk say, is a failure.
-_WRONG_PLACE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 _ABOUT = """The pretraining pipeline for LaConvNet: raw data sets to shards, training, evaluation and a report.
 
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
-        return MISTAKE if isinstance(error, _WRONG_PLACE) else FAILED
+        return MISTAKE if isinstance(error, WRONG_PATH) else FAILED
 
 
 def entry() -> None:

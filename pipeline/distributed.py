@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _kind(failure: BaseException) -> str:
-    if isinstance(failure, ConfigError):
+    if isinstance(failure, (ConfigError, *WRONG_PATH)):
         return "mistake"
     return "interruption" if isinstance(failure, KeyboardInterrupt) else "failure"
 

@@ -145,9 +145,13 @@ def test_an_interruption_of_one_is_one_of_all(command: Any) -> None:
 
 
 def test_files_that_cannot_be_written_fail_on_all(command: Any, tmp_path: Path) -> None:
-    (tmp_path / "out.json").mkdir()
-    output = run(2, ["-c", COMMAND, *command("rec")], expected=1)
+    (tmp_path / "out.answers.jsonl").mkdir()
+    output = run(2, ["-c", COMMAND, *command("rec")], expected=2)
     assert output[1].splitlines()[-1].startswith("laconvnet: process 0: [Errno 21] Is a directory")
+    (tmp_path / "out.json").unlink()
+    (tmp_path / "out.json").mkdir()
+    output = run(2, ["-c", COMMAND, *command("rec")], expected=2)
+    assert all(one.splitlines()[-1].startswith(f"laconvnet: --out {tmp_path / 'out.json'}: ") for one in output)
 
 
 def test_nobody_waits_for_a_process_that_was_killed(command: Any, tmp_path: Path) -> None:
