@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read standard output (head, say) has seen enough.
         sys.stderr.close()
         return DONE
-    except OSError as error:
-        if error.filename is None:
+    except WRONG_PATH as error:
+        if error.filename is None:  # of our own making: it tells more as it stands
             raise
         print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
-        return MISTAKE if isinstance(error, WRONG_PATH) else FAILED
+        return MISTAKE
 
 
 def entry() -> None:

@@ -11,6 +11,6 @@ class TrainingError(RuntimeError):
     """A run that cannot go on although nothing was asked wrongly: the message names the step and what to try."""
 
 
-# What comes of a path that nothing can be read from or written to: the user's mistake. Any other OSError, a full disk
-# say, is a failure.
+# What comes of a path that nothing can be read from or written to: the user's mistake. Any other OSError (a full disk)
+# is a failure.
 WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
