@@ -120,7 +120,6 @@ def _launch_on_slurm(
     again: bool,
     line: argparse.ArgumentParser,
 ) -> int:
-    from laconvnet.launch import precheck
     from laconvnet.launch.slurm import queue, submission  # brings submitit
 
     def waiting() -> Collection[str]:
@@ -133,9 +132,7 @@ def _launch_on_slurm(
 
     taken = select(graph, only, from_, force, waiting)
     if dry_run:
-        if problems := precheck.commands(graph, taken, line, inputs=False):
-            raise ConfigError("\n".join(problems))
-        print(submission.dry_run(graph, taken, site, again), end="")
+        print(submission.dry_run(graph, taken, site, again, line), end="")
         return 0
     shaped = submission.check(graph, taken, site, line)
     graph.folder.mkdir(parents=True, exist_ok=True)

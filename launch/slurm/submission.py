@@ -33,12 +33,13 @@ from laconvnet.pipeline.runs.layout import JOB, JOBS, array_of, task_folder
 from laconvnet.pipeline.runs.version import code_version
 
 
-def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool) -> str:
+def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser) -> str:
     """The batch scripts, as they would be submitted but for the ids of jobs that do not exist yet: {stage}.
 
     SLURM's queue is not looked at: what waits there would be found there.
     """
     shaped, problems = capacity.shapes(graph, taken, cluster)
+    problems += precheck.commands(graph, taken, line, inputs=False)
     if problems:
         raise ConfigError("\n".join(problems))
     names = {stage.name for stage in taken}
