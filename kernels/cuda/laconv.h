@@ -12,6 +12,8 @@
  *     int laconv_dynamic_conv_grad_filters_TYPE_KERNEL(const laconv_conv_args*, void* stream)  grad, x -> result
  *     int laconv_dropout_TYPE(const laconv_dropout_args*, void* stream)                        in place
  *     int laconv_involution_{forward,grad_x,grad_filters}_TYPE(...)      planar layouts, f32, f16, bf16: for the bench
+ *     int laconv_fused_WHAT_TYPE_KERNEL(const laconv_fused_args*, void* stream)   WHAT in forward, grad_x, grad_filters,
+ *         TYPE in f16, bf16: filters are made from the condition on the chip and never written (folder fused/)
  *     const char* laconv_words(int code)
  * They launch on `stream` of the current device and return at once: no allocation, no waiting, so they can be captured
  * in a CUDA graph. 0 is success; any other code has its words, and then nothing was launched.
@@ -21,6 +23,7 @@
 
 #define LACONV_BAD_SIZE (-1)
 #define LACONV_BAD_KERNEL_SIZE (-2)
+#define LACONV_NO_FUSED_KERNEL (-3)
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +47,25 @@ typedef struct laconv_dropout_args {
   int64_t seed;
   double p;             /* probability of zero, in [0, 1), taken to the nearest 1/65536 */
 } laconv_dropout_args;
+
+/* The operator with the projection in it: filters = cond weight^T + bias, dropped by the rule of mask.cuh. Null where a
+ * gradient is not wanted. The weight's gradients are float, summed in a fixed order; `workspace` is for their parts. */
+typedef struct laconv_fused_args {
+  const void* x;        /* (batch, height, width, channels) */
+  const void* cond;     /* (batch, height, width, condition) */
+  const void* weight;   /* (k * k * groups, condition) */
+  const void* bias;     /* (k * k * groups), or null: zeros */
+  const void* grad;     /* gradient of the forward result; the gradients only */
+  void* result;         /* forward: the result; grad_x: like x */
+  void* grad_cond;      /* grad_filters: like cond */
+  float* grad_weight;   /* grad_filters: (k * k * groups, condition) */
+  float* grad_bias;     /* grad_filters, with grad_weight: (k * k * groups) */
+  void* workspace;      /* grad_filters with grad_weight */
+  int64_t workspace_bytes;
+  const uint64_t* keys; /* one an image, in device memory, or null: no dropout */
+  int64_t threshold;    /* a filter value is kept where its byte is at least this, and scaled by 256 / (256 - threshold) */
+  int64_t batch, height, width, channels, condition, groups, kernel_size;
+} laconv_fused_args;
 
 #ifdef __cplusplus
 }
