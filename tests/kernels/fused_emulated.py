@@ -64,10 +64,8 @@ def octets(key: int, height: int, width: int, groups: int, blocks: int) -> np.nd
     for _ in range(7):
         first, second = counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)
         shift = np.uint64(32)
-        counter = np.stack(
-            [(second >> shift) ^ counter[1] ^ np.uint64(key0), second & low]
-            + [(first >> shift) ^ counter[3] ^ np.uint64(key1), first & low]
-        )
+        halves = (second >> shift) ^ counter[1] ^ np.uint64(key0), (first >> shift) ^ counter[3] ^ np.uint64(key1)
+        counter = np.stack([halves[0], second & low, halves[1], first & low])
         key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
     words = np.ascontiguousarray(np.moveaxis(counter, 0, -1).astype("<u4"))
     return words.view(np.uint8).reshape(height * width, groups, blocks, 16)
