@@ -1,10 +1,11 @@
 """The choice of the backend: the fastest that is there for a tensor's device and type.
 
-A backend is a module with three functions:
+A backend is a module with four functions:
 
     dynamic_conv(x, filters, kernel_size, groups, interleaved) -> out
     dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved) -> (grad_x, grad_filters)
-    dropout_(filters, seed, first_image, p)        in place; the mask is a function of (seed, image, element) alone
+    dropout_(filters, keys, kernel_size, groups, p)       in place, by the rule of `kernels.dropout`
+    dropout(values, keys, p) -> values of any shape, contiguous, by the same rule
 
 Results have the shape and memory format of x and of the filters.
 """
@@ -20,7 +21,7 @@ from laconvnet.kernels import cpu, cuda, plain
 
 
 class Backend(Protocol):
-    """The three functions; shapes are those of `kernels.plain.taps`, tensors of one call share device and type."""
+    """The four functions; shapes are those of `kernels.plain.taps`, tensors of one call share device and type."""
 
     def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
         """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
@@ -32,8 +33,12 @@ class Backend(Protocol):
         """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
         ...
 
-    def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
-        """Zeroes filters (B, k*k*g, H, W) with probability p, scales the others by 1 / (1 - p); seed: one integer."""
+    def dropout_(self, filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
+        """Drops values of filters (B, k*k*g, H, W) in place; keys (B,) int64 on the same device, one an image."""
+        ...
+
+    def dropout(self, values: Tensor, keys: Tensor, p: float) -> Tensor:
+        """`values` (B, ...) with some dropped, contiguous; keys (B,) int64 on the same device, one an image."""
         ...
 
 

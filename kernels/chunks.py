@@ -78,7 +78,7 @@ def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor
     projection, shape = Projection(recipe.weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        recipe.drop_(backend, filters, part.start)
+        recipe.drop_(backend, filters, part)
         found = backend.dynamic_conv(x[part].to(projection.dtype), filters, *shape)
         out = _gathered(out, part, found)
     return out
@@ -98,11 +98,11 @@ def backward(
     projection, shape = Projection(weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        recipe.drop_(backend, filters, part.start)
+        recipe.drop_(backend, filters, part)
         upper, source = grad[part].to(projection.dtype), x[part].to(projection.dtype)
         found, grad_filters = backend.dynamic_conv_backward(upper, source, filters, *shape)
         grad_x = _gathered(grad_x, part, found)
-        recipe.drop_(backend, grad_filters, part.start)
+        recipe.drop_(backend, grad_filters, part)
         found = projection.back(grad_filters, cond[part], grad_weight, grad_bias)
         grad_cond = _gathered(grad_cond, part, found)
     return grad_x, grad_cond, grad_weight, grad_bias

@@ -4,6 +4,7 @@
     laconv::laconv_backward        its gradients, the filters made anew
     laconv::dynamic_conv           the convolution with filters that are given
     laconv::dynamic_conv_backward  its gradients
+    laconv::keyed_dropout          dropout by keys, its own gradient
 
 Derivatives of derivatives are refused. `kernels.backend` chooses the implementation.
 """
@@ -24,7 +25,7 @@ from laconvnet.kernels.recipe import Recipe
 LIBRARY = torch.library.Library("laconv", "DEF")
 
 _ARGUMENTS = (
-    "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? seed, "
+    "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? keys, "
     "bool interleaved"
 )
 _DYNAMIC_ARGUMENTS = "Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved"
@@ -33,6 +34,7 @@ for _schema in (
     f"laconv_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
     f"dynamic_conv({_DYNAMIC_ARGUMENTS}) -> Tensor",
     f"dynamic_conv_backward(Tensor grad, {_DYNAMIC_ARGUMENTS}) -> (Tensor, Tensor)",
+    "keyed_dropout(Tensor values, Tensor keys, float p) -> Tensor",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -40,7 +42,7 @@ for _schema in (
 def laconv(x: Tensor, cond: Tensor, *rest: Any) -> Tensor:
     """x (B, C, H, W), cond (B, M, H, W) or (B, M, 1, 1), the fields of `Recipe` -> (B, C, H, W) (v2 Eq. 1-3)."""
     forward = chunks.forward if _by_pixel(x, cond) else shared_filters.forward
-    return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest))
+    return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest).on_its_device())
 
 
 def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,7 +50,7 @@ def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[
 
     Without a bias the last is empty, (0,).
     """
-    implementation, recipe = backend(x.device, x.dtype), Recipe(*rest)
+    implementation, recipe = backend(x.device, x.dtype), Recipe(*rest).on_its_device()
     backward = chunks.backward if _by_pixel(x, cond) else shared_filters.backward
     grad_x, grad_cond, grad_weight, grad_bias = backward(implementation, grad, x, cond, recipe)
     weight, bias = recipe.weight, recipe.bias
@@ -90,6 +92,11 @@ def dynamic_conv_backward(
     return grad_x, grad_filters
 
 
+def keyed_dropout(values: Tensor, keys: Tensor, p: float) -> Tensor:
+    """values (B, ...), keys (B,) -> the same shape and type, contiguous, by the rule of `kernels.dropout`."""
+    return backend(values.device, values.dtype).dropout(values, keys.to(values.device), p)
+
+
 def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast would go on to choose types for the products inside; the operator's types are those of its inputs."""
 
@@ -103,7 +110,7 @@ def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward):
+for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward, keyed_dropout):
     for _device in ("CPU", "CUDA"):
         LIBRARY.impl(_function.__name__, _in_input_types(_function), _device)
 
@@ -123,24 +130,29 @@ def _fake_dynamic_conv_backward(grad: Tensor, x: Tensor, filters: Tensor, *_: An
     return torch.empty_like(x), torch.empty_like(filters)
 
 
+def _fake_keyed_dropout(values: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
 for _name, _shapes in (
     ("laconv", _fake),
     ("laconv_backward", _fake_laconv_backward),
     ("dynamic_conv", _fake),
     ("dynamic_conv_backward", _fake_dynamic_conv_backward),
+    ("keyed_dropout", _fake_keyed_dropout),
 ):
     torch.library.register_fake(f"laconv::{_name}", _shapes, lib=LIBRARY)
 
 
 def _save_laconv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved = inputs
-    ctx.save_for_backward(*tensors, seed)
+    *tensors, ctx.kernel_size, ctx.groups, ctx.dropout_p, keys, ctx.interleaved = inputs
+    ctx.save_for_backward(*tensors, keys)
 
 
 def _laconv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, cond, weight, bias, seed = ctx.saved_tensors
+    x, cond, weight, bias, keys = ctx.saved_tensors
     grads = torch.ops.laconv.laconv_backward(
-        grad, x, cond, weight, bias, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved
+        grad, x, cond, weight, bias, ctx.kernel_size, ctx.groups, ctx.dropout_p, keys, ctx.interleaved
     )
     wanted = ctx.needs_input_grad[:4]
     return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), *(None,) * 5
@@ -158,6 +170,16 @@ def _dynamic_conv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), None, None, None
 
 
+def _save_keyed_dropout(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, keys, ctx.p = inputs
+    ctx.save_for_backward(keys)
+
+
+def _keyed_dropout_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (keys,) = ctx.saved_tensors
+    return torch.ops.laconv.keyed_dropout(grad, keys, ctx.p), None, None
+
+
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
     raise RuntimeError("laconv: differentiable once; a derivative of its gradients was asked for")
 
@@ -165,6 +187,7 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
 for _name, _gradient, _save in (
     ("laconv", _laconv_gradient, _save_laconv),
     ("dynamic_conv", _dynamic_conv_gradient, _save_dynamic_conv),
+    ("keyed_dropout", _keyed_dropout_gradient, _save_keyed_dropout),
     ("laconv_backward", _no_second_derivative, None),
     ("dynamic_conv_backward", _no_second_derivative, None),
 ):

@@ -57,7 +57,7 @@ def backward(
     by_group = grad_kernels.reshape(len(x), *_split(x.shape[1], recipe), recipe.kernel_size**2)
     by_tap = by_group.sum(1 if recipe.interleaved else 2).transpose(1, 2)  # (B, k*k, g)
     grad_filters = by_tap.reshape(len(x), -1, 1, 1)
-    recipe.drop_(backend, grad_filters, 0)
+    recipe.drop_(backend, grad_filters, slice(None))
     upper = grad_filters.flatten(1)
     grad_cond = (upper @ weight.to(dtype)).view(cond.shape)
     return (
@@ -73,7 +73,7 @@ def _kernels(backend: Backend, cond: Tensor, recipe: Recipe, channels: int) -> T
     dtype, taps = accumulation_dtype(cond.dtype), recipe.kernel_size**2
     bias = None if recipe.bias is None else recipe.bias.to(dtype)
     filters = F.linear(cond.flatten(1).to(dtype), recipe.weight.to(dtype), bias)
-    recipe.drop_(backend, filters[:, :, None, None], 0)
+    recipe.drop_(backend, filters[:, :, None, None], slice(None))
     by_group = filters.view(len(filters), taps, recipe.groups).transpose(1, 2)  # (B, g, k*k)
     shape = (len(filters), *_split(channels, recipe), taps)
     expanded = by_group.unsqueeze(1 if recipe.interleaved else 2).expand(shape)

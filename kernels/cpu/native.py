@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from laconvnet.kernels import dropout
+from laconvnet.kernels import dropout as rule
 from laconvnet.kernels.cpu import build
 
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
@@ -23,14 +23,9 @@ def library() -> ctypes.CDLL:
     found.laconv_cpu_forward.argtypes = (_NUMBERS, *image * 3, ctypes.c_int64)
     found.laconv_cpu_backward.argtypes = (_NUMBERS, *image * 5, ctypes.c_int64)
     found.laconv_cpu_use.argtypes, found.laconv_cpu_use.restype = (_BUFFER,), None
-    found.laconv_cpu_dropout.argtypes = (
-        *image,
-        *(ctypes.c_int64,) * 3,
-        _BUFFER,
-        ctypes.c_uint32,
-        ctypes.c_float,
-        ctypes.c_int64,
-    )
+    by_rule = (_BUFFER, ctypes.c_uint32, ctypes.c_float, ctypes.c_int64)
+    found.laconv_cpu_drop_filters.argtypes = (*image, *(ctypes.c_int64,) * 4, *by_rule)
+    found.laconv_cpu_drop_elements.argtypes = (_BUFFER, _BUFFER, *(ctypes.c_int64,) * 2, *by_rule)
     found.laconv_cpu_use(openmp())
     return found
 
@@ -67,19 +62,33 @@ def dynamic_conv_backward(
     return grad_x, grad_filters if planes is filters else torch.empty_like(filters).copy_(grad_filters)
 
 
-def dropout_(filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
+def dropout_(filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
     """`kernels.dropout.dropout_` of float32 filters (B, k*k*g, H, W), the same mask; raises as the above."""
     if not filters.numel():
         return
-    images, planes, height, width = filters.shape
     if not _in_planes(filters):
-        dropout.dropout_(filters, seed, first_image, p)
+        rule.dropout_(filters, keys, kernel_size, groups, p)
         return
-    keys = dropout.keys(seed, first_image, images)
-    sizes = (images, planes, height * width)
-    threshold, scale = dropout.threshold(p), 1.0 / (1.0 - p)
-    threads = torch.get_num_threads()
-    _done(library().laconv_cpu_dropout(*_map(filters), *sizes, keys.data_ptr(), threshold, scale, threads))
+    images, _, height, width = filters.shape
+    sizes, keys = (images, kernel_size, groups, height * width), keys.contiguous()
+    _done(library().laconv_cpu_drop_filters(*_map(filters), *sizes, *_rule(keys, p)))
+
+
+def dropout(values: Tensor, keys: Tensor, p: float) -> Tensor:
+    """`kernels.dropout.dropout` of values (B, ...), the same mask; raises as the above."""
+    if values.dtype != torch.float32:
+        return rule.dropout(values, keys, p)
+    values, keys = values.contiguous(), keys.contiguous()
+    dropped = torch.empty_like(values)
+    if values.numel():
+        buffers, sizes = (values.data_ptr(), dropped.data_ptr()), (len(values), values[0].numel())
+        _done(library().laconv_cpu_drop_elements(*buffers, *sizes, *_rule(keys, p)))
+    return dropped
+
+
+def _rule(keys: Tensor, p: float) -> tuple[int, int, float, int]:
+    assert keys.dtype == torch.int64
+    return keys.data_ptr(), rule.threshold(p), rule.scale(p), torch.get_num_threads()
 
 
 def _in_planes(filters: Tensor) -> bool:

@@ -10,7 +10,8 @@
  *     int laconv_dynamic_conv_forward_TYPE_KERNEL(const laconv_conv_args*, void* stream)       x, filters -> result
  *     int laconv_dynamic_conv_grad_x_TYPE_KERNEL(const laconv_conv_args*, void* stream)        grad, filters -> result
  *     int laconv_dynamic_conv_grad_filters_TYPE_KERNEL(const laconv_conv_args*, void* stream)  grad, x -> result
- *     int laconv_dropout_TYPE(const laconv_dropout_args*, void* stream)                        in place
+ *     int laconv_drop_filters_TYPE(const laconv_dropout_args*, void* stream)                   source -> result
+ *     int laconv_drop_elements_TYPE(const laconv_dropout_args*, void* stream)                  source -> result
  *     int laconv_involution_{forward,grad_x,grad_filters}_TYPE(...)      planar layouts, f32, f16, bf16: for the bench
  *     int laconv_fused_WHAT_TYPE_KERNEL(const laconv_fused_args*, void* stream)   WHAT in forward, grad_x, grad_filters,
  *         TYPE in f16, bf16: filters are made from the condition on the chip and never written (folder fused/)
@@ -24,6 +25,7 @@
 #define LACONV_BAD_SIZE (-1)
 #define LACONV_BAD_KERNEL_SIZE (-2)
 #define LACONV_NO_FUSED_KERNEL (-3)
+#define LACONV_BAD_THRESHOLD (-4)
 
 #ifdef __cplusplus
 extern "C" {
@@ -38,14 +40,15 @@ typedef struct laconv_conv_args {
   int64_t interleaved; /* 0 or 1 */
 } laconv_conv_args;
 
+/* Dropout by the rule of kernels/dropout.py. */
 typedef struct laconv_dropout_args {
-  void* values;         /* (images, elements), in place */
+  const void* source;    /* (images, elements) */
+  void* result;          /* the same; may be source */
+  const int64_t* keys;   /* in device memory, one an image */
   int64_t images;
-  int64_t elements;     /* values an image */
-  int64_t first_image;  /* number of the first image in the whole batch */
-  const int64_t* seed_address; /* the seed in device memory, or null: then `seed` is it */
-  int64_t seed;
-  double p;             /* probability of zero, in [0, 1), taken to the nearest 1/65536 */
+  int64_t elements;      /* values an image; of filters height * width * k * k * groups */
+  int64_t groups, kernel_size; /* of filters */
+  int64_t threshold;     /* of 256, 1 to 255: a value whose byte is below it is dropped */
 } laconv_dropout_args;
 
 /* The operator with the projection in it: filters = cond weight^T + bias, dropped by the rule of mask.cuh. Null where a

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
+from laconvnet.kernels.dropout import check_probability, threshold
 
 TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
 _SIZE_NAMES = {number: name for name, number in KERNEL_SIZES.items() if number}
@@ -28,11 +29,8 @@ class DropoutArguments(ctypes.Structure):
     """laconv_dropout_args."""
 
     _fields_ = (
-        ("values", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("images", "elements", "first_image")),
-        ("seed_address", ctypes.c_void_p),
-        ("seed", ctypes.c_int64),
-        ("p", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("source", "result", "keys")),
+        *((name, ctypes.c_int64) for name in ("images", "elements", "groups", "kernel_size", "threshold")),
     )
 
 
@@ -84,38 +82,36 @@ class Library:
         self._convolve("grad_filters", arguments, grad_filters)
         return self._shaped_like(grad_x, x), self._shaped_like(grad_filters, filters)
 
-    def dropout_(self, filters: Tensor, seed: Tensor, first_image: int, p: float) -> None:
-        """In place: zeroes filter values (B, k*k*g, H, W) with probability `p` and scales the rest by 1 / (1 - p).
+    def dropout_(self, filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
+        """`kernels.dropout.dropout_`: drops values of filters (B, k*k*g, H, W) in place, whatever the memory format.
 
-        The mask is a function of (seed, first_image + image, element of the image, channels last), whatever the memory
-        format; `p` is taken to the nearest 1/65536. seed: one integer; on the device the kernel reads it there, on the
-        CPU it is read now (and is fixed in a captured graph). Bits: Philox4x32-10.
+        keys (B,) int64, on the device; those on the CPU are copied there (and are fixed in a captured graph).
         """
-        name = f"laconv_dropout_{_type_name(filters)}"
-        if not 0.0 <= p < 1.0 or seed.numel() != 1 or seed.is_floating_point() or first_image < 0:
+        name = f"laconv_drop_filters_{_type_name(filters)}"
+        keys = _keys(name, filters, keys, p)
+        if filters.dim() != 4 or filters.shape[1] != kernel_size**2 * groups:
             raise RuntimeError(
-                f"{name}: expected p in [0, 1), one integer as seed and first_image >= 0, got p {p}, seed "
-                f"{_about(seed)}, first_image {first_image}"
+                f"{name}: filters {_about(filters)} do not fit kernel_size {kernel_size}, groups {groups}"
             )
-        if seed.device.type != "cpu" and seed.device != filters.device:
-            raise RuntimeError(f"{name}: seed: expected the CPU or {filters.device}, got {seed.device}")
-        if p == 0.0 or filters.numel() == 0:
-            return
         values = filters.contiguous(memory_format=torch.channels_last)
-        seed = seed.detach().to(torch.int64)
-        there = seed.device.type != "cpu"
-        arguments = DropoutArguments(
-            values=values.data_ptr(),
-            images=filters.shape[0],
-            elements=filters[0].numel(),
-            first_image=first_image,
-            seed_address=seed.data_ptr() if there else None,
-            seed=0 if there else int(seed),
-            p=p,
-        )
-        self._launch(name, arguments, values)
+        self._drop(name, values, values, keys, p, groups=groups, kernel_size=kernel_size)
         if values.data_ptr() != filters.data_ptr():
             filters.copy_(values)
+
+    def dropout(self, values: Tensor, keys: Tensor, p: float) -> Tensor:
+        """`kernels.dropout.dropout`: `values` (B, ...) with some dropped, contiguous; keys as for `dropout_`."""
+        name = f"laconv_drop_elements_{_type_name(values)}"
+        keys, values = _keys(name, values, keys, p), values.contiguous()
+        result = torch.empty_like(values)
+        self._drop(name, values, result, keys, p)
+        return result
+
+    def _drop(self, name: str, source: Tensor, result: Tensor, keys: Tensor, p: float, **sizes: int) -> None:
+        if not source.numel():
+            return
+        addresses = {"source": source.data_ptr(), "result": result.data_ptr(), "keys": keys.data_ptr()}
+        shape = {"images": source.shape[0], "elements": source[0].numel(), **sizes}
+        self._launch(name, DropoutArguments(threshold=threshold(p), **addresses, **shape), result)
 
     def _kernel(self, what: str, dtype: torch.dtype, kernel_size: int) -> str:
         size = "any" if dtype == torch.float64 else _SIZE_NAMES.get(kernel_size, "any")
@@ -156,7 +152,7 @@ class Library:
             return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(stream)))
 
 
-_ADDRESSES = ("x", "filters", "grad", "result", "values", "seed_address", "seed")
+_ADDRESSES = ("x", "filters", "grad", "result", "source", "keys")
 
 
 def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> ConvArguments:
@@ -170,6 +166,21 @@ def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> C
         kernel_size=kernel_size,
         interleaved=int(interleaved),
     )
+
+
+def _keys(name: str, values: Tensor, keys: Tensor, p: float) -> Tensor:
+    """Where the values are; the kernels trust that there is one an image."""
+    try:
+        check_probability(p, "p")
+    except ValueError as error:
+        raise RuntimeError(f"{name}: {error}") from error
+    if p == 0.0 or keys.dtype != torch.int64 or keys.shape != values.shape[:1]:
+        raise RuntimeError(
+            f"{name}: expected p > 0 and keys ({values.shape[0]},) int64, got p {p} and keys {_about(keys)}"
+        )
+    if keys.device.type != "cpu" and keys.device != values.device:
+        raise RuntimeError(f"{name}: keys: expected the CPU or {values.device}, got {keys.device}")
+    return keys.to(values.device).contiguous()
 
 
 def _about(tensor: Tensor) -> str:

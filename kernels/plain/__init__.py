@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from laconvnet.kernels.dropout import dropout_
+from laconvnet.kernels.dropout import dropout, dropout_
 from laconvnet.kernels.plain import matmul, taps
 
-__all__ = ["dropout_", "dynamic_conv", "dynamic_conv_backward"]
+__all__ = ["dropout", "dropout_", "dynamic_conv", "dynamic_conv_backward"]
 
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:

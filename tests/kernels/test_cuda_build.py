@@ -87,7 +87,8 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
     assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
     library = ctypes.CDLL(str(built.library))
     for dtype in ("f32", "f16", "bf16", "f64"):
-        assert getattr(library, f"laconv_dropout_{dtype}")
+        assert getattr(library, f"laconv_drop_filters_{dtype}")
+        assert getattr(library, f"laconv_drop_elements_{dtype}")
         for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):
             for what in ("forward", "grad_x", "grad_filters"):
                 assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
@@ -99,8 +100,12 @@ def test_a_launch_without_a_gpu_is_reported(built: Built) -> None:
     x, filters = torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3)
     with pytest.raises(RuntimeError, match=r"forward_f32_k3 on cpu \(batch 1, height 3.*\): (CUDA driver|no CUDA)"):
         library.dynamic_conv(x, filters, 3, 2, False)
-    with pytest.raises(RuntimeError, match=r"laconv_dropout_f32 on cpu \(images 1, .*p 0.5\): (CUDA driver|no CUDA)"):
-        library.dropout_(filters, torch.tensor(1), 0, 0.5)
+    with pytest.raises(
+        RuntimeError, match=r"drop_filters_f32 on cpu \(images 1, .*threshold 128\): (CUDA driver|no CUDA)"
+    ):
+        library.dropout_(filters, torch.tensor([1]), 3, 2, 0.5)
+    with pytest.raises(RuntimeError, match=r"drop_elements_f32 on cpu \(.*threshold 26\): (CUDA driver|no CUDA)"):
+        library.dropout(filters, torch.tensor([1]), 0.1)
 
 
 def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:

@@ -102,10 +102,10 @@ class Filters(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         p = self.dropout if self.training else 0.0
-        # The seed comes from the CPU generator: the mask follows the run's random state without a wait for the device.
-        seed = torch.randint(2**62, ()) if p > 0.0 else None
+        # From the CPU generator: the mask follows the run's random state.
+        keys = torch.randint(2**62, (len(x),)) if p > 0.0 else None
         return kernels.laconv(
-            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, seed, self.interleaved
+            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, keys, self.interleaved
         )
 
 
