@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,23 +137,43 @@ class Library:
         return torch.empty_like(like).copy_(result)
 
     def _launch(self, name: str, arguments: ctypes.Structure, result: Tensor) -> None:
-        try:
-            code = self._code(name, arguments, result.device)
-        except AttributeError as error:
-            raise RuntimeError(f"{self.path}: not a library of these kernels: {error}") from error
-        if code:
+        self.launched(name, arguments, result.device)
+
+    def launched(self, name: str, arguments: ctypes.Structure, device: torch.device, unless: int = 0) -> bool:
+        """Calls an entry point; False where it answers with the code `unless`.
+
+        Raises RuntimeError, naming the entry point, the device, sizes and reason, at any other code but success.
+        """
+        code = self._code(name, arguments, device)
+        if code and code != unless:
             words = self._library.laconv_words(code).decode(errors="replace")
             values = {field[0]: getattr(arguments, field[0]) for field in arguments._fields_}
             sizes = ", ".join(f"{field} {value}" for field, value in values.items() if field not in _ADDRESSES)
-            raise RuntimeError(f"{name} on {result.device} ({sizes}): {words} (error {code})")
+            raise RuntimeError(f"{name} on {device} ({sizes}): {words} (error {code})")
+        return code == 0
+
+    def bytes_needed(self, name: str, arguments: ctypes.Structure) -> int:
+        """What the entry point `name` says of the memory that these arguments want."""
+        function = self._function(name)
+        function.restype = ctypes.c_int64
+        return int(function(ctypes.byref(arguments)))
+
+    def _function(self, name: str) -> Any:
+        try:
+            return getattr(self._library, name)
+        except AttributeError as error:
+            raise RuntimeError(f"{self.path}: not a library of these kernels: {error}") from error
 
     def _code(self, name: str, arguments: ctypes.Structure, device: torch.device) -> int:
         with torch.cuda.device(device):
             stream = torch.cuda.current_stream(device).cuda_stream
-            return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(stream)))
+            return int(self._function(name)(ctypes.byref(arguments), ctypes.c_void_p(stream)))
 
 
-_ADDRESSES = ("x", "filters", "grad", "result", "source", "keys")
+_ADDRESSES = (
+    *("x", "filters", "grad", "result", "source", "keys"),
+    *("cond", "weight", "bias", "grad_cond", "grad_weight", "grad_bias", "workspace"),
+)
 
 
 def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> ConvArguments:

@@ -22,7 +22,7 @@ class OnCpu(Library):
     """The library without CUDA's devices and streams around it."""
 
     def _code(self, name: str, arguments: ctypes.Structure, device: torch.device) -> int:
-        return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(None)))
+        return int(self._function(name)(ctypes.byref(arguments), ctypes.c_void_p(None)))
 
 
 def build_emulated(folder: Path) -> Path:
