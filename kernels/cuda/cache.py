@@ -15,6 +15,7 @@ from pathlib import Path
 from laconvnet.files import read_object
 
 SOURCES = Path(__file__).resolve().parent
+SOURCE_KINDS = ("*.cu", "*.cuh", "*.h")
 LIBRARY, MANIFEST, LOG = "liblaconv.so", "manifest.json", "compiler.txt"
 # A build takes half a minute on two cores; one that has not ended after this was stopped or hangs.
 LOCK_SECONDS = 600.0
@@ -47,11 +48,13 @@ def cache_folder() -> Path:
 
 
 def source_hash(sources: Path = SOURCES) -> str:
-    """A hash of every source file, names included, and of the file that says how they are compiled."""
+    """A hash of every source file in any subfolder, names included, and of the file that says how they are compiled."""
     digest = hashlib.sha256()
-    for path in sorted([*sources.glob("*.cu"), *sources.glob("*.cuh"), *sources.glob("*.h"), SOURCES / "compiler.py"]):
+    names = sorted(path.relative_to(sources).as_posix() for kind in SOURCE_KINDS for path in sources.rglob(kind))
+    files = {**{name: sources / name for name in names}, "compiler.py": SOURCES / "compiler.py"}
+    for name, path in files.items():
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 

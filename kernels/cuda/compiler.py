@@ -27,7 +27,7 @@ COMPILE_SECONDS = 600
 
 @dataclass(frozen=True)
 class Unit:
-    """A translation unit: a source file and its macros."""
+    """A translation unit: a name of its own, a source file by its path below `cache.SOURCES`, and its macros."""
 
     name: str
     source: str

@@ -155,6 +155,20 @@ def test_another_source_or_compiler_is_another_library(tmp_path: Path, sources: 
     assert cache.find("90a", first.source, None) is not None
 
 
+def test_sources_in_subfolders_count(sources: Path) -> None:
+    hashes = {cache.source_hash(sources)}
+    for name, words in (("deep/er/part.cuh", "a"), ("deep/er/part.cuh", "b"), ("deep/part.cuh", "b"), ("part.h", "b")):
+        path = sources / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(words)
+        hashes.add(cache.source_hash(sources))
+    (sources / "deep" / "notes.txt").write_text("no source")
+    hashes.add(cache.source_hash(sources))
+    (sources / "deep" / "part.cuh").rename(sources / "deep" / "er" / "moved.cuh")
+    assert cache.source_hash(sources) not in hashes
+    assert len(hashes) == 5
+
+
 def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path)
     first = cuda.build(["90a"], nvcc)
