@@ -1,0 +1,204 @@
+// The forward result of k = 3 (lanes: k3.cuh). A warp walks down a strip of 16 columns: rows q and q + 8 of its products are
+// columns 2 q and 2 q + 1. A step makes one row: 4 loads of 16 bytes of the condition, 4 of 8 bytes of the next row of x
+// (three rows stay in registers, widened), 20 products, 72 multiplications, 2 stores of 8 bytes.
+//
+// Columns right of the picture take the condition of its last column and are not stored. Taps outside of the picture meet
+// zeros, so a weight or bias that is not finite spoils also the border pixels where its tap lies outside.
+#pragma once
+#include "k3.cuh"
+
+namespace laconv {
+namespace k3 {
+
+// What becomes of the condition when it is loaded.
+enum class Prologue {
+  NONE,
+  // It is the packed output of the convolution before: cells of 8 x 8 pixels, row by row, each pixel's channels together;
+  // relu(scale * relu(cond) + shift), in float, rounded as PyTorch rounds it.
+  PACKED
+};
+constexpr int PACKING = 8;
+
+struct ForwardParameters {
+  const void *x, *cond, *weight, *bias;
+  void* result;
+  const float *scale, *shift;  // Prologue::PACKED
+  Dropout dropout;
+  Strips strips;
+  uint32_t zero;  // always; see `Condition::load`
+};
+
+// Scale and shift of the prologue in shared memory: 8 of each, for the 16 bytes that a lane loads, with room behind them
+// so that the four lanes that read at once meet different banks.
+struct Affine {
+  static constexpr int STRIDE = 20;
+  float numbers[CONDITION / 8][STRIDE];
+
+  __device__ __forceinline__ void fill(const float* scale, const float* shift) {
+    if (threadIdx.x < CONDITION) {
+      float* const eight = numbers[threadIdx.x / 8];
+      store(eight + threadIdx.x % 8, load_constant<Vector<float, 1>>(scale + threadIdx.x));
+      store(eight + 8 + threadIdx.x % 8, load_constant<Vector<float, 1>>(shift + threadIdx.x));
+    }
+  }
+};
+
+struct ForwardShared {
+  Bias bias;
+  Affine affine;  // Prologue::PACKED
+};
+
+// Where a lane finds the condition of its two pixels.
+template <class T, Prologue PROLOGUE> struct Condition {
+  const T* image;
+  uint32_t first, second;  // its pixels, or the last of the row
+  uint32_t width, cells;   // a row, in pixels
+
+  __device__ __forceinline__ Condition(const void* cond, const Strip& strip, const Strips& strips, int column, int t) {
+    const int last = strips.width - 1, left = min(column, last), right = min(column + 1, last);
+    width = unsigned(strips.width);
+    if (PROLOGUE == Prologue::PACKED) {
+      const int across = divided(strips.width);
+      cells = unsigned(across) * PACKING * PACKING;
+      first = unsigned(left / PACKING * PACKING * PACKING + left % PACKING);
+      second = unsigned(right / PACKING * PACKING * PACKING + right % PACKING);
+      image = static_cast<const T*>(cond) + strip.image * divided(strips.height) * cells * CONDITION + 8 * t;
+    } else {
+      first = unsigned(left);
+      second = unsigned(right);
+      image = static_cast<const T*>(cond) + strip.image * strips.height * width * CONDITION + 8 * t;
+    }
+  }
+
+  static __device__ __forceinline__ int divided(int side) { return (side + PACKING - 1) / PACKING; }
+
+  // `zero` is zero, which the compiler does not know: 16 bytes arrive in four neighbouring registers, a product wants words
+  // of two pixels in four neighbouring registers, and the OR gives each word a place of its own. Without it the compiler
+  // copies all of them for every one of the five tiles. The prologue's arithmetic does as much.
+  __device__ __forceinline__ void load(Pixels& pixels, int y, const Affine& affine, int t, uint32_t zero) const {
+    const uint32_t row = PROLOGUE == Prologue::PACKED
+                             ? unsigned(y) / PACKING * cells + unsigned(y) % PACKING * PACKING
+                             : unsigned(y) * width;
+    Words4 found[PIXELS][2];
+#pragma unroll
+    for (int pixel = 0; pixel < PIXELS; ++pixel)
+#pragma unroll
+      for (int part = 0; part < 2; ++part)
+        found[pixel][part] = load_constant<Words4>(image + (row + (pixel ? second : first)) * CONDITION + 32 * part);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      Floats4 scale[2], shift[2];
+      if (PROLOGUE == Prologue::PACKED) {
+        const float* const eight = affine.numbers[4 * part + t];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          scale[i] = laconv::load<Floats4>(eight + 4 * i);
+          shift[i] = laconv::load<Floats4>(eight + 8 + 4 * i);
+        }
+      }
+#pragma unroll
+      for (int pixel = 0; pixel < PIXELS; ++pixel) {
+        Words4 words = found[pixel][part];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          uint32_t& word = words.number[i];
+          if (PROLOGUE == Prologue::PACKED) {
+            const float* const factor = scale[i / 2].number + 2 * (i % 2);
+            const float* const summand = shift[i / 2].number + 2 * (i % 2);
+            word = relu_pair(word, T{});
+            word = packed_relu(lower(word, T{}) * factor[0] + summand[0], upper(word, T{}) * factor[1] + summand[1], T{});
+          } else {
+            word |= zero;
+          }
+        }
+        pixels.set(part, pixel, words);
+      }
+    }
+  }
+};
+
+// The lane's four channels of one row of x, in the columns that its two pixels reach: one more on either side.
+struct SourceRow {
+  float number[PIXELS + 2][MEMBERS];
+};
+
+template <class T, bool DROP, Prologue PROLOGUE>
+__global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters parameters) {
+  const int lane = threadIdx.x % LANES, q = lane / 4, t = lane % 4;
+  const Strips& strips = parameters.strips;
+  ForwardShared& shared = *reinterpret_cast<ForwardShared*>(shared_memory());
+  shared.bias.fill<T>(parameters.bias);
+  if (PROLOGUE == Prologue::PACKED) shared.affine.fill(parameters.scale, parameters.shift);
+  __syncthreads();
+  Weights<T> weights;
+  weights.load(parameters.weight, q, t);
+
+  for (uint32_t index = blockIdx.x * WARPS + threadIdx.x / LANES; index < strips.count; index += gridDim.x * WARPS) {
+    const Strip strip = strips.at(index);
+    const int column = strip.column + 2 * q;
+    const bool inside[PIXELS + 2] = {column > 0 && column <= strips.width, column < strips.width,
+                                     column + 1 < strips.width, column + 2 < strips.width};
+    const Condition<T, PROLOGUE> condition(parameters.cond, strip, strips, column, t);
+    const int64_t first = strip.image * strips.height * strips.width * CHANNELS;
+    const T* const source = static_cast<const T*>(parameters.x) + first + MEMBERS * t;
+    T* const result = static_cast<T*>(parameters.result) + first + MEMBERS * t;
+    Key key{};
+    if (DROP) key = load_constant<Key>(parameters.dropout.keys + strip.image);
+
+    const auto load_row = [&](SourceRow& row, int y) {
+      const bool row_inside = y >= 0 && y < strips.height;
+      const T* const place = source + (y * strips.width + column - 1) * CHANNELS;
+#pragma unroll
+      for (int i = 0; i < PIXELS + 2; ++i) {
+        const bool wanted = row_inside && inside[i];
+        widen_four<T>(row.number[i], wanted ? load_constant<Words2>(place + i * CHANNELS) : zeros<uint32_t, 2>());
+      }
+    };
+
+    // Rows y - 1, y and y + 1, in turn: three steps are unrolled so that which is where is known to the compiler.
+    SourceRow rows[3];
+    load_row(rows[0], strip.begin - 1);
+    load_row(rows[1], strip.begin);
+    for (int three = strip.begin; three < strip.end; three += 3) {
+#pragma unroll
+      for (int turn = 0; turn < 3; ++turn) {
+        const int y = three + turn;
+        if (y >= strip.end) break;
+        load_row(rows[(turn + 2) % 3], y + 1);
+        Pixels pixels;
+        condition.load(pixels, y, shared.affine, t, parameters.zero);
+        Bytes16 drawn[PIXELS];
+        if (DROP)
+#pragma unroll
+          for (int pixel = 0; pixel < PIXELS; ++pixel)
+            drawn[pixel] = philox7(unsigned(y * strips.width + column + pixel), unsigned(t), 0, key);
+
+        float sum[PIXELS][MEMBERS] = {};
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+          float filters[2 * PIXELS];
+          make_filters<T>(filters, pixels, weights, shared.bias, tile, t);
+#pragma unroll
+          for (int tap = 2 * tile; tap < min(2 * tile + 2, TAPS); ++tap)
+#pragma unroll
+            for (int pixel = 0; pixel < PIXELS; ++pixel) {
+              float filter = filters[2 * pixel + tap % 2];
+              if (DROP) filter = dropped(filter, drawn[pixel], tap, parameters.dropout);
+              const float* const neighbour = rows[(turn + tap / 3) % 3].number[pixel + tap % 3];
+#pragma unroll
+              for (int member = 0; member < MEMBERS; ++member) sum[pixel][member] += filter * neighbour[member];
+            }
+        }
+
+        T* const place = result + (y * strips.width + column) * CHANNELS;
+        const float scale = DROP ? parameters.dropout.scale : 1.f;
+#pragma unroll
+        for (int pixel = 0; pixel < PIXELS; ++pixel)
+          if (inside[1 + pixel]) store(place + pixel * CHANNELS, narrow_four<T>(sum[pixel], scale));
+      }
+    }
+  }
+}
+
+}  // namespace k3
+}  // namespace laconv
