@@ -18,6 +18,8 @@ LACONV_EXPORT const char* laconv_words(int code) {
       return "a size is negative or above 2^31 - 1 (channels: 2^27), or the groups do not divide the channels";
     case LACONV_BAD_KERNEL_SIZE:
       return "the kernel size is not odd, or above 32767";
+    case LACONV_NO_FUSED_KERNEL:
+      return "no fused kernel takes this shape, size or alignment";
     default:
       return cudaGetErrorString(cudaError_t(code));
   }

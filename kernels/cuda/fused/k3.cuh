@@ -9,6 +9,8 @@
 //     steps of the sum   step 2 p + i takes from lane t channels 32 p + 8 t + 4 i to + 3
 // so what lane t gives to two steps is 16 bytes that lie together, in the condition and in the weight.
 #pragma once
+#include <initializer_list>
+
 #include "warp.cuh"
 
 namespace laconv {
@@ -19,6 +21,7 @@ constexpr int PIXELS = 2;  // of a lane
 constexpr int STEPS = CONDITION / 16;
 constexpr int TILES = (TAPS + 1) / 2;
 constexpr int WARPS = THREADS / LANES;
+constexpr int COLUMNS = 16;  // of a strip: one product's rows
 
 // A warp's part of the work: a strip of columns, walked down.
 struct Strip {
@@ -28,7 +31,7 @@ struct Strip {
 
 struct Strips {
   int height, width;  // of the picture
-  int columns, rows;  // of a strip
+  int columns, rows;  // from a strip to the next
   int across, down;   // strips of a picture
   uint32_t count;     // of all pictures
 
@@ -39,9 +42,11 @@ struct Strips {
   }
 };
 
-// Warps that run at the same time on the chip this was planned for (132 processors, two blocks each), and how many strips
-// each is to walk down at least: the round that ends only partly filled is then at most one of five.
-constexpr int64_t WARPS_AT_ONCE = 2 * 132 * WARPS, ROUNDS = 4;
+constexpr int BLOCKS_A_PROCESSOR = 2;  // as many as their registers allow
+
+// Warps that run at the same time on the chip this was planned for (132 processors), and how many strips each is to walk
+// down at least: the round that ends only partly filled is then at most one of five.
+constexpr int64_t WARPS_AT_ONCE = 132 * BLOCKS_A_PROCESSOR * WARPS, ROUNDS = 4;
 // Shorter strips would read more than a quarter of x twice, two rows of it a strip.
 constexpr int64_t FEWEST_ROWS = 8;
 
@@ -52,12 +57,52 @@ inline int rows_of_strips(int64_t strips_across, int64_t height) {
   return int(divided_up(height, down));
 }
 
+// The strips of all pictures, `columns` apart; 0, or what there is too much of.
+inline int cut(const laconv_fused_args& args, int columns, Strips& strips) {
+  const int64_t across = divided_up(args.width, columns);
+  const int rows = rows_of_strips(args.batch * across, args.height), down = int(divided_up(args.height, max(rows, 1)));
+  strips = {int(args.height), int(args.width), columns, rows, int(across), down, 0};
+  const int64_t a_picture = across * down;
+  if (a_picture > 0 && args.batch > 0x7fffffff / a_picture) return LACONV_NO_FUSED_KERNEL;
+  strips.count = uint32_t(args.batch * a_picture);
+  return 0;
+}
+
+// As many blocks as run at once, each of whose warps takes strip after strip: the weight is loaded once a warp.
+template <class P> int launch_strips(void (*kernel)(P), int shared_bytes, const P& parameters, void* stream) {
+  if (parameters.strips.count == 0) return 0;
+  int number;
+  const int failed = processors(number);
+  if (failed) return failed;
+  const int64_t blocks = divided_up(parameters.strips.count, WARPS);
+  return launch(kernel, min(blocks, int64_t(BLOCKS_A_PROCESSOR) * number), shared_bytes, stream, parameters);
+}
+
+// 0, or why these kernels do not serve; `packing`: pictures of the condition are filled up to multiples of it.
+inline int check(const laconv_fused_args& args, int packing, std::initializer_list<const void*> addresses) {
+  constexpr int64_t MOST = 0x7fffffff, LARGEST_PICTURE = 1 << 30;  // numbers; steps between rows have 32 bits
+  for (const int64_t side : {args.batch, args.height, args.width, args.threshold})
+    if (side < 0 || side > MOST) return LACONV_BAD_SIZE;
+  if (args.threshold > 255) return LACONV_BAD_SIZE;
+  if (args.kernel_size != 3 || args.channels != CHANNELS || args.groups != GROUPS || args.condition != CONDITION)
+    return LACONV_NO_FUSED_KERNEL;
+  const int64_t high = divided_up(args.height, packing) * packing, wide = divided_up(args.width, packing) * packing;
+  if (wide && high > LARGEST_PICTURE / CONDITION / wide) return LACONV_NO_FUSED_KERNEL;
+  for (const void* address : addresses)
+    if (!aligned(address, 16)) return LACONV_NO_FUSED_KERNEL;
+  return aligned(args.keys, 8) ? 0 : LACONV_NO_FUSED_KERNEL;
+}
+
 // Dropout by the rule of mask.cuh.
 struct Dropout {
   const Key* keys;  // one an image
   uint32_t threshold;
   float scale;  // of what is kept
 };
+
+inline Dropout dropout_of(const laconv_fused_args& args) {
+  return {reinterpret_cast<const Key*>(args.keys), uint32_t(args.threshold), 256.f / float(256 - args.threshold)};
+}
 
 // Zero where the byte of this tap says so. A dropped value is zero whatever it was, NaN too.
 __device__ __forceinline__ float dropped(float filter, const Bytes16& drawn, int tap, const Dropout& dropout) {

@@ -37,8 +37,8 @@ struct Affine {
   __device__ __forceinline__ void fill(const float* scale, const float* shift) {
     if (threadIdx.x < CONDITION) {
       float* const eight = numbers[threadIdx.x / 8];
-      store(eight + threadIdx.x % 8, load_constant<Vector<float, 1>>(scale + threadIdx.x));
-      store(eight + 8 + threadIdx.x % 8, load_constant<Vector<float, 1>>(shift + threadIdx.x));
+      store(eight + threadIdx.x % 8, load_constant<float>(scale + threadIdx.x));
+      store(eight + 8 + threadIdx.x % 8, load_constant<float>(shift + threadIdx.x));
     }
   }
 };
@@ -48,43 +48,43 @@ struct ForwardShared {
   Affine affine;  // Prologue::PACKED
 };
 
-// Where a lane finds the condition of its two pixels.
-template <class T, Prologue PROLOGUE> struct Condition {
-  const T* image;
-  uint32_t first, second;  // its pixels, or the last of the row
-  uint32_t width, cells;   // a row, in pixels
-
+// Where a lane finds the condition of its two pixels, row by row.
+template <class T, Prologue PROLOGUE> class Condition {
+ public:
   __device__ __forceinline__ Condition(const void* cond, const Strip& strip, const Strips& strips, int column, int t) {
-    const int last = strips.width - 1, left = min(column, last), right = min(column + 1, last);
-    width = unsigned(strips.width);
-    if (PROLOGUE == Prologue::PACKED) {
-      const int across = divided(strips.width);
-      cells = unsigned(across) * PACKING * PACKING;
-      first = unsigned(left / PACKING * PACKING * PACKING + left % PACKING);
-      second = unsigned(right / PACKING * PACKING * PACKING + right % PACKING);
-      image = static_cast<const T*>(cond) + strip.image * divided(strips.height) * cells * CONDITION + 8 * t;
-    } else {
-      first = unsigned(left);
-      second = unsigned(right);
-      image = static_cast<const T*>(cond) + strip.image * strips.height * width * CONDITION + 8 * t;
-    }
+    constexpr bool PACKED = PROLOGUE == Prologue::PACKED;
+    constexpr int BYTES = CONDITION * int(sizeof(T)), SIDE = PACKED ? PACKING : 1;
+    const int cells_across = (strips.width + SIDE - 1) / SIDE, cells_down = (strips.height + SIDE - 1) / SIDE;
+    const uint32_t row_of_cells = unsigned(cells_across) * SIDE * SIDE;  // in pixels
+    const auto pixel = [&](int x, int y) {
+      return unsigned(y / SIDE) * row_of_cells + unsigned(y % SIDE * SIDE + x / SIDE * SIDE * SIDE + x % SIDE);
+    };
+    const char* const image =
+        static_cast<const char*>(cond) + strip.image * cells_down * row_of_cells * BYTES + 16 * t;
+    const int last = strips.width - 1;
+#pragma unroll
+    for (int i = 0; i < PIXELS; ++i) place_[i] = image + uint64_t(pixel(min(column + i, last), strip.begin)) * BYTES;
+    within_ = SIDE * BYTES;
+    between_ = (row_of_cells - (SIDE - 1) * SIDE) * BYTES;
   }
 
-  static __device__ __forceinline__ int divided(int side) { return (side + PACKING - 1) / PACKING; }
+  // From row y to the next.
+  __device__ __forceinline__ void advance(int y) {
+    const uint32_t step = PROLOGUE == Prologue::PACKED && y % PACKING != PACKING - 1 ? within_ : between_;
+#pragma unroll
+    for (int pixel = 0; pixel < PIXELS; ++pixel) place_[pixel] += step;
+  }
 
   // `zero` is zero, which the compiler does not know: 16 bytes arrive in four neighbouring registers, a product wants words
   // of two pixels in four neighbouring registers, and the OR gives each word a place of its own. Without it the compiler
   // copies all of them for every one of the five tiles. The prologue's arithmetic does as much.
-  __device__ __forceinline__ void load(Pixels& pixels, int y, const Affine& affine, int t, uint32_t zero) const {
-    const uint32_t row = PROLOGUE == Prologue::PACKED
-                             ? unsigned(y) / PACKING * cells + unsigned(y) % PACKING * PACKING
-                             : unsigned(y) * width;
+  __device__ __forceinline__ void load(Pixels& pixels, const Affine& affine, int t, uint32_t zero) const {
     Words4 found[PIXELS][2];
 #pragma unroll
     for (int pixel = 0; pixel < PIXELS; ++pixel)
 #pragma unroll
       for (int part = 0; part < 2; ++part)
-        found[pixel][part] = load_constant<Words4>(image + (row + (pixel ? second : first)) * CONDITION + 32 * part);
+        found[pixel][part] = load_constant<Words4>(place_[pixel] + 64 * part);
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
       Floats4 scale[2], shift[2];
@@ -115,6 +115,10 @@ template <class T, Prologue PROLOGUE> struct Condition {
       }
     }
   }
+
+ private:
+  const char* place_[PIXELS];
+  uint32_t within_, between_;  // bytes from a row to the next: of one cell of the packing, and of the next
 };
 
 // The lane's four channels of one row of x, in the columns that its two pixels reach: one more on either side.
@@ -138,40 +142,43 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
     const int column = strip.column + 2 * q;
     const bool inside[PIXELS + 2] = {column > 0 && column <= strips.width, column < strips.width,
                                      column + 1 < strips.width, column + 2 < strips.width};
-    const Condition<T, PROLOGUE> condition(parameters.cond, strip, strips, column, t);
-    const int64_t first = strip.image * strips.height * strips.width * CHANNELS;
-    const T* const source = static_cast<const T*>(parameters.x) + first + MEMBERS * t;
-    T* const result = static_cast<T*>(parameters.result) + first + MEMBERS * t;
+    Condition<T, PROLOGUE> condition(parameters.cond, strip, strips, column, t);
+    const int64_t first = (strip.image * strips.height + strip.begin) * strips.width + column;
+    constexpr int BYTES = CHANNELS * int(sizeof(T));
+    const int row_bytes = strips.width * BYTES;
+    const char* source = static_cast<const char*>(parameters.x) + (first - strips.width) * BYTES + 8 * t;
+    char* result = static_cast<char*>(parameters.result) + first * BYTES + 8 * t;
+    uint32_t pixel_number = unsigned(strip.begin * strips.width + column);
     Key key{};
     if (DROP) key = load_constant<Key>(parameters.dropout.keys + strip.image);
 
-    const auto load_row = [&](SourceRow& row, int y) {
-      const bool row_inside = y >= 0 && y < strips.height;
-      const T* const place = source + (y * strips.width + column - 1) * CHANNELS;
+    const auto load_row = [&](SourceRow& row, bool row_inside) {
 #pragma unroll
       for (int i = 0; i < PIXELS + 2; ++i) {
         const bool wanted = row_inside && inside[i];
-        widen_four<T>(row.number[i], wanted ? load_constant<Words2>(place + i * CHANNELS) : zeros<uint32_t, 2>());
+        widen_four<T>(row.number[i], wanted ? load_constant<Words2>(source + (i - 1) * BYTES) : zeros<uint32_t, 2>());
       }
+      source += row_bytes;
     };
 
     // Rows y - 1, y and y + 1, in turn: three steps are unrolled so that which is where is known to the compiler.
     SourceRow rows[3];
-    load_row(rows[0], strip.begin - 1);
-    load_row(rows[1], strip.begin);
+    load_row(rows[0], strip.begin > 0);
+    load_row(rows[1], true);
     for (int three = strip.begin; three < strip.end; three += 3) {
 #pragma unroll
       for (int turn = 0; turn < 3; ++turn) {
         const int y = three + turn;
         if (y >= strip.end) break;
-        load_row(rows[(turn + 2) % 3], y + 1);
+        load_row(rows[(turn + 2) % 3], y + 1 < strips.height);
         Pixels pixels;
-        condition.load(pixels, y, shared.affine, t, parameters.zero);
+        condition.load(pixels, shared.affine, t, parameters.zero);
+        condition.advance(y);
         Bytes16 drawn[PIXELS];
-        if (DROP)
+        if (DROP) {
 #pragma unroll
-          for (int pixel = 0; pixel < PIXELS; ++pixel)
-            drawn[pixel] = philox7(unsigned(y * strips.width + column + pixel), unsigned(t), 0, key);
+          for (int i = 0; i < PIXELS; ++i) drawn[i] = philox7(pixel_number + unsigned(i), unsigned(t), 0, key);
+        }
 
         float sum[PIXELS][MEMBERS] = {};
 #pragma unroll
@@ -190,14 +197,34 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
             }
         }
 
-        T* const place = result + (y * strips.width + column) * CHANNELS;
         const float scale = DROP ? parameters.dropout.scale : 1.f;
 #pragma unroll
         for (int pixel = 0; pixel < PIXELS; ++pixel)
-          if (inside[1 + pixel]) store(place + pixel * CHANNELS, narrow_four<T>(sum[pixel], scale));
+          if (inside[1 + pixel]) store(result + pixel * BYTES, narrow_four<T>(sum[pixel], scale));
+        result += row_bytes;
+        pixel_number += unsigned(strips.width);
       }
     }
   }
+}
+
+template <class T, bool DROP, Prologue PROLOGUE> int launch_forward(const laconv_fused_args& args, void* stream) {
+  ForwardParameters parameters{args.x, args.cond, args.weight, args.bias, args.result, args.scale, args.shift, {}, {}, 0};
+  parameters.dropout = dropout_of(args);
+  const int wrong = cut(args, COLUMNS, parameters.strips);
+  return wrong ? wrong : launch_strips(forward<T, DROP, PROLOGUE>, int(sizeof(ForwardShared)), parameters, stream);
+}
+
+template <class T> int forward_any(const laconv_fused_args& args, void* stream) {
+  const bool packed = args.packing != 0;
+  if (packed && (args.packing != PACKING || !args.scale || !args.shift)) return LACONV_NO_FUSED_KERNEL;
+  const int wrong = check(args, packed ? PACKING : 1, {args.x, args.cond, args.weight, args.result});
+  if (wrong) return wrong;
+  if (packed)
+    return args.keys ? launch_forward<T, true, Prologue::PACKED>(args, stream)
+                     : launch_forward<T, false, Prologue::PACKED>(args, stream);
+  return args.keys ? launch_forward<T, true, Prologue::NONE>(args, stream)
+                   : launch_forward<T, false, Prologue::NONE>(args, stream);
 }
 
 }  // namespace k3
