@@ -42,11 +42,9 @@ struct Strips {
   }
 };
 
-constexpr int BLOCKS_A_PROCESSOR = 2;  // as many as their registers allow
-
-// Warps that run at the same time on the chip this was planned for (132 processors), and how many strips each is to walk
+// Warps that run at the same time on the chip this was planned for (132 processors, two blocks each), and how many strips each is to walk
 // down at least: the round that ends only partly filled is then at most one of five.
-constexpr int64_t WARPS_AT_ONCE = 132 * BLOCKS_A_PROCESSOR * WARPS, ROUNDS = 4;
+constexpr int64_t WARPS_AT_ONCE = 132 * 2 * WARPS, ROUNDS = 4;
 // Shorter strips would read more than a quarter of x twice, two rows of it a strip.
 constexpr int64_t FEWEST_ROWS = 8;
 
@@ -57,10 +55,11 @@ inline int rows_of_strips(int64_t strips_across, int64_t height) {
   return int(divided_up(height, down));
 }
 
-// The strips of all pictures, `columns` apart; 0, or what there is too much of.
-inline int cut(const laconv_fused_args& args, int columns, Strips& strips) {
+// The strips of all pictures, `columns` apart, of a multiple of `rows` rows; 0, or what there is too much of.
+inline int cut(const laconv_fused_args& args, int columns, int rows, Strips& strips) {
   const int64_t across = divided_up(args.width, columns);
-  const int rows = rows_of_strips(args.batch * across, args.height), down = int(divided_up(args.height, max(rows, 1)));
+  rows *= int(divided_up(rows_of_strips(args.batch * across, args.height), rows));
+  const int down = int(divided_up(args.height, max(rows, 1)));
   strips = {int(args.height), int(args.width), columns, rows, int(across), down, 0};
   const int64_t a_picture = across * down;
   if (a_picture > 0 && args.batch > 0x7fffffff / a_picture) return LACONV_NO_FUSED_KERNEL;
@@ -69,13 +68,13 @@ inline int cut(const laconv_fused_args& args, int columns, Strips& strips) {
 }
 
 // As many blocks as run at once, each of whose warps takes strip after strip: the weight is loaded once a warp.
-template <class P> int launch_strips(void (*kernel)(P), int shared_bytes, const P& parameters, void* stream) {
+template <class P> int launch_strips(void (*kernel)(P), int blocks_a_processor, int shared_bytes, const P& parameters, void* stream) {
   if (parameters.strips.count == 0) return 0;
   int number;
   const int failed = processors(number);
   if (failed) return failed;
   const int64_t blocks = divided_up(parameters.strips.count, WARPS);
-  return launch(kernel, min(blocks, int64_t(BLOCKS_A_PROCESSOR) * number), shared_bytes, stream, parameters);
+  return launch(kernel, min(blocks, int64_t(blocks_a_processor) * number), shared_bytes, stream, parameters);
 }
 
 // 0, or why these kernels do not serve; `packing`: pictures of the condition are filled up to multiples of it.

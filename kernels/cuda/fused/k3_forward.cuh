@@ -5,19 +5,10 @@
 // Columns right of the picture take the condition of its last column and are not stored. Taps outside of the picture meet
 // zeros, so a weight or bias that is not finite spoils also the border pixels where its tap lies outside.
 #pragma once
-#include "k3.cuh"
+#include "k3_condition.cuh"
 
 namespace laconv {
 namespace k3 {
-
-// What becomes of the condition when it is loaded.
-enum class Prologue {
-  NONE,
-  // It is the packed output of the convolution before: cells of 8 x 8 pixels, row by row, each pixel's channels together;
-  // relu(scale * relu(cond) + shift), in float, rounded as PyTorch rounds it.
-  PACKED
-};
-constexpr int PACKING = 8;
 
 struct ForwardParameters {
   const void *x, *cond, *weight, *bias;
@@ -28,97 +19,9 @@ struct ForwardParameters {
   uint32_t zero;  // always; see `Condition::load`
 };
 
-// Scale and shift of the prologue in shared memory: 8 of each, for the 16 bytes that a lane loads, with room behind them
-// so that the four lanes that read at once meet different banks.
-struct Affine {
-  static constexpr int STRIDE = 20;
-  float numbers[CONDITION / 8][STRIDE];
-
-  __device__ __forceinline__ void fill(const float* scale, const float* shift) {
-    if (threadIdx.x < CONDITION) {
-      float* const eight = numbers[threadIdx.x / 8];
-      store(eight + threadIdx.x % 8, load_constant<float>(scale + threadIdx.x));
-      store(eight + 8 + threadIdx.x % 8, load_constant<float>(shift + threadIdx.x));
-    }
-  }
-};
-
 struct ForwardShared {
   Bias bias;
   Affine affine;  // Prologue::PACKED
-};
-
-// Where a lane finds the condition of its two pixels, row by row.
-template <class T, Prologue PROLOGUE> class Condition {
- public:
-  __device__ __forceinline__ Condition(const void* cond, const Strip& strip, const Strips& strips, int column, int t) {
-    constexpr bool PACKED = PROLOGUE == Prologue::PACKED;
-    constexpr int BYTES = CONDITION * int(sizeof(T)), SIDE = PACKED ? PACKING : 1;
-    const int cells_across = (strips.width + SIDE - 1) / SIDE, cells_down = (strips.height + SIDE - 1) / SIDE;
-    const uint32_t row_of_cells = unsigned(cells_across) * SIDE * SIDE;  // in pixels
-    const auto pixel = [&](int x, int y) {
-      return unsigned(y / SIDE) * row_of_cells + unsigned(y % SIDE * SIDE + x / SIDE * SIDE * SIDE + x % SIDE);
-    };
-    const char* const image =
-        static_cast<const char*>(cond) + strip.image * cells_down * row_of_cells * BYTES + 16 * t;
-    const int last = strips.width - 1;
-#pragma unroll
-    for (int i = 0; i < PIXELS; ++i) place_[i] = image + uint64_t(pixel(min(column + i, last), strip.begin)) * BYTES;
-    within_ = SIDE * BYTES;
-    between_ = (row_of_cells - (SIDE - 1) * SIDE) * BYTES;
-  }
-
-  // From row y to the next.
-  __device__ __forceinline__ void advance(int y) {
-    const uint32_t step = PROLOGUE == Prologue::PACKED && y % PACKING != PACKING - 1 ? within_ : between_;
-#pragma unroll
-    for (int pixel = 0; pixel < PIXELS; ++pixel) place_[pixel] += step;
-  }
-
-  // `zero` is zero, which the compiler does not know: 16 bytes arrive in four neighbouring registers, a product wants words
-  // of two pixels in four neighbouring registers, and the OR gives each word a place of its own. Without it the compiler
-  // copies all of them for every one of the five tiles. The prologue's arithmetic does as much.
-  __device__ __forceinline__ void load(Pixels& pixels, const Affine& affine, int t, uint32_t zero) const {
-    Words4 found[PIXELS][2];
-#pragma unroll
-    for (int pixel = 0; pixel < PIXELS; ++pixel)
-#pragma unroll
-      for (int part = 0; part < 2; ++part)
-        found[pixel][part] = load_constant<Words4>(place_[pixel] + 64 * part);
-#pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      Floats4 scale[2], shift[2];
-      if (PROLOGUE == Prologue::PACKED) {
-        const float* const eight = affine.numbers[4 * part + t];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          scale[i] = laconv::load<Floats4>(eight + 4 * i);
-          shift[i] = laconv::load<Floats4>(eight + 8 + 4 * i);
-        }
-      }
-#pragma unroll
-      for (int pixel = 0; pixel < PIXELS; ++pixel) {
-        Words4 words = found[pixel][part];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          uint32_t& word = words.number[i];
-          if (PROLOGUE == Prologue::PACKED) {
-            const float* const factor = scale[i / 2].number + 2 * (i % 2);
-            const float* const summand = shift[i / 2].number + 2 * (i % 2);
-            word = relu_pair(word, T{});
-            word = packed_relu(lower(word, T{}) * factor[0] + summand[0], upper(word, T{}) * factor[1] + summand[1], T{});
-          } else {
-            word |= zero;
-          }
-        }
-        pixels.set(part, pixel, words);
-      }
-    }
-  }
-
- private:
-  const char* place_[PIXELS];
-  uint32_t within_, between_;  // bytes from a row to the next: of one cell of the packing, and of the next
 };
 
 // The lane's four channels of one row of x, in the columns that its two pixels reach: one more on either side.
@@ -142,7 +45,7 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
     const int column = strip.column + 2 * q;
     const bool inside[PIXELS + 2] = {column > 0 && column <= strips.width, column < strips.width,
                                      column + 1 < strips.width, column + 2 < strips.width};
-    Condition<T, PROLOGUE> condition(parameters.cond, strip, strips, column, t);
+    Condition<T, PROLOGUE> condition(parameters.cond, strip.image, strip.begin, strips, column, t);
     const int64_t first = (strip.image * strips.height + strip.begin) * strips.width + column;
     constexpr int BYTES = CHANNELS * int(sizeof(T));
     const int row_bytes = strips.width * BYTES;
@@ -172,7 +75,7 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
         if (y >= strip.end) break;
         load_row(rows[(turn + 2) % 3], y + 1 < strips.height);
         Pixels pixels;
-        condition.load(pixels, shared.affine, t, parameters.zero);
+        condition.load(pixels, parameters.zero, &shared.affine, t);
         condition.advance(y);
         Bytes16 drawn[PIXELS];
         if (DROP) {
@@ -211,8 +114,8 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
 template <class T, bool DROP, Prologue PROLOGUE> int launch_forward(const laconv_fused_args& args, void* stream) {
   ForwardParameters parameters{args.x, args.cond, args.weight, args.bias, args.result, args.scale, args.shift, {}, {}, 0};
   parameters.dropout = dropout_of(args);
-  const int wrong = cut(args, COLUMNS, parameters.strips);
-  return wrong ? wrong : launch_strips(forward<T, DROP, PROLOGUE>, int(sizeof(ForwardShared)), parameters, stream);
+  const int wrong = cut(args, COLUMNS, 1, parameters.strips);
+  return wrong ? wrong : launch_strips(forward<T, DROP, PROLOGUE>, 2, int(sizeof(ForwardShared)), parameters, stream);
 }
 
 template <class T> int forward_any(const laconv_fused_args& args, void* stream) {
