@@ -23,6 +23,8 @@ LACONV_EXPORT const char* laconv_words(int code) {
       return "the kernel size is not odd, or above 32767";
     case LACONV_BAD_THRESHOLD:
       return "the threshold of a dropout is not from 1 to 255";
+    case LACONV_NO_FUSED_KERNEL:
+      return "no fused kernel takes this shape, size or alignment";
     default:
       return cudaGetErrorString(cudaError_t(code));
   }

@@ -67,9 +67,9 @@ class Call:
 class Fused:
     """The fused kernels of a loaded library, on the current stream of their tensors' device; they return at once.
 
-    x and grad (B, C, H, W), cond (B, M, H, W), of one half type; results have the memory format of their input. None
-    is the answer where there is no kernel for the shape, the type or the device; RuntimeError, naming kernel, shapes and
-    reason, that of a kernel that could not do its work.
+    x and grad (B, C, H, W), cond (B, M, H, W), of one half type; results have the memory format of their input.
+    None is the answer where there is no kernel for the shape, the type or the device; a RuntimeError naming kernel,
+    shapes and reason that of a kernel that could not do its work.
     """
 
     def __init__(self, library: Library) -> None:

@@ -15,6 +15,7 @@
  *     int laconv_involution_{forward,grad_x,grad_filters}_TYPE(...)      planar layouts, f32, f16, bf16: for the bench
  *     int laconv_fused_WHAT_TYPE_KERNEL(const laconv_fused_args*, void* stream)   WHAT in forward, grad_x, grad_filters,
  *         TYPE in f16, bf16: filters are made from the condition on the chip and never written (folder fused/)
+ *     int64_t laconv_fused_workspace_TYPE_KERNEL(const laconv_fused_args*)    bytes that grad_filters asks for
  *     const char* laconv_words(int code)
  * They launch on `stream` of the current device and return at once: no allocation, no waiting, so they can be captured
  * in a CUDA graph. 0 is success; any other code has its words, and then nothing was launched.
@@ -68,6 +69,10 @@ typedef struct laconv_fused_args {
   const uint64_t* keys; /* one an image, in device memory, or null: no dropout */
   int64_t threshold;    /* a filter value is kept where its byte is at least this, and scaled by 256 / (256 - threshold) */
   int64_t batch, height, width, channels, condition, groups, kernel_size;
+  const float* scale;   /* (condition), with packing */
+  const float* shift;   /* (condition), with packing */
+  int64_t packing;      /* 0; s: cond lies packed, (batch, ceil(height / s), ceil(width / s), s, s, condition), and
+                         * relu(scale * relu(cond) + shift) is the condition */
 } laconv_fused_args;
 
 #ifdef __cplusplus
