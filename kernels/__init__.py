@@ -18,6 +18,7 @@ from torch import Tensor
 import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
 from laconvnet.kernels.dropout import check_probability
 from laconvnet.kernels.keys import image_keys
+from laconvnet.kernels.transforms import applied
 
 __all__ = ["check_probability", "dynamic_conv", "image_keys", "keyed_dropout", "laconv"]
 
@@ -40,8 +41,8 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
     if filters.shape != expected:
         raise ValueError(f"filters: expected {expected} (B, kernel_size**2 * groups, H, W), got {tuple(filters.shape)}")
     _check_alike(x, filters=filters)
-    out: Tensor = torch.ops.laconv.dynamic_conv(x, filters, kernel_size, groups, interleaved)
-    return out
+    arguments = (x, filters, kernel_size, groups, interleaved)
+    return applied("dynamic_conv", torch.ops.laconv.dynamic_conv_backward, (0, 1), arguments)
 
 
 def laconv(
@@ -76,6 +77,8 @@ def laconv(
             f"cond: expected ({x.shape[0]}, M, {x.shape[2]}, {x.shape[3]}) or ({x.shape[0]}, M, 1, 1) for x "
             f"{tuple(x.shape)}, got {tuple(cond.shape)}"
         )
+    if not cond.shape[1]:
+        raise ValueError(f"cond: expected at least one channel M to make filters from, got {tuple(cond.shape)}")
     expected = (kernel_size**2 * groups, cond.shape[1])
     if weight.shape != expected:
         raise ValueError(f"weight: expected {expected} (kernel_size**2 * groups, M), got {tuple(weight.shape)}")
@@ -84,8 +87,8 @@ def laconv(
     _check_alike(x, cond=cond, weight=weight, bias=bias)
     check_probability(dropout_p)
     keys = _on_its_device(keys, x, "dropout_p") if dropout_p > 0.0 else None
-    out: Tensor = torch.ops.laconv.laconv(x, cond, weight, bias, kernel_size, groups, dropout_p, keys, interleaved)
-    return out
+    arguments = (x, cond, weight, bias, kernel_size, groups, dropout_p, keys, interleaved)
+    return applied("laconv", torch.ops.laconv.laconv_backward, (0, 1, 7), arguments)
 
 
 def keyed_dropout(values: Tensor, keys: Tensor | None, p: float) -> Tensor:
@@ -104,8 +107,11 @@ def keyed_dropout(values: Tensor, keys: Tensor | None, p: float) -> Tensor:
     check_probability(p, "p")
     if p == 0.0:
         return values
-    dropped: Tensor = torch.ops.laconv.keyed_dropout(values, _on_its_device(keys, values, "p"), p)
-    return dropped
+
+    def gradient(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> tuple[Tensor]:
+        return (torch.ops.laconv.keyed_dropout(grad, keys, p),)
+
+    return applied("keyed_dropout", gradient, (0, 1), (values, _on_its_device(keys, values, "p"), p))
 
 
 def _autocast(x: Tensor, *others: Any) -> Any:

@@ -31,6 +31,9 @@ class FusedArguments(ctypes.Structure):
         ("threshold", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "condition", "groups")),
         ("kernel_size", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("packing", ctypes.c_int64),
     )
 
 

@@ -14,28 +14,12 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
 
 HERE = Path(__file__).parent
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
-
-
-class Arguments(ctypes.Structure):
-    """laconv_fused_args."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "cond", "weight", "bias", "grad", "result", "grad_cond")),
-        *((name, ctypes.c_void_p) for name in ("grad_weight", "grad_bias", "workspace")),
-        ("workspace_bytes", ctypes.c_int64),
-        ("keys", ctypes.c_void_p),
-        ("threshold", ctypes.c_int64),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "condition", "groups")),
-        ("kernel_size", ctypes.c_int64),
-        ("scale", ctypes.c_void_p),
-        ("shift", ctypes.c_void_p),
-        ("packing", ctypes.c_int64),
-    )
 
 
 class Counts(NamedTuple):
@@ -196,7 +180,7 @@ class Fused:
     def _call(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> None:
         batch, channels, height, width = given.x.shape
         held = {name: amid_nan(getattr(given, name)) for name in ("x", "cond", "weight", "grad")}
-        arguments = Arguments(
+        arguments = FusedArguments(
             batch=batch, height=height, width=width, channels=channels, condition=given.cond.shape[1],
             groups=given.groups, kernel_size=given.kernel_size, threshold=given.threshold,
             **{name: tensor.data_ptr() for name, tensor in held.items()},
