@@ -56,6 +56,7 @@ def test_gradients_are_those_of_backward(bias: Tensor | None) -> None:
     leaves = [one.clone().requires_grad_() for one in inputs]
     loss(*leaves).backward()
     for ours, leaf in zip(found, leaves, strict=True):
+        assert leaf.grad is not None
         assert torch.equal(ours, leaf.grad)
 
 
@@ -63,6 +64,7 @@ def test_gradients_are_those_of_backward(bias: Tensor | None) -> None:
 def test_gradients_of_the_others(function: Callable[[Tensor], Tensor]) -> None:
     leaf = X.clone().requires_grad_()
     function(leaf).sin().sum().backward()
+    assert leaf.grad is not None
     assert torch.equal(torch.func.grad(lambda x: function(x).sin().sum())(X), leaf.grad)
 
 
