@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Device, Record, device_of, end_of
+from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ def train(
       laconvnet bench train --device cuda --config configs/pretrain/rec_s.yaml --data.batch 32 --json > train.jsonl
       laconvnet bench show train.jsonl
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.bench import speed
     from laconvnet.pipeline.bench.rows import empty_row, missing
 
@@ -85,12 +84,12 @@ def train(
         while left and time.monotonic() < end:
             name = left.pop(0)
             if name == "speed":
-                with tqdm(total=2 * rounds, desc="bench speed", unit="block") as bar:
+                with bar(total=2 * rounds, desc="bench speed", unit="block") as progress:
                     network = _network(given, where)
-                    measured.add(speed.rows(network, where, rounds, _STEPS[where.type], bar.update))
+                    measured.add(speed.rows(network, where, rounds, _STEPS[where.type], progress.update))
             elif name in runs:
-                with tqdm(total=runs[name].lines, desc=f"bench {name}", unit="step") as bar:
-                    measured.add(runs[name].measure(bar.update))
+                with bar(total=runs[name].lines, desc=f"bench {name}", unit="step") as progress:
+                    measured.add(runs[name].measure(progress.update))
             else:
                 measured.add([{**empty_row(name, f"left out: it needs {', '.join(lacking)}"), "bench": name}])
     if left:
