@@ -20,7 +20,9 @@ def _rich(name: str) -> Any:
     try:
         return importlib.import_module(f"rich.{name}")
     except ModuleNotFoundError as error:
-        raise ConfigError(f"tables need {error.name}, not installed here; pip install rich, or ask for --json") from error
+        raise ConfigError(
+            f"tables need {error.name}, not installed here; pip install rich, or ask for --json"
+        ) from error
 
 
 def console(stream: TextIO | None = None) -> Console:

@@ -34,8 +34,6 @@ def trained(implementation: str, dtype: torch.dtype) -> list[Tensor]:
 def test_adam_is_that_of_torch() -> None:
     """As near to Adam in float64 as torch's fused one is, but for a factor; another epsilon or decay is farther."""
     exact = trained("torch", torch.float64)
-    for ours, theirs, true in zip(
-        trained("apex", torch.float32), trained("torch", torch.float32), exact, strict=True
-    ):
+    for ours, theirs, true in zip(trained("apex", torch.float32), trained("torch", torch.float32), exact, strict=True):
         allowed = 4 * (theirs.double() - true).abs().max() + torch.finfo(torch.float32).eps * true.abs().max()
         assert (ours.double() - true).abs().max() <= allowed

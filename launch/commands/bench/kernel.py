@@ -69,20 +69,23 @@ def kernel(
       laconvnet bench show kernel.jsonl
     """
     import torch
+
     from laconvnet.kernels import bench
     from laconvnet.kernels.bench.implementations import WAYS
     from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
 
     check_plot(plot)
     if not set(without) < set(WAYS):
-        raise ConfigError(f"command line: --without: {' '.join(without)}: expected some of {', '.join(WAYS)}, not all")
+        raise ConfigError(f"command line: --without: {', '.join(without)}: expected some of {', '.join(WAYS)}, not all")
     where = device_of(device)
     on_gpu = where.type == "cuda"
     names = dtype or (["bf16", "fp32"] if on_gpu else ["fp32"])
     layers = layers_of(preset or (["s", "b"] if on_gpu else ["s"]), size, [224, 416] if on_gpu else [416])
     known = {case.stage for case in layers}
     if not set(stage) <= known:
-        raise ConfigError(f"command line: --stage: {' '.join(map(str, stage))}: expected some of {', '.join(map(str, sorted(known)))}")
+        raise ConfigError(
+            f"command line: --stage: {' '.join(map(str, stage))}: expected some of {', '.join(map(str, sorted(known)))}"
+        )
     layers = [case for case in layers if not stage or case.stage in stage]
     largest = max((DTYPES[name] for name in names), key=lambda kind: kind.itemsize)
     free = torch.cuda.mem_get_info(where)[0] if on_gpu else None
