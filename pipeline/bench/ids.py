@@ -20,7 +20,7 @@ _BEFORE = {"kernel_size": "k", "stage": "stage", **{key: key for key in ("batch"
 _AFTER = {key: f"-{key}" for key in ("pictures", "threads", "samples", "workers", "shards", "steps")}
 _USUAL = {"cache": "warm", "step": "all"}  # left out of the name
 _COMMANDS = {
-    **dict.fromkeys(("loop", "checkpoint", "memory", "speed"), "train"),
+    **dict.fromkeys(("loop", "checkpoint", "memory", "speed", "engine", "step", "graph"), "train"),
     **dict.fromkeys(("decode", "loader", "seek", "first batch"), "data"),
 }
 

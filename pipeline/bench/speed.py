@@ -104,12 +104,14 @@ class Way:
             output: Tensor = self.model(images, tokens)
         return output.float().square().mean()
 
-    def step(self, images: Tensor, tokens: Tensor) -> None:
-        """Train on images (B, 3, S, S) and words (B, L)."""
-        self.loss(images, tokens).backward()
+    def step(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Train on images (B, 3, S, S) and words (B, L); the loss, a scalar."""
+        loss = self.loss(images, tokens)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.weights, OptimizerConfig.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
     def fit(self, images: Tensor, tokens: Tensor) -> None:
         """Warm up with as many of the images (B, 3, S, S), with words (B, L), as there is room for.

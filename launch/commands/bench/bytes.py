@@ -9,6 +9,7 @@ from laconvnet.launch.commands.bench.layers import layers_of
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.networks import Batch, Dtype, Preset, Size, network_of
 from laconvnet.launch.commands.bench.options import Device, Record, device_of
+from laconvnet.launch.commands.bench.progress import bar
 
 
 def bytes_(
@@ -32,8 +33,6 @@ def bytes_(
     Storages are counted once, whoever keeps them, and whole. Counts do not depend on how busy the machine is; each is
     made --rounds times all the same, and the quartiles tell whether it was another.
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.bench import held
 
     where = device_of(device)
@@ -44,5 +43,5 @@ def bytes_(
         held.step_rows(network, where, rounds),
     )
     with Measured(json, record) as measured:
-        for part in tqdm(parts, desc="bench bytes", unit="part"):
+        for part in bar(parts, desc="bench bytes", unit="part"):
             measured.add(list(part))
