@@ -68,7 +68,7 @@ class Unfolded(nn.Module):
         """The same as `Filters`: x (B, d, H, W), condition (B, c, H, W) or (B, c, 1, 1) -> (B, d, H, W)."""
         inner = self.inner
         filters = F.conv2d(condition, inner.weight[:, :, None, None], inner.bias)
-        filters = F.dropout(filters, inner.dropout, self.training).expand(-1, -1, *x.shape[2:])
+        filters = F.dropout(filters, inner.dropout.p, self.training).expand(-1, -1, *x.shape[2:])
         x = x.to(filters.dtype)
         if not inner.interleaved:
             return unfold_conv(x, filters, inner.kernel_size, inner.groups)

@@ -26,8 +26,8 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     """Run step `step` (counted from 0, as the guard tells it) of this run again; nothing in its folder changes.
 
     It begins with what the guard kept of that step, else with the newest checkpoint before it, from which the steps
-    between are taken as the run took them. The samples and the order are those of the run on any number of processes;
-    dropout is drawn per process, so it is the same only on as many as the run had.
+    between are taken as the run took them. The samples, their order and dropout are those of the run on any number of
+    processes.
 
     Returns {"step", "from", "terms", "gradient_norm", "finite", "first_not_finite", "anomaly", "largest_gradients"}:
     the first module whose output was not finite, what anomaly detection said of the backward pass, and the weights
@@ -71,10 +71,11 @@ def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, An
         warnings.simplefilter("always")
         try:
             with torch.autograd.set_detect_anomaly(True):
-                for batch in batches:
-                    # Without the engine around it: anomaly detection must see the model's own graph.
-                    new = session.task.loss(session.model(batch.images, batch.tokens).float(), batch)
-                    torch.stack(list(new.values())).sum().backward()
+                for number, batch in enumerate(batches):
+                    with session.drawn(step, number, batch):
+                        # Without the engine around it: anomaly detection must see the model's own graph.
+                        new = session.task.loss(session.model(batch.images, batch.tokens).float(), batch)
+                        torch.stack(list(new.values())).sum().backward()
                     for name, value in new.items():
                         terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
         except RuntimeError as error:
