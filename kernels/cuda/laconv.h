@@ -5,6 +5,10 @@
  *     x, grad, the forward result and grad_x   (batch, height, width, channels)
  *     filters and grad_filters                 (batch, height, width, k * k * groups)
  * Channel ch belongs to group ch / (channels / groups), with `interleaved` to ch % groups.
+ * With `padded` the filters of a pixel, and grad_filters, lie in padded rows instead:
+ *     (batch, height, width, groups, k, row)   row = 4 for k = 3, 8 for k = 5 and 7: k filters, then zeros
+ * for f32, f16 and bf16, groups of a multiple of four channels that are not interleaved, 2^20 channels at most, and
+ * addresses at multiples of four numbers, those of filters at multiples of 16 bytes.
  *
  * Entry points, for TYPE in f32, f16, bf16, f64 and KERNEL in k3, k5, k7 (f64 has none of these) and any:
  *     int laconv_dynamic_conv_forward_TYPE_KERNEL(const laconv_conv_args*, void* stream)       x, filters -> result
@@ -21,6 +25,7 @@
 
 #define LACONV_BAD_SIZE (-1)
 #define LACONV_BAD_KERNEL_SIZE (-2)
+#define LACONV_BAD_LAYOUT (-4)
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +38,7 @@ typedef struct laconv_conv_args {
   void* result;
   int64_t batch, height, width, channels, groups, kernel_size;
   int64_t interleaved; /* 0 or 1 */
+  int64_t padded;      /* 0 or 1 */
 } laconv_conv_args;
 
 typedef struct laconv_dropout_args {

@@ -126,6 +126,18 @@ inline void narrow(float wide, bfloat16& number) {
   number.bits = isnan(wide) ? 0x7fff : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// A word's low half comes first in memory.
+template <class T> void widen_word(uint32_t word, T, float& first, float& second) {
+  first = widen(T{uint16_t(word)});
+  second = widen(T{uint16_t(word >> 16)});
+}
+template <class T> uint32_t narrow_word(float first, float second, T) {
+  T low, high;
+  narrow(first, low);
+  narrow(second, high);
+  return low.bits | uint32_t(high.bits) << 16;
+}
+
 template <class V> V load(const void* address) {
   emulation::check_address(address, sizeof(V));
   V loaded;
