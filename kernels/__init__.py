@@ -10,6 +10,7 @@ Nothing but torch is imported; shapes are in `kernels.plain.taps`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
         raise ValueError(f"filters: expected {expected} (B, kernel_size**2 * groups, H, W), got {tuple(filters.shape)}")
     _check_alike(x, filters=filters)
     arguments = (x, filters, kernel_size, groups, interleaved)
-    return applied("dynamic_conv", torch.ops.laconv.dynamic_conv_backward, (0, 1), arguments)
+    return applied("dynamic_conv", _dynamic_conv_gradients, (0, 1), arguments)
 
 
 def laconv(
@@ -88,7 +89,7 @@ def laconv(
     check_probability(dropout_p)
     keys = _on_its_device(keys, x, "dropout_p") if dropout_p > 0.0 else None
     arguments = (x, cond, weight, bias, kernel_size, groups, dropout_p, keys, interleaved)
-    return applied("laconv", torch.ops.laconv.laconv_backward, (0, 1, 7), arguments)
+    return applied("laconv", _laconv_gradients, (0, 1, 7), arguments)
 
 
 def keyed_dropout(values: Tensor, keys: Tensor | None, p: float) -> Tensor:
@@ -107,11 +108,21 @@ def keyed_dropout(values: Tensor, keys: Tensor | None, p: float) -> Tensor:
     check_probability(p, "p")
     if p == 0.0:
         return values
+    return applied("keyed_dropout", _dropout_gradients, (0, 1), (values, _on_its_device(keys, values, "p"), p))
 
-    def gradient(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> tuple[Tensor]:
-        return (torch.ops.laconv.keyed_dropout(grad, keys, p),)
 
-    return applied("keyed_dropout", gradient, (0, 1), (values, _on_its_device(keys, values, "p"), p))
+def _laconv_gradients(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    grads: Sequence[Tensor] = torch.ops.laconv.laconv_backward(grad, *arguments, [True] * 4)
+    return grads
+
+
+def _dynamic_conv_gradients(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    grads: Sequence[Tensor] = torch.ops.laconv.dynamic_conv_backward(grad, *arguments, [True] * 2)
+    return grads
+
+
+def _dropout_gradients(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> Sequence[Tensor]:
+    return (torch.ops.laconv.keyed_dropout(grad, keys, p),)
 
 
 def _autocast(x: Tensor, *others: Any) -> Any:

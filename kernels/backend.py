@@ -1,9 +1,12 @@
 """The choice of the backend: the fastest that is there for a tensor's device and type.
 
-A backend is a module with four functions:
+A backend is a module with these functions:
 
-    dynamic_conv(x, filters, kernel_size, groups, interleaved) -> out
-    dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved) -> (grad_x, grad_filters)
+    filter_layout(x, kernel_size, groups, interleaved)    in which memory layout filters for x serve it best
+    dynamic_conv(x, filters, kernel_size, groups, interleaved, layout, out) -> out
+    dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved, layout, out) -> (grad_x, grad_filters)
+    grad_x(grad, filters, kernel_size, groups, interleaved, layout, out) -> grad_x              one of the two alone
+    grad_filters(grad, x, kernel_size, groups, interleaved, layout) -> grad_filters             the other
     dropout_(filters, keys, kernel_size, groups, p)       in place, by the rule of `kernels.dropout`
     dropout(values, keys, p) -> values of any shape, contiguous, by the same rule
 
@@ -18,19 +21,69 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels import cpu, cuda, plain
+from laconvnet.kernels.filter_layout import FilterLayout
 
 
 class Backend(Protocol):
-    """The four functions; shapes are those of `kernels.plain.taps`, tensors of one call share device and type."""
+    """Its functions; shapes are those of `kernels.plain.taps`, tensors of one call share device and type."""
 
-    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
+    def filter_layout(self, x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
+        """In which memory layout filters for images like x (B, C, H, W) serve it best."""
+        ...
+
+    def dynamic_conv(
+        self,
+        x: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W), in `out`, of the type of x, if given.
+
+        `layout` tells of padded rows, (B, g*k*row, H, W), that `filter_layout` asked for; else any format will do.
+        """
         ...
 
     def dynamic_conv_backward(
-        self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+        self,
+        grad: Tensor,
+        x: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
+        """The gradients of x (B, C, H, W), in `out` if given, and of filters, from that of the output, (B, C, H, W)."""
+        ...
+
+    def grad_x(
+        self,
+        grad: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The gradient of x alone, in the memory format of `grad` or in `out`."""
+        ...
+
+    def grad_filters(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+    ) -> Tensor:
+        """The gradient of the filters alone: in padded rows where `layout` tells of them, else in any format."""
         ...
 
     def dropout_(self, filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
@@ -57,3 +110,24 @@ def backend(device: torch.device, dtype: torch.dtype) -> Backend:
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The type that filters and images of a chunk are held in: half types have no fast arithmetic on a CPU."""
     return torch.float32 if device.type == "cpu" and dtype != torch.float64 else dtype
+
+
+def gradients(
+    backend: Backend,
+    grad: Tensor,
+    x: Tensor | None,
+    filters: Tensor | None,
+    kernel_size: int,
+    groups: int,
+    interleaved: bool,
+    layout: FilterLayout = FilterLayout.PIXELS,
+    out: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of x, in `out` if given, and of filters; each only where what it needs is there: filters, or x."""
+    sizes = (kernel_size, groups, interleaved)
+    if x is not None and filters is not None:
+        return backend.dynamic_conv_backward(grad, x, filters, *sizes, layout, out)
+    return (
+        None if filters is None else backend.grad_x(grad, filters, *sizes, layout, out),
+        None if x is None else backend.grad_filters(grad, x, *sizes, layout),
+    )

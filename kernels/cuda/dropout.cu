@@ -19,6 +19,8 @@ LACONV_EXPORT const char* laconv_words(int code) {
   switch (code) {
     case LACONV_BAD_SIZE:
       return "a size is negative or above 2^31 - 1 (channels: 2^27), or the groups do not divide the channels";
+    case LACONV_BAD_LAYOUT:
+      return "no padded rows for this type, kernel size, these groups or channels, or an address is not aligned";
     case LACONV_BAD_KERNEL_SIZE:
       return "the kernel size is not odd, or above 32767";
     case LACONV_BAD_THRESHOLD:

@@ -1,5 +1,6 @@
 // Dropout on its own, by the rule of mask.cuh: of filters (images, pixels, k * k * groups) and of any other tensor.
 #pragma once
+#include "layout.cuh"
 #include "mask.cuh"
 
 namespace laconv {
@@ -48,7 +49,13 @@ struct FilterParameters {
   int64_t pixels, total;  // of an image, of all
   int64_t filters;        // values a pixel
   int kernel_size, groups, tile;
+  int row;  // numbers of a padded row; 0: filters lie in the order (tap, group)
   MaskRule rule;
+
+  __device__ __forceinline__ int64_t place(int group, int tap) const {
+    if (!row) return int64_t(tap) * groups + group;
+    return (int64_t(group) * kernel_size + tap / kernel_size) * row + tap % kernel_size;
+  }
 };
 
 // A byte a value of a tile of pixels in shared memory: a counter's values lie `groups` apart, and written one by one
@@ -63,11 +70,11 @@ __device__ __forceinline__ void tile_bytes(const FilterParameters& parameters, i
     const uint32_t images = (before + uint32_t(pixel)) / uint32_t(parameters.pixels);  // a tile may reach further ones
     const uint32_t place = before + uint32_t(pixel) - images * uint32_t(parameters.pixels);
     const Bits128 bits = filter_bits(mask_key(parameters.rule, image + images), place, group, block);
-    uint8_t* const own = bytes + pixel * parameters.filters + group;
+    uint8_t* const own = bytes + pixel * parameters.filters;
 #pragma unroll
     for (int i = 0; i < MASK_BYTES; ++i) {
       const int tap = mask_tap(k, block, i);
-      if (tap >= 0) own[tap * groups] = uint8_t(bits.byte(i));
+      if (tap >= 0) own[parameters.place(group, tap)] = uint8_t(bits.byte(i));
     }
   }
 }
@@ -102,10 +109,12 @@ template <class T> __global__ void __launch_bounds__(THREADS) drop_wide_filters(
   for (int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x; i < parameters.total * parameters.filters;
        i += int64_t(gridDim.x) * THREADS) {
     const int64_t pixel = i / parameters.filters, image = pixel / parameters.pixels;
-    const int filter = int(i - pixel * parameters.filters), tap = filter / parameters.groups;
-    const int dy = tap / k, dx = tap % k;
+    const int filter = int(i - pixel * parameters.filters), row = parameters.row;
+    const int group = row ? filter / (k * row) : filter % parameters.groups;
+    const int dy = row ? filter / row % k : filter / parameters.groups / k;
+    const int dx = row ? filter % row : filter / parameters.groups % k;  // beyond k the filler of a row: no place is its own
     const Bits128 bits = filter_bits(mask_key(parameters.rule, image), uint32_t(pixel - image * parameters.pixels),
-                                     filter % parameters.groups, mask_block(k, dy, dx));
+                                     group, mask_block(k, dy, dx));
     uint32_t byte = 0;
 #pragma unroll
     for (int place = 0; place < MASK_BYTES; ++place)  // an index that is known keeps the words in registers
@@ -132,13 +141,16 @@ template <class T> int drop_elements_any(const laconv_dropout_args& args, void* 
 template <class T> int drop_filters_any(const laconv_dropout_args& args, void* stream) {
   if (args.kernel_size < 1 || args.kernel_size % 2 == 0 || args.kernel_size > 32767) return LACONV_BAD_KERNEL_SIZE;
   if (args.images < 0 || args.elements < 0 || args.groups < 1 || args.groups > INT32_MAX) return LACONV_BAD_SIZE;
-  const int64_t filters = args.kernel_size * args.kernel_size * args.groups, pixels = args.elements / filters;
+  const int row = args.padded ? row_length(int(args.kernel_size)) : 0;
+  if (args.padded && !row) return LACONV_BAD_LAYOUT;
+  const int64_t filters = args.kernel_size * args.groups * (row ? row : args.kernel_size);
+  const int64_t pixels = args.elements / filters;
   if (filters > INT32_MAX || args.elements % filters || pixels > INT32_MAX) return LACONV_BAD_SIZE;
   if (args.threshold < 1 || args.threshold > 255) return LACONV_BAD_THRESHOLD;
   const MaskRule rule{args.keys, uint32_t(args.threshold), 256.0 / double(256 - args.threshold)};
   const int64_t fitting = LARGEST_TILE / filters / TILE_STEP * TILE_STEP;
   const FilterParameters parameters{args.source, args.result, pixels, pixels * args.images, filters,
-                                    int(args.kernel_size), int(args.groups), int(fitting), rule};
+                                    int(args.kernel_size), int(args.groups), int(fitting), row, rule};
   if (!fitting)
     return launch(drop_wide_filters<T>, divided_up(parameters.total * filters, THREADS), 0, stream, parameters);
   const bool whole = aligned(args.source, 16) && aligned(args.result, 16);

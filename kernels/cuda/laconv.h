@@ -5,6 +5,10 @@
  *     x, grad, the forward result and grad_x   (batch, height, width, channels)
  *     filters and grad_filters                 (batch, height, width, k * k * groups)
  * Channel ch belongs to group ch / (channels / groups), with `interleaved` to ch % groups.
+ * With `padded` the filters of a pixel, and grad_filters, lie in padded rows instead:
+ *     (batch, height, width, groups, k, row)   row = 4 for k = 3, 8 for k = 5 and 7: k filters, then zeros
+ * for f32, f16 and bf16, groups of a multiple of four channels that are not interleaved, 2^20 channels at most, and
+ * addresses at multiples of four numbers, those of filters at multiples of 16 bytes.
  *
  * Entry points, for TYPE in f32, f16, bf16, f64 and KERNEL in k3, k5, k7 (f64 has none of these) and any:
  *     int laconv_dynamic_conv_forward_TYPE_KERNEL(const laconv_conv_args*, void* stream)       x, filters -> result
@@ -27,6 +31,7 @@
 #define LACONV_BAD_KERNEL_SIZE (-2)
 #define LACONV_NO_FUSED_KERNEL (-3)
 #define LACONV_BAD_THRESHOLD (-4)
+#define LACONV_BAD_LAYOUT (-5)
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,6 +44,7 @@ typedef struct laconv_conv_args {
   void* result;
   int64_t batch, height, width, channels, groups, kernel_size;
   int64_t interleaved; /* 0 or 1 */
+  int64_t padded;      /* 0 or 1 */
 } laconv_conv_args;
 
 /* Dropout by the rule of kernels/dropout.py. */
@@ -47,8 +53,9 @@ typedef struct laconv_dropout_args {
   void* result;          /* the same; may be source */
   const int64_t* keys;   /* in device memory, one an image */
   int64_t images;
-  int64_t elements;      /* values an image; of filters height * width * k * k * groups */
+  int64_t elements;      /* values an image; of filters height * width times those of a pixel */
   int64_t groups, kernel_size; /* of filters */
+  int64_t padded;        /* of filters: 0 or 1 */
   int64_t threshold;     /* of 256, 1 to 255: a value whose byte is below it is dropped */
 } laconv_dropout_args;
 

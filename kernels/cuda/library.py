@@ -11,8 +11,10 @@ from torch import Tensor
 
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 from laconvnet.kernels.dropout import check_probability, threshold
+from laconvnet.kernels.filter_layout import FilterLayout, filters_of_a_pixel, row_length
 
 TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
+LARGEST_PADDED_CHANNELS = 2**20  # as in layout.cuh
 _SIZE_NAMES = {number: name for name, number in KERNEL_SIZES.items() if number}
 
 
@@ -22,7 +24,7 @@ class ConvArguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "filters", "grad", "result")),
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "groups", "kernel_size")),
-        ("interleaved", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("interleaved", "padded")),
     )
 
 
@@ -31,7 +33,7 @@ class DropoutArguments(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("source", "result", "keys")),
-        *((name, ctypes.c_int64) for name in ("images", "elements", "groups", "kernel_size", "threshold")),
+        *((name, ctypes.c_int64) for name in ("images", "elements", "groups", "kernel_size", "padded", "threshold")),
     )
 
 
@@ -55,47 +57,110 @@ class Library:
         except AttributeError as error:
             raise OSError(f"{path}: not a library of these kernels: {error}") from error
 
-    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
-        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
-        _check(f"{self.family}_forward", x, filters, kernel_size, groups)
-        source, weights = self._laid_out(x), self._laid_out(filters)
-        result = self._result(x)
-        arguments = _arguments(x, kernel_size, groups, interleaved)
+    def filter_layout(self, x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
+        """How filters for x should lie: in padded rows wherever there are kernels for these."""
+        whole = not interleaved and x.shape[1] % (4 * groups) == 0 and x.shape[1] <= LARGEST_PADDED_CHANNELS
+        fits = whole and x.dtype != torch.float64 and row_length(kernel_size) > 0
+        return FilterLayout.PADDED_ROWS if fits else FilterLayout.PIXELS
+
+    def dynamic_conv(
+        self,
+        x: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) or in padded rows -> (B, C, H, W), in `out` if given."""
+        padded = layout is FilterLayout.PADDED_ROWS
+        _check(f"{self.family}_forward", x, filters, kernel_size, groups, padded)
+        arguments = _arguments(x, kernel_size, groups, interleaved, padded)
+        images, rows = _alignments(x, padded)
+        source, weights, result = self._laid_out(x, images), self._laid_out(filters, rows), self._result(x, out, images)
         arguments.x, arguments.filters, arguments.result = (t.data_ptr() for t in (source, weights, result))
         self._convolve("forward", arguments, result)
-        return self._shaped_like(result, x)
+        return self._shaped_like(result, x, out)
 
     def dynamic_conv_backward(
-        self, grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
+        self,
+        grad: Tensor,
+        x: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
-        name = f"{self.family}_backward"
-        _check(name, x, filters, kernel_size, groups)
+        """The gradients of x (B, C, H, W), in `out` if given, and of filters, from that of the output, (B, C, H, W)."""
+        above = self._laid_out(grad, 1)  # once for both
+        sizes = (kernel_size, groups, interleaved, layout)
+        grad_filters = self.grad_filters(above, x, *sizes)
+        grad_x = self.grad_x(above, filters, *sizes, torch.empty_like(x) if out is None else out)
+        return grad_x, self._shaped_like(grad_filters, filters)
+
+    def grad_x(
+        self,
+        grad: Tensor,
+        filters: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The gradient of x alone, in the memory format of `grad` or in `out`."""
+        padded = layout is FilterLayout.PADDED_ROWS
+        _check(f"{self.family}_grad_x", grad, filters, kernel_size, groups, padded)
+        arguments = _arguments(grad, kernel_size, groups, interleaved, padded)
+        images, rows = _alignments(grad, padded)
+        above, weights = self._laid_out(grad, images), self._laid_out(filters, rows)
+        result = self._result(grad, out, images)
+        arguments.grad, arguments.filters, arguments.result = (t.data_ptr() for t in (above, weights, result))
+        self._convolve("grad_x", arguments, result)
+        return self._shaped_like(result, grad, out)
+
+    def grad_filters(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        kernel_size: int,
+        groups: int,
+        interleaved: bool,
+        layout: FilterLayout = FilterLayout.PIXELS,
+    ) -> Tensor:
+        """The gradient of the filters alone, as the kernels lay it out."""
+        name, padded = f"{self.family}_grad_filters", layout is FilterLayout.PADDED_ROWS
+        _check(name, x, None, kernel_size, groups, padded)
         if grad.shape != x.shape or grad.dtype != x.dtype or grad.device != x.device:
             raise RuntimeError(f"{name}: grad: expected the like of x, {_about(x)}, got {_about(grad)}")
-        above, source, weights = self._laid_out(grad), self._laid_out(x), self._laid_out(filters)
-        grad_x, grad_filters = self._result(x), self._result(filters)
-        arguments = _arguments(x, kernel_size, groups, interleaved)
-        arguments.x, arguments.filters, arguments.grad = (t.data_ptr() for t in (source, weights, above))
-        arguments.result = grad_x.data_ptr()
-        self._convolve("grad_x", arguments, grad_x)
-        arguments.result = grad_filters.data_ptr()
-        self._convolve("grad_filters", arguments, grad_filters)
-        return self._shaped_like(grad_x, x), self._shaped_like(grad_filters, filters)
+        arguments = _arguments(x, kernel_size, groups, interleaved, padded)
+        images, _ = _alignments(x, padded)
+        above, source = self._laid_out(grad, images), self._laid_out(x, images)
+        shape = (x.shape[0], filters_of_a_pixel(kernel_size, groups, padded), *x.shape[2:])
+        result = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=self.layout)
+        arguments.grad, arguments.x, arguments.result = (t.data_ptr() for t in (above, source, result))
+        self._convolve("grad_filters", arguments, result)
+        return result
 
     def dropout_(self, filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
         """`kernels.dropout.dropout_`: drops values of filters (B, k*k*g, H, W) in place, whatever the memory format.
 
+        Padded rows, (B, g*k*row, H, W), are told by their number: the same values of the same taps are dropped.
         keys (B,) int64, on the device; those on the CPU are copied there (and are fixed in a captured graph).
         """
         name = f"laconv_drop_filters_{_type_name(filters)}"
         keys = _keys(name, filters, keys, p)
-        if filters.dim() != 4 or filters.shape[1] != kernel_size**2 * groups:
+        padded = filters.dim() == 4 and filters.shape[1] == filters_of_a_pixel(kernel_size, groups, padded=True)
+        if not padded and (filters.dim() != 4 or filters.shape[1] != kernel_size**2 * groups):
             raise RuntimeError(
                 f"{name}: filters {_about(filters)} do not fit kernel_size {kernel_size}, groups {groups}"
             )
         values = filters.contiguous(memory_format=torch.channels_last)
-        self._drop(name, values, values, keys, p, groups=groups, kernel_size=kernel_size)
+        sizes = {"groups": groups, "kernel_size": kernel_size, "padded": int(padded)}
+        self._drop(name, values, values, keys, p, **sizes)
         if values.data_ptr() != filters.data_ptr():
             filters.copy_(values)
 
@@ -122,17 +187,23 @@ class Library:
         if result.numel():
             self._launch(self._kernel(what, result.dtype, arguments.kernel_size), arguments, result)
 
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.contiguous(memory_format=self.layout)
+    def _laid_out(self, tensor: Tensor, alignment: int) -> Tensor:
+        """As the kernels want it, beginning at a multiple of so many bytes: a view may begin anywhere."""
+        there = tensor.contiguous(memory_format=self.layout)
+        return there.clone() if there.data_ptr() % alignment else there
 
-    def _result(self, like: Tensor) -> Tensor:
+    def _result(self, like: Tensor, out: Tensor | None = None, alignment: int = 1) -> Tensor:
         """Dense memory for a result; strides of sides of length 1 are those of `like` where it can serve."""
+        if out is not None and out.is_contiguous(memory_format=self.layout) and out.data_ptr() % alignment == 0:
+            return out
         if like.is_contiguous(memory_format=self.layout):
             return torch.empty_like(like)
         return torch.empty_like(like, memory_format=self.layout)
 
-    def _shaped_like(self, result: Tensor, like: Tensor) -> Tensor:
-        if like.is_contiguous(memory_format=self.layout):
+    def _shaped_like(self, result: Tensor, like: Tensor, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return out if result is out else out.copy_(result)
+        if result.stride() == torch.empty_like(like, device="meta").stride():
             return result
         return torch.empty_like(like).copy_(result)
 
@@ -176,7 +247,7 @@ _ADDRESSES = (
 )
 
 
-def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> ConvArguments:
+def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool, padded: bool) -> ConvArguments:
     batch, channels, height, width = x.shape
     return ConvArguments(
         batch=batch,
@@ -186,6 +257,7 @@ def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> C
         groups=groups,
         kernel_size=kernel_size,
         interleaved=int(interleaved),
+        padded=int(padded),
     )
 
 
@@ -204,6 +276,11 @@ def _keys(name: str, values: Tensor, keys: Tensor, p: float) -> Tensor:
     return keys.to(values.device).contiguous()
 
 
+def _alignments(x: Tensor, padded: bool) -> tuple[int, int]:
+    """Of images and of filters, in bytes; filters that lie one by one are loaded so from any address (laconv.h)."""
+    return (4 * x.element_size(), 16) if padded else (1, 1)
+
+
 def _about(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
@@ -214,12 +291,13 @@ def _type_name(tensor: Tensor) -> str:
     return TYPES[tensor.dtype]
 
 
-def _check(name: str, x: Tensor, filters: Tensor, kernel_size: int, groups: int) -> None:
+def _check(name: str, x: Tensor, filters: Tensor | None, kernel_size: int, groups: int, padded: bool) -> None:
     """The kernels trust their sizes, so memory is only safe with these."""
     _type_name(x)
-    wanted = (x.shape[0], kernel_size**2 * groups, *x.shape[2:])
-    same = filters.dtype == x.dtype and filters.device == x.device
-    if x.dim() != 4 or filters.shape != wanted or not same or kernel_size % 2 == 0 or groups < 1 or x.shape[1] % groups:
-        raise RuntimeError(
-            f"{name}: x {_about(x)} and filters {_about(filters)} do not fit kernel_size {kernel_size}, groups {groups}"
-        )
+    fits = x.dim() == 4 and kernel_size % 2 == 1 and groups >= 1 and x.shape[1] % groups == 0
+    if fits and filters is not None:
+        wanted = (x.shape[0], filters_of_a_pixel(kernel_size, groups, padded), *x.shape[2:])
+        fits = filters.shape == wanted and filters.dtype == x.dtype and filters.device == x.device
+    if not fits:
+        there = "" if filters is None else f" and filters {_about(filters)}"
+        raise RuntimeError(f"{name}: x {_about(x)}{there} do not fit kernel_size {kernel_size}, groups {groups}")

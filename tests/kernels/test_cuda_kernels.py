@@ -12,40 +12,12 @@ from torch import Tensor
 from laconvnet.kernels import dropout
 from laconvnet.kernels.cuda.library import ConvArguments, DropoutArguments
 from laconvnet.kernels.plain import taps
-from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.cuda_emulated import OnCpu
 from tests.kernels.mask_reference import of_filters
-from tests.kernels.tensors import Shape, Three, each
+from tests.kernels.tensors import Shape, agree, amid_nan, each, one_further, random_inputs
 
 HALVES = (torch.float16, torch.bfloat16)
 ALL = (torch.float32, torch.float64, *HALVES)
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> OnCpu:
-    return OnCpu(build_emulated(tmp_path_factory.mktemp("emulated")))
-
-
-def amid_nan(values: Tensor) -> Tensor:
-    """The same values, channels last, with NaN before and behind: what is read there spoils a result."""
-    last = values.permute(0, 2, 3, 1).contiguous()
-    room = torch.full((last.numel() + 128,), torch.nan, dtype=values.dtype)
-    inner = room[64 : 64 + last.numel()].view(last.shape).copy_(last)
-    return inner.permute(0, 3, 1, 2)
-
-
-def inputs(shape: Shape, dtype: torch.dtype) -> Three:
-    b, c, h, w, k, g = shape
-    torch.manual_seed(h * w + k)
-    x, grad = torch.randn(b, c, h, w).to(dtype), torch.randn(b, c, h, w).to(dtype)
-    return grad, x, torch.randn(b, k * k * g, h, w).to(dtype)
-
-
-def agree(found: Tensor, exact: Tensor, terms: int) -> None:
-    """Accumulated in float32 and rounded once: the error of a sum of `terms` products, and half a unit of the type."""
-    wide = 1e-13 if found.dtype == torch.float64 else 1e-6
-    allowed = exact.abs() * torch.finfo(found.dtype).eps / 2 + wide * terms**0.5 * 4
-    error = (found.double() - exact).abs()
-    assert (error <= allowed).all(), f"{error.max()} at {error.argmax()}"
 
 
 SHAPES = [  # B, C, H, W, k, g; the kernels' ways in the comment, a group's channels together and filters together
@@ -67,7 +39,7 @@ SHAPES = [  # B, C, H, W, k, g; the kernels' ways in the comment, a group's chan
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_and_gradients(library: OnCpu, shape: Shape, dtype: torch.dtype, interleaved: bool) -> None:
-    grad, x, filters = inputs(shape, dtype)
+    grad, x, filters = random_inputs(shape, dtype)
     k, g = shape[4:]
     exact = each(Tensor.double, (grad, x, filters))
     wanted = taps.forward(*exact[1:], k, g, interleaved), *taps.backward(*exact, k, g, interleaved)
@@ -85,7 +57,7 @@ def test_forward_and_gradients(library: OnCpu, shape: Shape, dtype: torch.dtype,
 def test_many_strips_and_blocks(library: OnCpu) -> None:
     """More work than one round of the grid, rows that end inside a block of strips."""
     shape = (3, 8, 23, 18, 3, 2)
-    grad, x, filters = inputs(shape, torch.float32)
+    grad, x, filters = random_inputs(shape, torch.float32)
     exact = each(Tensor.double, (grad, x, filters))
     agree(library.dynamic_conv(x, filters, 3, 2, False), taps.forward(*exact[1:], 3, 2, False), 9)
     found = library.dynamic_conv_backward(grad, x, filters, 3, 2, False)
@@ -93,17 +65,10 @@ def test_many_strips_and_blocks(library: OnCpu) -> None:
         agree(ours, theirs, 9)
 
 
-def one_further(tensor: Tensor) -> Tensor:
-    """The same values, channels last, one number behind an aligned address."""
-    last = tensor.permute(0, 2, 3, 1)
-    room = torch.full((last.numel() + 1,), torch.nan, dtype=tensor.dtype)
-    return room[1:].view(last.shape).copy_(last).permute(0, 3, 1, 2)
-
-
 @pytest.mark.parametrize("dtype", HALVES)
 def test_addresses_that_are_not_aligned(library: OnCpu, dtype: torch.dtype) -> None:
     """A view may begin anywhere: then one number at a time."""
-    tensors = each(amid_nan, inputs((1, 16, 3, 5, 3, 4), dtype))
+    tensors = each(amid_nan, random_inputs((1, 16, 3, 5, 3, 4), dtype))
     grad, x, filters = tensors
     for interleaved in (False, True):
         wanted = library.dynamic_conv(x, filters, 3, 4, interleaved)
@@ -120,7 +85,9 @@ def test_addresses_that_are_not_aligned(library: OnCpu, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("side", [(5, 6), (1, 1), (1, 4)])
 def test_memory_formats(library: OnCpu, channels: int, side: tuple[int, int]) -> None:
     """Results have the strides that the operator promises: those of torch.empty_like of the input."""
-    tensors = tuple(t[..., :1].expand(t.shape).clone() for t in inputs((2, channels, *side, 3, 1), torch.float32))
+    tensors = tuple(
+        t[..., :1].expand(t.shape).clone() for t in random_inputs((2, channels, *side, 3, 1), torch.float32)
+    )
 
     def everything(grad: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, ...]:
         return library.dynamic_conv(x, filters, 3, 1, False), *library.dynamic_conv_backward(
@@ -143,17 +110,17 @@ def test_memory_formats(library: OnCpu, channels: int, side: tuple[int, int]) ->
 
 def test_nothing_at_all(library: OnCpu) -> None:
     for shape in ((0, 4, 3, 3, 3, 2), (2, 4, 0, 3, 3, 2), (2, 4, 3, 0, 3, 2)):
-        grad, x, filters = inputs(shape, torch.float32)
+        grad, x, filters = random_inputs(shape, torch.float32)
         assert library.dynamic_conv(x, filters, 3, 2, False).shape == x.shape
         found = library.dynamic_conv_backward(grad, x, filters, 3, 2, False)
         assert [t.shape for t in found] == [x.shape, filters.shape]
-    grad, x, filters = inputs((2, 0, 3, 3, 3, 2), torch.float32)
+    grad, x, filters = random_inputs((2, 0, 3, 3, 3, 2), torch.float32)
     assert not library.dynamic_conv_backward(grad, x, filters, 3, 2, False)[1].any()
 
 
 def test_what_lies_outside_is_never_multiplied(library: OnCpu) -> None:
     """A filter whose tap leaves the image may be infinite, and so may a gradient at the border."""
-    grad, x, filters = inputs((1, 4, 3, 5, 3, 1), torch.float32)
+    grad, x, filters = random_inputs((1, 4, 3, 5, 3, 1), torch.float32)
     wanted = library.dynamic_conv(x, filters, 3, 1, False)
     grad_x, _ = library.dynamic_conv_backward(grad, x, filters, 3, 1, False)
     filters[:, :3, 0], filters[:, 6:, -1] = torch.inf, torch.inf

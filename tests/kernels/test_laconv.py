@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from laconvnet import kernels
 from laconvnet.kernels import chunks, cpu, dropout, plain
 from laconvnet.kernels.bench.implementations import unfold_laconv
+from laconvnet.kernels.filter_layout import FilterLayout
 
 K, G = 3, 2
 KEYS = torch.tensor([5, -9, 2**40, 3, 2**62])
@@ -133,13 +134,7 @@ def test_filters_lie_as_the_device_wants_them(layout: torch.memory_format, monke
     monkeypatch.setattr(plain, "dynamic_conv", watched)
     laconv(*tensors, K, G)
     assert seen[0].transpose(0, 1).is_contiguous()
-    made = chunks.Projection.__init__
-
-    def elsewhere(self: chunks.Projection, *arguments: Any) -> None:
-        made(self, *arguments)
-        self.planes = False
-
-    monkeypatch.setattr(chunks.Projection, "__init__", elsewhere)
+    monkeypatch.setattr(plain, "filter_layout", lambda *arguments: FilterLayout.PIXELS)
     for a, b in zip(with_gradients(tensors), planes, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert seen[1].is_contiguous(memory_format=torch.channels_last)
@@ -284,8 +279,10 @@ def test_registered_as_pytorch_demands(layout: torch.memory_format) -> None:
         torch.library.opcheck(OPERATOR, (*leaves, *dropped), test_utils=WITHOUT_COMPILING)
         torch.library.opcheck(OPERATOR, (*leaves[:3], *plain), test_utils=WITHOUT_COMPILING)
         grad = torch.randn_like(x)
-        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, bias, *dropped), test_utils=WITHOUT_COMPILING)
-        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, *plain), test_utils=WITHOUT_COMPILING)
+        for wanted in ([True] * 4, [False, True, False, True], [True, False, False, False], [False] * 4):
+            inputs_of_backward = (grad, x, cond, weight, bias, *dropped, wanted)
+            torch.library.opcheck(BACKWARD, inputs_of_backward, test_utils=WITHOUT_COMPILING)
+        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, *plain, [True] * 4), test_utils=WITHOUT_COMPILING)
 
 
 def test_traced_by_the_compiler_as_pytorch_demands() -> None:
