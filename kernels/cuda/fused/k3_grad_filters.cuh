@@ -33,21 +33,54 @@ struct GradFiltersParameters {
   Strips strips;
 };
 
-// The weight as right-hand operand of the condition's gradient: word p is taps 2 p and 2 p + 1 of group t.
-template <class T> struct WeightByChannel {
-  uint32_t word[CHANNEL_TILES][TILES];
+// The gradients of all filters of a lane: its pixels in both rows; the tenth tap's stay zero.
+using FilterGradients = float[ROWS][2 * TILES];
+// The same, taps 2 tile and 2 tile + 1 packed into a word.
+using Pairs = uint32_t[ROWS][TILES];
 
-  __device__ __forceinline__ void load(const void* weight, int q, int t) {
-    const auto bits = [&](int tap, int channel) {
+// gradient: the lane's four channels of that of the result. neighbours: of x, rows y - 1 to y + 2, in the lane's
+// column and those beside it.
+template <class T>
+__device__ __forceinline__ void make_gradients(FilterGradients& filters, const float (&gradient)[ROWS][MEMBERS],
+                                               const Words2 (&neighbours)[ROWS + 2][3]) {
+#pragma unroll
+  for (int row = 0; row < ROWS + 2; ++row)
+#pragma unroll
+    for (int dx = 0; dx < 3; ++dx) {
+      float neighbour[MEMBERS];
+      widen_four<T>(neighbour, neighbours[row][dx]);
+#pragma unroll
+      for (int own = max(0, row - 2); own <= min(ROWS - 1, row); ++own)
+#pragma unroll
+        for (int member = 0; member < MEMBERS; ++member)
+          filters[own][3 * (row - own) + dx] += gradient[own][member] * neighbour[member];
+    }
+}
+
+// The weight as right-hand operand of the condition's gradient, in shared memory as the lanes load it, the same for every
+// warp (the sums leave no registers for it): for each tile taps 0 to 7 of group t, for four tiles tap 8.
+struct WeightByChannel {
+  Words4 taps[CHANNEL_TILES][LANES];
+  Words4 last_tap[CHANNEL_TILES / 4][LANES];
+
+  template <class T> __device__ __forceinline__ void fill(const void* weight) {
+    const auto bits = [&](int tap, int tile, int lane) {
+      const int q = lane / 4, t = lane % 4, channel = 32 * (tile / 4) + 8 * (q / 2) + 2 * (tile % 4) + q % 2;
       const T* const place = static_cast<const T*>(weight) + (tap * GROUPS + t) * CONDITION + channel;
-      return tap < TAPS ? uint32_t(load_constant<T>(place).bits) : 0u;
+      return uint32_t(load_constant<T>(place).bits);
     };
+    const int lane = threadIdx.x % LANES;
+    for (int tile = threadIdx.x / LANES; tile < CHANNEL_TILES; tile += WARPS) {
+      Words4 words;
 #pragma unroll
-    for (int tile = 0; tile < CHANNEL_TILES; ++tile) {
-      const int channel = 32 * (tile / 4) + 8 * (q / 2) + 2 * (tile % 4) + q % 2;
+      for (int i = 0; i < 4; ++i) words.number[i] = bits(2 * i, tile, lane) | bits(2 * i + 1, tile, lane) << 16;
+      store(&taps[tile][lane], words);
+    }
+    for (int part = threadIdx.x / LANES; part < CHANNEL_TILES / 4; part += WARPS) {
+      Words4 words;
 #pragma unroll
-      for (int pair = 0; pair < TILES; ++pair)
-        word[tile][pair] = bits(2 * pair, channel) | bits(2 * pair + 1, channel) << 16;
+      for (int i = 0; i < 4; ++i) words.number[i] = bits(TAPS - 1, 4 * part + i, lane);
+      store(&last_tap[part][lane], words);
     }
   }
 };
@@ -105,11 +138,40 @@ struct BlockSums {
   }
 };
 
-// The condition of the step's 16 pixels as left-hand operands: found[row][i] is channels 8 q to 8 q + 7 of column 2 t + i.
-struct ConditionByChannel {
+struct GradFiltersShared {
+  WeightByChannel weight;  // where the gradient of the condition is wanted
+  BlockSums sums;          // where that of the weight is
+};
+
+// The condition of a step's 16 pixels as left-hand operands: found[row][i] is channels 8 q to 8 q + 7 of column 2 t + i.
+// Columns right of the picture take its last one, a row below it takes the row above: their gradients are zero.
+template <class T> struct ConditionByChannel {
+  static constexpr int BYTES = CONDITION * int(sizeof(T));
+  const char* place[2];
+  uint32_t row_bytes;
   Words4 found[ROWS][2];
 
-  template <class T> __device__ __forceinline__ void add(Sums& sums, const uint32_t (&pairs)[ROWS][TILES]) const {
+  __device__ __forceinline__ ConditionByChannel(const void* cond, int64_t first_pixel, const Strip& strip, int width, int q,
+                                                int t) {
+    row_bytes = unsigned(width) * BYTES;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int column = min(strip.column + 2 * t + i, width - 1);
+      place[i] = static_cast<const char*>(cond) + (first_pixel + column) * BYTES + 16 * q;
+    }
+  }
+
+  // And goes on to the next two rows.
+  __device__ __forceinline__ void load(bool second_inside) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      found[0][i] = load_constant<Words4>(place[i]);
+      found[1][i] = load_constant<Words4>(place[i] + (second_inside ? row_bytes : 0));
+      place[i] += ROWS * uint64_t(row_bytes);
+    }
+  }
+
+  __device__ __forceinline__ void add_products(Sums& sums, const Pairs& pairs) const {
     uint32_t right[TILES][ROWS];
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile)
@@ -120,8 +182,9 @@ struct ConditionByChannel {
       uint32_t left[4];
 #pragma unroll
       for (int row = 0; row < ROWS; ++row) {
-        left[2 * row] = bytes(found[row][0].number[i], found[row][1].number[i], 0x5410);      // channel 8 q + 2 i
-        left[2 * row + 1] = bytes(found[row][0].number[i], found[row][1].number[i], 0x7632);  // channel 8 q + 2 i + 1
+        const uint32_t even_column = found[row][0].number[i], odd_column = found[row][1].number[i];
+        left[2 * row] = bytes(even_column, odd_column, 0x5410);      // channel 8 q + 2 i
+        left[2 * row + 1] = bytes(even_column, odd_column, 0x7632);  // channel 8 q + 2 i + 1
       }
 #pragma unroll
       for (int tile = 0; tile < TILES; ++tile)
@@ -132,131 +195,110 @@ struct ConditionByChannel {
 
 // Channels 32 part + 8 t to + 7 of the gradient of the condition, of both rows.
 template <class T>
-__device__ __forceinline__ void make_grad_cond(Words4 (&gradient)[ROWS], const uint32_t (&pairs)[ROWS][TILES],
-                                               const WeightByChannel<T>& weight, int part) {
+__device__ __forceinline__ void make_grad_cond(Words4 (&gradient)[ROWS], const Pairs& pairs,
+                                               const WeightByChannel& weight, int part) {
+  const int lane = threadIdx.x % LANES;
+  const Words4 last_tap = load<Words4>(&weight.last_tap[part][lane]);
   const uint32_t first[4] = {pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1]};
   const uint32_t second[4] = {pairs[0][2], pairs[1][2], pairs[0][3], pairs[1][3]};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t* const word = weight.word[4 * part + i];
+    const Words4 taps = load<Words4>(&weight.taps[4 * part + i][lane]);
     float sum[4] = {};
-    multiply(sum, first, word, sum, T{});
-    multiply(sum, second, word + 2, sum, T{});
-    add_product_8(sum, pairs[0][4], pairs[1][4], word[4], T{});
+    multiply(sum, first, taps.number, sum, T{});
+    multiply(sum, second, taps.number + 2, sum, T{});
+    add_product_8(sum, pairs[0][4], pairs[1][4], last_tap.number[i], T{});
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) gradient[row].number[i] = packed(sum[2 * row], sum[2 * row + 1], T{});
   }
 }
 
 template <class T, bool COND, bool WEIGHT, bool DROP>
-__global__ void __launch_bounds__(THREADS, WEIGHT ? 2 : 3) grad_filters(const GradFiltersParameters parameters) {
+__global__ void __launch_bounds__(THREADS, WEIGHT ? 2 : 4) grad_filters(const GradFiltersParameters parameters) {
   const int lane = threadIdx.x % LANES, q = lane / 4, t = lane % 4;
   const Strips& strips = parameters.strips;
-  WeightByChannel<T> weight;
-  if (COND) weight.load(parameters.weight, q, t);
+  GradFiltersShared& shared = *reinterpret_cast<GradFiltersShared*>(shared_memory());
+  if (COND) {
+    shared.weight.fill<T>(parameters.weight);
+    __syncthreads();
+  }
   Sums sums = {};
 
   for (uint32_t index = blockIdx.x * WARPS + threadIdx.x / LANES; index < strips.count; index += gridDim.x * WARPS) {
     const Strip strip = strips.at(index);
-    const int column = strip.column + q, last = strips.width - 1;
-    const bool inside[3] = {column > 0 && column - 1 <= last, column <= last, column + 1 <= last};
+    const int column = strip.column + q;
+    const bool inside[3] = {column > 0 && column <= strips.width, column < strips.width, column + 1 < strips.width};
     constexpr int BYTES = CHANNELS * int(sizeof(T)), CONDITION_BYTES = CONDITION * int(sizeof(T));
     const int row_bytes = strips.width * BYTES;
     const uint32_t condition_row_bytes = unsigned(strips.width) * CONDITION_BYTES;
-    const int64_t row = (strip.image * strips.height + strip.begin) * strips.width;  // its first pixel
-    const char* source = static_cast<const char*>(parameters.x) + (row - strips.width + column) * BYTES + 8 * t;
-    const char* above = static_cast<const char*>(parameters.grad) + (row + column) * BYTES + 8 * t;
-    // Columns outside take the condition of the last one; their gradient is zero.
-    const char* condition[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      condition[i] = static_cast<const char*>(parameters.cond) +
-                     (row + min(strip.column + 2 * t + i, last)) * CONDITION_BYTES + 16 * q;
-    char* result = static_cast<char*>(parameters.grad_cond) + (row + column) * CONDITION_BYTES + 16 * t;
+    const int64_t first_pixel = (strip.image * strips.height + strip.begin) * strips.width;  // of the row
+    const int64_t own_pixel = first_pixel + column;
+    const char* source = static_cast<const char*>(parameters.x) + (own_pixel - strips.width) * BYTES + 8 * t;
+    const char* above = static_cast<const char*>(parameters.grad) + own_pixel * BYTES + 8 * t;
+    char* result = static_cast<char*>(parameters.grad_cond) + own_pixel * CONDITION_BYTES + 16 * t;
+    ConditionByChannel<T> condition(parameters.cond, first_pixel, strip, strips.width, q, t);
     uint32_t pixel_number = unsigned(strip.begin * strips.width + column);
     Key key{};
     if (DROP) key = load_constant<Key>(parameters.dropout.keys + strip.image);
 
-    // The lane's four channels of x, in its column and its neighbours: rows y - 1 to y + 2, the first two from the step
-    // before.
+    // Of x, rows y - 1 to y + 2, the first two from the step before.
     Words2 neighbours[ROWS + 2][3];
-    const auto load_row = [&](Words2 (&to)[3], bool row_inside) {
+    const auto load_row = [&](Words2 (&row)[3], bool row_inside) {
 #pragma unroll
       for (int i = 0; i < 3; ++i)
-        to[i] = row_inside && inside[i] ? load_constant<Words2>(source + (i - 1) * BYTES) : zeros<uint32_t, 2>();
+        row[i] = row_inside && inside[i] ? load_constant<Words2>(source + (i - 1) * BYTES) : zeros<uint32_t, 2>();
       source += row_bytes;
     };
     load_row(neighbours[0], strip.begin > 0);
     load_row(neighbours[1], true);
     for (int y = strip.begin; y < strip.end; y += ROWS) {
-      const bool rows_inside[ROWS] = {inside[1], inside[1] && y + 1 < strips.height};
-      load_row(neighbours[2], y + 1 < strips.height);
+      const bool second_inside = y + 1 < strips.height;
+      const bool stored[ROWS] = {inside[1], inside[1] && second_inside};
+      load_row(neighbours[2], second_inside);
       load_row(neighbours[3], y + 2 < strips.height);
-      ConditionByChannel conditions;
-      if (WEIGHT) {
-        // Below the picture: its last row again.
-        const uint32_t second = y + 1 < strips.height ? condition_row_bytes : 0;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          conditions.found[0][i] = load_constant<Words4>(condition[i]);
-          conditions.found[1][i] = load_constant<Words4>(condition[i] + second);
-          condition[i] += 2 * uint64_t(condition_row_bytes);
-        }
-      }
+      if (WEIGHT) condition.load(second_inside);
       float gradient[ROWS][MEMBERS];
 #pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        widen_four<T>(gradient[r], rows_inside[r] ? load_constant<Words2>(above) : zeros<uint32_t, 2>());
+      for (int row = 0; row < ROWS; ++row) {
+        widen_four<T>(gradient[row], stored[row] ? load_constant<Words2>(above) : zeros<uint32_t, 2>());
         above += row_bytes;
         if (DROP) {
 #pragma unroll
-          for (int member = 0; member < MEMBERS; ++member) gradient[r][member] *= parameters.dropout.scale;
+          for (int member = 0; member < MEMBERS; ++member) gradient[row][member] *= parameters.dropout.scale;
         }
       }
 
-      float filters[ROWS][2 * TILES] = {};  // their gradients; the tenth tap's stays zero
+      FilterGradients filters = {};
+      make_gradients<T>(filters, gradient, neighbours);
+      Pairs pairs;
 #pragma unroll
-      for (int from = 0; from < ROWS + 2; ++from)
-#pragma unroll
-        for (int dx = 0; dx < 3; ++dx) {
-          float neighbour[MEMBERS];
-          widen_four<T>(neighbour, neighbours[from][dx]);
-#pragma unroll
-          for (int r = max(0, from - 2); r <= min(ROWS - 1, from); ++r)
-#pragma unroll
-            for (int member = 0; member < MEMBERS; ++member)
-              filters[r][3 * (from - r) + dx] += gradient[r][member] * neighbour[member];
-        }
-      if (DROP) {
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r) {
+      for (int row = 0; row < ROWS; ++row) {
+        if (DROP) {
           const Bytes16 drawn = philox7(pixel_number, unsigned(t), 0, key);
           pixel_number += unsigned(strips.width);
 #pragma unroll
-          for (int tap = 0; tap < TAPS; ++tap) filters[r][tap] = dropped(filters[r][tap], drawn, tap, parameters.dropout);
+          for (int tap = 0; tap < TAPS; ++tap)
+            filters[row][tap] = dropped(filters[row][tap], drawn, tap, parameters.dropout);
         }
-      }
-      uint32_t pairs[ROWS][TILES];
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r)
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile)
-          pairs[r][tile] = packed(filters[r][2 * tile], filters[r][2 * tile + 1], T{});
+          pairs[row][tile] = packed(filters[row][2 * tile], filters[row][2 * tile + 1], T{});
+      }
 
       if (WEIGHT) {
 #pragma unroll
         for (int tap = 0; tap < TAPS; ++tap) sums.bias[tap] += filters[0][tap] + filters[1][tap];
-        conditions.add<T>(sums, pairs);
+        condition.add_products(sums, pairs);
       }
       if (COND) {
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
           Words4 made[ROWS];
-          make_grad_cond<T>(made, pairs, weight, part);
-          if (rows_inside[0]) store(result + 64 * part, made[0]);
-          if (rows_inside[1]) store(result + condition_row_bytes + 64 * part, made[1]);
+          make_grad_cond<T>(made, pairs, shared.weight, part);
+          if (stored[0]) store(result + 64 * part, made[0]);
+          if (stored[1]) store(result + condition_row_bytes + 64 * part, made[1]);
         }
-        result += 2 * uint64_t(condition_row_bytes);
+        result += ROWS * uint64_t(condition_row_bytes);
       }
 #pragma unroll
       for (int i = 0; i < 3; ++i) {
@@ -267,9 +309,8 @@ __global__ void __launch_bounds__(THREADS, WEIGHT ? 2 : 3) grad_filters(const Gr
   }
 
   if (WEIGHT) {
-    BlockSums& block = *reinterpret_cast<BlockSums*>(shared_memory());
-    block.add(sums, q, t);
-    block.write(parameters.parts + int64_t(blockIdx.x) * PART);
+    shared.sums.add(sums, q, t);
+    shared.sums.write(parameters.parts + int64_t(blockIdx.x) * PART);
   }
 }
 
@@ -278,7 +319,7 @@ inline int64_t grad_filters_blocks(const Strips& strips) { return min(MOST_PARTS
 template <class T, bool COND, bool WEIGHT>
 int launch_grad_filters(const GradFiltersParameters& parameters, bool drop, void* stream) {
   const int64_t blocks = grad_filters_blocks(parameters.strips);
-  const int shared_bytes = WEIGHT ? int(sizeof(BlockSums)) : 0;
+  const int shared_bytes = int(WEIGHT ? sizeof(GradFiltersShared) : sizeof(WeightByChannel));
   return drop ? launch_warps(grad_filters<T, COND, WEIGHT, true>, blocks, THREADS, shared_bytes, stream, parameters)
               : launch_warps(grad_filters<T, COND, WEIGHT, false>, blocks, THREADS, shared_bytes, stream, parameters);
 }
