@@ -96,13 +96,6 @@ __device__ __forceinline__ char* shared_memory() {
   return reinterpret_cast<char*>(block_memory);
 }
 
-// How many processors the current device has; the code of what went wrong, or 0.
-inline int processors(int& number) {
-  int device;
-  const cudaError_t failed = cudaGetDevice(&device);
-  return failed ? failed : cudaDeviceGetAttribute(&number, cudaDevAttrMultiProcessorCount, device);
-}
-
 // cudaLaunchKernel answers for this launch alone: errors that others left behind are not taken for ours.
 template <class P> int launch(void (*kernel)(P), int64_t blocks, int shared_bytes, void* stream, P parameters) {
   if (blocks == 0) return cudaSuccess;

@@ -233,11 +233,6 @@ int run_grid(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, c
   return 0;
 }
 
-inline int processors(int& number) {
-  number = int(LARGEST_GRID);
-  return 0;
-}
-
 template <class P> int launch(void (*kernel)(P), int64_t blocks, int shared_bytes, void*, P parameters) {
   return run_grid(kernel, min(blocks, LARGEST_GRID), THREADS, shared_bytes, parameters);
 }

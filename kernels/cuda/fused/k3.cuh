@@ -70,11 +70,11 @@ inline int cut(const laconv_fused_args& args, int columns, int rows, Strips& str
 // As many blocks as run at once, each of whose warps takes strip after strip: the weight is loaded once a warp.
 template <class P> int launch_strips(void (*kernel)(P), int blocks_a_processor, int shared_bytes, const P& parameters, void* stream) {
   if (parameters.strips.count == 0) return 0;
-  int number;
-  const int failed = processors(number);
+  Device device;
+  const int failed = current_device(device);
   if (failed) return failed;
   const int64_t blocks = divided_up(parameters.strips.count, WARPS);
-  return launch(kernel, min(blocks, int64_t(blocks_a_processor) * number), shared_bytes, stream, parameters);
+  return launch(kernel, min(blocks, int64_t(blocks_a_processor) * device.processors), shared_bytes, stream, parameters);
 }
 
 // 0, or why these kernels do not serve; `packing`: pictures of the condition are filled up to multiples of it.
