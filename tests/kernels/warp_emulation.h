@@ -12,6 +12,7 @@ struct Meeting {
 inline std::vector<Meeting> meetings(LANES);  // by warp
 
 inline Meeting& meeting() { return meetings[threadIdx.x / LANES]; }
+inline int largest_shared_memory = 227 * 1024;  // of a block on sm_90; tests make it that of another chip
 inline unsigned lane() { return threadIdx.x % LANES; }
 inline void meet() { give_way(WARP_BARRIER); }
 
@@ -171,9 +172,20 @@ inline uint32_t load_word_if(const void* address, bool wanted, int line = __buil
   return wanted ? load<uint32_t>(address, line) : 0;
 }
 
+inline int largest_shared_memory(int& bytes) {
+  bytes = emulation::largest_shared_memory;
+  return 0;
+}
+
 template <class P>
 int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, void*, P parameters) {
+  if (shared_bytes > emulation::largest_shared_memory) emulation::fail("more shared memory than a block may have");
   return run_grid(kernel, blocks, threads, shared_bytes, parameters);
 }
 
 }  // namespace laconv
+
+// From Python: the shared memory of a block on another chip.
+extern "C" __attribute__((visibility("default"), used)) inline void laconv_emulation_shared_memory(int bytes) {
+  emulation::largest_shared_memory = bytes;
+}

@@ -151,6 +151,13 @@ __device__ __forceinline__ uint32_t load_word_if(const void* address, bool wante
   return word;
 }
 
+// The most shared memory that a block may have on the current device, in bytes; the code of what went wrong, or 0.
+inline int largest_shared_memory(int& bytes) {
+  int device;
+  const cudaError_t failed = cudaGetDevice(&device);
+  return failed ? failed : cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
 // A launch with its own number of threads and more shared memory than the 48 KB that need no permission.
 template <class P>
 int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, void* stream, P parameters) {
