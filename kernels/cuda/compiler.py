@@ -19,6 +19,8 @@ from laconvnet.kernels.cuda.toolchain import OLDEST, Nvcc, find_nvcc
 NUMBER_TYPES = {"f32": "float", "f16": "laconv::half", "bf16": "laconv::bfloat16", "f64": "double"}
 # Sizes with code of their own, by the name of the entry points; `any` (0) takes every odd size.
 KERNEL_SIZES = {"any": 0, "k3": 3, "k5": 5, "k7": 7}
+# Kernels that make the filters themselves, for number types that tensor cores multiply.
+FUSED_TYPES, FUSED = ("f16", "bf16"), ("k7_forward",)
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static", "-Xptxas=-v")
 # Less than half the size; compilers before 12.8 know only the second.
 COMPRESS, COMPRESS_BEFORE = "--compress-mode=size", "-Xfatbin=-compress-all"
@@ -44,6 +46,10 @@ def units() -> list[Unit]:
             macros = {"TYPE": spelled, "TYPE_NAME": name, "KERNEL": number, "KERNEL_NAME": size}
             defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
             result.append(Unit(f"{name}_{size}", "dynamic_conv.cu", defines))
+    for name in FUSED_TYPES:
+        macros = {"TYPE": NUMBER_TYPES[name], "TYPE_NAME": name}
+        defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
+        result += [Unit(f"{name}_{stem}", f"fused/{stem}.cu", defines) for stem in FUSED]
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 
