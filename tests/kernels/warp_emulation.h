@@ -12,13 +12,21 @@ struct Meeting {
 inline std::vector<Meeting> meetings(LANES);  // by warp
 
 inline Meeting& meeting() { return meetings[threadIdx.x / LANES]; }
-inline int largest_shared_memory = 227 * 1024;  // of a block on sm_90; tests make it that of another chip
 inline unsigned lane() { return threadIdx.x % LANES; }
 inline void meet() { give_way(WARP_BARRIER); }
 
 }  // namespace emulation
 
 namespace laconv {
+
+struct Device {
+  int processors, shared_memory;
+};
+inline Device emulated_device{132, 227 * 1024};  // an H100, or what tests make of it
+inline int current_device(Device& device) {
+  device = emulated_device;
+  return 0;
+}
 
 inline float lower(uint32_t pair, bfloat16) { return widen(bfloat16{uint16_t(pair)}); }
 inline float upper(uint32_t pair, bfloat16) { return widen(bfloat16{uint16_t(pair >> 16)}); }
@@ -172,20 +180,15 @@ inline uint32_t load_word_if(const void* address, bool wanted, int line = __buil
   return wanted ? load<uint32_t>(address, line) : 0;
 }
 
-inline int largest_shared_memory(int& bytes) {
-  bytes = emulation::largest_shared_memory;
-  return 0;
-}
-
 template <class P>
 int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, void*, P parameters) {
-  if (shared_bytes > emulation::largest_shared_memory) emulation::fail("more shared memory than a block may have");
+  if (shared_bytes > emulated_device.shared_memory) emulation::fail("more shared memory than a block may have");
   return run_grid(kernel, blocks, threads, shared_bytes, parameters);
 }
 
 }  // namespace laconv
 
-// From Python: the shared memory of a block on another chip.
-extern "C" __attribute__((visibility("default"), used)) inline void laconv_emulation_shared_memory(int bytes) {
-  emulation::largest_shared_memory = bytes;
+// From Python: the device that launchers ask for.
+extern "C" __attribute__((visibility("default"), used)) inline void laconv_emulation_device(int processors, int memory) {
+  laconv::emulated_device = {processors, memory};
 }

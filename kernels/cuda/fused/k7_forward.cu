@@ -2,8 +2,8 @@
 //     LACONV_TYPE, LACONV_TYPE_NAME   laconv::half and f16, laconv::bfloat16 and bf16
 // It takes 16 channels a group with conditions of 64 and 128 numbers and 32 channels a group with 256 and 512, any number
 // of groups, addresses that are multiples of 16 bytes, pictures of at most 2^30 numbers with 16 rows more than they have.
-// Everything else is LACONV_NO_FUSED_KERNEL, as is a device whose blocks may not have the shared memory (the wide kernels
-// before sm_90).
+// Everything else is LACONV_NO_FUSED_KERNEL, as is a device whose blocks may not have the shared memory: 102 KB for a
+// condition of 128 numbers, 124 KB for 256, 180 KB for 512.
 #include "k7_forward.cuh"
 #include "k7_forward_wide.cuh"
 
@@ -12,12 +12,10 @@ namespace laconv::k7 {
 constexpr int64_t LARGEST = 0x7fffffff;
 // Of x or the condition in a picture, counted in 32 bits without a sign, with room above, below and beside.
 constexpr int64_t LARGEST_PICTURE = 1 << 30, ROWS_BESIDE = 16;
-// Strips are cut for a chip of so many processors, whatever the device: one that has fewer has more rounds of blocks.
-constexpr int64_t PROCESSORS = 132;
 
 // The height of strips. Blocks run in rounds of as many as fit, and the last round takes as long as a full one, so high
 // strips leave processors idle; low ones pay more often for the weight and the rows beside a strip, which take a block
-// about as long as two steps. A strip of 128 rows pays 3 % for them, so none is higher.
+// about as long as two steps. A strip of 128 rows pays 3 % for them, so none is higher. Results do not depend on it.
 inline int strip_rows(int64_t height, int64_t blocks_of_one_row, int64_t blocks_a_round) {
   constexpr int64_t HIGHEST = 128, STEPS_BESIDE = 2;
   int64_t best = STEP_ROWS, least = LARGEST * HIGHEST;
@@ -59,24 +57,30 @@ inline int parameters_of(const laconv_fused_args& args, Forward& parameters) {
   return 0;
 }
 
+// As many strips a block as there is shared memory for.
 template <class Shape>
 int launch_strips(void (*kernel)(Forward), int64_t batch, Forward parameters, void* stream) {
-  int largest;
-  const int failed = largest_shared_memory(largest);
+  constexpr int WEIGHT_BYTES = Shape::GROUPS * Shape::Weights::BYTES, STRIP_BYTES = Shape::GROUPS * Shape::Rows::BYTES;
+  Device device;
+  const int failed = current_device(device);
   if (failed) return failed;
-  if (Shape::SHARED_BYTES > largest) return LACONV_NO_FUSED_KERNEL;
+  int strips = Shape::MOST_STRIPS;
+  while (WEIGHT_BYTES + strips * STRIP_BYTES > device.shared_memory)
+    if (--strips < Shape::FEWEST_STRIPS) return LACONV_NO_FUSED_KERNEL;
+  parameters.strips_a_block = strips;
   const int64_t bundles = divided_up(parameters.groups, Shape::GROUPS);
   const int64_t across = divided_up(parameters.width, STRIP_COLUMNS);
-  const int64_t blocks_of_one_row = divided_up(batch * across * bundles, Shape::STRIPS);
-  parameters.strip_rows = strip_rows(parameters.height, blocks_of_one_row, PROCESSORS * Shape::BLOCKS_A_PROCESSOR);
+  parameters.strip_rows = strip_rows(parameters.height, divided_up(batch * across * bundles, strips),
+                                     int64_t(device.processors) * Shape::BLOCKS_A_PROCESSOR);
   const int64_t down = divided_up(parameters.height, parameters.strip_rows);
   parameters.bundles = int(bundles);
   parameters.strips_across = int(across);
   parameters.strips_down = int(down);
   parameters.strips = batch * across * down;
-  const int64_t blocks = divided_up(parameters.strips, Shape::STRIPS) * bundles;
+  const int64_t blocks = divided_up(parameters.strips, strips) * bundles;
   if (parameters.strips > LARGEST || blocks > LARGEST) return LACONV_NO_FUSED_KERNEL;
-  return launch_warps(kernel, blocks, Shape::THREADS_A_BLOCK, Shape::SHARED_BYTES, stream, parameters);
+  return launch_warps(kernel, blocks, Shape::GROUPS * strips * LANES, WEIGHT_BYTES + strips * STRIP_BYTES, stream,
+                      parameters);
 }
 
 template <class T, int CONDITION> int launch_narrow(int64_t batch, const Forward& parameters, void* stream) {

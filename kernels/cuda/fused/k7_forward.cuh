@@ -7,27 +7,25 @@
 
 namespace laconv::k7 {
 
-// Two blocks share a processor, so that one computes while the other waits for its condition.
+// A block is one strip. Two blocks share a processor, so that one computes while the other waits for its condition.
 template <class T, int CONDITION> struct NarrowShape {
-  static constexpr int CHANNELS = 16, GROUPS = 4, STRIPS = 1, THREADS_A_BLOCK = GROUPS * STRIPS * LANES;
-  static constexpr int BLOCKS_A_PROCESSOR = 2;
+  static constexpr int CHANNELS = 16, GROUPS = 4, FEWEST_STRIPS = 1, MOST_STRIPS = 1, BLOCKS_A_PROCESSOR = 2;
   using Weights = Projection<T, CONDITION>;
   using Rows = RowRing<T, CHANNELS>;
-  static constexpr int SHARED_BYTES = GROUPS * (Weights::BYTES + STRIPS * Rows::BYTES);
 };
 
 template <class T, int CONDITION, bool DROP>
-__global__ void __launch_bounds__(NarrowShape<T, CONDITION>::THREADS_A_BLOCK, 2) forward(const Forward parameters) {
+__global__ void __launch_bounds__(NarrowShape<T, CONDITION>::GROUPS* LANES, 2) forward(const Forward parameters) {
   using Shape = NarrowShape<T, CONDITION>;
   using Weights = typename Shape::Weights;
   using Rows = typename Shape::Rows;
   constexpr int PARTS = CONDITION / 32;
   const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES, q = lane >> 2, t = lane & 3;
-  const WarpStrip strip = warp_strip<Shape::GROUPS, Shape::STRIPS>(parameters);
+  const WarpStrip strip = warp_strip<Shape::GROUPS>(parameters);
   if (!strip.any) return;  // warps share nothing
 
   const Weights projection{shared_memory() + warp * Weights::BYTES};
-  projection.template copy<1>(parameters, strip.group, lane, 0);
+  projection.copy(parameters, strip.group, lane, 0, 1);
   Rows x(shared_memory() + Shape::GROUPS * Weights::BYTES + warp * Rows::BYTES, parameters, strip, lane);
   x.copy_first();
 

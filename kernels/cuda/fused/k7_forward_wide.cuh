@@ -4,7 +4,8 @@
 // 56 accumulators. Every band then meets both halves of the group's channels.
 //
 // A group's weight is 32 or 60 KB of shared memory, so several warps share it, each on a strip of its own: the weight of
-// 2 groups and the rows of 4 (condition 256) or 2 (condition 512) strips fill a processor. At 512 the weight could also
+// 2 groups and the rows of 4 (condition 256) or 2 (condition 512) strips fill a processor of sm_90. With fewer than two
+// strips some of the four quarters of a processor would have no warp, so no device with less room is served. At 512 the weight could also
 // come in chunks for every step, but that would be 7 times the traffic of the condition; more strips of one group would
 // read the condition once a group from the second cache, which takes longer than the products do.
 #pragma once
@@ -13,11 +14,11 @@
 namespace laconv::k7 {
 
 template <class T, int CONDITION> struct WideShape {
-  static constexpr int CHANNELS = 32, GROUPS = 2, STRIPS = CONDITION > 256 ? 2 : 4;
-  static constexpr int THREADS_A_BLOCK = GROUPS * STRIPS * LANES, BLOCKS_A_PROCESSOR = 1;
+  static constexpr int CHANNELS = 32, GROUPS = 2, BLOCKS_A_PROCESSOR = 1;
+  static constexpr int FEWEST_STRIPS = 2, MOST_STRIPS = CONDITION > 256 ? 2 : 4;
+  static constexpr int MOST_THREADS = GROUPS * MOST_STRIPS * LANES;
   using Weights = Projection<T, CONDITION>;
   using Rows = RowRing<T, CHANNELS>;
-  static constexpr int SHARED_BYTES = GROUPS * (Weights::BYTES + STRIPS * Rows::BYTES);
 };
 
 // The pixels whose condition is loaded next: columns q and q + 8 of two rows, each chunk once. Rows behind the strip take
@@ -52,16 +53,16 @@ template <class T, int CONDITION, int CHUNK> struct ConditionWalk {
 };
 
 template <class T, int CONDITION, bool DROP>
-__global__ void __launch_bounds__(WideShape<T, CONDITION>::THREADS_A_BLOCK, 1) wide_forward(const Forward parameters) {
+__global__ void __launch_bounds__(WideShape<T, CONDITION>::MOST_THREADS, 1) wide_forward(const Forward parameters) {
   using Shape = WideShape<T, CONDITION>;
   using Weights = typename Shape::Weights;
   using Rows = typename Shape::Rows;
   constexpr int CHUNK = 64, PARTS = CHUNK / 32, CHUNKS = CONDITION / CHUNK, HALVES = Shape::CHANNELS / 16;
   const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES, q = lane >> 2, t = lane & 3;
-  const WarpStrip strip = warp_strip<Shape::GROUPS, Shape::STRIPS>(parameters);
+  const WarpStrip strip = warp_strip<Shape::GROUPS>(parameters);
 
   const Weights projection{shared_memory() + warp % Shape::GROUPS * Weights::BYTES};
-  projection.template copy<Shape::STRIPS>(parameters, strip.group, lane, warp / Shape::GROUPS);
+  projection.copy(parameters, strip.group, lane, warp / Shape::GROUPS, parameters.strips_a_block);
   Rows x(shared_memory() + Shape::GROUPS * Weights::BYTES + warp * Rows::BYTES, parameters, strip, lane);
   x.copy_first();
   wait_copies<0>();

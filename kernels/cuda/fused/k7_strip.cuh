@@ -1,6 +1,6 @@
 // What the forward kernels of k = 7 share. A warp owns one group and walks down a strip, 16 columns wide, two rows of
-// results a step; a block is GROUPS such warps side by side on each of STRIPS strips. In shared memory lie, once a block,
-// the projection's weight and bias of its groups, and for each warp the rows of x that its results meet, in a ring.
+// results a step; a block is GROUPS such warps side by side on each of its strips. In shared memory lie, once a block, the
+// projection's weight and bias of its groups, and for each warp the rows of x that its results meet, in a ring.
 //
 // Numbers that are not finite: a pixel of the condition spoils the results of that pixel alone, in all channels. An x
 // spoils, in its channel and the 7 rows that meet it, whole patches of 8 pixels (columns 8i to 8i+7), where it lies in
@@ -30,6 +30,7 @@ struct Forward {
   int height, width, channels, groups;
   int strip_rows;  // even
   int strips_across, strips_down;
+  int strips_a_block;
   int64_t strips;  // of all images
   int bundles;     // of GROUPS groups
 };
@@ -44,10 +45,11 @@ struct WarpStrip {
   bool any;  // the last blocks have warps without a group or a strip
 };
 
-template <int GROUPS, int STRIPS> __device__ __forceinline__ WarpStrip warp_strip(const Forward& parameters) {
+template <int GROUPS> __device__ __forceinline__ WarpStrip warp_strip(const Forward& parameters) {
   const int warp = int(threadIdx.x) / LANES;
   const unsigned bundle = blockIdx.x % unsigned(parameters.bundles);
-  const unsigned strip = blockIdx.x / unsigned(parameters.bundles) * STRIPS + unsigned(warp / GROUPS);
+  const unsigned strip =
+      blockIdx.x / unsigned(parameters.bundles) * unsigned(parameters.strips_a_block) + unsigned(warp / GROUPS);
   const unsigned rows = strip / unsigned(parameters.strips_across);
   const unsigned image = rows / unsigned(parameters.strips_down);
   WarpStrip place;
@@ -104,17 +106,17 @@ template <class T, int CONDITION> struct Projection {
   static_assert(CONDITION % 64 == 0, "the pitch below is meant for whole lines of 128 bytes");
   static constexpr int PITCH = CONDITION + 32;  // numbers: neighbouring rows are 64 bytes apart in the banks
   static constexpr int WEIGHT_BYTES = PADDED_FILTERS * PITCH * int(sizeof(T));
-  static constexpr int BYTES = WEIGHT_BYTES + PADDED_FILTERS / 2 * int(sizeof(Floats4));
+  static constexpr int BIAS_QUADS = PADDED_FILTERS / 2;
+  static constexpr int BYTES = WEIGHT_BYTES + BIAS_QUADS * int(sizeof(Floats4));
 
   char* memory;
 
-  // Begins to copy the weight, every SHARERS-th part of it by one of so many warps; zeros where there is no such group.
-  template <int SHARERS>
-  __device__ __forceinline__ void copy(const Forward& parameters, int group, int lane, int sharer) const {
+  // Begins to copy the weight, shared by so many warps; zeros where there is no such group.
+  __device__ __forceinline__ void copy(const Forward& parameters, int group, int lane, int sharer, int sharers) const {
     constexpr int PIECE = 16 / int(sizeof(T)), PIECES = CONDITION / PIECE;
     const T* const weight = static_cast<const T*>(parameters.weight);
     const bool any = group < parameters.groups;
-    for (int i = sharer * LANES + lane; i < PADDED_FILTERS * PIECES; i += SHARERS * LANES) {
+    for (int i = sharer * LANES + lane; i < PADDED_FILTERS * PIECES; i += sharers * LANES) {
       const int row = i / PIECES, column = i % PIECES * PIECE, dx = row % PADDED_TAPS;
       const bool wanted = any && dx < TAPS;
       const int tap = row / PADDED_TAPS * TAPS + dx;
@@ -122,16 +124,11 @@ template <class T, int CONDITION> struct Projection {
       copy_16(memory + (row * PITCH + column) * int(sizeof(T)), weight + filter * CONDITION + column, wanted);
     }
     // A pair of taps has its biases twice, for the rows q and q + 8 of an accumulator.
-    for (int i = sharer * LANES + lane; i < PADDED_FILTERS; i += SHARERS * LANES) {
-      const int dx = i % PADDED_TAPS, tap = i / PADDED_TAPS * TAPS + dx;
-      float bias = 0;
-      if (parameters.bias && any && dx < TAPS) {
-        const T* const address = static_cast<const T*>(parameters.bias) + int64_t(tap) * parameters.groups + group;
-        bias = widen(load_constant<Vector<T, 1>>(address).number[0]);
-      }
-      char* const quad = memory + WEIGHT_BYTES + (i >> 1) * int(sizeof(Floats4)) + (i & 1) * int(sizeof(float));
-      store(quad, Vector<float, 1>{{bias}});
-      store(quad + 2 * sizeof(float), Vector<float, 1>{{bias}});
+    const int pair = sharer * LANES + lane;
+    if (pair < BIAS_QUADS) {
+      const int row = pair / 4, dx = pair % 4 * 2;
+      const float low = bias_of(parameters, group, row, dx), high = bias_of(parameters, group, row, dx + 1);
+      store(memory + WEIGHT_BYTES + pair * int(sizeof(Floats4)), Floats4{{low, high, low, high}});
     }
   }
 
@@ -156,6 +153,11 @@ template <class T, int CONDITION> struct Projection {
   }
 
  private:
+  static __device__ __forceinline__ float bias_of(const Forward& parameters, int group, int row, int dx) {
+    if (!parameters.bias || group >= parameters.groups || dx == TAPS) return 0;
+    const int64_t filter = int64_t(row * TAPS + dx) * parameters.groups + group;
+    return widen(load_constant<Vector<T, 1>>(static_cast<const T*>(parameters.bias) + filter).number[0]);
+  }
   // Two operands B, for numbers 32 part to 32 part + 31 of the condition.
   __device__ __forceinline__ Words4 weight(int row, int part, int lane) const {
     const int number = (row * PADDED_TAPS + (lane >> 2)) * PITCH + 32 * part + 8 * (lane & 3);

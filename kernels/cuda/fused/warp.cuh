@@ -151,11 +151,18 @@ __device__ __forceinline__ uint32_t load_word_if(const void* address, bool wante
   return word;
 }
 
-// The most shared memory that a block may have on the current device, in bytes; the code of what went wrong, or 0.
-inline int largest_shared_memory(int& bytes) {
-  int device;
-  const cudaError_t failed = cudaGetDevice(&device);
-  return failed ? failed : cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+// The current device: its processors, and the shared memory that a block may have, in bytes.
+struct Device {
+  int processors, shared_memory;
+};
+// 0, or the code of what went wrong.
+inline int current_device(Device& device) {
+  int number;
+  const cudaError_t failed = cudaGetDevice(&number);
+  if (failed) return failed;
+  const cudaError_t unknown = cudaDeviceGetAttribute(&device.processors, cudaDevAttrMultiProcessorCount, number);
+  if (unknown) return unknown;
+  return cudaDeviceGetAttribute(&device.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
 }
 
 // A launch with its own number of threads and more shared memory than the 48 KB that need no permission.
