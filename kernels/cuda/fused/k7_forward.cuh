@@ -12,6 +12,7 @@ template <class T, int CONDITION> struct NarrowShape {
   static constexpr int CHANNELS = 16, GROUPS = 4, FEWEST_STRIPS = 1, MOST_STRIPS = 1, BLOCKS_A_PROCESSOR = 2;
   using Weights = Projection<T, CONDITION>;
   using Rows = RowRing<T, CHANNELS>;
+  static_assert(BLOCKS_A_PROCESSOR * (GROUPS * (Weights::BYTES + Rows::BYTES) + RESERVED_BYTES) <= PROCESSOR_BYTES, "");
 };
 
 template <class T, int CONDITION, bool DROP>

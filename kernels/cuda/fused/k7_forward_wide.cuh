@@ -19,6 +19,7 @@ template <class T, int CONDITION> struct WideShape {
   static constexpr int MOST_THREADS = GROUPS * MOST_STRIPS * LANES;
   using Weights = Projection<T, CONDITION>;
   using Rows = RowRing<T, CHANNELS>;
+  static_assert(GROUPS * (Weights::BYTES + MOST_STRIPS * Rows::BYTES) + RESERVED_BYTES <= PROCESSOR_BYTES, "");
 };
 
 // The pixels whose condition is loaded next: columns q and q + 8 of two rows, each chunk once. Rows behind the strip take

@@ -15,6 +15,8 @@ constexpr int TAPS = 7, REACH = 3;
 constexpr int STRIP_COLUMNS = 16, STEP_ROWS = 2;
 // A kernel row of filters takes 8 columns of the projection, the last of which is zero.
 constexpr int PADDED_TAPS = 8, PADDED_FILTERS = TAPS * PADDED_TAPS;
+// The shared memory of a processor of sm_90 and sm_100, of which every block takes some for itself.
+constexpr int PROCESSOR_BYTES = 228 * 1024, RESERVED_BYTES = 1024;
 
 struct Forward {
   const void* x;
