@@ -49,8 +49,9 @@ def cache_folder() -> Path:
 def source_hash(sources: Path = SOURCES) -> str:
     """A hash of every source file, names included, and of the file that says how they are compiled."""
     digest = hashlib.sha256()
-    files = {path.relative_to(sources).as_posix(): path for kind in ("cu", "cuh", "h") for path in sources.rglob(f"*.{kind}")}
-    for name, path in sorted((files | {"compiler.py": SOURCES / "compiler.py"}).items()):
+    found = [path for kind in ("cu", "cuh", "h") for path in sources.rglob(f"*.{kind}")]
+    files = {path.relative_to(sources).as_posix(): path for path in found} | {"compiler.py": SOURCES / "compiler.py"}
+    for name, path in sorted(files.items()):
         content = path.read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]

@@ -31,10 +31,10 @@ class Budget:
 
 # A product of 16 numbers for 2 rows of pixels and 7 kernel rows, and one for each patch, kernel row and 16 channels.
 BUDGETS = {
-    64: Budget((530, 750), 7 * 2 * 4 + 28, 8, 7 * 3, 16, 128, 2),
-    128: Budget((620, 820), 7 * 2 * 8 + 28, 16, 7 * 5, 16, 128, 2),
+    64: Budget((500, 710), 7 * 2 * 4 + 28, 8, 7 * 3, 16, 128, 2),
+    128: Budget((610, 815), 7 * 2 * 8 + 28, 16, 7 * 5, 16, 128, 2),
     256: Budget((1060, 1290), 7 * 2 * 16 + 56, 32, 7 * 9, 32, 256, 1),
-    512: Budget((1650, 1880), 7 * 2 * 32 + 56, 64, 7 * 17, 32, 128, 1),
+    512: Budget((1640, 1870), 7 * 2 * 32 + 56, 64, 7 * 17, 32, 128, 1),
 }
 CHUNK = 64  # of the long conditions, a round of their inner loop
 
