@@ -176,6 +176,19 @@ def test_condition_that_is_not_finite(fused: Fused, condition: int, number: floa
         assert torch.equal(found[~spoilt], fused.forward("k7", given)[~spoilt])
 
 
+@pytest.mark.parametrize("condition", [64, 256])
+def test_bias_that_is_not_finite(fused: Fused, condition: int) -> None:
+    """It spoils all results of its group, even where its tap is outside of the picture, and no other's."""
+    per_group = channels_of(condition, 1)
+    given = problem(torch.bfloat16, 1, 3, 9, 3 * per_group, condition, 3, 7)
+    assert given.bias is not None
+    tap, group = 0, 1
+    found = fused.forward("k7", replace(given, bias=with_number(given.bias, (tap * 3 + group,), float("inf"))))
+    spoilt = found.unflatten(1, (3, per_group)).isfinite().logical_not()
+    assert spoilt[:, group].all()
+    assert not spoilt[:, [0, 2]].any()
+
+
 def weight_bytes(condition: int, groups: int) -> int:
     """What a block of all groups reads of weight and bias, in whole sectors."""
     return 49 * groups * condition * 2 + -(-49 * groups * 2 // 32) * 32

@@ -1,39 +1,33 @@
-// The convolution of a kernel row as a product of matrices, for filters of up to 8 taps a row. A patch is 8 neighbouring
-// pixels of a row; together they see 16 columns of x, the keys, of which key 0 is the pixel that tap 0 of pixel 0 meets.
-// Pixel p meets key p + tap, so the filters of a patch are a band in a matrix of keys x pixels:
+// The convolution of a kernel row as a product of matrices, for filters of up to 7 taps a row. A patch is 8
+// neighbouring pixels of a row; together they meet 16 columns of x, its keys, the first of which is what tap 0 of pixel
+// 0 meets. Pixel p meets key p + tap, so the filters of a patch are a band in a matrix of keys and pixels:
 //
-//              pixel 0   1   2   3   4   5   6   7
-//     key  0       f0
-//          1       f1  f0
-//          2       f2  f1  f0
-//          3       f3  f2  f1  f0                             word 0 of lane (q, t): pixel q, keys 2t, 2t+1
-//          ...
-//          7       f7  f6  f5  f4  f3  f2  f1  f0
-//         ------------------------------------------------
-//          8           f7  f6  f5  f4  f3  f2  f1
-//          9               f7  f6  f5  f4  f3  f2             word 1: keys 2t+8, 2t+9
-//          ...
-//         14                                   f7
+//               pixel 0   1   2   3   4   5   6   7
+//     key  0        f0
+//          1        f1  f0
+//          2        f2  f1  f0
+//         ...
+//          7            f6  f5  f4  f3  f2  f1  f0       words 0 of the lanes end here
+//          8                f6  f5  f4  f3  f2  f1       words 1 begin here
+//         ...
+//         13                                    f6
 //
 //     result^T (16 channels x 8 pixels) += x^T (16 channels x 16 keys) * band (16 keys x 8 pixels)
 //
-// The projection leaves filters of pixel q in the four lanes of quad q: lane t has taps 2t and 2t+1 (numbers 0, 1 of an
-// accumulator; 2, 3 are the patch of pixels q + 8). As the band wants keys 2t, 2t+1 of pixel q = 2s + odd, that is taps
-// 2(t-s) - odd and the next, the pairs turn inside their quad by s lanes. Of the quad of pixel 4 (s = 2) and of pixel 5:
+// The projection leaves the filters of pixel q in the four lanes of quad q, taps 2t and 2t + 1 in lane t (numbers 0 and
+// 1 of its accumulators; numbers 2 and 3 are pixel q of the next patch). As an operand B the band wants keys 2t and 2t
+// + 1 in word 0, keys 2t + 8 and 2t + 9 in word 1 of the same lanes. With q = 2s or 2s + 1 these are the taps of lane t
+// - s of the quad, cyclically, or the upper one of the lane before and the lower one of that lane. So pairs turn within
+// their quad, and each serves one word; the other is zero. Of pixels 4 and 5, where s = 2:
 //
-//     lane t                    0       1       2       3
-//     has taps                  0 1     2 3     4 5     6 7
-//     pixel 4: keys 2t, 2t+1            .       0 1     2 3       lanes t >= s: word 0
-//              keys 2t+8, 2t+9  4 5     6 7                       lanes t < s:  word 1
-//     pixel 5: keys 2t, 2t+1            .       7'0     1 2
-//              keys 2t+8, 2t+9  3 4     5 6     7
+//         lane t                       0      1      2      3
+//         has taps                    0 1    2 3    4 5    6 7
+//     pixel 4  word 0: keys 2t, 2t+1   -      -     0 1    2 3      where t >= s
+//              word 1: keys 2t+8, ..  4 5    6 7     -      -       where t < s
+//     pixel 5  word 0                  -      -     7 0    1 2
+//              word 1                 3 4    5 6     -      -
 //
-// So one turned pair serves both words: lane t takes the pair of lane (t - s) & 3, an odd pixel joins the upper number of
-// the lane before that with the lower number of that lane, and the pair goes where the lane says; the other word is zero.
-// At 7' stands tap 7, for which no room is left where t = s and the pixel is odd: a filter row has 7 taps at most, and the
-// projection makes tap 7 zero. (It stands at key 2s of word 0, and is tap -1 there.)
-//
-// Where a filter or an x is not finite, the zeros of the band make 0 * Inf = NaN: see `k7_strip.cuh`.
+// A kernel row has no tap 7: the projection must leave zero there. (In an odd pixel it stands where tap -1 would.)
 #pragma once
 #include "warp.cuh"
 
@@ -59,9 +53,9 @@ __device__ __forceinline__ void band_of(uint32_t pair, const BandLane& lane, uin
   words[1] = lane.second_word ? turned : 0u;
 }
 
-// The mask of `mask.cuh` on pairs of filters, for 5 <= k <= 7: lane t of a quad holds taps 2t, 2t+1 of a kernel row, block
-// t of the pixel's random bytes holds these two columns for every row. Bytes are compared as half-precision numbers
-// 1024 + byte, two at once.
+// The mask of `mask.cuh` on pairs of filters, for k = 5 and 7: lane t of a quad has taps 2t and 2t + 1 of a kernel row,
+// and block t of the pixel's random bytes has these two columns of every row. Two bytes are compared at once, each as
+// the half-precision number 1024 + byte, whose upper byte is 0x64; digit 5 of the selectors is that of the threshold.
 __device__ __forceinline__ uint32_t threshold_pair(uint32_t threshold) {
   return 0x64006400u | threshold | threshold << 16;
 }

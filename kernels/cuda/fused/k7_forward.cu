@@ -1,9 +1,9 @@
 // The fused forward result for k = 7, one entry point a number type; the build compiles this file once for each:
 //     LACONV_TYPE, LACONV_TYPE_NAME   laconv::half and f16, laconv::bfloat16 and bf16
-// It takes 16 channels a group with conditions of 64 and 128 numbers and 32 channels a group with 256 and 512, any number
-// of groups, addresses that are multiples of 16 bytes, pictures of at most 2^30 numbers with 16 rows more than they have.
-// Everything else is LACONV_NO_FUSED_KERNEL, as is a device whose blocks may not have the shared memory: 102 KB for a
-// condition of 128 numbers, 124 KB for 256, 180 KB for 512.
+// It takes 16 channels a group with conditions of 64 and 128 numbers and 32 channels a group with 256 and 512, any
+// number of groups, addresses that are multiples of 16 bytes, pictures whose x and condition, with 16 rows more than
+// they have, are at most 2^30 numbers each. Everything else is LACONV_NO_FUSED_KERNEL, as is a device whose blocks may
+// not have the shared memory: 102 KB for a condition of 128 numbers, 124 KB for 256, 180 KB for 512.
 #include "k7_forward.cuh"
 #include "k7_forward_wide.cuh"
 
@@ -34,7 +34,8 @@ inline int strip_rows(int64_t height, int64_t blocks_of_one_row, int64_t blocks_
 inline int parameters_of(const laconv_fused_args& args, Forward& parameters) {
   for (const int64_t side : {args.batch, args.height, args.width, args.channels, args.condition, args.groups})
     if (side < 0 || side > LARGEST) return LACONV_BAD_SIZE;
-  if (args.groups < 1 || args.channels % args.groups || args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
+  if (args.groups < 1 || args.channels % args.groups) return LACONV_BAD_SIZE;
+  if (args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
   if (args.kernel_size != TAPS) return LACONV_NO_FUSED_KERNEL;
   const int64_t numbers = args.channels > args.condition ? args.channels : args.condition;
   if (args.width && numbers && args.height + ROWS_BESIDE > LARGEST_PICTURE / args.width / numbers)

@@ -1,7 +1,7 @@
-// The forward result for k = 7 and 16 channels a group, conditions of 64 and 128 numbers. A step of a warp makes two rows
-// of a strip (32 pixels x 16 channels): the condition of these pixels is loaded once, straight into operands; for one
-// kernel row after another the projection, the turn into bands and the bands' product follow at once, so that four words
-// of filters live at a time.
+// The forward result for k = 7 and 16 channels a group, conditions of 64 and 128 numbers. A step of a warp makes two
+// rows of a strip (32 pixels x 16 channels): the condition of these pixels is loaded once, straight into operands; for
+// one kernel row after another the projection, the turn into bands and the bands' product follow at once, so that four
+// words of filters live at a time.
 #pragma once
 #include "k7_strip.cuh"
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(NarrowShape<T, CONDITION>::GROUPS* LANES, 2) f
 
     const char* pair[Rows::PAIRS - 1];
     x.pairs(pair);
-    // Patch i: columns 8 (i & 1) to 8 (i & 1) + 7 of row i >> 1. Kernel row dy + 1 of row 0 and dy of row 1 meet the same x.
+    // Patch i is half i & 1 of row i >> 1. Kernel row dy + 1 of row 0 and dy of row 1 meet the same x.
     float sums[4][4] = {};
     uint32_t keys[2][2][4];
 #pragma unroll

@@ -1,13 +1,14 @@
-// The forward result for k = 7 and 32 channels a group, conditions of 256 and 512 numbers. As in `k7_forward.cuh` a step
-// of a warp makes two rows of a strip, here 32 pixels x 32 channels. The condition is too long for registers: it comes in
-// chunks of 64 numbers, each loaded while the one before is multiplied, and the sums of all seven kernel rows wait in
-// 56 accumulators. Every band then meets both halves of the group's channels.
+// The forward result for k = 7 and 32 channels a group, conditions of 256 and 512 numbers. As in `k7_forward.cuh` a
+// step of a warp makes two rows of a strip, here 32 pixels x 32 channels. The condition is too long for registers: it
+// comes in chunks of 64 numbers, each loaded while the one before is multiplied, and the sums of all seven kernel rows
+// wait in 56 accumulators. Every band then meets both halves of the group's channels.
 //
-// A group's weight is 32 or 60 KB of shared memory, so several warps share it, each on a strip of its own: the weight of
-// 2 groups and the rows of 4 (condition 256) or 2 (condition 512) strips fill a processor of sm_90. With fewer than two
-// strips some of the four quarters of a processor would have no warp, so no device with less room is served. At 512 the weight could also
-// come in chunks for every step, but that would be 7 times the traffic of the condition; more strips of one group would
-// read the condition once a group from the second cache, which takes longer than the products do.
+// A group's weight is 32 or 60 KB of shared memory, so several warps share it, each on a strip of its own: the weight
+// of 2 groups and the rows of x of 4 (condition 256) or 2 (condition 512) strips fill a processor of sm_90. With fewer
+// than two strips some of the four quarters of a processor would have no warp, so a device with less room is not
+// served. At 512 the alternatives are slower by the model: the weight in chunks for every step is 57 KB a step where
+// the condition is 32 KB; more strips of one group read the condition from the second cache once a group, not once in
+// two, which takes longer than the products do.
 #pragma once
 #include "k7_strip.cuh"
 
@@ -22,8 +23,8 @@ template <class T, int CONDITION> struct WideShape {
   static_assert(GROUPS * (Weights::BYTES + MOST_STRIPS * Rows::BYTES) + RESERVED_BYTES <= PROCESSOR_BYTES, "");
 };
 
-// The pixels whose condition is loaded next: columns q and q + 8 of two rows, each chunk once. Rows behind the strip take
-// its last one's condition, columns outside of the picture the last one's; neither is stored.
+// The pixels whose condition is loaded next: columns q and q + 8 of two rows, chunk after chunk. Rows behind the strip
+// take its last one's condition; they are not stored.
 template <class T, int CONDITION, int CHUNK> struct ConditionWalk {
   const T* cond;
   uint32_t at[STEP_ROWS][2];
@@ -43,7 +44,7 @@ template <class T, int CONDITION, int CHUNK> struct ConditionWalk {
     for (int i = 0; i < 2 * STEP_ROWS; ++i) pixel[i >> 1][i & 1] = cond + at[i >> 1][i & 1];
     loaded.load(pixel);
   }
-  // By so many numbers, of either row.
+  // By so many numbers in the first and the second row.
   __device__ __forceinline__ void advance(uint32_t first, uint32_t second) {
 #pragma unroll
     for (int column = 0; column < 2; ++column) {

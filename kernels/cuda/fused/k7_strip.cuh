@@ -1,11 +1,12 @@
-// What the forward kernels of k = 7 share. A warp owns one group and walks down a strip, 16 columns wide, two rows of
-// results a step; a block is GROUPS such warps side by side on each of its strips. In shared memory lie, once a block, the
-// projection's weight and bias of its groups, and for each warp the rows of x that its results meet, in a ring.
+// What the forward kernels of k = 7 share. A warp owns one group and walks down a strip of 16 columns, two rows of
+// results a step; a block is GROUPS such warps side by side on each of its strips. In shared memory lie, once a block,
+// the projection's weight and bias of its groups, and for each warp the rows of x that its results meet, in a ring.
 //
-// Numbers that are not finite: a pixel of the condition spoils the results of that pixel alone, in all channels. An x
-// spoils, in its channel and the 7 rows that meet it, whole patches of 8 pixels (columns 8i to 8i+7), where it lies in
-// the 16 columns from 8i - 3 that a patch reads (14 in the right half of a strip), since the band's zeros are
-// multiplied too. That is a superset of what the definition spoils.
+// Numbers that are not finite spoil a superset of what they spoil by definition, since 0 * Inf = NaN:
+//     x       in its channel and the 7 rows that meet it, whole patches of 8 pixels (columns 8i to 8i + 7) that read
+//             its column: they read 16 columns from 8i - 3 in the left half of a strip, 14 in the right half
+//     cond    all channels of its pixel, even if the taps that meet x inside of the picture would not
+//     weight, bias   all results of the group
 #pragma once
 #include "band.cuh"
 
@@ -64,8 +65,8 @@ template <int GROUPS> __device__ __forceinline__ WarpStrip warp_strip(const Forw
   return place;
 }
 
-// The condition of two rows of 16 pixels, 32 PARTS numbers of each, as they are loaded: lane t of a quad has 16 bytes of
-// every part, for columns q and q + 8 of the strip.
+// The condition of two rows of 16 pixels, 32 PARTS numbers of each, as they are loaded: lane t of a quad has 16 bytes
+// of every part, for columns q and q + 8 of the strip.
 template <int PARTS> struct ConditionWords {
   Words4 word[STEP_ROWS][2][PARTS];
 
@@ -101,9 +102,9 @@ template <int PARTS> struct ConditionOperands {
   }
 };
 
-// The weight and bias of one group in shared memory, as the projection's operands take them. Row 8 dy + dx of the weight
-// is tap (dy, dx). Of every 32 numbers of the condition lane t of a quad takes 8t to 8t+7, 16 bytes that serve two
-// products of 16 numbers; the order within a sum is free, so the condition is taken in the same one.
+// The weight and bias of one group in shared memory, as the projection's operands take them. Row 8 dy + dx of the
+// weight is tap (dy, dx). Of every 32 numbers of the condition lane t of a quad takes 8t to 8t+7, 16 bytes that serve
+// two products of 16 numbers; the order within a sum is free, so the condition is taken in the same one.
 template <class T, int CONDITION> struct Projection {
   static_assert(CONDITION % 64 == 0, "the pitch below is meant for whole lines of 128 bytes");
   static constexpr int PITCH = CONDITION + 32;  // numbers: neighbouring rows are 64 bytes apart in the banks
@@ -138,8 +139,8 @@ template <class T, int CONDITION> struct Projection {
   __device__ __forceinline__ Floats4 bias(int row, int lane) const {
     return load<Floats4>(memory + WEIGHT_BYTES + (row * 4 + (lane & 3)) * int(sizeof(Floats4)));
   }
-  // d = c + the product over numbers 32 first to 32 (first + PARTS) - 1 of the condition with a kernel row's weight, for
-  // two rows of pixels.
+  // d = c + the product over numbers 32 first to 32 (first + PARTS) - 1 of the condition with a kernel row's weight,
+  // for two rows of pixels.
   template <int PARTS>
   __device__ __forceinline__ void filters(float (&d)[STEP_ROWS][4], const ConditionOperands<PARTS>& condition, int row,
                                           int first, int lane, const float* const (&c)[STEP_ROWS]) const {
@@ -244,8 +245,8 @@ template <class T, int CHANNELS> struct RowRing {
   }
 };
 
-// Writes 16 channels of a patch, from the sums of the bands' products: lanes change from (channel q; pixels 2t, 2t+1) to
-// (pixel q; channels 2t, 2t+1 and 2t+8, 2t+9), whose address this is.
+// Writes 16 channels of a patch, from the sums of the bands' products: lanes change from (channel q; pixels 2t, 2t+1)
+// to (pixel q; channels 2t, 2t+1 and 2t+8, 2t+9), whose address this is.
 template <class T>
 __device__ __forceinline__ void store_patch(T* address, const float (&sums)[4], float scale, bool inside) {
   const uint32_t lower = transposed(packed(sums[0] * scale, sums[1] * scale, T{}));
