@@ -173,6 +173,10 @@ int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_byte
   if (shared_bytes > 48 * 1024) {
     const cudaError_t refused = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (refused != cudaSuccess) return refused;
+    // Only a hint, without which fewer blocks than there is room for may share a processor.
+    const cudaError_t unheard =
+        cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (unheard != cudaSuccess) return unheard;
   }
   void* arguments[] = {&parameters};
   if (blocks > LARGEST_GRID) return LACONV_BAD_SIZE;
