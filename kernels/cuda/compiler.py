@@ -49,7 +49,7 @@ def units() -> list[Unit]:
     for name in FUSED_TYPES:
         macros = {"TYPE": NUMBER_TYPES[name], "TYPE_NAME": name}
         defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
-        result += [Unit(f"{name}_{stem}", f"fused/{stem}.cu", defines) for stem in FUSED]
+        result += [Unit(f"fused_{name}_{stem}", f"fused/{stem}.cu", defines) for stem in FUSED]
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 

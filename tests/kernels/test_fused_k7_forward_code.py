@@ -51,7 +51,7 @@ def kernels(request: pytest.FixtureRequest, architecture: str, tmp_path_factory:
     """By condition and dropout."""
     name = request.param
     found = {}
-    for function in read(compile_unit(f"{name}_k7_forward", architecture, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit(f"fused_{name}_k7_forward", architecture, tmp_path_factory.mktemp("code"))):
         for condition in BUDGETS:
             for drop in (False, True):
                 kernel = "wide_forward" if condition > 128 else "forward"
