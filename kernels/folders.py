@@ -96,6 +96,8 @@ def _refused(place: Path) -> str | None:
             return why
         with tempfile.TemporaryFile(dir=place, buffering=0) as file:
             file.write(b"0")
+    except FileExistsError as error:
+        return f"{place}: {error.filename} is no folder"
     except OSError as error:
         return f"{place}: {error.strerror or error}"
     return None

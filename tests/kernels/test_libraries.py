@@ -1,4 +1,4 @@
-"""Libraries on the disk: whole or not loaded, built by any number of processes, an accident of the compiler forgotten."""
+"""Libraries on the disk: whole or not loaded, built by any number of processes; a compiler's accident is forgotten."""
 
 from __future__ import annotations
 
@@ -299,7 +299,9 @@ def test_a_cache_that_is_no_folder(
     refused(place, tmp_path)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert all(part in said[0] for part in (str(place / "below"), "Not a directory", str(tmp_path / "temporary")))
+    assert all(
+        part in said[0] for part in (f"{place / 'below'}: ", f"{place} is no folder", str(tmp_path / "temporary"))
+    )
     make = Maker(tmp_path)
     assert obtain(make).path.exists()
     assert make.count == 1, "the next process finds it there"
