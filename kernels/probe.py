@@ -17,7 +17,9 @@ from laconvnet.kernels import plain
 class Convolves(Protocol):
     """What of a backend is tried."""
 
-    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor: ...
+    def dynamic_conv(self, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
+        """v2 Eq. 2: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W)."""
+        ...
 
 
 def failure(backend: Convolves, device: torch.device) -> str | None:

@@ -121,12 +121,7 @@ def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 20000])
 def test_a_damaged_library_is_named_and_built_anew(
-    size: int,
-    real: str,
-    fresh: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    size: int, real: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
     first = build.build()
@@ -134,7 +129,7 @@ def test_a_damaged_library_is_named_and_built_anew(
     assert f"{first.path}: damaged: {size} bytes" in (build.damage() or "")
     assert cpu.ready() is native
     assert build.damage() is None
-    assert f"{first.path}: damaged: {size} bytes" in capfd.readouterr().err
+    assert f"{first.path}: damaged: {size} bytes" in capsys.readouterr().err
 
 
 CPUINFO = """processor	: {number}
