@@ -77,7 +77,7 @@ def search(pattern: str, library: str) -> Iterator[Stored]:
         try:
             found = examine(folder, library)
         except Damaged as damaged:
-            folders.say(f"{damaged}: not loaded")
+            folders.say(f"{damaged}: not loaded, but built anew where it is needed")
             continue
         if found is not None:
             yield found

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -307,14 +308,14 @@ def test_a_cache_that_is_no_folder(
 
 
 def test_a_read_only_cache(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = folders.tempfile.TemporaryFile
+    real = tempfile.TemporaryFile
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         if Path(options["dir"]).is_relative_to(place):
             raise OSError(errno.EROFS, "Read-only file system")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(folders.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     refused(place, tmp_path)
 
 
