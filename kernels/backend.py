@@ -115,6 +115,11 @@ def choose(choice: Choice) -> None:
     _choice = choice
 
 
+def chosen() -> Choice:
+    """What `choose` was told."""
+    return _choice
+
+
 def backend(device: torch.device, dtype: torch.dtype) -> Backend:
     """The backend for tensors of this device and type; doubles are for checks, which plain PyTorch serves on a CPU.
 

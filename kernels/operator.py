@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from laconvnet.kernels import chunks, shared_filters
+from laconvnet.kernels import chunks, fused, shared_filters
 from laconvnet.kernels.backend import backend, computing_dtype, gradients
 from laconvnet.kernels.recipe import Recipe
 
@@ -41,7 +41,7 @@ for _schema in (
 
 def laconv(x: Tensor, cond: Tensor, *rest: Any) -> Tensor:
     """x (B, C, H, W), cond (B, M, H, W) or (B, M, 1, 1), the fields of `Recipe` -> (B, C, H, W) (v2 Eq. 1-3)."""
-    forward = chunks.forward if _by_pixel(x, cond) else shared_filters.forward
+    forward = fused.forward if _by_pixel(x, cond) else shared_filters.forward
     return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest).on_its_device())
 
 
@@ -54,7 +54,7 @@ def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[
     implementation, recipe = backend(x.device, x.dtype), Recipe(*rest[:-1]).on_its_device()
     likes = x, cond, recipe.weight, recipe.bias
     wanted = [one and like is not None for one, like in zip(rest[-1], likes, strict=True)]
-    backward = chunks.backward if _by_pixel(x, cond) else shared_filters.backward
+    backward = fused.backward if _by_pixel(x, cond) else shared_filters.backward
     return _as_tensors(backward(implementation, grad, x, cond, recipe, wanted), likes, x)
 
 

@@ -24,6 +24,10 @@ class Recipe(NamedTuple):
         """The same with the keys where the weight is."""
         return self if self.keys is None else self._replace(keys=self.keys.to(self.weight.device))
 
+    def of(self, images: slice) -> Recipe:
+        """The same for these images of the batch alone."""
+        return self if self.keys is None else self._replace(keys=self.keys[images])
+
     def drop_(self, backend: Backend, filters: Tensor, images: slice) -> None:
         """Dropout, in place, on filters (b, k*k*g, H, W) of these images of the batch.
 

@@ -98,7 +98,8 @@ def _build(folder: Path, architectures: Sequence[str], nvcc: Nvcc, sources: Path
     """Writes library and compiler's words into `folder`; the codes that are in it."""
     objects, words, known = _for_known(folder, architectures, nvcc, sources)
     library = folder / cache.LIBRARY
-    words += run([nvcc.path, "-shared", "-cudart=static", "-Xlinker=-s", *nvcc.link_options, "-o", library, *objects], COMPILE_SECONDS)
+    options = ("-shared", "-cudart=static", "-Xlinker=-s", *nvcc.link_options)
+    words += run([nvcc.path, *options, "-o", library, *objects], COMPILE_SECONDS)
     for path in objects:
         path.unlink()
     (folder / cache.LOG).write_text(words)

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
 from tests.kernels import compilers
-from tests.kernels.fused_emulated import Arguments, Fused, Problem, build, error, kept, problem
+from tests.kernels.fused_emulated import Fused, Problem, build, error, kept, problem
 
 HALVES = (torch.float16, torch.bfloat16)
 CPP = {torch.float16: ("laconv::half", "f16"), torch.bfloat16: ("laconv::bfloat16", "bf16")}
@@ -246,7 +247,7 @@ def code(fused: Fused, dtype: torch.dtype, changed: dict[str, int]) -> int:
     } | changed  # fmt: skip
     name = f"laconv_fused_forward_{TYPES[dtype]}_k7"
     (entry,) = (getattr(library, name) for library in fused.libraries if hasattr(library, name))
-    return int(entry(ctypes.byref(Arguments(**arguments)), None))
+    return int(entry(ctypes.byref(FusedArguments(**arguments)), None))
 
 
 @pytest.mark.parametrize("dtype", HALVES)
