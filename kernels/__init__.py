@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import laconvnet.kernels.norm
 import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
 
 __all__ = ["dynamic_conv", "laconv"]

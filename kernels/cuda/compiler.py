@@ -44,6 +44,9 @@ def units() -> list[Unit]:
             macros = {"TYPE": spelled, "TYPE_NAME": name, "KERNEL": number, "KERNEL_NAME": size}
             defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
             result.append(Unit(f"{name}_{size}", "dynamic_conv.cu", defines))
+    for name in ("f32", "f16", "bf16"):
+        defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
+        result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from laconvnet.kernels.cuda.batch_norm import NormKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 
 TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
@@ -36,7 +37,7 @@ class DropoutArguments(ctypes.Structure):
     )
 
 
-class Library:
+class Library(NormKernels):
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
     Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the
@@ -146,17 +147,16 @@ class Library:
             raise RuntimeError(f"{self.path}: not a library of these kernels: {error}") from error
         if code:
             words = self._library.laconv_words(code).decode(errors="replace")
-            values = {field[0]: getattr(arguments, field[0]) for field in arguments._fields_}
-            sizes = ", ".join(f"{field} {value}" for field, value in values.items() if field not in _ADDRESSES)
+            fields = [
+                field for field, kind, *_ in arguments._fields_ if kind is not ctypes.c_void_p and field != "seed"
+            ]
+            sizes = ", ".join(f"{field} {getattr(arguments, field)}" for field in fields)
             raise RuntimeError(f"{name} on {result.device} ({sizes}): {words} (error {code})")
 
     def _code(self, name: str, arguments: ctypes.Structure, device: torch.device) -> int:
         with torch.cuda.device(device):
             stream = torch.cuda.current_stream(device).cuda_stream
             return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(stream)))
-
-
-_ADDRESSES = ("x", "filters", "grad", "result", "values", "seed_address", "seed")
 
 
 def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> ConvArguments:
