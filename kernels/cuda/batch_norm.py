@@ -35,7 +35,7 @@ class NormKernels:
         """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel."""
         name = _name("statistics", x)
         totals = torch.empty(2 * x.shape[1] + 1, device=x.device)
-        self._run(name, _sizes(x), totals, x=_rows(x), totals=totals, workspace=self._workspace(x))
+        self._run(name, _sizes(x), _rows(x), totals=totals, workspace=self._workspace(x))
         return totals
 
     def norm_apply(
@@ -53,8 +53,8 @@ class NormKernels:
         name = _name("apply", x, beside=beside)
         result = _result(x)
         vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
-        maps = {"x": _rows(x), "beside": None if beside is None else _rows(beside), "result": result}
-        self._run(name, _sizes(x, eps, relu), result, **maps, **vectors)
+        maps = {"beside": None if beside is None else _rows(beside), "result": result}
+        self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors)
         return _shaped_like(result, x)
 
     def norm_backward_reduce(
@@ -75,10 +75,10 @@ class NormKernels:
         totals = torch.empty(2 * x.shape[1], device=x.device)
         masked = _result(x) if by_result else None
         vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
-        maps = {"x": _rows(x), "grad": _rows(grad), "masked": masked}
+        maps = {"grad": _rows(grad), "masked": masked}
         maps["out"] = _rows(out) if by_result and out is not None else None
         more = {"totals": totals, "workspace": self._workspace(x)}
-        self._run(name, _sizes(x, eps, relu), totals, **maps, **vectors, **more)
+        self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors, **more)
         return totals, x.new_empty(0) if masked is None else _shaped_like(masked, x)
 
     def norm_backward_apply(
@@ -99,7 +99,7 @@ class NormKernels:
         result = _result(x)
         vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
         vectors |= _vectors(name, x, 2 * x.shape[1], sums=sums) | _vectors(name, x, 1, count=count)
-        self._run(name, _sizes(x, eps, relu), result, x=_rows(x), grad=_rows(grad), result=result, **vectors)
+        self._run(name, _sizes(x, eps, relu), _rows(x), grad=_rows(grad), result=result, **vectors)
         return _shaped_like(result, x)
 
     def _workspace(self, x: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ class NormKernels:
         floats.argtypes, floats.restype = (ctypes.c_int64,), ctypes.c_int64
         return torch.empty(floats(x.shape[1]), device=x.device)
 
-    def _run(self, name: str, sizes: NormArguments, result: Tensor, **tensors: Tensor | None) -> None:
-        for field, tensor in tensors.items():
+    def _run(self, name: str, sizes: NormArguments, x: Tensor, **tensors: Tensor | None) -> None:
+        for field, tensor in {"x": x, **tensors}.items():
             setattr(sizes, field, None if tensor is None else tensor.data_ptr())
-        self._launch(name, sizes, result)
+        self._launch(name, sizes, x)
 
     def _launch(self, name: str, arguments: ctypes.Structure, result: Tensor) -> None:
         raise NotImplementedError

@@ -6,13 +6,14 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from laconvnet.kernels.cuda import Library, cache
-from laconvnet.kernels.cuda.compiler import units
+from laconvnet.kernels.cuda.compiler import Unit, units
 
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
@@ -25,20 +26,19 @@ class OnCpu(Library):
         return int(getattr(self._library, name)(ctypes.byref(arguments), ctypes.c_void_p(None)))
 
 
-def build_emulated(folder: Path) -> Path:
-    """Compiles every unit of the kernel library by the C++ compiler."""
+def build_emulated(folder: Path, wanted: Sequence[Unit] | None = None) -> Path:
+    """Compiles these units of the kernel library by the C++ compiler, by default all."""
     compiler = shutil.which("g++")
     assert compiler is not None
 
-    def compiled(unit: int) -> Path:
-        one = units()[unit]
+    def compiled(one: Unit) -> Path:
         path = folder / f"{one.name}.o"
         source = cache.SOURCES / one.source
         subprocess.run([compiler, *FLAGS, f"-I{HERE}", *one.macros, "-xc++", "-c", source, "-o", path], check=True)
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, range(len(units()))))
+        objects = list(pool.map(compiled, units() if wanted is None else wanted))
     path = folder / "liblaconv_emulated.so"
     subprocess.run([compiler, "-shared", "-o", path, *objects], check=True)
     return path
