@@ -1,4 +1,4 @@
-"""Batch norm, sum and ReLU as the textbook has them, in float64, for the passes of `kernels.norm` to be compared with."""
+"""Batch norm, sum and ReLU as the textbook has them, in float64: what the passes of `kernels.norm` are held against."""
 
 from __future__ import annotations
 
