@@ -23,22 +23,25 @@ class JointBatchNorm(torch.autograd.Function):
 
     weight and bias (C,), x and beside (B, C, ...) -> the output (B, C, ...) in the type of x, and of the global batch
     mean and variance (C,) and the number of values a channel, a scalar. One exchange forward, one backward.
-    ``again``: where nothing is added, the backward pass computes the sign of the ReLU's input again in place of reading
-    the output, which is for the kernels of a GPU to do.
+    ``on_gpu``, as suits the kernels there: maps are laid channels last once, in place of in each pass, and so is the
+    output; where nothing is added, the backward pass computes the sign of the ReLU's input again in place of reading
+    the output.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor, beside: Tensor | None, relu: bool, again: bool
+        ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor, beside: Tensor | None, relu: bool, on_gpu: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if on_gpu:
+            x, beside = _channels_last(x), None if beside is None else _channels_last(beside)
         values = _values(x, weight)
         own = torch.ops.laconv.norm_statistics(values).to(weight.dtype)
         mean, var, total = global_statistics(own)
         added = None if beside is None else _values(beside, weight)
         out = torch.ops.laconv.norm_apply(values, added, mean, var, weight, bias, eps, relu).to(x.dtype)
-        by_result = relu and not (again and beside is None)
+        by_result = relu and not (on_gpu and beside is None)
         ctx.save_for_backward(x, out if by_result else None, mean, var, weight, bias, total)
-        ctx.eps, ctx.relu = eps, relu
+        ctx.eps, ctx.relu, ctx.on_gpu = eps, relu, on_gpu
         ctx.mark_non_differentiable(mean, var, total)
         return out, mean, var, total
 
@@ -48,6 +51,8 @@ class JointBatchNorm(torch.autograd.Function):
         """The gradients of weight and bias (C,), x and beside (B, C, ...), from that of the output, (B, C, ...)."""
         x, out, *channels, total = ctx.saved_tensors
         weight = channels[2]
+        if ctx.on_gpu:
+            grad = _channels_last(grad)
         values, above = _values(x, weight), _values(grad, weight)
         sign = None if out is None else _values(out, weight)
         own, masked = torch.ops.laconv.norm_backward_reduce(above, values, sign, *channels, ctx.eps, ctx.relu)
@@ -59,6 +64,10 @@ class JointBatchNorm(torch.autograd.Function):
         grad_bias, grad_weight = own.chunk(2)
         grad_beside = above.to(x.dtype) if ctx.needs_input_grad[4] else None
         return grad_weight, grad_bias, None, grad_x.to(x.dtype), grad_beside, None, None
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
 
 
 def _values(x: Tensor, weight: Tensor) -> Tensor:

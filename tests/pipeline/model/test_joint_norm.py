@@ -61,15 +61,15 @@ def test_is_the_layer_of_pytorch(dtype: torch.dtype, with_sum: bool, relu: bool)
     assert ours["num_batches_tracked"] == 1
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("with_sum", [False, True])
-def test_gradients_are_those_of_finite_differences(with_sum: bool, again: bool) -> None:
+def test_gradients_are_those_of_finite_differences(with_sum: bool, on_gpu: bool) -> None:
     norm = joint().double()
     x, beside, _ = (each.requires_grad_() for each in maps(torch.float64, shape=(2, 6, 2, 2)))
 
     def output(x: Tensor, beside: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         apply: Callable[..., tuple[Tensor, ...]] = JointBatchNorm.apply
-        return apply(weight, bias, norm.eps, x, beside if with_sum else None, True, again)[0]
+        return apply(weight, bias, norm.eps, x, beside if with_sum else None, True, on_gpu)[0]
 
     assert torch.autograd.gradcheck(output, (x, beside, norm.weight, norm.bias))
 
