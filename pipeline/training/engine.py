@@ -40,7 +40,7 @@ class EngineConfig:
         tf32: Let fp32 matrix products use TensorFloat-32 on GPUs that have it.
         compile: Compile the model with torch.compile.
         norms: `auto` takes apex's fused batch norm, sum and ReLU on a GPU in fp16 or fp32 where NVIDIA's apex is
-            installed and the model is not compiled, else `torch`'s.
+            installed and the model is not compiled, else `torch`: this package's own, in every precision.
     """
 
     zero: Literal[0, 1, 2, 3] = 1

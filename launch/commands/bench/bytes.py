@@ -36,9 +36,12 @@ def bytes_(
       moved  moved by a step        what all operators of a step read and write, once each, on a GPU, in one process and
                                     as one of 8 (of_norms, of_laconv, of_convolutions: shares of it)
     What is kept is counted in a real step: storages once, whoever keeps them, and whole. What is moved is counted on
-    tensors without data, so any network and batch can be asked about anywhere. Counts do not depend on how busy the
-    machine is; those of kept are made --rounds times all the same, and the quartiles tell whether it was another.
+    tensors without data, so any network and batch can be asked about anywhere.
 
+    Counts do not depend on how busy the machine is; those of kept are made --rounds times all the same, and the
+    quartiles tell whether it was another.
+
+      laconvnet bench bytes --part kept --dtype bf16
       laconvnet bench bytes --part moved --preset s --size 416 --batch 64 --dtype bf16
     """
     from tqdm import tqdm
