@@ -19,7 +19,7 @@ def statistics(x: Tensor) -> Tensor:
     if x.numel():
         # Running statistics, to be thrown away: by their type the operator knows that of its results.
         running = own.new_zeros(2, channels)
-        own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x, *running, 0.0)
+        own[:channels], own[channels:-1] = torch.batch_norm_update_stats(x, running[0], running[1], 0.0)
         own[-1] = x.numel() // channels
     return own
 

@@ -47,7 +47,7 @@ class Moved(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_operator: Counter[str] = Counter()
 
     @property
@@ -116,8 +116,8 @@ def step_rows(network: Network, device: torch.device, worlds: Sequence[int] = WO
 
 
 def _step(network: Network, world: int, reference: bool) -> Moved:
-    cpu = torch.device("cpu")
-    with _pretended(world), FakeTensorMode(), Moved() as moved:
+    cpu, moved = torch.device("cpu"), Moved()
+    with _pretended(world), FakeTensorMode(), moved:
         way = Way(network, cpu, reference)
         for module in way.model.modules():
             if isinstance(module, BatchNorm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ EPS = 1e-5
 
 @dataclass
 class Given:
-    """Maps (B, C, H, W) of one type, and weight and bias (C,)."""
+    """Maps (B, C, ...) of one type, and weight and bias (C,)."""
 
     x: Tensor
     beside: Tensor | None
@@ -20,6 +21,12 @@ class Given:
     weight: Tensor
     bias: Tensor
     relu: bool
+
+    def changed(self, maps: Callable[[Tensor], Tensor], channels: Callable[[Tensor], Tensor] | None = None) -> Given:
+        """The same after a change of each map and, by a change of their own or none, of weight and bias."""
+        weight, bias = (self.weight, self.bias) if channels is None else map(channels, (self.weight, self.bias))
+        beside = None if self.beside is None else maps(self.beside)
+        return Given(maps(self.x), beside, maps(self.grad), weight, bias, self.relu)
 
 
 @dataclass
@@ -60,8 +67,8 @@ def exactly(these: Given) -> Found:
     out = out if beside is None else out + beside
     out = out.relu() if these.relu else out
     inputs = [x, weight, bias] + ([] if beside is None else [beside])
-    grad_x, grad_weight, grad_bias, *of_beside = torch.autograd.grad(out, inputs, these.grad.double())
+    grad_x, grad_weight, grad_bias, *added = torch.autograd.grad(out, inputs, these.grad.double())
     count = mean.new_full((1,), x.numel() // x.shape[1])
     statistics = torch.cat([mean, var, count]).detach()
     sums = torch.cat([grad_bias, grad_weight])
-    return Found(statistics, out.detach(), sums, *(of_beside or [None]), grad_x)
+    return Found(statistics, out.detach(), sums, added[0] if added else None, grad_x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -50,9 +51,7 @@ def amid_nan(values: Tensor, further: int = 0) -> Tensor:
 
 
 def guarded(these: Given, further: int = 0) -> Given:
-    names = ("x", "grad", *(("beside",) if these.beside is not None else ()))
-    maps = {name: amid_nan(getattr(these, name), further) for name in names}
-    return replace(these, weight=amid_nan(these.weight), bias=amid_nan(these.bias), **maps)
+    return these.changed(lambda t: amid_nan(t, further), amid_nan)
 
 
 def every_pass(kernels: Any, these: Given) -> Found:
@@ -151,15 +150,14 @@ def test_addresses_that_are_not_aligned(kernels: Poisoned, dtype: torch.dtype) -
 @pytest.mark.parametrize("layout", ["channels first", "every second column", "expanded", "rows", "three"])
 def test_other_layouts(kernels: Poisoned, layout: str) -> None:
     made = given((3, 16, 4, 6), torch.float32, True, True)
-    change = {
-        "channels first": torch.Tensor.contiguous,
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "channels first": lambda t: t.contiguous(),
         "every second column": lambda t: t[..., ::2],
         "expanded": lambda t: t[:1].expand(3, -1, -1, -1),
         "rows": lambda t: t[:, :, 0, 0],
         "three": lambda t: t[:, :, 0].mT.contiguous().mT,
-    }[layout]
-    assert made.beside is not None
-    these = replace(made, x=change(made.x), beside=change(made.beside), grad=change(made.grad))
+    }
+    these = made.changed(changes[layout])
     found = every_pass(kernels, these)
     compare(found, these)
     for each in (found.out, found.grad_x, found.grad_beside):

@@ -49,10 +49,9 @@ def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 def test_every_pass(passes: Any, shape: tuple[int, ...], dtype: torch.dtype, with_sum: bool, relu: bool) -> None:
     these = given((*shape, 1, 1)[:4], dtype, with_sum, relu)
     if len(shape) == 2:
-        these.x, these.grad = these.x[..., 0, 0], these.grad[..., 0, 0]
-        these.beside = None if these.beside is None else these.beside[..., 0, 0]
+        these = these.changed(lambda t: t[..., 0, 0])
     if dtype == torch.float64:
-        these.weight, these.bias = these.weight.double(), these.bias.double()
+        these = these.changed(lambda t: t, Tensor.double)
     found = every_pass(passes, these)
     compare(found, these, torch.finfo(dtype).eps if dtype.itemsize == 2 and with_sum else 0.0)
     for each in (found.out, found.grad_x):

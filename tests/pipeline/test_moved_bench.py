@@ -56,7 +56,7 @@ def bytes_a_value(dtype: torch.dtype, with_sum: bool, relu: bool, world: int) ->
         inputs = [x, *norm.parameters(), *([beside] if with_sum else [])]
         with Moved() as moved:
             torch.autograd.grad(norm(x, beside if with_sum else None, relu=relu), inputs, grad)
-    return moved.total / x.numel()
+    return float(moved.total / x.numel())
 
 
 @pytest.mark.parametrize("world", [1, 8])
