@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_backward_reduce(const ReduceP
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) norm_backward_total(const ReduceParameters parameters) {
+__global__ void __launch_bounds__(THREADS, 4) norm_backward_total(const ReduceParameters parameters) {
   const Tiles& tiles = parameters.tiles;
   const int channels = tiles.channels;
   const int own = int(threadIdx.x) / FINAL_CHANNELS;

@@ -1,5 +1,6 @@
 // Two numbers for each channel of a block's band, joined over the block's lines: always the same halves in the same
-// order. In shared memory number i of a thread stands at i * THREADS + thread, without conflicts of banks.
+// order. In shared memory number i of a thread stands at i * THREADS + thread, without conflicts of banks; no place is
+// written twice, so one barrier a round will do.
 #pragma once
 #include "tiles.cuh"
 
@@ -18,7 +19,6 @@ __device__ __forceinline__ void join_lines(const Tiles& tiles, int line, float (
   while (span < tiles.lines) span *= 2;
   for (int left = tiles.lines; left > 1; left = span) {
     span /= 2;
-    __syncthreads();  // the numbers of the round before are read
     if (line >= span && line < left) {
 #pragma unroll
       for (int v = 0; v < V; ++v) {

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_statistics(const StatisticsPa
 
 // T, the map's type, has no part in it but that every unit has its own.
 template <class T>
-__global__ void __launch_bounds__(THREADS) norm_statistics_total(const StatisticsParameters parameters) {
+__global__ void __launch_bounds__(THREADS, 4) norm_statistics_total(const StatisticsParameters parameters) {
   const Tiles& tiles = parameters.tiles;
   const int channels = tiles.channels;
   const int own = int(threadIdx.x) / FINAL_CHANNELS;
