@@ -1,6 +1,7 @@
-"""The operators of batch norm over all processes, in four passes with an exchange behind the first and the third.
+"""The operators of batch norm over all processes: four passes, and an exchange behind the first and the third.
 
     laconv::norm_statistics       x -> own (2 C + 1): means, variances (by the count), number of values a channel
+    laconv::norm_combine          what was exchanged, (processes, 2 C + 1) -> (2 C + 1), the same of all processes
     laconv::norm_apply            x, beside?, statistics of all -> relu?(beside + BN(x))
     laconv::norm_backward_reduce  grad, x, out? -> own sums (2 C): gradients of bias and weight; masked gradient
     laconv::norm_backward_apply   grad, x, sums and count of all -> gradient of x
@@ -35,6 +36,7 @@ LIBRARY = torch.library.Library("laconv", "FRAGMENT")
 _CHANNELS = "Tensor mean, Tensor var, Tensor weight, Tensor bias"
 for _schema in (
     "norm_statistics(Tensor x) -> Tensor",
+    "norm_combine(Tensor every) -> Tensor",
     f"norm_apply(Tensor x, Tensor? beside, {_CHANNELS}, float eps, bool relu) -> Tensor",
     f"norm_backward_reduce(Tensor grad, Tensor x, Tensor? out, {_CHANNELS}, float eps, bool relu) -> (Tensor, Tensor)",
     f"norm_backward_apply(Tensor grad, Tensor x, {_CHANNELS}, Tensor sums, Tensor count, float eps, bool relu) "
@@ -54,13 +56,17 @@ def _on_gpu(name: str, x: int) -> Callable[..., Any]:
     return run
 
 
-for _name, _x in (("statistics", 0), ("apply", 0), ("backward_reduce", 1), ("backward_apply", 1)):
+for _name, _x in (("statistics", 0), ("combine", 0), ("apply", 0), ("backward_reduce", 1), ("backward_apply", 1)):
     LIBRARY.impl(f"norm_{_name}", getattr(by_cpu, _name), "CPU")
     LIBRARY.impl(f"norm_{_name}", _on_gpu(f"norm_{_name}", _x), "CUDA")
 
 
 def _fake_statistics(x: Tensor) -> Tensor:
     return x.new_empty(2 * x.shape[1] + 1, dtype=by_cpu.statistics_dtype(x))
+
+
+def _fake_combine(every: Tensor) -> Tensor:
+    return every.new_empty(every.shape[1])
 
 
 def _fake_apply(x: Tensor, *_: Any) -> Tensor:
@@ -80,6 +86,7 @@ def _fake_backward_apply(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
 
 for _name, _shapes in (
     ("statistics", _fake_statistics),
+    ("combine", _fake_combine),
     ("apply", _fake_apply),
     ("backward_reduce", _fake_backward_reduce),
     ("backward_apply", _fake_backward_apply),

@@ -23,7 +23,7 @@ class NormArguments(ctypes.Structure):
 
 
 class NormKernels:
-    """The four passes of batch norm, for `Library`; shapes and sums are those of `kernels.norm`, statistics float32.
+    """The passes of batch norm, for `Library`; shapes and sums are those of `kernels.norm`, statistics float32.
 
     Maps are (B, C, ...) and worked on channels last; another layout is copied there and back. Each raises RuntimeError
     naming the kernel and the tensor where something does not fit; then nothing is returned.
@@ -36,6 +36,15 @@ class NormKernels:
         name = _name("statistics", x)
         totals = torch.empty(2 * x.shape[1] + 1, device=x.device)
         self._run(name, _sizes(x), _rows(x), totals=totals, workspace=self._workspace(x))
+        return totals
+
+    def norm_combine(self, every: Tensor) -> Tensor:
+        """(processes, 2 C + 1), the statistics of each, float32 -> (2 C + 1), those of all together."""
+        if every.dim() != 2 or every.dtype != torch.float32 or every.shape[1] % 2 == 0:
+            raise RuntimeError(f"norm_combine: every: expected (processes, 2 C + 1) float32, got {_about(every)}")
+        totals = every.new_empty(every.shape[1])
+        sizes = NormArguments(rows=len(every), channels=every.shape[1] // 2)
+        self._run("laconv_norm_combine_f32", sizes, every.contiguous(), totals=totals)
         return totals
 
     def norm_apply(

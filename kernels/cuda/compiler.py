@@ -47,6 +47,7 @@ def units() -> list[Unit]:
     for name in ("f32", "f16", "bf16"):
         defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
         result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
+    result.append(Unit("norm_combine", "norm/combine.cu"))
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 

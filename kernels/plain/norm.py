@@ -29,6 +29,19 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def combine(every: Tensor) -> Tensor:
+    """(processes, 2 C + 1), the statistics of each -> (2 C + 1), those of all together.
+
+    Combined like this they are exact and do not cancel (Chan, Golub and LeVeque 1983).
+    """
+    channels = every.shape[1] // 2
+    means, variances, counts = every.split([channels, channels, 1], 1)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    var = (counts * (variances + (means - mean).square())).sum(0) / total
+    return torch.cat([mean, var, total])
+
+
 def apply(
     x: Tensor,
     beside: Tensor | None,

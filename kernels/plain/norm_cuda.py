@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laconvnet.kernels.plain.norm import finished, statistics_dtype
+from laconvnet.kernels.plain.norm import combine, finished, statistics_dtype
+
+__all__ = ["apply", "backward_apply", "backward_reduce", "combine", "statistics"]
 
 
 def statistics(x: Tensor) -> Tensor:

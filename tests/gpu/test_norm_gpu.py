@@ -81,6 +81,15 @@ def test_pytorchs_kernels_in_their_place(
     assert found.out.dtype == found.grad_x.dtype == dtype
 
 
+def test_statistics_of_several_processes(way: cuda.Library) -> None:
+    own = [
+        way.norm_statistics(given((2 + rank, 640, 7, 5), torch.float32, False, False, "cuda").x) for rank in range(9)
+    ]
+    every = torch.stack(own)
+    wanted = torch.ops.laconv.norm_combine(every.double().cpu())
+    torch.testing.assert_close(way.norm_combine(every).double().cpu(), wanted, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_same_bits_on_every_run(way: cuda.Library, dtype: torch.dtype) -> None:
     these = given((16, 128, 52, 52), dtype, True, True, "cuda")

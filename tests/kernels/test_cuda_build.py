@@ -86,6 +86,7 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
     assert built.library.stat().st_size <= 4 * 2**20  # about 1.5 MiB each
     assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
     library = ctypes.CDLL(str(built.library))
+    assert library.laconv_norm_combine_f32
     for dtype in ("f32", "f16", "bf16", "f64"):
         assert getattr(library, f"laconv_dropout_{dtype}")
         for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):

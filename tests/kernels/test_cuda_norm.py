@@ -177,6 +177,18 @@ def test_a_mean_that_is_large_against_the_spread(kernels: Poisoned) -> None:
     torch.testing.assert_close(own[16:32].double(), var, rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize(("processes", "channels"), [(1, 5), (3, 1), (7, 3 * 128 + 9)])
+def test_statistics_of_several_processes(kernels: Poisoned, processes: int, channels: int) -> None:
+    """Those of their maps together; a process without a map adds nothing."""
+    maps = [given((1 + 2 * rank, channels, 2, 3), torch.float32, False, False).x + 100 for rank in range(processes)]
+    own = [kernels.norm_statistics(x) for x in (*maps, maps[0][:0])]
+    every = amid_nan(torch.stack(own).flatten()).view(processes + 1, -1)
+    whole = torch.cat(maps).double().transpose(0, 1).flatten(1)
+    exact = torch.cat([whole.mean(1), whole.var(1, correction=0), torch.tensor([float(whole.shape[1])])])
+    torch.testing.assert_close(kernels.norm_combine(every).double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.ops.laconv.norm_combine(every), kernels.norm_combine(every), rtol=1e-5, atol=0)
+
+
 def test_the_same_bits_on_every_run(kernels: Poisoned) -> None:
     these = given((4, 24, 9, 9), torch.float32, True, True)
     first, second = (every_pass(kernels, these) for _ in range(2))
@@ -216,6 +228,8 @@ def test_what_does_not_fit_is_named(kernels: Poisoned) -> None:
     channels = (four, four, four, four, EPS, True)
     with pytest.raises(RuntimeError, match=r"norm_statistics: x: .*\(2, 4, 3, 3\) float64 on cpu"):
         kernels.norm_statistics(x.double())
+    with pytest.raises(RuntimeError, match=r"norm_combine: every: .*\(2, 4\) float32 on cpu"):
+        kernels.norm_combine(x[:, :, 0, 0])
     with pytest.raises(RuntimeError, match=r"norm_apply: beside: .*got \(2, 4, 3\) float32 on cpu"):
         kernels.norm_apply(x, x[..., 0], *channels)
     with pytest.raises(RuntimeError, match=r"backward_reduce: out: .*got \(2, 4, 3, 3\) float16"):

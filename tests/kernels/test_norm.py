@@ -75,6 +75,7 @@ def arguments(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
     out = torch.ops.laconv.norm_apply(these.x, these.beside, *channels, 1e-5, True)
     return {
         "norm_statistics": (these.x,),
+        "norm_combine": (torch.stack([own, own]),),
         "norm_apply": (these.x, these.beside, *channels, 1e-5, True),
         "norm_apply ": (these.x, None, *channels, 1e-5, False),
         "norm_backward_reduce": (these.grad, these.x, out, *channels, 1e-5, True),

@@ -6,6 +6,8 @@
  *     int laconv_norm_apply_TYPE(const laconv_norm_args*, void* stream)             x [beside] -> result
  *     int laconv_norm_backward_reduce_TYPE(const laconv_norm_args*, void* stream)   grad x [out] -> totals [masked]
  *     int laconv_norm_backward_apply_TYPE(const laconv_norm_args*, void* stream)    grad x -> result
+ *     int laconv_norm_combine_f32(const laconv_norm_args*, void* stream)
+ *         x, (rows, 2 channels + 1) float32: the totals of statistics of `rows` processes -> totals, those of all
  *     int64_t laconv_norm_workspace_TYPE(int64_t channels)     floats of workspace that the first and the third want
  * Sums are made in an order that depends on the sizes alone: the same bits on every run and every device.
  */
@@ -30,6 +32,7 @@ typedef struct laconv_norm_args {
   const float* sums;    /* backward_apply: (2, channels), the totals of backward_reduce over all processes */
   const float* count;   /* backward_apply: (1), the values of a channel over all processes */
   float* totals;        /* statistics: (2 channels + 1), means, variances by `rows`, rows;
+                           combine: the same, of all processes;
                            backward_reduce: (2, channels), sums of grad and of grad (x - mean) / sqrt(var + eps) */
   float* workspace;
   int64_t rows, channels;
