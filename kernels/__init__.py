@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import laconvnet.kernels.norm
 import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
 from laconvnet.kernels.dropout import check_probability
 from laconvnet.kernels.keys import image_keys

@@ -54,6 +54,10 @@ def units() -> list[Unit]:
         macros = {"TYPE": NUMBER_TYPES[name], "TYPE_NAME": name}
         defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
         result += [Unit(f"fused_{name}_{stem}", f"fused/{stem}.cu", defines) for stem in FUSED]
+    for name in ("f32", "f16", "bf16"):
+        defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
+        result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
+    result.append(Unit("norm_combine", "norm/combine.cu"))
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 

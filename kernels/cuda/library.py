@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laconvnet.kernels.cuda.batch_norm import NormKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 from laconvnet.kernels.dropout import check_probability, threshold
 from laconvnet.kernels.filter_layout import FilterLayout, filters_of_a_pixel, row_length
@@ -37,7 +38,7 @@ class DropoutArguments(ctypes.Structure):
     )
 
 
-class Library:
+class Library(NormKernels):
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
     Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the
@@ -218,8 +219,8 @@ class Library:
         code = self._code(name, arguments, device)
         if code and code != unless:
             words = self._library.laconv_words(code).decode(errors="replace")
-            values = {field[0]: getattr(arguments, field[0]) for field in arguments._fields_}
-            sizes = ", ".join(f"{field} {value}" for field, value in values.items() if field not in _ADDRESSES)
+            fields = [name for name, kind, *_ in arguments._fields_ if kind is not ctypes.c_void_p]
+            sizes = ", ".join(f"{name} {getattr(arguments, name)}" for name in fields)
             raise RuntimeError(f"{name} on {device} ({sizes}): {words} (error {code})")
         return code == 0
 
@@ -239,12 +240,6 @@ class Library:
         with torch.cuda.device(device):
             stream = torch.cuda.current_stream(device).cuda_stream
             return int(self._function(name)(ctypes.byref(arguments), ctypes.c_void_p(stream)))
-
-
-_ADDRESSES = (
-    *("x", "filters", "grad", "result", "source", "keys"),
-    *("cond", "weight", "bias", "grad_cond", "grad_weight", "grad_bias", "workspace"),
-)
 
 
 def _arguments(x: Tensor, kernel_size: int, groups: int, interleaved: bool, padded: bool) -> ConvArguments:

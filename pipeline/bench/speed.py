@@ -92,7 +92,9 @@ class Way:
     def __init__(self, network: Network, device: torch.device, reference: bool) -> None:
         torch.manual_seed(0)
         model = build_model(network.model, WORDS)
-        self.model = (unfolded(model) if reference else model).to(device).train()
+        model = unfolded(model) if reference else model
+        # Tensors without data (`pipeline.bench.moved`) cannot be moved in place, nor need they be.
+        self.model = (model if device.type == "cpu" else model.to(device)).train()
         self.device, self.dtype, self.pictures = device, DTYPES[network.precision], network.batch
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = build_optimizer(OptimizerConfig(), self.weights, device)

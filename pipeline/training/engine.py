@@ -40,7 +40,7 @@ class EngineConfig:
         tf32: Let fp32 matrix products and convolutions use TensorFloat-32 on GPUs that have it.
         compile: Compile the model with torch.compile.
         norms: `auto` takes apex's fused batch norm, sum and ReLU on a GPU in fp16 or fp32 where NVIDIA's apex is
-            installed and the model is not compiled, else `torch`'s.
+            installed and the model is not compiled, else `torch`: this package's own, in every precision.
         kernels: What LaConv runs in: `require` stops before the first step where its compiled kernels (CUDA's on a GPU,
             the C++ kernel on a CPU) cannot be had, `auto` then takes plain PyTorch, several times slower, after one
             warning, and `plain` takes it anyway.

@@ -85,12 +85,15 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
     assert built.library.stat().st_size <= 4 * 2**20  # about 1.5 MiB each
     assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
     library = ctypes.CDLL(str(built.library))
+    assert library.laconv_norm_combine_f32
     for dtype in ("f32", "f16", "bf16", "f64"):
         assert getattr(library, f"laconv_drop_filters_{dtype}")
         assert getattr(library, f"laconv_drop_elements_{dtype}")
         for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):
             for what in ("forward", "grad_x", "grad_filters"):
                 assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
+        for what in ("statistics", "apply", "backward_reduce", "backward_apply", "workspace"):
+            assert dtype == "f64" or getattr(library, f"laconv_norm_{what}_{dtype}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -105,6 +108,10 @@ def test_a_launch_without_a_gpu_is_reported(built: Built) -> None:
         library.dropout_(filters, torch.tensor([1]), 3, 2, 0.5)
     with pytest.raises(RuntimeError, match=r"drop_elements_f32 on cpu \(.*threshold 26\): (CUDA driver|no CUDA)"):
         library.dropout(filters, torch.tensor([1]), 0.1)
+    with pytest.raises(
+        RuntimeError, match=r"laconv_norm_statistics_f32 on cpu \(rows 9, channels 4,.*\): (CUDA driver|no CUDA)"
+    ):
+        library.norm_statistics(x)
 
 
 def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:
@@ -145,10 +152,13 @@ def test_another_source_or_compiler_is_another_library(tmp_path: Path, sources: 
     nvcc, newer = fake_nvcc(tmp_path), fake_nvcc(tmp_path / "newer", "13.1.5")
     first = cuda.build(["90a"], nvcc, sources)
     assert cuda.build(["90a"], newer, sources).folder != first.folder
-    with (sources / "gather.cuh").open("a") as file:
-        file.write("// another\n")
-    assert cuda.build(["90a"], nvcc, sources).folder != first.folder
-    assert (calls(tmp_path), calls(tmp_path / "newer")) == (2 * ONE_BUILD, ONE_BUILD)
+    seen = {first.folder}
+    for name in ("gather.cuh", "norm/apply.cuh", "norm/norm.h"):
+        with (sources / name).open("a") as file:
+            file.write("// another\n")
+        seen.add(cuda.build(["90a"], nvcc, sources).folder)
+    assert len(seen) == 4
+    assert (calls(tmp_path), calls(tmp_path / "newer")) == (4 * ONE_BUILD, ONE_BUILD)
     assert cache.find("90a", first.source, newer.version) != first
     assert cache.find("90a", first.source, None) is not None
 
