@@ -41,6 +41,9 @@ class EngineConfig:
         compile: Compile the model with torch.compile.
         norms: `auto` takes apex's fused batch norm, sum and ReLU on a GPU in fp16 or fp32 where NVIDIA's apex is
             installed and the model is not compiled, else `torch`'s.
+        kernels: What LaConv runs in: `require` stops before the first step where its compiled kernels (CUDA's on a GPU,
+            the C++ kernel on a CPU) cannot be had, `auto` then takes plain PyTorch, several times slower, after one
+            warning, and `plain` takes it anyway.
     """
 
     zero: Literal[0, 1, 2, 3] = 1
@@ -54,6 +57,7 @@ class EngineConfig:
     tf32: bool = False
     compile: bool = False
     norms: Literal["auto", "apex", "torch"] = "auto"
+    kernels: Literal["auto", "require", "plain"] = "auto"
 
     def __post_init__(self) -> None:
         if self.precision == "fp16" and not self.zero:
