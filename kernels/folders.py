@@ -32,8 +32,12 @@ def cache_folder() -> Path:
     """LACONVNET_KERNEL_CACHE, else the user's cache folder by the XDG rule."""
     if os.environ.get("LACONVNET_KERNEL_CACHE"):
         return Path(os.environ["LACONVNET_KERNEL_CACHE"])
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home if home else Path.home() / ".cache") / "laconvnet" / "kernels"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"], "laconvnet", "kernels")
+    try:
+        return Path.home() / ".cache" / "laconvnet" / "kernels"
+    except RuntimeError:  # a container's user without an entry in /etc/passwd has no home
+        return _in_temporary()
 
 
 def distrusted(path: Path) -> str | None:
@@ -52,8 +56,18 @@ def distrusted(path: Path) -> str | None:
 
 def private_folders() -> list[Path]:
     """What takes the cache's place where it cannot be used: a folder in it, else one in the temporary folder."""
-    name = f"laconvnet-kernels-{os.geteuid()}"
-    return [cache_folder() / name, Path(tempfile.gettempdir()) / name]
+    found = [cache_folder() / _private()]
+    with suppress(OSError):  # there is none that can be written
+        found.append(_in_temporary())
+    return found
+
+
+def _in_temporary() -> Path:
+    return Path(tempfile.gettempdir()) / _private()
+
+
+def _private() -> str:
+    return f"laconvnet-kernels-{os.geteuid()}"
 
 
 def readable() -> list[Path]:

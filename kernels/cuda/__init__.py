@@ -89,6 +89,8 @@ def _prepare(index: int) -> Library | str:
         library = _load(found.built or build([found.wanted], found.nvcc))
     except (BuildError, OSError) as error:
         return str(error)
+    if torch.cuda.is_current_stream_capturing():
+        return library  # nothing may wait for the device now; what is captured is not launched either
     failed = probe.failure(library, torch.device("cuda", index))
     return f"{library.path}: {failed}" if failed else library
 

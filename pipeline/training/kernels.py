@@ -22,10 +22,15 @@ def settle(model: nn.Module, engine: Engine) -> backend.InUse | None:
         return None
     try:
         # A process that compiles for minutes is waited for here, and one that cannot stops them all.
-        return Ranks(engine.rank, engine.world).each(lambda: _checked(engine.config.kernels, engine.device))
+        found = Ranks(engine.rank, engine.world).each(lambda: _checked(engine.config.kernels, engine.device))
     except Exception:
         leave()
         raise
+    if engine.agree(int(not found.compiled)) and found.compiled:
+        # Its own warning may stand in a log that nobody reads, and the pace is that of the slowest.
+        words = f"{found.words}; but a process beside this one runs in plain PyTorch, and all wait for it"
+        return backend.InUse(False, words, "a process beside this one runs in plain PyTorch")
+    return found
 
 
 def _checked(choice: backend.Choice, device: torch.device) -> backend.InUse:

@@ -40,6 +40,7 @@ def _pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "find_nvcc", lambda: nvcc)
     monkeypatch.setattr(cuda, "Library", OnCpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     real = probe.failure
     monkeypatch.setattr(probe, "failure", lambda library, device: real(library, torch.device("cpu")))
     monkeypatch.setattr(backend, "_choice", "auto")
@@ -76,6 +77,12 @@ def test_what_fails_the_probe_is_not_taken(code: int, reason: str, tmp_path: Pat
         backend.backend(GPU, torch.float32)
     assert "cuda:0" in str(caught.value)
     assert reason in str(caught.value)
+
+
+def test_a_first_use_inside_a_capture_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, 35)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert isinstance(cuda.ready(GPU), OnCpu)
 
 
 def test_a_library_of_other_kernels_is_reported() -> None:

@@ -319,6 +319,16 @@ def test_a_read_only_cache(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
     refused(place, tmp_path)
 
 
+def test_a_user_without_a_home(tmp_path: Path, make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LACONVNET_KERNEL_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert obtain(make).path.is_relative_to(tmp_path / "temporary" / f"laconvnet-kernels-{os.geteuid()}")
+
+
 def test_a_new_cache_is_private_whatever_the_umask(place: Path, make: Maker) -> None:
     before = os.umask(0)
     try:

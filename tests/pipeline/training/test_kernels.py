@@ -54,6 +54,14 @@ def test_a_run_on_disk_goes_on_in_what_its_machine_has(tmp_path: Path, refcoco: 
     assert {row["kernels"] for row in rows(tmp_path / "run")} == {"plain"}
 
 
+def test_one_slow_process_is_reported_by_the_main_one(tmp_path: Path, refcoco: Path) -> None:
+    output, _ = run(2, [*without(tmp_path), *arguments(tmp_path / "run", refcoco)])
+    assert {row["kernels"] for row in rows(tmp_path / "run")} == {"plain"}
+    (line,) = (line for line in output.splitlines() if line.startswith("LaConv runs in "))
+    assert "liblaconv_cpu.so" in line
+    assert "plain PyTorch" in line
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_one_process_without_them_stops_all_before_the_first_step(world: int, tmp_path: Path, refcoco: Path) -> None:
     folder = tmp_path / "run"
