@@ -21,7 +21,7 @@ def trained(implementation: str, dtype: torch.dtype) -> list[Tensor]:
     """Weights of many shapes after some steps on gradients that are the same for all implementations."""
     draws = torch.Generator().manual_seed(0)
     shapes = ((512, 512), (3, 5, 7), (1,), (1000,))
-    weights = [torch.randn(shape, generator=draws).to("cuda", dtype).requires_grad_() for shape in shapes]
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=draws).to("cuda", dtype)) for shape in shapes]
     config = OptimizerConfig(lr=1e-2, implementation=implementation)  # type: ignore[arg-type]
     optimizer = build_optimizer(config, weights, torch.device("cuda", 0))
     for _ in range(STEPS):

@@ -331,6 +331,32 @@ def test_a_gpu_by_default(pretended_gpu: list[int], capsys: pytest.CaptureFixtur
     assert torch.backends.cudnn.allow_tf32 == tf32
 
 
+def test_stages_and_ways_that_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--json"]
+    few = ["--rounds", "1", "--batch", "1", "--stage", "2", "4"]
+    assert cli.main([*arguments, *few, "--without", "unfold", "taps"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["stage"] for row in rows} == {2, 4}
+    assert {(row["name"], row["baseline"], row["ratio"]) for row in rows} == {("laconv", "unfold", None)}
+    assert all(row["median"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stage", "1", "9"], ["--stage: 1, 9", "1, 2, 3, 4, 5"]),
+        (["--without", "unfolded"], ["--without: unfolded", "unfold, unfold_compiled, taps, involution, laconv"]),
+        (["--without", *WAYS, "unfold_compiled", "involution"], ["--without", "not all"]),
+    ],
+)
+def test_stages_and_ways_that_there_are_not(
+    words: list[str], message: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "kernel", "--device", "cpu", "--preset", "tiny", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(part in line for part in message)
+
+
 def test_least_work() -> None:
     case = Case("x", 32, 1, batch=2, unfold_batch=1, channels=4, condition=3, side=5, kernel_size=3, groups=2)
     assert case.macs("dynamic_conv", "forward") == 2 * 25 * 4 * 9
