@@ -141,7 +141,7 @@ class Runner:
                 return 127, str(error)
             self._stop(GRACE)
         last = [_last_line(file, size) for file, size in zip(files, sizes, strict=True)]
-        return code, next(filter(None, reversed(last) if code else last), "")
+        return code, next(filter(None, reversed(last) if code else last[:1]), "")
 
     def _stop(self, grace: float) -> None:
         """End what runs, and all that it started: asked first, so that pytest tells what it found."""
