@@ -9,6 +9,7 @@ import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from laconvnet.pipeline.bench.speed import Network
 
 ZERO = (1, 3)
 PRECISIONS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32", "bf16")}
+_START = "spawn"  # a GPU cannot be used in a process that was forked
 _NEEDED = ("deepspeed", "accelerate", "transformers", "tensorboard")
 
 
@@ -44,7 +46,7 @@ def rows(network: Network, device: torch.device, rounds: int, steps: int) -> Ite
 
 def _measured(work: Work) -> list[Row]:
     seen: list[Round] = []
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(_START)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=engine_steps.measure, args=(work, there))
     process.start()

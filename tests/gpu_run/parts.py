@@ -66,7 +66,7 @@ def dry(folder: Path) -> list[Part]:
     """The same parts in the same order on a processor, of tiny shapes; those that only a GPU can run are left out."""
     tiny = ("kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--batch", "1", "--quick")
     runs = {
-        "smoke": (_module("smoke", "cpu", file=MACHINE), _module("small", "cpu"), _module("launches", "cpu")),
+        "smoke": (_module("smoke", "cpu", file=MACHINE),),
         "operator": (_measured(folder, *tiny, "--rounds", "1", "--without", "taps"),),
         "step": (_step(folder, "--kernels", str(folder / PROFILE), device="cpu"),),
         "tests": (_tests(),),

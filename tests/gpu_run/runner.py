@@ -86,11 +86,11 @@ class Runner:
         except Interrupted as interruption:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # the table is being written
+            state = FAILED if self._running else NOT_RUN
             self._stop(1.0)
-            begun = len(self.outcomes)
-            self._add(Outcome(parts[begun].name, FAILED, f"interrupted by {interruption}"))
-            for part in parts[begun + 1 :]:
-                self._add(Outcome(part.name, NOT_RUN, f"interrupted by {interruption}"))
+            for part in parts[len(self.outcomes) :]:
+                self._add(Outcome(part.name, state, f"interrupted by {interruption}"))
+                state = NOT_RUN
             return interruption.number
         finally:
             for number, handler in before.items():
@@ -122,7 +122,7 @@ class Runner:
     def _run(self, part: Part, command: Command, end: float) -> tuple[int, str]:
         """The exit code and the last line of one command."""
         left = end - time.monotonic()
-        minutes = f"{_FULL * left / 60:.2f}"
+        minutes = f"{_FULL * left / 60:.3f}"
         words = [word.replace("{minutes}", minutes) for word in command.words]
         files = [self.folder / name for name in dict.fromkeys((command.file, LOG))]  # os.devnull stays what it is
         for file in files:
@@ -130,16 +130,18 @@ class Runner:
                 kept.write(f"== {part.name}: {shlex.join(words)}\n")
         sizes = [file.stat().st_size for file in files]
         with files[0].open("ab") as out, files[-1].open("ab") as log:
-            self._running = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=self.environment, process_group=0
-            )
             try:
+                self._running = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=self.environment, process_group=0
+                )
                 code = self._running.wait(left)
             except subprocess.TimeoutExpired:
                 code = 124
+            except OSError as error:
+                return 127, str(error)
             self._stop(GRACE)
         last = [_last_line(file, size) for file, size in zip(files, sizes, strict=True)]
-        return code, next(filter(None, reversed(last) if code else last), "")
+        return code, next(filter(None, reversed(last) if code else last[:1]), "")
 
     def _stop(self, grace: float) -> None:
         """End what runs, and all that it started: asked first, so that pytest tells what it found."""

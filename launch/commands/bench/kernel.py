@@ -81,11 +81,10 @@ def kernel(
     on_gpu = where.type == "cuda"
     names = dtype or (["bf16", "fp32"] if on_gpu else ["fp32"])
     layers = layers_of(preset or (["s", "b"] if on_gpu else ["s"]), size, [224, 416] if on_gpu else [416])
-    known = {case.stage for case in layers}
-    if not set(stage) <= known:
-        raise ConfigError(
-            f"command line: --stage: {' '.join(map(str, stage))}: expected some of {', '.join(map(str, sorted(known)))}"
-        )
+    known = sorted({case.stage for case in layers})
+    if not set(stage) <= set(known):
+        asked, numbers = (", ".join(map(str, some)) for some in (stage, known))
+        raise ConfigError(f"command line: --stage: {asked}: expected some of {numbers}")
     layers = [case for case in layers if not stage or case.stage in stage]
     largest = max((DTYPES[name] for name in names), key=lambda kind: kind.itemsize)
     free = torch.cuda.mem_get_info(where)[0] if on_gpu else None

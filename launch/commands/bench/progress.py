@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 from typing import Any
 
 
 def bar(parts: Iterable[Any] | None = None, **options: Any) -> Any:
     """tqdm's bar with these options of its; nothing is shown where tqdm is missing, as on a bare GPU machine."""
-    if find_spec("tqdm") is None:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
         return _Silent(parts)
-    from tqdm import tqdm
-
     return tqdm(parts, **options)
 
 
