@@ -21,8 +21,8 @@ struct Dropout {
   float scale;
 
   // Value i by draw(i): a byte whose highest bit is turned, at the top of a word whose other bits may be anything. So a
-  // comparison of signed numbers serves, the only one that all vectors have. No condition but on bits, and pointers that
-  // nothing else goes by: or the compiler would move the product behind the condition and make no vectors of it.
+  // comparison of signed numbers serves, the only one that all vectors have. No condition but on bits, and pointers
+  // that nothing else goes by: or the compiler would move the product behind the condition and make no vectors of it.
   template <typename Draw>
   void apply(const float* from, float* to, Index count, Draw draw) const {
     const auto least = static_cast<std::int32_t>((threshold << 24) ^ 0x80000000u);

@@ -37,7 +37,7 @@ struct Counters {  // (first + lane, one, two, three)
 };
 
 // The four words of kCounters counters, word w of lane i at words[w * pitch + i], the bits of `flipped` turned in each.
-inline void philox(const Counters& at, std::uint64_t key, std::uint32_t* words, Index pitch, std::uint32_t flipped = 0) {
+inline void philox(const Counters& at, std::uint64_t key, std::uint32_t* words, Index pitch, std::uint32_t flipped) {
   Halves result[2][4];
   for (int odd = 0; odd < 2; ++odd) {  // every other lane
     Halves c0{}, c1 = Halves{} + at.one, c2 = Halves{} + at.two, c3 = Halves{} + at.three;
