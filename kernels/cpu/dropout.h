@@ -12,6 +12,7 @@
 namespace laconv {
 
 constexpr Index kBytes = 16;    // of one counter
+constexpr std::uint32_t kHighest = 0x80808080u;  // bit of each byte of a word
 constexpr Index kAtOnce = 256;  // counters whose words are held at once, in the first cache
 
 struct Dropout {
@@ -19,16 +20,20 @@ struct Dropout {
   std::uint32_t threshold;
   float scale;
 
-  // values[i] by byte(i). Loads without a condition, and pointers that nothing else goes by: or the compiler would make
-  // no vectors of it.
-  template <typename Byte>
-  void apply(const float* from, float* to, Index count, Byte byte) const {
-    const std::uint32_t least = threshold;
+  // Value i by draw(i): a byte whose highest bit is turned, at the top of a word whose other bits may be anything. So a
+  // comparison of signed numbers serves, the only one that all vectors have. No condition but on bits, and pointers
+  // that nothing else goes by: or the compiler would move the product behind the condition and make no vectors of it.
+  template <typename Draw>
+  void apply(const float* from, float* to, Index count, Draw draw) const {
+    const auto least = static_cast<std::int32_t>((threshold << 24) ^ 0x80000000u);
     const float by = scale;
 #pragma GCC ivdep
     for (Index i = 0; i < count; ++i) {
       const float scaled = from[i] * by;
-      to[i] = byte(i) >= least ? scaled : 0.0f;
+      std::uint32_t bits;
+      std::memcpy(&bits, &scaled, sizeof bits);
+      bits &= static_cast<std::int32_t>(draw(i)) >= least ? ~0u : 0u;
+      std::memcpy(to + i, &bits, sizeof bits);
     }
   }
 };
@@ -49,15 +54,15 @@ class FilterDropout {
       for (Index i = 0; i < count; i += kCounters) {
         const Counters at{static_cast<std::uint32_t>(first + i), static_cast<std::uint32_t>(group),
                           static_cast<std::uint32_t>(block), 0};
-        philox(at, rule_.keys[image], words_.data() + i, kAtOnce);
+        philox(at, rule_.keys[image], words_.data() + i, kAtOnce, kHighest);
       }
       for (Index byte = 0; byte < kBytes; ++byte) {
         const Index tap = tap_of(block, byte);
         if (tap < 0) continue;
         float* values = filters_.at(image, tap * groups_ + group) + first;
         const std::uint32_t* words = words_.data() + byte / 4 * kAtOnce;
-        const auto shift = static_cast<std::uint32_t>(8 * (byte % 4));
-        rule_.apply(values, values, count, [=](Index i) { return words[i] >> shift & 255u; });
+        const auto shift = static_cast<std::uint32_t>(24 - 8 * (byte % 4));
+        rule_.apply(values, values, count, [=](Index i) { return words[i] << shift; });
       }
     }
   }
@@ -98,12 +103,12 @@ class ElementDropout {
     for (Index i = 0; i < kAtOnce && kBytes * i < count; i += kCounters) {
       // A part holds a power of two of counters, so the lower half never carries within it.
       const Counters at{static_cast<std::uint32_t>(first + i), static_cast<std::uint32_t>((first + i) >> 32), 0, 1};
-      philox(at, rule_.keys[image], words_.data() + i, kAtOnce);
+      philox(at, rule_.keys[image], words_.data() + i, kAtOnce, kHighest);
     }
     transpose(words_.data(), rows_.data());
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(rows_.data());  // little endian
     const Index start = image * elements_ + kBytes * first;
-    rule_.apply(from_ + start, to_ + start, count, [=](Index i) { return std::uint32_t{bytes[i]}; });
+    rule_.apply(from_ + start, to_ + start, count, [=](Index i) { return std::uint32_t{bytes[i]} << 24; });
   }
 
  private:

@@ -36,8 +36,8 @@ struct Counters {  // (first + lane, one, two, three)
   std::uint32_t first, one, two, three;
 };
 
-// The four words of kCounters counters, word w of lane i at words[w * pitch + i].
-inline void philox(const Counters& at, std::uint64_t key, std::uint32_t* words, Index pitch) {
+// The four words of kCounters counters, word w of lane i at words[w * pitch + i], the bits of `flipped` turned in each.
+inline void philox(const Counters& at, std::uint64_t key, std::uint32_t* words, Index pitch, std::uint32_t flipped) {
   Halves result[2][4];
   for (int odd = 0; odd < 2; ++odd) {  // every other lane
     Halves c0{}, c1 = Halves{} + at.one, c2 = Halves{} + at.two, c3 = Halves{} + at.three;
@@ -55,7 +55,7 @@ inline void philox(const Counters& at, std::uint64_t key, std::uint32_t* words, 
     result[odd][0] = c0, result[odd][1] = c1, result[odd][2] = c2, result[odd][3] = c3;
   }
   for (int w = 0; w < 4; ++w) {
-    const Halves both = (result[0][w] & 0xffffffffu) | (result[1][w] << 32);
+    const Halves both = ((result[0][w] & 0xffffffffu) | (result[1][w] << 32)) ^ (flipped * 0x100000001u);
     std::memcpy(words + w * pitch, &both, sizeof both);  // little endian, as all that this is compiled for
   }
 }

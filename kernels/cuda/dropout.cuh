@@ -47,14 +47,14 @@ struct FilterParameters {
   const void* source;
   void* result;
   int64_t pixels, total;  // of an image, of all
-  int64_t filters;        // values a pixel
+  int filters;            // values a pixel
   int kernel_size, groups, tile;
   int row;  // numbers of a padded row; 0: filters lie in the order (tap, group)
   MaskRule rule;
 
-  __device__ __forceinline__ int64_t place(int group, int tap) const {
-    if (!row) return int64_t(tap) * groups + group;
-    return (int64_t(group) * kernel_size + tap / kernel_size) * row + tap % kernel_size;
+  __device__ __forceinline__ int place(int group, int tap) const {
+    if (!row) return tap * groups + group;
+    return (group * kernel_size + tap / kernel_size) * row + tap % kernel_size;
   }
 };
 
@@ -90,7 +90,7 @@ template <class T, int V> __global__ void __launch_bounds__(THREADS) drop_filter
     __syncthreads();
     const T* const source = static_cast<const T*>(parameters.source) + start * parameters.filters;
     T* const result = static_cast<T*>(parameters.result) + start * parameters.filters;
-    const int values = int(pixels * parameters.filters), whole = values / V * V;
+    const int values = pixels * parameters.filters, whole = values / V * V;
     for (int i = int(threadIdx.x) * V; i < whole; i += THREADS * V) {
       Vector<T, V> vector = load<Vector<T, V>>(source + i);
 #pragma unroll
@@ -149,7 +149,7 @@ template <class T> int drop_filters_any(const laconv_dropout_args& args, void* s
   if (args.threshold < 1 || args.threshold > 255) return LACONV_BAD_THRESHOLD;
   const MaskRule rule{args.keys, uint32_t(args.threshold), 256.0 / double(256 - args.threshold)};
   const int64_t fitting = LARGEST_TILE / filters / TILE_STEP * TILE_STEP;
-  const FilterParameters parameters{args.source, args.result, pixels, pixels * args.images, filters,
+  const FilterParameters parameters{args.source, args.result, pixels, pixels * args.images, int(filters),
                                     int(args.kernel_size), int(args.groups), int(fitting), row, rule};
   if (!fitting)
     return launch(drop_wide_filters<T>, divided_up(parameters.total * filters, THREADS), 0, stream, parameters);

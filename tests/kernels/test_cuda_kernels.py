@@ -140,7 +140,7 @@ KEYS = torch.tensor([0, -1, 2**62 + 12345])
     [
         (1, 3, 4, 5),
         (3, 2, 7, 5),
-        (3, 4, 16, 17),  # several tiles, which begin and end amid images
+        (3, 4, 40, 41),  # more tiles than blocks, which begin and end amid images
         (5, 2, 3, 9),
         (7, 3, 5, 7),
         (7, 1, 1, 1),

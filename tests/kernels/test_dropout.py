@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import platform
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
@@ -14,6 +18,7 @@ from torch import Tensor
 from laconvnet import kernels
 from laconvnet.kernels import cpu, dropout, plain
 from laconvnet.kernels.backend import Backend
+from laconvnet.kernels.cpu import build, native
 from laconvnet.kernels.keys import layer_number
 from tests.kernels import mask_reference
 
@@ -56,8 +61,7 @@ def test_filters_are_dropped_by_the_rule(backend: Backend, shape: tuple[int, int
 
 def test_many_pixels_are_dropped_by_the_rule() -> None:
     """More of them than the compiled kernel takes at once."""
-    native = cpu.ready()
-    if native is None:
+    if cpu.ready() is None:
         pytest.skip("no C++ compiler here")
     for k, g in ((3, 2), (7, 1)):
         found, expected = (torch.ones(2, k * k * g, 29, 31) for _ in range(2))
@@ -79,14 +83,38 @@ def test_elements_are_dropped_by_the_rule(backend: Backend, shape: tuple[int, ..
 
 
 def test_many_elements_are_dropped_by_the_rule() -> None:
-    native = cpu.ready()
-    if native is None:
+    if cpu.ready() is None:
         pytest.skip("no C++ compiler here")
     values = torch.rand(3, 5, 13, 1009) + 1
     last = values.contiguous(memory_format=torch.channels_last)
     expected = dropout.dropout(values, KEYS[:3], 0.2)
     for found in (native.dropout(values, KEYS[:3], 0.2), native.dropout(last, KEYS[:3], 0.2)):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are instructions of x86")
+@pytest.mark.parametrize("instructions", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_every_processors_way_to_multiply_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    try:
+        program = build.compiler()
+    except build.BuildError:
+        pytest.skip("no C++ compiler here")
+    if instructions == "x86-64-v4" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        pytest.skip("this processor lacks them")
+    target = tmp_path / "kernel.so"
+    flags = [*(flag for flag in build.FLAGS if flag != "-O3"), "-O1", f"-march={instructions}"]
+    subprocess.run([program, *flags, build.SOURCES / "dynamic_conv.cpp", "-o", target], check=True)
+    monkeypatch.setattr(build, "library", lambda: ctypes.CDLL(str(target)))
+    made = native.library.__wrapped__()
+    monkeypatch.setattr(native, "library", lambda: made)
+    values = torch.rand(3, 49, 5, 11) + 1
+    assert torch.equal(native.dropout(values, KEYS[:3], 0.2), dropout.dropout(values, KEYS[:3], 0.2))
+    found = values.clone()
+    native.dropout_(found, KEYS[:3], 7, 1, 0.2)
+    dropout.dropout_(values, KEYS[:3], 7, 1, 0.2)
+    assert torch.equal(found, values)
 
 
 def test_what_is_dropped_is_zero_whatever_it_was(backend: Backend) -> None:
