@@ -228,15 +228,19 @@ def test_no_more_steps_than_a_picture_has_pairs_of_rows(fused: Fused, condition:
 
 
 def test_strips_are_high_where_processors_are_few(fused: Fused) -> None:
-    given = problem(torch.bfloat16, 2, 26, 13, 16, 64, 1, 7)
+    """Each reads the rows of x that its results meet, 3 beside it above and below, and the weight."""
+    batch, height, width, groups = 2, 26, 13, 4
+    given = problem(torch.bfloat16, batch, height, width, channels_of(64, groups), 64, groups, 7)
 
-    def blocks() -> int:
-        return round(fused.counted(lambda: fused.forward("k7", given)).read / weight_bytes(64, 1))
+    def read(strip_rows: int) -> int:
+        first = range(0, height, strip_rows)
+        rows = sum(min(height, y + strip_rows + 3) - max(0, y - 3) for y in first)
+        pixels = 2 * width * (height * 64 + rows * channels_of(64, groups))
+        return batch * (pixels + len(first) * weight_bytes(64, groups))
 
-    on(fused, ONE_PROCESSOR)
-    few = blocks()
-    on(fused, H100)
-    assert few < 2 * 13 <= blocks()
+    for device, strip_rows in ((ONE_PROCESSOR, height), (H100, 2)):
+        on(fused, device)
+        assert fused.counted(lambda: fused.forward("k7", given)).read == read(strip_rows)
 
 
 def code(fused: Fused, dtype: torch.dtype, changed: dict[str, int]) -> int:
