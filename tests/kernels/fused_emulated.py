@@ -284,7 +284,7 @@ class Fused:
             for name in names
         }
         workspace = torch.full((workspace_bytes,), 0xFF, dtype=torch.uint8)
-        self._call("grad_filters", kernel, given, workspace, **results)
+        self._call("grad_filters", kernel, given, workspace, None, **results)
         return {name: results[f"grad_{name}"].value() for name in names}
 
     def counted(self, run: object) -> Counts:
