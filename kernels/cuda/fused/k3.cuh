@@ -1,11 +1,12 @@
 // What the fused kernels of k = 3 share: stage 1 of the network, 4 groups of 4 channels, a condition of 64 channels.
 //
-// Nothing moves between lanes. A warp makes the filters of 16 pixels as one product, pixels times condition by condition
-// times filters, and chooses freely which pixel a row of it is, which filter a column and which channel a step of the sum:
+// Nothing moves between lanes. A warp makes the filters of 16 pixels as one product, pixels times condition by
+// condition times filters, and chooses freely which pixel a row of it is, which filter a column and which channel a
+// step of the sum:
 //     rows q and q + 8   two pixels of the lanes (q, t), q = lane / 4, t = lane % 4
 //     column n of tile j tap 2 j + n % 2 of group n / 2 (the tenth tap does not exist: its weights are zero)
-// so lane (q, t), to whom rows q and q + 8 of columns 2 t and 2 t + 1 belong, ends with all nine taps of group t of its two
-// pixels, next to that group's four channels, which it loads itself: 8 bytes a pixel.
+// so lane (q, t), to whom rows q and q + 8 of columns 2 t and 2 t + 1 belong, ends with all nine taps of group t of its
+// two pixels, next to that group's four channels, which it loads itself: 8 bytes a pixel.
 //     steps of the sum   step 2 p + i takes from lane t channels 32 p + 8 t + 4 i to + 3
 // so what lane t gives to two steps is 16 bytes that lie together, in the condition and in the weight.
 #pragma once
@@ -42,23 +43,26 @@ struct Strips {
   }
 };
 
-// Warps that run at the same time on the chip this was planned for (132 processors, two blocks each), and how many strips each is to walk
-// down at least: the round that ends only partly filled is then at most one of five.
+// Warps that run at the same time on the chip this was planned for (132 processors, two blocks each), and how many
+// strips each is to walk down at least: the round that ends only partly filled is then at most one of five.
 constexpr int64_t WARPS_AT_ONCE = 132 * 2 * WARPS, ROUNDS = 4;
 // Shorter strips would read more than a quarter of x twice, two rows of it a strip.
 constexpr int64_t FEWEST_ROWS = 8;
 
-// As long as there are enough of them, and all of a picture of equal length. Results do not depend on it.
-inline int rows_of_strips(int64_t strips_across, int64_t height) {
-  const int64_t wanted = divided_up(ROUNDS * WARPS_AT_ONCE, max(strips_across, int64_t(1)));
+// How long a strip is, where so many lie beside each other in all pictures: as long as there are enough of them, and
+// those of a picture equally long. Sums over pixels are made strip by strip, so it follows from the sizes alone and
+// never from the chip, that bits agree on all of them.
+inline int rows_of_strips(int64_t beside_each_other, int64_t height) {
+  const int64_t wanted = divided_up(ROUNDS * WARPS_AT_ONCE, max(beside_each_other, int64_t(1)));
   const int64_t down = max(int64_t(1), min(wanted, height / FEWEST_ROWS));
   return int(divided_up(height, down));
 }
 
-// The strips of all pictures, `columns` apart, of a multiple of `rows` rows; 0, or what there is too much of.
-inline int cut(const laconv_fused_args& args, int columns, int rows, Strips& strips) {
+// The strips of all pictures, `columns` apart, whose rows are walked `together` at a time; 0, or LACONV_NO_FUSED_KERNEL
+// where there are more than 32 bits number.
+inline int cut(const laconv_fused_args& args, int columns, int together, Strips& strips) {
   const int64_t across = divided_up(args.width, columns);
-  rows *= int(divided_up(rows_of_strips(args.batch * across, args.height), rows));
+  const int rows = int(divided_up(rows_of_strips(args.batch * across, args.height), together)) * together;
   const int down = int(divided_up(args.height, max(rows, 1)));
   strips = {int(args.height), int(args.width), columns, rows, int(across), down, 0};
   const int64_t a_picture = across * down;
@@ -68,7 +72,8 @@ inline int cut(const laconv_fused_args& args, int columns, int rows, Strips& str
 }
 
 // As many blocks as run at once, each of whose warps takes strip after strip: the weight is loaded once a warp.
-template <class P> int launch_strips(void (*kernel)(P), int blocks_a_processor, int shared_bytes, const P& parameters, void* stream) {
+template <class P>
+int launch_strips(void (*kernel)(P), int blocks_a_processor, int shared_bytes, const P& parameters, void* stream) {
   if (parameters.strips.count == 0) return 0;
   Device device;
   const int failed = current_device(device);
@@ -127,8 +132,8 @@ template <class T> struct Weights {
   }
 };
 
-// The bias as it stands in the first left-hand summand of every tile, {even tap, odd tap} of group t for both pixels: 16
-// bytes a tile and group in shared memory, read by all lanes of one t together.
+// The bias as it stands in the first left-hand summand of every tile, {even tap, odd tap} of group t for both pixels:
+// 16 bytes a tile and group in shared memory, read by all lanes of one t together.
 struct Bias {
   float quad[TILES][GROUPS][2 * PIXELS];
 
@@ -155,8 +160,8 @@ struct Pixels {
 
 // filters[2 * pixel + i] = tap 2 * tile + i of group t, before dropout.
 template <class T>
-__device__ __forceinline__ void make_filters(float* filters, const Pixels& pixels, const Weights<T>& weights, const Bias& bias,
-                                             int tile, int t) {
+__device__ __forceinline__ void make_filters(float* filters, const Pixels& pixels, const Weights<T>& weights,
+                                             const Bias& bias, int tile, int t) {
   const Floats4 summand = load<Floats4>(bias.quad[tile][t]);
   multiply(filters, pixels.word[0], weights.word[0][tile], summand.number, T{});
 #pragma unroll

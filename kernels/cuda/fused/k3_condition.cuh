@@ -8,14 +8,14 @@ namespace k3 {
 // What becomes of the condition when it is loaded.
 enum class Prologue {
   NONE,
-  // It is the packed output of the convolution before: cells of 8 x 8 pixels, row by row, each pixel's channels together;
-  // relu(scale * relu(cond) + shift), in float, rounded as PyTorch rounds it.
+  // It is the packed output of the convolution before: cells of 8 x 8 pixels, row by row, each pixel's channels
+  // together; relu(scale * relu(cond) + shift), in float, rounded as PyTorch rounds it.
   PACKED
 };
 constexpr int PACKING = 8;
 
-// Scale and shift of the prologue in shared memory: 8 of each, for the 16 bytes that a lane loads, with room behind them
-// so that the four lanes that read at once meet different banks.
+// Scale and shift of the prologue in shared memory: 8 of each, for the 16 bytes that a lane loads, with room behind
+// them so that the four lanes that read at once meet different banks.
 struct Affine {
   static constexpr int STRIDE = 20;
   float numbers[CONDITION / 8][STRIDE];
@@ -32,7 +32,8 @@ struct Affine {
 // Where a lane finds the condition of its two pixels, row by row.
 template <class T, Prologue PROLOGUE> class Condition {
  public:
-  __device__ __forceinline__ Condition(const void* cond, int64_t image, int y, const Strips& strips, int column, int t) {
+  __device__ __forceinline__ Condition(const void* cond, int64_t image, int y, const Strips& strips, int column,
+                                       int t) {
     constexpr bool PACKED = PROLOGUE == Prologue::PACKED;
     constexpr int BYTES = CONDITION * int(sizeof(T)), SIDE = PACKED ? PACKING : 1;
     const int cells_across = (strips.width + SIDE - 1) / SIDE, cells_down = (strips.height + SIDE - 1) / SIDE;
@@ -55,16 +56,15 @@ template <class T, Prologue PROLOGUE> class Condition {
     for (int pixel = 0; pixel < PIXELS; ++pixel) place_[pixel] += step;
   }
 
-  // `zero` is zero, which the compiler does not know: 16 bytes arrive in four neighbouring registers, a product wants words
-  // of two pixels in four neighbouring registers, and the OR gives each word a place of its own. Without it the compiler
-  // copies all of them for every one of the five tiles. The prologue's arithmetic does as much.
+  // `zero` is zero, which the compiler does not know: 16 bytes arrive in four neighbouring registers, a product wants
+  // words of two pixels in four neighbouring registers, and the OR gives each word a place of its own. Without it the
+  // compiler copies all of them for every one of the five tiles. The prologue's arithmetic does as much.
   __device__ __forceinline__ void load(Pixels& pixels, uint32_t zero, const Affine* affine = nullptr, int t = 0) const {
     Words4 found[PIXELS][2];
 #pragma unroll
     for (int pixel = 0; pixel < PIXELS; ++pixel)
 #pragma unroll
-      for (int part = 0; part < 2; ++part)
-        found[pixel][part] = load_constant<Words4>(place_[pixel] + 64 * part);
+      for (int part = 0; part < 2; ++part) found[pixel][part] = load_constant<Words4>(place_[pixel] + 64 * part);
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
       Floats4 scale[2], shift[2];
@@ -86,7 +86,9 @@ template <class T, Prologue PROLOGUE> class Condition {
             const float* const factor = scale[i / 2].number + 2 * (i % 2);
             const float* const summand = shift[i / 2].number + 2 * (i % 2);
             word = relu_pair(word, T{});
-            word = packed_relu(lower(word, T{}) * factor[0] + summand[0], upper(word, T{}) * factor[1] + summand[1], T{});
+            const float low = lower(word, T{}) * factor[0] + summand[0];
+            const float high = upper(word, T{}) * factor[1] + summand[1];
+            word = packed_relu(low, high, T{});
           } else {
             word |= zero;
           }

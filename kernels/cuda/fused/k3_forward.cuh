@@ -1,9 +1,9 @@
-// The forward result of k = 3 (lanes: k3.cuh). A warp walks down a strip of 16 columns: rows q and q + 8 of its products are
-// columns 2 q and 2 q + 1. A step makes one row: 4 loads of 16 bytes of the condition, 4 of 8 bytes of the next row of x
-// (three rows stay in registers, widened), 20 products, 72 multiplications, 2 stores of 8 bytes.
+// The forward result of k = 3 (lanes: k3.cuh). A warp walks down a strip of 16 columns: rows q and q + 8 of its
+// products are columns 2 q and 2 q + 1. A step makes one row: 4 loads of 16 bytes of the condition, 4 of 8 bytes of the
+// next row of x (three rows stay in registers, widened), 20 products, 72 multiplications, 2 stores of 8 bytes.
 //
-// Columns right of the picture take the condition of its last column and are not stored. Taps outside of the picture meet
-// zeros, so a weight or bias that is not finite spoils also the border pixels where its tap lies outside.
+// Columns right of the picture take the condition of its last column and are not stored. Taps outside of the picture
+// meet zeros, so a weight or bias that is not finite spoils also the border pixels where its tap lies outside.
 #pragma once
 #include "k3_condition.cuh"
 
@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
 }
 
 template <class T, bool DROP, Prologue PROLOGUE> int launch_forward(const laconv_fused_args& args, void* stream) {
-  ForwardParameters parameters{args.x, args.cond, args.weight, args.bias, args.result, args.scale, args.shift, {}, {}, 0};
-  parameters.dropout = dropout_of(args);
+  ForwardParameters parameters{args.x,     args.cond,  args.weight,      args.bias, args.result,
+                               args.scale, args.shift, dropout_of(args), {},        0};
   const int wrong = cut(args, COLUMNS, 1, parameters.strips);
   return wrong ? wrong : launch_strips(forward<T, DROP, PROLOGUE>, 2, int(sizeof(ForwardShared)), parameters, stream);
 }

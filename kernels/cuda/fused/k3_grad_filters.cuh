@@ -1,15 +1,16 @@
-// The gradients of the condition, the weight and the bias of k = 3, all of which follow from the gradient of the filters,
+// The gradients of the condition, the weight and the bias of k = 3 (lanes: k3.cuh), all of which follow from that of
+// the filters,
 //     grad_filters[p, tap, group] = sum over the group's channels of grad[p] * x[p + offset(tap)],
 // which never leaves the registers. A warp walks down a strip of 8 columns, two rows a step: rows q and q + 8 of its
-// products are column q of either row. Lane (q, t) makes all taps of group t for its two pixels (72 multiplications); two
-// taps packed into a word are then, where they are,
+// products are column q of either row. Lane (q, t) makes all taps of group t for its two pixels (72 multiplications);
+// two taps packed into a word are then, where they are,
 //     the left operand of  grad_cond = grad_filters weight
 //         tap 4 s + 2 i + j of group t is place 2 t + 8 i + j of step s of the sum, tap 8 a step of half the length;
-//         column n of tile 4 p + i is channel 32 p + 8 (n / 2) + 2 i + n % 2: a lane ends with 16 bytes that lie together
+//         column n of tile 4 p + i is channel 32 p + 8 (n / 2) + 2 i + n % 2: a lane ends with 16 bytes in a row
 //     and, transposed (movmatrix), the right operand of  grad_weight^T = cond^T grad_filters
 //         pixels are the steps of the sum; the condition is loaded with pixels along t and channels along q.
-// The sums over pixels stay in registers while the warp walks, are added up by block, warp after warp, and then over all
-// blocks (partial_sums.cuh).
+// The sums over pixels stay in registers while the warp walks, are added up by block, warp after warp, and then over
+// all blocks (partial_sums.cuh).
 //
 // A gradient of the result that is not finite spoils the weight's gradient of taps outside of the picture, too.
 #pragma once
@@ -19,7 +20,7 @@
 namespace laconv {
 namespace k3 {
 
-constexpr int ROWS = 2;         // of a step
+constexpr int ROWS = 2;  // of a step
 constexpr int GRAD_COLUMNS = 8;
 constexpr int FILTERS = TAPS * GROUPS;
 constexpr int PART = FILTERS * CONDITION + FILTERS;  // numbers of a block's sums: weight, then bias
@@ -57,8 +58,8 @@ __device__ __forceinline__ void make_gradients(FilterGradients& filters, const f
     }
 }
 
-// The weight as right-hand operand of the condition's gradient, in shared memory as the lanes load it, the same for every
-// warp (the sums leave no registers for it): for each tile taps 0 to 7 of group t, for four tiles tap 8.
+// The weight as right-hand operand of the condition's gradient, in shared memory as the lanes load it, the same for
+// every warp (the sums leave no registers for it): for each tile taps 0 to 7 of group t, for four tiles tap 8.
 struct WeightByChannel {
   Words4 taps[CHANNEL_TILES][LANES];
   Words4 last_tap[CHANNEL_TILES / 4][LANES];
@@ -85,22 +86,22 @@ struct WeightByChannel {
   }
 };
 
-// Sums over the warp's pixels. Numbers of weight[i][tile]: channel 8 q + 2 i, taps 2 tile and 2 tile + 1 of group t, then
-// channel 8 q + 2 i + 1.
+// Sums over the warp's pixels. Numbers of weight[i][tile]: channel 8 q + 2 i, taps 2 tile and 2 tile + 1 of group t,
+// then channel 8 q + 2 i + 1.
 struct Sums {
   float weight[4][TILES][4];
   float bias[TAPS];
 };
 
-// A block's sums in shared memory, warp after warp: the order is fixed. Pieces of four channels change places so that the
-// four groups of eight lanes that are served at once meet different banks.
+// A block's sums in shared memory, warp after warp: the order is fixed. Pieces of four channels change places so that
+// the four groups of eight lanes that are served at once meet different banks.
 struct BlockSums {
   float weight[FILTERS][CONDITION];
   float bias[FILTERS];
 
-  __device__ __forceinline__ Floats4* piece(int filter, int number) {
+  __device__ __forceinline__ float* piece(int filter, int number) {
     const int group = filter % GROUPS;
-    return reinterpret_cast<Floats4*>(&weight[filter][4 * (number ^ (group % 2 + group / 2 * 4))]);
+    return &weight[filter][4 * (number ^ (group % 2 + group / 2 * 4))];
   }
 
   __device__ __forceinline__ void add(Sums& sums, int q, int t) {
@@ -117,7 +118,7 @@ struct BlockSums {
           const int filter = tap * GROUPS + t;
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            Floats4* const place = piece(filter, 2 * q + i);
+            float* const place = piece(filter, 2 * q + i);
             Floats4 sum = warp ? load<Floats4>(place) : zeros<float, 4>();
 #pragma unroll
             for (int j = 0; j < 4; ++j) sum.number[j] += sums.weight[2 * i + j / 2][tap / 2][2 * (j % 2) + tap % 2];
@@ -143,16 +144,16 @@ struct GradFiltersShared {
   BlockSums sums;          // where that of the weight is
 };
 
-// The condition of a step's 16 pixels as left-hand operands: found[row][i] is channels 8 q to 8 q + 7 of column 2 t + i.
-// Columns right of the picture take its last one, a row below it takes the row above: their gradients are zero.
+// The condition of a step's 16 pixels as left-hand operands: found[row][i] is channels 8 q to 8 q + 7 of column
+// 2 t + i. Columns right of the picture take its last one, a row below it the row above: their gradients are zero.
 template <class T> struct ConditionByChannel {
   static constexpr int BYTES = CONDITION * int(sizeof(T));
   const char* place[2];
   uint32_t row_bytes;
   Words4 found[ROWS][2];
 
-  __device__ __forceinline__ ConditionByChannel(const void* cond, int64_t first_pixel, const Strip& strip, int width, int q,
-                                                int t) {
+  __device__ __forceinline__ ConditionByChannel(const void* cond, int64_t first_pixel, const Strip& strip, int width,
+                                                int q, int t) {
     row_bytes = unsigned(width) * BYTES;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -318,10 +319,10 @@ inline int64_t grad_filters_blocks(const Strips& strips) { return min(MOST_PARTS
 
 template <class T, bool COND, bool WEIGHT>
 int launch_grad_filters(const GradFiltersParameters& parameters, bool drop, void* stream) {
+  const auto kernel = drop ? grad_filters<T, COND, WEIGHT, true> : grad_filters<T, COND, WEIGHT, false>;
+  if (!WEIGHT) return launch_strips(kernel, 4, int(sizeof(WeightByChannel)), parameters, stream);
   const int64_t blocks = grad_filters_blocks(parameters.strips);
-  const int shared_bytes = int(WEIGHT ? sizeof(GradFiltersShared) : sizeof(WeightByChannel));
-  return drop ? launch_warps(grad_filters<T, COND, WEIGHT, true>, blocks, THREADS, shared_bytes, stream, parameters)
-              : launch_warps(grad_filters<T, COND, WEIGHT, false>, blocks, THREADS, shared_bytes, stream, parameters);
+  return launch_warps(kernel, blocks, THREADS, int(sizeof(GradFiltersShared)), stream, parameters);
 }
 
 inline int grad_filters_strips(const laconv_fused_args& args, Strips& strips) {
@@ -338,7 +339,8 @@ inline int64_t grad_filters_workspace(const laconv_fused_args& args) {
 
 template <class T> int grad_filters_any(const laconv_fused_args& args, void* stream) {
   if (args.packing) return LACONV_NO_FUSED_KERNEL;
-  GradFiltersParameters parameters{args.x, args.grad, args.cond, args.weight, args.grad_cond, nullptr, dropout_of(args), {}};
+  GradFiltersParameters parameters{args.x,         args.grad, args.cond,        args.weight,
+                                   args.grad_cond, nullptr,   dropout_of(args), {}};
   const int wrong = grad_filters_strips(args, parameters.strips);
   if (wrong) return wrong;
   const bool drop = args.keys != nullptr;
@@ -349,8 +351,9 @@ template <class T> int grad_filters_any(const laconv_fused_args& args, void* str
   const int failed = args.grad_cond ? launch_grad_filters<T, true, true>(parameters, drop, stream)
                                     : launch_grad_filters<T, false, true>(parameters, drop, stream);
   if (failed) return failed;
-  return launch_partial_sums({parameters.parts, grad_filters_blocks(parameters.strips), PART, args.grad_weight,
-                              args.grad_bias, FILTERS * CONDITION, FILTERS}, stream);
+  const PartialSums sums{parameters.parts, grad_filters_blocks(parameters.strips), PART,   args.grad_weight,
+                         args.grad_bias,   FILTERS * CONDITION,                    FILTERS};
+  return launch_partial_sums(sums, stream);
 }
 
 }  // namespace k3

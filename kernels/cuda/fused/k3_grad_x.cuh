@@ -1,10 +1,11 @@
-// The gradient of x of k = 3 (lanes: k3.cuh): every pixel hands the gradient of the result, times its filters, to the nine
-// pixels that its taps reach. A warp walks down a strip of 16 columns, rows q and q + 8 of its products being columns 2 q
-// and 2 q + 1, of which the 14 inner ones get all that reaches them: half of what goes sideways stays in its lane, the
-// rest is handed over once a row (8 exchanges). Filters of a row are made once; three rows of results grow in registers.
+// The gradient of x of k = 3 (lanes: k3.cuh): every pixel hands the gradient of the result, times its filters, to the
+// nine pixels that its taps reach. A warp walks down a strip of 16 columns, rows q and q + 8 of its products being
+// columns 2 q and 2 q + 1, of which the 14 inner ones get all that reaches them: half of what goes sideways stays in
+// its lane, the rest is handed over once a row (8 exchanges). Filters of a row are made once; three rows of results
+// grow in registers.
 //
-// Pixels outside of the picture have a gradient of zero and take the condition of the nearest pixel inside: where that is
-// not finite they spoil results that it reaches itself.
+// Pixels outside of the picture have a gradient of zero and take the condition of the nearest pixel inside: where that
+// is not finite they spoil results that it reaches itself.
 #pragma once
 #include "k3_condition.cuh"
 
