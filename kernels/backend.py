@@ -72,7 +72,7 @@ class Backend(Protocol):
         layout: FilterLayout = FilterLayout.PIXELS,
         out: Tensor | None = None,
     ) -> Tensor:
-        """The gradient of x alone, in the memory format of `grad` or in `out`."""
+        """The gradient of x (B, C, H, W) alone, in the memory format of `grad` or in `out`."""
         ...
 
     def grad_filters(
@@ -84,7 +84,7 @@ class Backend(Protocol):
         interleaved: bool,
         layout: FilterLayout = FilterLayout.PIXELS,
     ) -> Tensor:
-        """The gradient of the filters alone: in padded rows where `layout` tells of them, else in any format."""
+        """The gradient of the filters alone, (B, k*k*g, H, W) in any format, or in padded rows if `layout` says so."""
         ...
 
     def dropout_(self, filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
@@ -180,7 +180,7 @@ def gradients(
     layout: FilterLayout = FilterLayout.PIXELS,
     out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Those of x, in `out` if given, and of filters; each only where what it needs is there: filters, or x."""
+    """Those of x (B, C, H, W), in `out` if given, and of filters; each only where its need is there: filters, or x."""
     sizes = (kernel_size, groups, interleaved)
     if x is not None and filters is not None:
         return backend.dynamic_conv_backward(grad, x, filters, *sizes, layout, out)

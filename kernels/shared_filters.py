@@ -35,7 +35,7 @@ def backward(
     is not computed, but None.
     """
     weight, dtype = recipe.weight, accumulation_dtype(x.dtype)
-    if not x.numel():
+    if not x.numel() or not any(wanted):
         likes = (x, cond, weight, weight.new_empty(len(weight)))
         grads = (torch.zeros_like(like) if one else None for like, one in zip(likes, wanted, strict=True))
         grad_x, grad_cond, grad_weight, grad_bias = grads

@@ -38,7 +38,7 @@ def openmp() -> ctypes.c_void_p | None:
 
 
 def filter_layout(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
-    """Rows of pixels, along which the kernels work."""
+    """For x (B, C, H, W): planes, along whose rows of pixels the kernels work."""
     return FilterLayout.PLANES
 
 
@@ -92,7 +92,7 @@ def grad_x(
     layout: FilterLayout = FilterLayout.PIXELS,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The gradient of x alone, in the memory format of `grad` or in `out`; raises as the above."""
+    """The gradient of x (B, C, H, W) alone, in the memory format of `grad` or in `out`; raises as the above."""
     to_x = torch.empty_like(grad) if out is None else out
     _backward((kernel_size, groups, int(interleaved)), grad, None, _planes(filters), to_x, None)
     return to_x

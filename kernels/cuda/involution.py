@@ -23,7 +23,7 @@ class Involution(Library):
     layout = torch.contiguous_format
 
     def filter_layout(self, x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
-        """Each filter alone."""
+        """For x (B, C, H, W): each filter alone."""
         return FilterLayout.PIXELS
 
     def _kernel(self, what: str, dtype: torch.dtype, kernel_size: int) -> str:

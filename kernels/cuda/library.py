@@ -59,7 +59,7 @@ class Library(NormKernels):
             raise OSError(f"{path}: not a library of these kernels: {error}") from error
 
     def filter_layout(self, x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
-        """How filters for x should lie: in padded rows wherever there are kernels for these."""
+        """How filters for x (B, C, H, W) should lie: in padded rows wherever there are kernels for these."""
         whole = not interleaved and x.shape[1] % (4 * groups) == 0 and x.shape[1] <= LARGEST_PADDED_CHANNELS
         fits = whole and x.dtype != torch.float64 and row_length(kernel_size) > 0
         return FilterLayout.PADDED_ROWS if fits else FilterLayout.PIXELS
@@ -112,7 +112,7 @@ class Library(NormKernels):
         layout: FilterLayout = FilterLayout.PIXELS,
         out: Tensor | None = None,
     ) -> Tensor:
-        """The gradient of x alone, in the memory format of `grad` or in `out`."""
+        """The gradient of x (B, C, H, W) alone, in the memory format of `grad` or in `out`."""
         padded = layout is FilterLayout.PADDED_ROWS
         _check(f"{self.family}_grad_x", grad, filters, kernel_size, groups, padded)
         arguments = _arguments(grad, kernel_size, groups, interleaved, padded)
@@ -132,7 +132,7 @@ class Library(NormKernels):
         interleaved: bool,
         layout: FilterLayout = FilterLayout.PIXELS,
     ) -> Tensor:
-        """The gradient of the filters alone, as the kernels lay it out."""
+        """The gradient of the filters alone, (B, k*k*g, H, W) or in padded rows, as the kernels lay it out."""
         name, padded = f"{self.family}_grad_filters", layout is FilterLayout.PADDED_ROWS
         _check(name, x, None, kernel_size, groups, padded)
         if grad.shape != x.shape or grad.dtype != x.dtype or grad.device != x.device:

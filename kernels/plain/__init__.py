@@ -12,7 +12,7 @@ __all__ = ["dropout", "dropout_", "dynamic_conv", "dynamic_conv_backward", "filt
 
 
 def filter_layout(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
-    """What the matrix product that makes them writes fastest."""
+    """For x (B, C, H, W): what the matrix product that makes filters writes fastest."""
     return FilterLayout.PLANES if x.device.type == "cpu" else FilterLayout.PIXELS
 
 
@@ -56,7 +56,7 @@ def grad_x(
     layout: FilterLayout = FilterLayout.PIXELS,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The gradient of x alone, in the memory format of `grad` or in `out`."""
+    """The gradient of x (B, C, H, W) alone, in the memory format of `grad` or in `out`."""
     to_x = matmul.grad_x if matmul.fits(kernel_size, *grad.shape[2:]) else taps.grad_x
     found = to_x(grad, filters, kernel_size, groups, interleaved)
     return found if out is None else out.copy_(found)

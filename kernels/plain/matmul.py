@@ -105,7 +105,7 @@ def backward(
 def grad_x(
     grad: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
 ) -> Tensor:
-    """The first of the two, in the memory format of `like`, else of `grad`."""
+    """The first of the two, (B, C, H, W) in the memory format of `like`, else of `grad`."""
     found = torch.empty_like(grad if like is None else like)
     for part in _chunks(grad, groups):
         upper, matrices = _by_group(grad[part], groups, interleaved), _matrices(filters[part], kernel_size, groups)
@@ -116,7 +116,7 @@ def grad_x(
 def grad_filters(
     grad: Tensor, x: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
 ) -> Tensor:
-    """The second, in the memory format of `like`, else in planes."""
+    """The second, (B, k*k*g, H, W) in the memory format of `like`, else in planes."""
     found = x.new_empty(len(x), kernel_size**2 * groups, *x.shape[2:]) if like is None else torch.empty_like(like)
     _, to_filters, outside = _indices(kernel_size, groups, *x.shape[2:], x.device)
     for part in _chunks(x, groups):

@@ -84,7 +84,7 @@ def backward(
 def grad_x(
     grad: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
 ) -> Tensor:
-    """The first of the two, in the memory format of `like`, else of `grad`."""
+    """The first of the two, (B, C, H, W) in the memory format of `like`, else of `grad`."""
     shared = 1 if interleaved else 2
     above = split_groups(grad.contiguous().to(accumulation_dtype(grad.dtype)), groups, interleaved)
     by_tap = split_taps(filters, groups)
@@ -98,7 +98,7 @@ def grad_x(
 def grad_filters(
     grad: Tensor, x: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
 ) -> Tensor:
-    """The second, in the memory format of `like`, else in planes."""
+    """The second, (B, k*k*g, H, W) in the memory format of `like`, else in planes."""
     shared, dtype = 1 if interleaved else 2, accumulation_dtype(x.dtype)
     source = split_groups(x.contiguous().to(dtype), groups, interleaved)
     above = split_groups(grad.contiguous().to(dtype), groups, interleaved)
