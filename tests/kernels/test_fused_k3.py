@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.plain import taps
 from tests.kernels import compilers
-from tests.kernels.fused_emulated import Arguments, Fused, Guarded, Packed, Problem, build, error, problem, sizes
+from tests.kernels.fused_emulated import Fused, Guarded, Packed, Problem, build, error, problem, sizes
 
 HALVES = (torch.float16, torch.bfloat16)
 SPELLED = {torch.float16: ("laconv::half", "f16"), torch.bfloat16: ("laconv::bfloat16", "bf16")}
@@ -384,4 +385,4 @@ def test_arguments_are_those_of_the_header() -> None:
     names = [
         name.strip(" *").split()[-1].strip("*") for line in code.split(";") for name in line.split(",") if name.strip()
     ]
-    assert names == [field[0] for field in Arguments._fields_]
+    assert names == [field[0] for field in FusedArguments._fields_]
