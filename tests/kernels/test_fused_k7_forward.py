@@ -200,7 +200,7 @@ def weight_bytes(condition: int, groups: int) -> int:
 def test_bytes_and_banks(fused: Fused, condition: int, groups: int, threshold: int) -> None:
     """A block's groups read condition and x once, x with what is beside its strips, and the weight: no filters."""
     on(fused, ONE_PROCESSOR)
-    height, width, channels = 26, 26, channels_of(condition, groups)
+    height, width, channels = 25, 26, channels_of(condition, groups)
     given = problem(torch.bfloat16, 1, height, width, channels, condition, groups, 7, threshold)
     counts = fused.counted(lambda: fused.forward("k7", given))
     x_bytes, condition_bytes = (2 * height * width * numbers for numbers in (channels, condition))
@@ -227,20 +227,23 @@ def test_no_more_steps_than_a_picture_has_pairs_of_rows(fused: Fused, condition:
     assert phases(26) == first + 12 * step
 
 
-def test_strips_are_high_where_processors_are_few(fused: Fused) -> None:
-    """Each reads the rows of x that its results meet, 3 beside it above and below, and the weight."""
-    batch, height, width, groups = 2, 26, 13, 4
-    given = problem(torch.bfloat16, batch, height, width, channels_of(64, groups), 64, groups, 7)
+@pytest.mark.parametrize(("condition", "groups", "batch", "strips_a_block"), [(64, 4, 2, 1), (256, 2, 1, 4)])
+def test_strips_are_high_where_processors_are_few(
+    fused: Fused, condition: int, groups: int, batch: int, strips_a_block: int
+) -> None:
+    """A block reads the condition of its rows, of x 3 rows more above and below, and the weight."""
+    height, width, channels = 25, 13, channels_of(condition, groups)
+    given = problem(torch.bfloat16, batch, height, width, channels, condition, groups, 7)
 
-    def read(strip_rows: int) -> int:
-        first = range(0, height, strip_rows)
-        rows = sum(min(height, y + strip_rows + 3) - max(0, y - 3) for y in first)
-        pixels = 2 * width * (height * 64 + rows * channels_of(64, groups))
-        return batch * (pixels + len(first) * weight_bytes(64, groups))
+    def read(rows_a_block: int) -> int:
+        first = range(0, height, rows_a_block)
+        rows = sum(min(height, y + rows_a_block + 3) - max(0, y - 3) for y in first)
+        pixels = 2 * width * (height * condition + rows * channels)
+        return batch * (pixels + len(first) * weight_bytes(condition, groups))
 
-    for device, strip_rows in ((ONE_PROCESSOR, height), (H100, 2)):
+    for device, rows_a_block in ((ONE_PROCESSOR, height), (H100, 2 * strips_a_block)):
         on(fused, device)
-        assert fused.counted(lambda: fused.forward("k7", given)).read == read(strip_rows)
+        assert fused.counted(lambda: fused.forward("k7", given)).read == read(rows_a_block)
 
 
 def code(fused: Fused, dtype: torch.dtype, changed: dict[str, int]) -> int:

@@ -16,12 +16,14 @@ constexpr int64_t LARGEST_PICTURE = 1 << 30, ROWS_BESIDE = 16;
 // The height of strips. Blocks run in rounds of as many as fit, and the last round takes as long as a full one, so high
 // strips leave processors idle; low ones pay more often for the weight and the rows beside a strip, which take a block
 // about as long as two steps. A strip of 128 rows pays 3 % for them, so none is higher. Results do not depend on it.
-inline int strip_rows(int64_t height, int64_t blocks_of_one_row, int64_t blocks_a_round) {
+// `columns` of strips stand side by side in all images.
+inline int strip_rows(int64_t height, int64_t columns, int64_t strips_a_block, int64_t bundles,
+                      int64_t blocks_a_round) {
   constexpr int64_t HIGHEST = 128, STEPS_BESIDE = 2;
   int64_t best = STEP_ROWS, least = LARGEST * HIGHEST;
   for (int64_t rows = STEP_ROWS; rows <= HIGHEST && rows < height + STEP_ROWS; rows += STEP_ROWS) {
-    const int64_t rounds = divided_up(blocks_of_one_row * divided_up(height, rows), blocks_a_round);
-    const int64_t steps = rounds * (rows / STEP_ROWS + STEPS_BESIDE);
+    const int64_t blocks = divided_up(columns * divided_up(height, rows), strips_a_block) * bundles;
+    const int64_t steps = divided_up(blocks, blocks_a_round) * (rows / STEP_ROWS + STEPS_BESIDE);
     if (steps <= least) {
       least = steps;
       best = rows;
@@ -71,7 +73,7 @@ int launch_strips(void (*kernel)(Forward), int64_t batch, Forward parameters, vo
   parameters.strips_a_block = strips;
   const int64_t bundles = divided_up(parameters.groups, Shape::GROUPS);
   const int64_t across = divided_up(parameters.width, STRIP_COLUMNS);
-  parameters.strip_rows = strip_rows(parameters.height, divided_up(batch * across * bundles, strips),
+  parameters.strip_rows = strip_rows(parameters.height, batch * across, strips, bundles,
                                      int64_t(device.processors) * Shape::BLOCKS_A_PROCESSOR);
   const int64_t down = divided_up(parameters.height, parameters.strip_rows);
   parameters.bundles = int(bundles);
