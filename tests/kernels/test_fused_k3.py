@@ -304,6 +304,23 @@ def test_bytes_and_bank_conflicts(fused: Fused, picture: tuple[int, int, int]) -
         assert counts.wavefronts == counts.phases > 0
 
 
+@pytest.mark.parametrize("threshold", [0, 26])
+def test_nothing_else_is_read(fused: Fused, threshold: int) -> None:
+    """A picture of one strip, one block: each byte of the inputs, to a sector of 32 bytes, and not one beside them."""
+    given = given_of(torch.bfloat16, 1, 13, 7, threshold)
+    cond, x, weight, _ = moved(given)
+    bias, key, part, affine = 96, 32 if threshold else 0, divided_up(36 * 65 * 4, 32) * 32, 2 * 256
+    forward = fused.counted(lambda: fused.forward("k3", given))
+    assert forward.read == cond + x + weight + bias + key
+    assert fused.counted(lambda: fused.grad_x("k3", given)).read == forward.read
+    for wanted, of_weight in ((("cond",), 0), (("cond", "weight"), cond + part), (("weight",), cond + part - weight)):
+        counts = fused.counted(functools.partial(gradients, fused, given, wanted))
+        assert counts.read == 2 * x + weight + key + of_weight
+    packed = fused.counted(lambda: fused.forward("k3", given, packed_of(given.cond)))
+    assert packed.read == forward.read + affine
+    assert packed.wavefronts == packed.phases + 4 > forward.phases  # once a block, where scale and shift are put down
+
+
 # What is refused.
 
 
