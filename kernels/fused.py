@@ -7,16 +7,16 @@ does not is never called again: KernelsMissing where kernels are required (`kern
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from laconvnet.kernels import chunks
+from laconvnet.kernels import chunks, dispatch
 from laconvnet.kernels.backend import Backend, KernelsMissing, chosen
 from laconvnet.kernels.cuda import Library
 from laconvnet.kernels.cuda.fused import Fused
@@ -64,6 +64,11 @@ class Kind(NamedTuple):
         sizes = (recipe.kernel_size, x.shape[1], inputs.cond.shape[1], recipe.groups)
         return cls(x.device, step, x.dtype, *sizes, recipe.dropout_p > 0.0)
 
+    def layer(self) -> dispatch.Layer:
+        """What rows of measurements call it."""
+        direction = "forward" if self.step == FORWARD else "backward"
+        return (direction, _NAMES[self.dtype], self.kernel_size, self.channels, self.condition, self.groups)
+
     def words(self) -> str:
         """One line for people."""
         return (
@@ -74,6 +79,8 @@ class Kind(NamedTuple):
 
 
 Step = Callable[[Fused, Inputs], Found | None]
+FORWARD = "forward"
+_NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _trusted: dict[Kind, bool] = {}
 
 
@@ -84,7 +91,7 @@ def forward(implementation: Backend, x: Tensor, cond: Tensor, recipe: Recipe) ->
     def dependable(inputs: Inputs) -> Found:
         return {"out": chunks.forward(implementation, inputs.x, inputs.cond, inputs.recipe)}
 
-    return (_by_kernel("forward", _forward, dependable, implementation, inputs) or dependable(inputs))["out"]
+    return (_by_kernel(FORWARD, _forward, dependable, implementation, inputs) or dependable(inputs))["out"]
 
 
 def backward(
@@ -109,7 +116,10 @@ def backward(
         ("gradients of the filters", _grad_filters, frozenset({"cond", "weight", "bias"})),
     ):
         if asked & gives:
-            step, checked = partial(kernel, names=asked & gives), partial(dependable, names=asked & gives)
+            step, checked = (
+                functools.partial(kernel, names=asked & gives),
+                functools.partial(dependable, names=asked & gives),
+            )
             found |= _by_kernel(name, step, checked, implementation, inputs) or {}
     if asked - found.keys():
         found |= dependable(inputs, asked - found.keys())
@@ -145,6 +155,8 @@ def _by_kernel(
     if not isinstance(implementation, Library) or not inputs.x.numel():
         return None
     kernels, kind = Fused(implementation), Kind.of(name, inputs)
+    if dispatch.slower(_chip(kind.device), kind.layer(), inputs.x.shape[2] * inputs.x.shape[3]):
+        return None
     if kind not in _trusted:
         if not _can_be_tried(inputs):
             return None
@@ -154,6 +166,11 @@ def _by_kernel(
             return None
         _trusted[kind] = _agree(kind, ours, dependable(first))
     return step(kernels, inputs) if _trusted[kind] else None
+
+
+@functools.cache
+def _chip(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _can_be_tried(inputs: Inputs) -> bool:

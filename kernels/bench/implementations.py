@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet import kernels
-from laconvnet.kernels import chunks
+from laconvnet.kernels import chunks, cuda, dispatch
 from laconvnet.kernels.backend import PLAIN, Backend
 from laconvnet.kernels.bench.cases import Case
 from laconvnet.kernels.bench.timing import Step
 from laconvnet.kernels.cuda import involution
+from laconvnet.kernels.cuda.fused import Fused
 from laconvnet.kernels.recipe import Recipe
 
 BASELINE = "unfold"
-WAYS = (BASELINE, "unfold_compiled", "taps", "involution", "laconv")
+WAYS = (BASELINE, "unfold_compiled", "taps", "involution", dispatch.FUSED, dispatch.CHUNKS, "laconv")
 Layer = Callable[..., Tensor]
 
 
@@ -80,6 +81,7 @@ def implementations(
     taps                our loop over taps (or matrix products) in plain PyTorch
     involution          one thread an output number, as the authors' kernel is written, in its own contiguous layout and
                         with the filters of the whole batch in memory (GPU, where it is built)
+    fused, chunks       the two paths of the operator, whichever it chooses (GPU, where there is a fused kernel)
     laconv              what the operator chooses on this device
     """
     tensors = case.tensors(operation, device, dtype)
@@ -96,8 +98,33 @@ def implementations(
     if (other := involution.ready(device)) is not None:
         theirs = functools.partial(involution_conv if given else involution_laconv, other)
         found["involution"] = _differentiated(theirs, flat, sizes)
+    if not given:
+        found |= _paths(tensors, sizes)
     found["laconv"] = _differentiated(kernels.dynamic_conv if given else kernels.laconv, tensors, sizes)
     return found
+
+
+def _paths(tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, dict[str, Step]]:
+    """The operator's two paths without autograd, for x and its like in `tensors`; nothing where one is missing."""
+    x, cond, weight, bias = (tensor.detach() for tensor in tensors)
+    library = cuda.ready(x.device)
+    recipe = Recipe(weight, bias, *sizes, 0.0, None, False)
+    if library is None or Fused(library).forward(x[:1], cond[:1], recipe) is None:
+        return {}
+    kernels, grad = Fused(library), torch.ones_like(x)
+    return {
+        dispatch.FUSED: {
+            "forward": lambda _: kernels.forward(x, cond, recipe),
+            "backward": lambda _: (
+                kernels.grad_x(grad, x, cond, recipe),
+                kernels.grad_filters(grad, x, cond, recipe, of_cond=True, of_weight=True),
+            ),
+        },
+        dispatch.CHUNKS: {
+            "forward": lambda _: chunks.forward(library, x, cond, recipe),
+            "backward": lambda _: chunks.backward(library, grad, x, cond, recipe),
+        },
+    }
 
 
 def images(name: str, case: Case) -> int:

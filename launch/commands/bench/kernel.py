@@ -41,6 +41,7 @@ def kernel(
     rounds: Annotated[int | None, Arg("times each way runs (default: 9)", "N", at_least=1)] = None,
     quick: Annotated[bool, Arg("3 rounds, nothing compiled, on a CPU 2 images at most")] = False,
     minutes: Annotated[float | None, Arg("begin no layer after these", "N", above=0)] = None,
+    dispatch: Annotated[Path | None, Arg("keep here which path was faster", "FILE")] = None,
     plot: Annotated[Path | None, Arg("draw a roofline of what was measured, as PNG", "FILE")] = None,
     json: JsonLines = False,
     record: Record = None,
@@ -55,6 +56,7 @@ def kernel(
       unfold_compiled  the same under torch.compile (minutes of compiling; --quick leaves it out)
       taps             our loop over taps in plain PyTorch, used where no compiled kernel is
       involution       one thread an output number, as the authors' kernel (GPU, where it is built)
+      fused, chunks    its two paths, filters made on the chip or for a chunk of images at a time (GPU)
       laconv           what the operator uses on this device
     All ways run once a round, so that a busy machine slows all of them alike. A row tells the median over rounds in
     ms, the distance of the quartiles, the ratio (baseline's median / median, each by its number of images: unfold takes
@@ -73,6 +75,7 @@ def kernel(
     from laconvnet.kernels import bench
     from laconvnet.kernels.bench.implementations import WAYS
     from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
+    from laconvnet.kernels.dispatch import keep
 
     check_plot(plot)
     if not set(without) < set(WAYS):
@@ -100,6 +103,8 @@ def kernel(
     missing = total - len({layer(row) for row in measured.table})
     if missing:
         print(f"laconvnet: {missing} of {total} layers were not begun within {minutes:g} minutes", file=sys.stderr)
+    if dispatch:
+        print(f"laconvnet: {keep(measured.table, dispatch)} layers in {dispatch}", file=sys.stderr)
     if plot:
         draw(measured.table, plot)
     return measured.failed()
