@@ -17,6 +17,7 @@ from torch import Tensor
 
 from laconvnet import kernels
 from laconvnet.kernels import cuda, dropout
+from laconvnet.kernels.filter_layout import FilterLayout, from_padded_rows, to_padded_rows
 from laconvnet.kernels.plain import taps
 from tests.kernels.tensors import Shape, Three, each
 
@@ -94,6 +95,28 @@ def test_as_exact_as_plain_pytorch(way: cuda.Library, shape: Shape, dtype: torch
         floor = torch.finfo(torch.float32).eps * true.abs().max()
         error, allowed = (ours.double() - true).abs().max(), (their.double() - true).abs().max()
         assert error <= times * allowed + floor, f"{error} against {allowed}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padded_rows_are_as_exact(way: cuda.Library, shape: Shape, dtype: torch.dtype) -> None:
+    """The layout that projected filters have: the results of filters that lie one by one, to the last rounding."""
+    grad, x, filters = inputs(shape, dtype)
+    k, g = shape[4:]
+    layout = way.filter_layout(x, k, g, False)
+    if layout is not FilterLayout.PADDED_ROWS:
+        assert k not in (3, 5, 7) or x.shape[1] // g % 4
+        return
+    by_filter = to_padded_rows(filters.transpose(0, 1), k, g).transpose(0, 1)
+    rows = by_filter.contiguous(memory_format=torch.channels_last)
+    out = way.dynamic_conv(x, rows, k, g, False, layout, torch.empty_like(x))
+    grad_x, grad_rows = way.dynamic_conv_backward(grad, x, rows, k, g, False, layout)
+    grad_filters = from_padded_rows(grad_rows.transpose(0, 1), k, g).transpose(0, 1)
+    assert not grad_rows.unflatten(1, (g, k, -1))[:, :, :, k:].any()
+    alone = everything(way, grad, x, filters, k, g, False)
+    for ours, other in zip((out, grad_x, grad_filters), alone, strict=True):
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(ours, other, rtol=eps, atol=1e-5 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
