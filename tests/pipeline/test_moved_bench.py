@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laconvnet.pipeline.bench.moved import MOVED, Moved, _pretended, step_rows
 from laconvnet.pipeline.bench.speed import Network
-from laconvnet.pipeline.model import ModelConfig
+from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.model.norm import BatchNorm
 
 CPU = torch.device("cpu")
@@ -92,7 +92,11 @@ def test_rows_of_a_step() -> None:
         assert (row["bench"], row["measure"], row["unit"], row["baseline"]) == ("bytes", MOVED, "bytes", "unfold")
         assert (row["preset"], row["size"], row["batch"], row["dtype"]) == ("tiny", 32, 2, "bf16")
         assert row["ratio"] == rows[world, "unfold"]["median"] / row["median"]
-        assert 0 < row["of_norms"] == rows[1, "laconv"]["of_norms"], "as many in each way and each number of processes"
+        assert 0 < row["of_norms"] == rows[world, "laconv"]["of_norms"], "the same norms in each way"
         assert row["of_norms"] + row["of_laconv"] + row["of_convolutions"] < row["median"]
         assert (row["of_laconv"] > 0) == (name == "laconv")
     assert rows[8, "laconv"]["median"] < rows[8, "unfold"]["median"]
+    alone, joined = (rows[world, "laconv"]["of_norms"] for world in (1, 8))
+    channels = sum(len(norm.weight) for norm in build_model(TINY.model, 10).modules() if isinstance(norm, BatchNorm))
+    norms = sum(isinstance(norm, BatchNorm) for norm in build_model(TINY.model, 10).modules())
+    assert joined - alone == 4 * (8 + 1) * (2 * channels + norms), "what was exchanged, and what it is combined to"
