@@ -92,7 +92,9 @@ def _build(built: Built, nvcc: Nvcc, sources: Path, failed: Path) -> Built:
         with publishing_folder(folder) as staging:
             objects, words = compile_units(staging, architectures, nvcc, sources)
             library = staging / cache.LIBRARY
-            words += _run([nvcc.path, "-shared", "-cudart=static", "-Xlinker=-s", "-o", library, *objects])
+            words += _run(
+                [nvcc.path, "-shared", "-cudart=static", "-Xlinker=-s", *nvcc.link_options, "-o", library, *objects]
+            )
             for path in objects:
                 path.unlink()
             (staging / cache.LOG).write_text(words)

@@ -28,6 +28,12 @@ class Nvcc:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
 
+    @property
+    def link_options(self) -> tuple[str, ...]:
+        """Where the CUDA runtime of the package lies: beside its compiler, which looks for it elsewhere (lib64)."""
+        folder = self.path.resolve().parents[1] / "lib"
+        return (f"-L{folder}",) if (folder / "libcudart_static.a").is_file() else ()
+
 
 def find_nvcc() -> Nvcc | None:
     """The compiler under CUDA_HOME, on PATH, of the Python package nvidia-cuda-nvcc, or under /usr/local/cuda."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from laconvnet.kernels.cuda import Library, cache
 from laconvnet.kernels.cuda.compiler import units
+from tests.kernels import compilers
 
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
@@ -27,8 +27,7 @@ class OnCpu(Library):
 
 def build_emulated(folder: Path) -> Path:
     """Compiles every unit of the kernel library by the C++ compiler."""
-    compiler = shutil.which("g++")
-    assert compiler is not None
+    compiler = compilers.gxx()
 
     def compiled(unit: int) -> Path:
         one = units()[unit]

@@ -19,12 +19,13 @@ from laconvnet.kernels.cuda import cache, resources, toolchain
 from laconvnet.kernels.cuda import compiler as building
 from laconvnet.kernels.cuda.cache import BuildError, Built
 from laconvnet.kernels.cuda.toolchain import Nvcc
+from tests.kernels import compilers
 from tests.kernels.cuda_emulated import OnCpu
 
 FAKE = """#!/bin/sh
 case "$*" in *--version*) echo "Cuda compilation tools, release 13.0, V{version}"; exit;; esac
+echo "$*" >> {folder}/calls
 while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done
-echo call >> {folder}/calls
 sleep 0.02
 echo made > "$out"
 """
@@ -62,8 +63,7 @@ def sources(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """The real library for every architecture: the one long build of these tests."""
-    if toolchain.find_nvcc() is None:
-        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
+    compilers.nvcc()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path_factory.mktemp("kernels")))
         yield cuda.build(toolchain.ARCHITECTURES)
@@ -104,9 +104,7 @@ def test_a_launch_without_a_gpu_is_reported(built: Built) -> None:
 
 
 def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:
-    nvcc = toolchain.find_nvcc()
-    if nvcc is None:
-        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
+    nvcc = compilers.nvcc()
     (sources / "device.cuh").write_text("this is no source;\n")
     with pytest.raises(BuildError, match=r"device\.cuh\(1\): error: .*; all its words: .*failed\.txt") as caught:
         cuda.build(["90a"], nvcc, sources)
@@ -148,6 +146,19 @@ def test_another_source_or_compiler_is_another_library(tmp_path: Path, sources: 
     assert (calls(tmp_path), calls(tmp_path / "newer")) == (2 * ONE_BUILD, ONE_BUILD)
     assert cache.find("90a", first.source, newer.version) != first
     assert cache.find("90a", first.source, None) is not None
+
+
+def test_the_runtime_beside_a_packages_compiler_is_linked(tmp_path: Path) -> None:
+    """nvcc itself looks in lib64, where the package has nothing."""
+    nvcc = fake_nvcc(tmp_path / "tools")
+    assert nvcc.link_options == ()
+    runtime = tmp_path / "tools" / "lib" / "libcudart_static.a"
+    runtime.parent.mkdir()
+    runtime.touch()
+    cuda.build(["90a"], nvcc)
+    *compiled, linked = (tmp_path / "tools" / "calls").read_text().splitlines()
+    assert f"-L{runtime.parent}" in linked.split()
+    assert not any("-L" in line for line in compiled)
 
 
 def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from laconvnet import kernels
 from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda import cache, involution
 from laconvnet.kernels.plain import taps
+from tests.kernels import compilers
 from tests.kernels.cuda_emulated import FLAGS, HERE, OnCpu
 from tests.kernels.tensors import Shape, Three, each
 
@@ -25,9 +25,7 @@ class Emulated(involution.Involution, OnCpu):
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed: the kernels cannot be compiled for the CPU")
+    compiler = compilers.gxx()
     path = tmp_path_factory.mktemp("involution") / "liblaconv_emulated.so"
     sources = [cache.SOURCES / name for name in ("involution.cu", "dropout.cu")]
     subprocess.run([compiler, *FLAGS, f"-I{HERE}", "-xc++", "-shared", *sources, "-o", path], check=True)

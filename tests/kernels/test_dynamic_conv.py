@@ -13,6 +13,7 @@ from laconvnet import kernels
 from laconvnet.kernels import chunks, cpu, plain
 from laconvnet.kernels.cpu import native
 from laconvnet.kernels.plain import matmul, taps
+from tests.kernels import compilers
 from tests.kernels.tensors import Shape
 
 SHAPES = [  # B, C, H, W, k, g: tap loop and matrix implementation, odd sides, maps smaller than the kernel
@@ -35,7 +36,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if name == "plain":
         monkeypatch.setattr(cpu, "ready", lambda: None)
     elif cpu.ready() is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("no C++ compiler here")
     return name
 
 
@@ -100,7 +101,7 @@ def test_the_compiled_kernel_agrees_with_plain_pytorch(
     shape: Shape, interleaved: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cpu.ready() is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("no C++ compiler here")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x, filters = inputs(*shape, dtype=torch.float32)
     arguments = (filters, *shape[4:], interleaved)
@@ -122,7 +123,7 @@ def test_the_compiled_kernel_agrees_with_plain_pytorch(
 
 def test_the_threads_are_those_of_the_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     if cpu.ready() is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("no C++ compiler here")
     library = native.library()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x, filters = inputs(1, 64, 61, 60, 7, 1, dtype=torch.float32)
