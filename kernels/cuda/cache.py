@@ -49,9 +49,11 @@ def cache_folder() -> Path:
 def source_hash(sources: Path = SOURCES) -> str:
     """A hash of every source file, names included, and of the file that says how they are compiled."""
     digest = hashlib.sha256()
-    for path in sorted([*sources.glob("*.cu"), *sources.glob("*.cuh"), *sources.glob("*.h"), SOURCES / "compiler.py"]):
+    found = [path for pattern in ("*.cu", "*.cuh", "*.h") for path in sources.rglob(pattern)]
+    named = {path.relative_to(sources).as_posix(): path for path in found} | {"compiler.py": SOURCES / "compiler.py"}
+    for name, path in sorted(named.items()):
         content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 

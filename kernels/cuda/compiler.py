@@ -44,6 +44,11 @@ def units() -> list[Unit]:
             macros = {"TYPE": spelled, "TYPE_NAME": name, "KERNEL": number, "KERNEL_NAME": size}
             defines = tuple(f"-DLACONV_{macro}={value}" for macro, value in macros.items())
             result.append(Unit(f"{name}_{size}", "dynamic_conv.cu", defines))
+    for name in ("f16", "bf16"):
+        defines = tuple(
+            f"-DLACONV_{macro}={value}" for macro, value in (("TYPE", NUMBER_TYPES[name]), ("TYPE_NAME", name))
+        )
+        result.append(Unit(f"{name}_fused_k7_backward", "fused/k7_backward.cu", defines))
     return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
 
 

@@ -1,0 +1,99 @@
+// What the backward kernels of k = 7 share: a call's sizes, how it is cut into strips, the dropout of a pair of filters.
+//
+// The filters of a pixel and group are a row of 56 slots, 8 a kernel row: slot 8 dy + dx is tap (dy, dx), slot 8 dy + 7 is
+// zero. So one column of 8 of a product's D is one kernel row, and lane t of a quad holds its taps 2t and 2t + 1.
+#pragma once
+#include "warp.cuh"
+
+namespace laconv::k7_backward {
+
+constexpr int TAPS = 7, REACH = TAPS / 2;  // of a kernel row; pixels that it reaches to either side
+constexpr int SLOTS = 8 * TAPS;
+constexpr int64_t LARGEST_PICTURE = 1 << 30;  // numbers, so that offsets in a picture fit into 32 bits with room beside
+
+// laconv_fused_args as the kernels see it.
+struct Call {
+  const void *x, *cond, *weight, *bias, *grad;
+  const Key* keys;  // null: no dropout
+  uint32_t threshold;  // 1024 + threshold twice, in half precision: see `kept`
+  float scale;         // of the filter values that are kept
+  int height, width, channels, condition, groups;
+
+  __host__ __device__ int pixels() const { return height * width; }
+  __host__ __device__ int row_of_weight(int kernel_row, int dx, int group) const {
+    return (kernel_row * TAPS + dx) * groups + group;
+  }
+};
+
+// How pictures are cut: strips of columns, walked from above to below, and these into bands of rows.
+struct Cut {
+  int strips, bands, rows;  // strips a picture is wide, bands that it is high, rows of a band
+};
+
+struct Place {
+  int image, band, strip, part;
+};
+
+// Blocks that differ in `part` alone are neighbours: they read the same pixels.
+__device__ __forceinline__ Place place_of(unsigned block, const Cut& cut, int parts) {
+  const unsigned strip_of_all = block / unsigned(parts), band_of_all = strip_of_all / unsigned(cut.strips);
+  const unsigned image = band_of_all / unsigned(cut.bands);
+  return {int(image), int(band_of_all - image * unsigned(cut.bands)),
+          int(strip_of_all - band_of_all * unsigned(cut.strips)), int(block - strip_of_all * unsigned(parts))};
+}
+
+// The mask of a pixel's kernel row, for the pair of taps of lane t: Philox's block is t, and of its 16 bytes the kernel
+// row owns two. Beside the byte 0x64 a byte is the half-precision number 1024 + byte, so one comparison serves the pair;
+// digit 5 of the selector is the 0x64 of the threshold.
+__device__ __forceinline__ uint32_t kept(const Bytes16& random, int kernel_row, uint32_t threshold) {
+  return at_least(bytes(random.word[kernel_row / 2], threshold, kernel_row % 2 ? 0x5352u : 0x5150u), threshold);
+}
+
+// 0 or LACONV_BAD_KERNEL_SIZE, LACONV_BAD_SIZE; LACONV_NO_FUSED_KERNEL where the dependable kernels must do it.
+inline int call_of(const laconv_fused_args& args, Call& call) {
+  constexpr int64_t most = 0x7fffffff;
+  if (args.kernel_size != TAPS) return LACONV_BAD_KERNEL_SIZE;
+  for (const int64_t side : {args.batch, args.height, args.width, args.channels, args.condition, args.groups})
+    if (side < 0 || side > most) return LACONV_BAD_SIZE;
+  if (args.groups < 1 || args.channels % args.groups || args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
+  const int64_t widest = args.channels > args.condition ? args.channels : args.condition;
+  if (args.height && args.width && widest > LARGEST_PICTURE / args.height / args.width) return LACONV_NO_FUSED_KERNEL;
+  for (const void* address : {args.x, args.cond, args.weight, args.grad, static_cast<const void*>(args.result),
+                              static_cast<const void*>(args.grad_cond)})
+    if (!aligned(address, 16)) return LACONV_NO_FUSED_KERNEL;
+  call = {args.x,
+          args.cond,
+          args.weight,
+          args.bias,
+          args.grad,
+          reinterpret_cast<const Key*>(args.keys),
+          0x64006400u | uint32_t(args.threshold) * 0x10001u,
+          args.keys ? 256.f / float(256 - args.threshold) : 1.f,
+          int(args.height),
+          int(args.width),
+          int(args.channels),
+          int(args.condition),
+          int(args.groups)};
+  return 0;
+}
+
+// Bands so high that the rows which two of them read are few, and so many that no chip waits for its last blocks: the
+// least time of `at_once` blocks in turns, each with `extra` rows beside its own. A constant of the library, not of the
+// chip, so that results do not depend on it.
+inline Cut cut_of(const Call& call, int64_t columns, int extra, int64_t pictures, int64_t parts, int64_t at_once) {
+  constexpr int LOWEST = 8;
+  const int strips = int(divided_up(call.width, columns));
+  Cut best{strips, 1, max(call.height, 1)};
+  int64_t least = 0;
+  for (int bands = 1; bands == 1 || divided_up(call.height, bands) >= LOWEST; ++bands) {
+    const int rows = max(int(divided_up(call.height, bands)), 1);
+    const int64_t turns = divided_up(pictures * parts * strips * bands, at_once), time = turns * (rows + extra);
+    if (bands == 1 || time < least) {
+      least = time;
+      best = {strips, int(divided_up(call.height, rows)), rows};
+    }
+  }
+  return best;
+}
+
+}  // namespace laconv::k7_backward
