@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "condition", "groups")),
         ("kernel_size", ctypes.c_int64),
     )
+
+
+def sizes(given: Problem) -> Arguments:
+    """The arguments of a call but for its addresses."""
+    batch, channels, height, width = given.x.shape
+    return Arguments(
+        batch=batch, height=height, width=width, channels=channels, condition=given.cond.shape[1],
+        groups=given.groups, kernel_size=given.kernel_size, threshold=given.threshold,
+    )  # fmt: skip
 
 
 class Counts(NamedTuple):
@@ -190,25 +199,36 @@ class Fused:
     def __init__(self, *libraries: ctypes.CDLL) -> None:
         self.libraries = libraries
 
-    def _call(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> None:
-        batch, channels, height, width = given.x.shape
+    def code(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> int:
+        """What an entry point answers."""
         held = {name: amid_nan(getattr(given, name)) for name in ("x", "cond", "weight", "grad")}
-        arguments = Arguments(
-            batch=batch, height=height, width=width, channels=channels, condition=given.cond.shape[1],
-            groups=given.groups, kernel_size=given.kernel_size, threshold=given.threshold,
-            **{name: tensor.data_ptr() for name, tensor in held.items()},
-            **{name: result.address() for name, result in results.items()},
-        )  # fmt: skip
+        arguments = sizes(given)
+        for name, tensor in held.items():
+            setattr(arguments, name, tensor.data_ptr())
+        for name, result in results.items():
+            setattr(arguments, name, result.address())
         offset = None if given.bias is None else amid_nan(given.bias)
         arguments.bias = None if offset is None else offset.data_ptr()
         arguments.keys = None if given.keys is None else given.keys.data_ptr()
         if workspace is not None:
             arguments.workspace, arguments.workspace_bytes = workspace.data_ptr(), workspace.numel()
+        return int(self._entry(what, kernel, given)(ctypes.byref(arguments), None))
+
+    def workspace_bytes(self, kernel: str, given: Problem) -> int:
+        """What `grad_filters` asks for where the weight's gradient is wanted."""
+        entry = self._entry("workspace", kernel, given)
+        entry.restype = ctypes.c_int64
+        return int(entry(ctypes.byref(sizes(given))))
+
+    def _entry(self, what: str, kernel: str, given: Problem) -> Any:
         name = f"laconv_fused_{what}_{TYPES[given.x.dtype]}_{kernel}"
         found = [getattr(library, name) for library in self.libraries if hasattr(library, name)]
         assert found, f"no entry point {name}"
-        code = found[0](ctypes.byref(arguments), None)
-        assert code == 0, f"{name}: code {code}"
+        return found[0]
+
+    def _call(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> None:
+        code = self.code(what, kernel, given, workspace, **results)
+        assert code == 0, f"{what} {kernel}: code {code}"
 
     def forward(self, kernel: str, given: Problem) -> Tensor:
         """(B, C, H, W), of the entry point whose name ends in `kernel`."""

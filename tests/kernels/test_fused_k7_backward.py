@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +58,11 @@ def near(found: Tensor, exact: Tensor, theirs: Tensor) -> None:
     assert error(found, exact) <= 3 * error(theirs, exact)
 
 
+def workspace(fused: Fused, given: Problem) -> int:
+    """Bytes that the gradient of the weight asks for."""
+    return fused.workspace_bytes("k7", given)
+
+
 CASES = [  # B, H, W, channels, condition, groups, threshold, bias
     (1, 1, 1, 16, 64, 1, 0, True),
     (2, 3, 5, 32, 64, 2, 26, True),
@@ -75,3 +79,13 @@ def test_gradient_of_x(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) 
     b, h, w, channels, condition, groups, threshold, bias = case
     given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)
     near(fused.grad_x("k7", given), exact["x"], theirs["x"])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_condition_weight_and_bias(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) -> None:
+    b, h, w, channels, condition, groups, threshold, bias = case
+    given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)
+    found = fused.grad_filters("k7", given, workspace(fused, given))
+    for name in ("cond", "weight", "bias"):
+        near(found[name], exact[name], theirs[name])

@@ -9,3 +9,11 @@
 LACONV_EXPORT int LACONV_NAME(grad_x, LACONV_TYPE_NAME)(const laconv_fused_args* args, void* stream) {
   return laconv::k7_backward::grad_x<LACONV_TYPE>(*args, stream);
 }
+
+LACONV_EXPORT int LACONV_NAME(grad_filters, LACONV_TYPE_NAME)(const laconv_fused_args* args, void* stream) {
+  return laconv::k7_backward::grad_filters<LACONV_TYPE>(*args, stream);
+}
+
+LACONV_EXPORT int64_t LACONV_NAME(workspace, LACONV_TYPE_NAME)(const laconv_fused_args* args) {
+  return laconv::k7_backward::workspace(*args);
+}

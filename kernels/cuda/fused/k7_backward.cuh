@@ -57,7 +57,8 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
     if (side < 0 || side > most) return LACONV_BAD_SIZE;
   if (args.groups < 1 || args.channels % args.groups || args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
   const int64_t widest = args.channels > args.condition ? args.channels : args.condition;
-  if (args.height && args.width && widest > LARGEST_PICTURE / args.height / args.width) return LACONV_NO_FUSED_KERNEL;
+  // With the rows beside the picture that a walk names and does not read.
+  if (args.width && widest > LARGEST_PICTURE / (args.height + 16) / args.width) return LACONV_NO_FUSED_KERNEL;
   for (const void* address : {args.x, args.cond, args.weight, args.grad, static_cast<const void*>(args.result),
                               static_cast<const void*>(args.grad_cond)})
     if (!aligned(address, 16)) return LACONV_NO_FUSED_KERNEL;
@@ -77,17 +78,29 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
   return 0;
 }
 
-// Bands so high that the rows which two of them read are few, and so many that no chip waits for its last blocks: the
-// least time of `at_once` blocks in turns, each with `extra` rows beside its own. A constant of the library, not of the
-// chip, so that results do not depend on it.
-inline Cut cut_of(const Call& call, int64_t columns, int extra, int64_t pictures, int64_t parts, int64_t at_once) {
+// How many blocks a chip of 132 multiprocessors runs at once, two on each. A constant of the library, not of the chip, so
+// that how the work is cut, and with it the order of sums, is a function of the sizes alone.
+constexpr int64_t BLOCKS_AT_ONCE = 264;
+constexpr int64_t LARGEST_STRIPS = 1 << 30;  // so that a walk over them stays within 32 bits
+
+struct Walk {
+  int columns;  // of a strip
+  int step;     // rows
+  int extra;    // rows' worth of time that a band costs beside its own rows
+};
+
+// Bands so high that what they cost beside their rows is little, and so many that no chip waits for its last blocks: the
+// least time of `at_once` blocks in turns.
+// `sharing`: blocks that walk down the same strip.
+inline Cut cut_of(const Call& call, const Walk& walk, int64_t pictures, int64_t sharing, int64_t at_once) {
   constexpr int LOWEST = 8;
-  const int strips = int(divided_up(call.width, columns));
+  const int strips = int(divided_up(call.width, walk.columns));
   Cut best{strips, 1, max(call.height, 1)};
   int64_t least = 0;
   for (int bands = 1; bands == 1 || divided_up(call.height, bands) >= LOWEST; ++bands) {
-    const int rows = max(int(divided_up(call.height, bands)), 1);
-    const int64_t turns = divided_up(pictures * parts * strips * bands, at_once), time = turns * (rows + extra);
+    const int rows = int(divided_up(divided_up(call.height, bands), walk.step)) * walk.step;
+    if (rows == 0) break;
+    const int64_t turns = divided_up(pictures * sharing * strips * bands, at_once), time = turns * (rows + walk.extra);
     if (bands == 1 || time < least) {
       least = time;
       best = {strips, int(divided_up(call.height, rows)), rows};

@@ -1,14 +1,22 @@
-// Which backward kernel serves a call, k = 7, and how it is cut.
+// Which backward kernel serves a call, k = 7, how it is cut, and where its parts of sums go.
 #pragma once
+#include "k7_grad_cond.cuh"
+#include "k7_grad_weight.cuh"
 #include "k7_grad_x.cuh"
+#include "partial_sums.cuh"
 
 namespace laconv::k7_backward {
+
+// A band of grad_x makes the filters of 3 more rows above and below.
+constexpr Walk X_WALK{TARGETS, 1, 2 * REACH};
+// A band of the filters' gradient waits for 8 rows of x before its first step.
+constexpr Walk FILTERS_WALK{16, STEP, 6};
 
 template <class T, int CONDITION, bool DROP>
 int launch_grad_x(GradXParameters parameters, int64_t pictures, void* stream) {
   constexpr int GROUPS = THREADS / LANES;
   parameters.parts = int(divided_up(parameters.call.groups, GROUPS));
-  parameters.cut = cut_of(parameters.call, TARGETS, 2 * REACH, pictures, parameters.parts, 264);
+  parameters.cut = cut_of(parameters.call, X_WALK, pictures, parameters.parts, BLOCKS_AT_ONCE);
   const int64_t blocks = pictures * parameters.cut.bands * parameters.cut.strips * parameters.parts;
   return launch_warps(k7_grad_x<T, CONDITION, DROP>, blocks, THREADS, GROUPS * GroupWeight<T, CONDITION>::BYTES, stream,
                       parameters);
@@ -29,6 +37,106 @@ template <class T> int grad_x(const laconv_fused_args& args, void* stream) {
     return drop ? launch_grad_x<T, 128, true>(parameters, args.batch, stream)
                 : launch_grad_x<T, 128, false>(parameters, args.batch, stream);
   return LACONV_NO_FUSED_KERNEL;
+}
+
+template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP>
+int launch_grad_cond(GradCondParameters parameters, int64_t pictures, void* stream) {
+  constexpr int64_t AT_ONCE = WARPS == 4 ? BLOCKS_AT_ONCE : BLOCKS_AT_ONCE / 2;
+  parameters.slices = parameters.call.condition / CONDITION;
+  parameters.cut = cut_of(parameters.call, FILTERS_WALK, pictures, parameters.slices, AT_ONCE);
+  const int64_t strips = pictures * parameters.cut.bands * parameters.cut.strips;
+  if (strips > LARGEST_STRIPS) return LACONV_BAD_SIZE;
+  parameters.strips = int(strips);
+  // A multiple of the slices: a block's slice never changes.
+  const int64_t blocks = min(strips, AT_ONCE / parameters.slices) * parameters.slices;
+  return launch_warps(k7_grad_cond<T, MEMBERS, CONDITION, WARPS, DROP>, blocks, WARPS * LANES,
+                      GradCond<T, MEMBERS, CONDITION, WARPS, DROP>::BYTES, stream, parameters);
+}
+
+// How the sums of all pixels are shared out.
+struct Parts {
+  Cut cut;
+  int64_t strips, blocks, stride;  // blocks that make the parts of one group and slice; floats of a part
+  int group_blocks, slices;
+
+  int64_t bytes() const { return blocks * stride * int64_t(sizeof(float)); }
+};
+
+inline Parts parts_of(const Call& call, int64_t pictures, int condition) {
+  constexpr int GROUPS = 2, SIXTEEN_BYTES = 4;
+  Parts parts{};
+  parts.group_blocks = int(divided_up(call.groups, GROUPS));
+  parts.slices = call.condition / condition;
+  const int64_t sharing = int64_t(parts.group_blocks) * parts.slices;
+  parts.cut = cut_of(call, FILTERS_WALK, pictures, sharing, BLOCKS_AT_ONCE);
+  parts.strips = pictures * parts.cut.bands * parts.cut.strips;
+  parts.blocks = min(parts.strips, max(BLOCKS_AT_ONCE / sharing, int64_t(1)));
+  const int64_t filters = int64_t(TAPS * TAPS) * call.groups;
+  parts.stride = divided_up(filters * (call.condition + 1), SIXTEEN_BYTES) * SIXTEEN_BYTES;
+  return parts;
+}
+
+template <class T, int MEMBERS, int CONDITION, bool DROP>
+int launch_grad_weight(const Call& call, const laconv_fused_args& args, void* stream) {
+  const Parts parts = parts_of(call, args.batch, CONDITION);
+  if (parts.strips > LARGEST_STRIPS || args.workspace_bytes < parts.bytes()) return LACONV_BAD_SIZE;
+  float* const memory = static_cast<float*>(args.workspace);
+  const GradWeightParameters parameters{call,
+                                        parts.cut,
+                                        memory,
+                                        parts.stride,
+                                        int(parts.strips),
+                                        parts.group_blocks,
+                                        parts.slices};
+  const int64_t blocks = parts.blocks * parts.group_blocks * parts.slices;
+  const int failed = launch_warps(k7_grad_weight<T, MEMBERS, CONDITION, DROP>, blocks, THREADS,
+                                  GradWeight<T, MEMBERS, CONDITION>::BYTES, stream, parameters);
+  if (failed) return failed;
+  const int64_t filters = int64_t(TAPS * TAPS) * call.groups;
+  return launch_partial_sums(
+      {memory, parts.blocks, parts.stride, args.grad_weight, args.grad_bias, filters * call.condition, filters}, stream);
+}
+
+template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP>
+int launch_grad_filters(const Call& call, const laconv_fused_args& args, void* stream) {
+  if (args.grad_cond) {
+    GradCondParameters parameters{};
+    parameters.call = call;
+    parameters.result = args.grad_cond;
+    const int failed = launch_grad_cond<T, MEMBERS, CONDITION, WARPS, DROP>(parameters, args.batch, stream);
+    if (failed) return failed;
+  }
+  return args.grad_weight ? launch_grad_weight<T, MEMBERS, CONDITION, DROP>(call, args, stream) : 0;
+}
+
+template <class T, int MEMBERS, int CONDITION, bool DROP>
+int grad_filters_of(const Call& call, const laconv_fused_args& args, void* stream) {
+  return call.groups <= 4 ? launch_grad_filters<T, MEMBERS, CONDITION, 4, DROP>(call, args, stream)
+                          : launch_grad_filters<T, MEMBERS, CONDITION, 8, DROP>(call, args, stream);
+}
+
+inline bool filters_fit(const Call& call) {
+  return call.groups <= 8 && call.channels == 16 * call.groups && (call.condition == 64 || call.condition == 128);
+}
+
+template <class T> int grad_filters(const laconv_fused_args& args, void* stream) {
+  Call call;
+  const int wrong = call_of(args, call);
+  if (wrong) return wrong;
+  if (!filters_fit(call)) return LACONV_NO_FUSED_KERNEL;
+  const bool drop = call.keys != nullptr;
+  if (call.condition == 64)
+    return drop ? grad_filters_of<T, 16, 64, true>(call, args, stream)
+                : grad_filters_of<T, 16, 64, false>(call, args, stream);
+  return drop ? grad_filters_of<T, 16, 128, true>(call, args, stream)
+              : grad_filters_of<T, 16, 128, false>(call, args, stream);
+}
+
+// Bytes of the parts of weight and bias's gradients; 0 where there is no kernel.
+inline int64_t workspace(const laconv_fused_args& args) {
+  Call call;
+  if (call_of(args, call) || !filters_fit(call)) return 0;
+  return parts_of(call, args.batch, call.condition).bytes();
 }
 
 }  // namespace laconv::k7_backward

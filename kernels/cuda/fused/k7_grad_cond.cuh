@@ -1,0 +1,163 @@
+// The gradient of the condition, k = 7: grad_cond[p] = sum over groups and taps of grad_filters[p, tap, group] * weight.
+//
+// A warp of a block makes the filter gradient of one group, all of the same strip of 16 columns, and leaves it in shared
+// memory as left operands. After the one barrier of a step warp w sums over all groups for its share of the condition's
+// channels: the sum over groups is the product's K, so that nobody adds to another's sum. Its part of the weight stays in
+// its registers for all its strips, whatever the number of groups.
+#pragma once
+#include "filter_gradient.cuh"
+
+namespace laconv::k7_backward {
+
+struct GradCondParameters {
+  Call call;
+  Cut cut;
+  void* result;
+  int strips;  // of all pictures
+  int slices;  // of the condition's channels: each is the work of other blocks
+};
+
+// Right operands of K = 16 slots each. Operand i < 3 * WARPS: kernel rows 2 (i % 3) and the next of group i / 3; after
+// them kernel row 6 of groups 2j and 2j + 1, so that K is 56 a group and no more.
+template <int WARPS> struct Operands {
+  static constexpr int COUNT = TAPS * WARPS / 2;
+
+  static __device__ __forceinline__ int group(int operand, int half) {
+    return operand < 3 * WARPS ? operand / 3 : 2 * (operand - 3 * WARPS) + half;
+  }
+  static __device__ __forceinline__ int kernel_row(int operand, int half) {
+    return operand < 3 * WARPS ? 2 * (operand % 3) + half : TAPS - 1;
+  }
+};
+
+// Of CONDITION channels of the condition, a slice of them all, warp w makes CONDITION / WARPS. Shared memory: a ring of x
+// each warp, then two buffers of operands, of this step and of the one before, which others still read: a word quad a lane.
+template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP> struct GradCond {
+  static constexpr int PATCHES = 2, OPERANDS = Operands<WARPS>::COUNT, TILES = CONDITION / WARPS / 8;
+  static constexpr int RINGS = WARPS * KeyRing<T, MEMBERS, PATCHES>::BYTES, OPERAND = LANES * 16;
+  static constexpr int BUFFER = PATCHES * OPERANDS * OPERAND, BYTES = RINGS + 2 * BUFFER;
+  static constexpr int COLUMNS = 8 * PATCHES;
+  using Run = Vector<uint32_t, TILES>;  // a lane's channels of a pixel, 2 a tile
+
+  // Column q of tile n is channel 2 TILES (q / 2) + 2n + q % 2 of the warp's, so that a lane ends with a run of channels.
+  static __device__ __forceinline__ void load_weight(uint32_t (&word)[TILES][OPERANDS][2], const Call& call,
+                                                     int first_channel, int lane) {
+    const int q = lane / 4, t = lane % 4;
+    const T* const weight = static_cast<const T*>(call.weight) + first_channel + 2 * TILES * (q / 2) + q % 2;
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile)
+#pragma unroll
+      for (int i = 0; i < OPERANDS; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int group = Operands<WARPS>::group(i, half), kernel_row = Operands<WARPS>::kernel_row(i, half);
+          const T* const first = weight + uint32_t(call.row_of_weight(kernel_row, 2 * t, group) * call.condition + 2 * tile);
+          uint32_t low = 0, high = 0;
+          if (group < call.groups) {
+            low = load_constant<T>(first).bits;
+            if (2 * t + 1 < TAPS) high = load_constant<T>(first + call.groups * call.condition).bits;
+          }
+          word[tile][i][half] = low | high << 16;
+        }
+  }
+
+  // Two kernel rows of a patch are an operand; the last one shares it with that of the neighbouring group.
+  struct Leave {
+    char* own;  // the lane's quad of operand 0
+    int warp;
+    uint32_t (&even)[PATCHES][2];
+
+    __device__ __forceinline__ void operator()(int kernel_row, const uint32_t (&words)[PATCHES][2]) const {
+#pragma unroll
+      for (int patch = 0; patch < PATCHES; ++patch) {
+        const int of_patch = patch * OPERANDS;
+        if (kernel_row == TAPS - 1) {
+          const int operand = of_patch + 3 * WARPS + warp / 2;
+          store(own + operand * OPERAND + warp % 2 * 8, Words2{{words[patch][0], words[patch][1]}});
+        } else if (kernel_row % 2) {
+          const int operand = of_patch + 3 * warp + kernel_row / 2;
+          store(own + operand * OPERAND, Words4{{even[patch][0], even[patch][1], words[patch][0], words[patch][1]}});
+        } else {
+          even[patch][0] = words[patch][0];
+          even[patch][1] = words[patch][1];
+        }
+      }
+    }
+  };
+
+  static __device__ __forceinline__ void sum_over_groups(float (&sum)[PATCHES][TILES][4], const char* own,
+                                                         const uint32_t (&weight)[TILES][OPERANDS][2]) {
+#pragma unroll
+    for (int i = 0; i < OPERANDS; ++i)
+#pragma unroll
+      for (int patch = 0; patch < PATCHES; ++patch) {
+        const Words4 filters = load<Words4>(own + (patch * OPERANDS + i) * OPERAND);
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile)
+          multiply(sum[patch][tile], filters.number, weight[tile][i], sum[patch][tile], T{});
+      }
+  }
+};
+
+template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP>
+__global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond(const GradCondParameters parameters) {
+  using Work = GradCond<T, MEMBERS, CONDITION, WARPS, DROP>;
+  using Ring = KeyRing<T, MEMBERS, Work::PATCHES>;
+  const Call& call = parameters.call;
+  const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES;
+  const unsigned slices = unsigned(parameters.slices), slice = blockIdx.x % slices;
+  const int first_channel = int(slice) * CONDITION + CONDITION / WARPS * warp;
+
+  FilterGradient<T, MEMBERS, Work::PATCHES, DROP> filters(call, warp, lane, shared_memory() + warp * Ring::BYTES);
+  uint32_t weight[Work::TILES][Work::OPERANDS][2];
+  Work::load_weight(weight, call, first_channel, lane);
+
+  char* const operands = shared_memory() + Work::RINGS + 16 * lane;
+  int buffer = 0;
+  for (unsigned index = blockIdx.x / slices; index < unsigned(parameters.strips); index += gridDim.x / slices) {
+    const Place place = place_of(index, parameters.cut, 1);
+    const int top = place.band * parameters.cut.rows, left = place.strip * Work::COLUMNS;
+    const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
+    filters.begin(strip, known_from_here(lane));
+    T* const picture = static_cast<T*>(parameters.result) + int64_t(place.image) * call.pixels() * call.condition;
+    const uint32_t row = uint32_t(call.width) * call.condition;
+    uint32_t to = uint32_t(top) * row + uint32_t(filters.column * call.condition + first_channel + 2 * Work::TILES * filters.t);
+    uint32_t in_ring = 0;
+    for (int y = top; y < strip.bottom; y += STEP) {
+      filters.ring.fetch(Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
+      wait_copies<1>();
+      synchronize_warp();
+      char* const own = operands + buffer * Work::BUFFER;
+      buffer ^= 1;
+      {
+        uint32_t even[Work::PATCHES][2] = {};
+        filters.step(in_ring, y, typename Work::Leave{own, warp, even});
+        filters.grad.load();  // of the next step
+      }
+      __syncthreads();  // the only one: the other buffer was read before the last one
+      float sum[Work::PATCHES][Work::TILES][4] = {};
+      Work::sum_over_groups(sum, own, weight);
+
+      const float scale = DROP ? call.scale : 1.f;
+#pragma unroll
+      for (int patch = 0; patch < Work::PATCHES; ++patch)
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+          typename Work::Run run;
+#pragma unroll
+          for (int tile = 0; tile < Work::TILES; ++tile) {
+            const float* const pair = sum[patch][tile] + 2 * lower;
+            run.number[tile] = packed(pair[0] * scale, pair[1] * scale, T{});
+          }
+          if (filters.column + 8 * patch < call.width && y + lower < strip.bottom)
+            store(picture + (to + lower * row + uint32_t(8 * patch * call.condition)), run);
+        }
+      to += STEP * row;
+      in_ring = Ring::wrapped(in_ring + Ring::PAIR);
+    }
+    wait_copies<0>();  // of rows that no step was left for
+    synchronize_warp();
+  }
+}
+
+}  // namespace laconv::k7_backward
