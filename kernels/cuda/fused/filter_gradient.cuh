@@ -17,6 +17,10 @@ constexpr int STEP = 2;                      // rows of pixels a step
 constexpr int KEY_ROWS = TAPS + STEP - 1;    // rows of x that they meet
 constexpr uint32_t OUTSIDE = 0x80000000u;    // an offset outside every picture, and still after a walk down it
 
+// The condition's channels that a block takes; more than that its registers do not hold.
+constexpr int LARGEST_SLICE = 128;
+template <int CONDITION> constexpr int SLICE_OF = CONDITION < LARGEST_SLICE ? CONDITION : LARGEST_SLICE;
+
 // A strip of columns between two rows.
 struct Strip {
   int image, left, top, bottom;
@@ -34,44 +38,41 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
   int to_second_part;        // bytes, from a pixel's first 16 channels to the others
   const T* picture;         // of x
   uint32_t offset[COPIES];  // in the picture, of the next copies
-  uint32_t row, end;        // numbers of a row and of the picture
 
   static __device__ __forceinline__ int turned(int pixel) { return pixel / (8 / PIECES) % PIECES; }
   static __device__ __forceinline__ int place_of(int pixel, int piece) { return pixel * PIXEL + (piece ^ turned(pixel)) * 16; }
   // Places in the ring are bytes and grow; behind the end the difference is the smaller one.
   static __device__ __forceinline__ uint32_t wrapped(uint32_t place) { return min(place, place - uint32_t(BYTES)); }
 
-  __device__ __forceinline__ KeyRing(char* memory, const Call& call, int lane)
+  __device__ __forceinline__ KeyRing(char* memory, int lane)
       : copies(memory + place_of(lane / PIECES, lane % PIECES)),
         keys(memory + place_of(lane % 8 + lane / 16 * 8, lane / 8 % 2)),
         third(memory + lane / 16 * ROW + place_of(16 + lane % 8, lane / 8 % 2)),
-        to_second_part(place_of(lane % 8, 2) - place_of(lane % 8, 0)),
-        row(uint32_t(call.width) * call.channels),
-        end(uint32_t(call.height) * row) {}
+        to_second_part(place_of(lane % 8, 2) - place_of(lane % 8, 0)) {}
 
-  // Asks for the first 8 rows of a strip, the walk's first place being 0. Without `wanted` zeros are what comes.
-  __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int group, bool wanted, int lane) {
-    picture = as_it_is(static_cast<const T*>(call.x) + int64_t(strip.image) * end);
+  // Asks for the first 8 rows of a strip, the walk's first place being 0; zeros where there is no such group.
+  __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int group, int lane) {
+    picture = as_it_is(static_cast<const T*>(call.x) + int64_t(strip.image) * call.picture_of_x);
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
       // The two rows' pixels are counted through; ROW and a copy's distance do not change how pieces are turned.
       const int pixel = (lane + LANES * i) / PIECES, column = strip.left - REACH + pixel % COLUMNS;
-      const bool inside = wanted && column >= 0 && column < call.width && pixel % COLUMNS < COLUMNS - 2;
+      const bool inside = group < call.groups && column >= 0 && column < call.width && pixel % COLUMNS < COLUMNS - 2;
       const int y = strip.top - REACH + pixel / COLUMNS;
-      offset[i] = inside ? uint32_t(y) * row + uint32_t(column * call.channels + group * MEMBERS + lane % PIECES * 8)
+      offset[i] = inside ? uint32_t(y) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % PIECES * 8)
                          : OUTSIDE;
     }
 #pragma unroll
-    for (int pair = 0; pair < KEY_ROWS / 2; ++pair) fetch(pair * PAIR);
+    for (int pair = 0; pair < KEY_ROWS / 2; ++pair) fetch(call, pair * PAIR);
   }
 
   // Asks for the next two rows, as one group of copies. Rows above the picture have an offset below zero, which as an
   // unsigned number is beyond its end like that of rows below.
-  __device__ __forceinline__ void fetch(uint32_t place) {
+  __device__ __forceinline__ void fetch(const Call& call, uint32_t place) {
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
-      copy_16(copies + place + 16 * LANES * i, picture + int(offset[i]), offset[i] < end);
-      offset[i] += 2 * row;
+      copy_16(copies + place + 16 * LANES * i, picture + int(offset[i]), offset[i] < call.picture_of_x);
+      offset[i] += 2 * call.row_of_x;
     }
     end_group_of_copies();
   }
@@ -97,37 +98,35 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
 // The gradient of the result at the step's pixels, as the left operand: its words lie in memory as they are.
 template <class T, int MEMBERS, int PATCHES> struct GradRows {
   const T* picture;
-  uint32_t offset[PATCHES], row, end;
+  uint32_t offset[PATCHES], end;
   uint32_t word[PATCHES][MEMBERS / 16][4];
 
-  __device__ __forceinline__ explicit GradRows(const Call& call) : row(uint32_t(call.width) * call.channels) {}
-
-  __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int group, bool wanted, int lane) {
-    picture = as_it_is(static_cast<const T*>(call.grad) + int64_t(strip.image) * call.pixels() * call.channels);
-    end = uint32_t(strip.bottom) * row;
+  __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int group, int lane) {
+    picture = as_it_is(static_cast<const T*>(call.grad) + int64_t(strip.image) * call.picture_of_x);
+    end = uint32_t(strip.bottom) * call.row_of_x;
 #pragma unroll
     for (int patch = 0; patch < PATCHES; ++patch) {
       const int column = strip.left + 8 * patch + lane / 4;
-      offset[patch] = wanted && column < call.width
-                          ? uint32_t(strip.top) * row + uint32_t(column * call.channels + group * MEMBERS + lane % 4 * 2)
+      offset[patch] = group < call.groups && column < call.width
+                          ? uint32_t(strip.top) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % 4 * 2)
                           : OUTSIDE;
     }
   }
 
   // The next two rows; zeros, whose filters have no gradient, beside the picture and below the strip.
-  __device__ __forceinline__ void load() {
+  __device__ __forceinline__ void load(const Call& call) {
 #pragma unroll
     for (int patch = 0; patch < PATCHES; ++patch) {
 #pragma unroll
       for (int lower = 0; lower < 2; ++lower) {
-        const uint32_t at = offset[patch] + lower * row;
+        const uint32_t at = offset[patch] + lower * call.row_of_x;
 #pragma unroll
         for (int part = 0; part < MEMBERS / 16; ++part)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
             word[patch][part][lower + 2 * half] = load_word_if(picture + int(at) + 16 * part + 8 * half, at < end);
       }
-      offset[patch] += STEP * row;
+      offset[patch] += STEP * call.row_of_x;
     }
   }
 };
@@ -139,7 +138,6 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
   GradRows<T, MEMBERS, PATCHES> grad;
   const Call& call;
   int group;
-  bool wanted;        // a warp without a group makes zeros
   int lower, upper;   // lanes of the quad whose keys are the taps of this one
   uint32_t selector;  // joins them
   bool from_first;    // its own keys are wanted of the first block of 8, else of the second
@@ -147,23 +145,22 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
   Key key;
 
   __device__ __forceinline__ FilterGradient(const Call& of, int of_group, int lane, char* memory)
-      : ring(memory, of, lane), grad(of), call(of), wanted(of_group < of.groups) {
+      : ring(memory, lane), call(of), group(of_group) {
     const int q = lane / 4, pairs = q / 2;
     t = lane % 4;
-    group = wanted ? of_group : 0;
     lower = lane - t + ((t + pairs) & 3);
     upper = lane - t + ((t + pairs + 1) & 3);
     selector = q % 2 ? 0x5432u : 0x3210u;
     from_first = t >= pairs;
   }
 
-  // Asks for what the first step reads.
-  __device__ __forceinline__ void begin(const Strip& strip, int lane) {
+  // Asks for what the first step reads. Of a group that is none everything is zero.
+  __device__ __forceinline__ void begin(const Strip& strip, int of_group, int lane) {
     column = strip.left + lane / 4;
     if (DROP) key = load_constant<Key>(call.keys + strip.image);
-    ring.begin(call, strip, group, wanted, lane);
-    grad.begin(call, strip, group, wanted, lane);
-    grad.load();
+    ring.begin(call, strip, of_group, lane);
+    grad.begin(call, strip, of_group, lane);
+    grad.load(call);
   }
 
   // Calls take(kernel_row, words) for each kernel row, words[patch][row of pixels]. `place`: of the first of 8 rows of x.

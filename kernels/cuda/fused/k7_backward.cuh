@@ -18,8 +18,9 @@ struct Call {
   uint32_t threshold;  // 1024 + threshold twice, in half precision: see `kept`
   float scale;         // of the filter values that are kept
   int height, width, channels, condition, groups;
+  uint32_t row_of_x, picture_of_x;  // numbers
+  uint32_t row_of_cond, picture_of_cond;
 
-  __host__ __device__ int pixels() const { return height * width; }
   __host__ __device__ int row_of_weight(int kernel_row, int dx, int group) const {
     return (kernel_row * TAPS + dx) * groups + group;
   }
@@ -74,7 +75,11 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
           int(args.width),
           int(args.channels),
           int(args.condition),
-          int(args.groups)};
+          int(args.groups),
+          uint32_t(args.width * args.channels),
+          uint32_t(args.height * args.width * args.channels),
+          uint32_t(args.width * args.condition),
+          uint32_t(args.height * args.width * args.condition)};
   return 0;
 }
 

@@ -42,31 +42,31 @@ template <class T> int grad_x(const laconv_fused_args& args, void* stream) {
 template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP>
 int launch_grad_cond(GradCondParameters parameters, int64_t pictures, void* stream) {
   constexpr int64_t AT_ONCE = WARPS == 4 ? BLOCKS_AT_ONCE : BLOCKS_AT_ONCE / 2;
-  parameters.slices = parameters.call.condition / CONDITION;
-  parameters.cut = cut_of(parameters.call, FILTERS_WALK, pictures, parameters.slices, AT_ONCE);
+  using Work = GradCond<T, MEMBERS, CONDITION, WARPS, DROP>;
+  parameters.cut = cut_of(parameters.call, FILTERS_WALK, pictures, Work::SLICES, AT_ONCE);
   const int64_t strips = pictures * parameters.cut.bands * parameters.cut.strips;
   if (strips > LARGEST_STRIPS) return LACONV_BAD_SIZE;
   parameters.strips = int(strips);
   // A multiple of the slices: a block's slice never changes.
-  const int64_t blocks = min(strips, AT_ONCE / parameters.slices) * parameters.slices;
+  const int64_t blocks = min(strips, AT_ONCE / Work::SLICES) * Work::SLICES;
   return launch_warps(k7_grad_cond<T, MEMBERS, CONDITION, WARPS, DROP>, blocks, WARPS * LANES,
-                      GradCond<T, MEMBERS, CONDITION, WARPS, DROP>::BYTES, stream, parameters);
+                      Work::BYTES, stream, parameters);
 }
 
 // How the sums of all pixels are shared out.
 struct Parts {
   Cut cut;
   int64_t strips, blocks, stride;  // blocks that make the parts of one group and slice; floats of a part
-  int group_blocks, slices;
+  int group_blocks, slices;  // which share a strip
 
   int64_t bytes() const { return blocks * stride * int64_t(sizeof(float)); }
 };
 
-inline Parts parts_of(const Call& call, int64_t pictures, int condition) {
+inline Parts parts_of(const Call& call, int64_t pictures) {
   constexpr int GROUPS = 2, SIXTEEN_BYTES = 4;
   Parts parts{};
   parts.group_blocks = int(divided_up(call.groups, GROUPS));
-  parts.slices = call.condition / condition;
+  parts.slices = int(divided_up(call.condition, LARGEST_SLICE));
   const int64_t sharing = int64_t(parts.group_blocks) * parts.slices;
   parts.cut = cut_of(call, FILTERS_WALK, pictures, sharing, BLOCKS_AT_ONCE);
   parts.strips = pictures * parts.cut.bands * parts.cut.strips;
@@ -78,7 +78,7 @@ inline Parts parts_of(const Call& call, int64_t pictures, int condition) {
 
 template <class T, int MEMBERS, int CONDITION, bool DROP>
 int launch_grad_weight(const Call& call, const laconv_fused_args& args, void* stream) {
-  const Parts parts = parts_of(call, args.batch, CONDITION);
+  const Parts parts = parts_of(call, args.batch);
   if (parts.strips > LARGEST_STRIPS || args.workspace_bytes < parts.bytes()) return LACONV_BAD_SIZE;
   float* const memory = static_cast<float*>(args.workspace);
   const GradWeightParameters parameters{call,
@@ -86,8 +86,7 @@ int launch_grad_weight(const Call& call, const laconv_fused_args& args, void* st
                                         memory,
                                         parts.stride,
                                         int(parts.strips),
-                                        parts.group_blocks,
-                                        parts.slices};
+                                        parts.group_blocks};
   const int64_t blocks = parts.blocks * parts.group_blocks * parts.slices;
   const int failed = launch_warps(k7_grad_weight<T, MEMBERS, CONDITION, DROP>, blocks, THREADS,
                                   GradWeight<T, MEMBERS, CONDITION>::BYTES, stream, parameters);
@@ -136,7 +135,7 @@ template <class T> int grad_filters(const laconv_fused_args& args, void* stream)
 inline int64_t workspace(const laconv_fused_args& args) {
   Call call;
   if (call_of(args, call) || !filters_fit(call)) return 0;
-  return parts_of(call, args.batch, call.condition).bytes();
+  return parts_of(call, args.batch).bytes();
 }
 
 }  // namespace laconv::k7_backward

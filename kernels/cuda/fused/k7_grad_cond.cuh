@@ -14,7 +14,6 @@ struct GradCondParameters {
   Cut cut;
   void* result;
   int strips;  // of all pictures
-  int slices;  // of the condition's channels: each is the work of other blocks
 };
 
 // Right operands of K = 16 slots each. Operand i < 3 * WARPS: kernel rows 2 (i % 3) and the next of group i / 3; after
@@ -30,20 +29,25 @@ template <int WARPS> struct Operands {
   }
 };
 
-// Of CONDITION channels of the condition, a slice of them all, warp w makes CONDITION / WARPS. Shared memory: a ring of x
+// Blocks share the condition's channels in slices; warp w makes
+// SLICE / WARPS of them. Each slice's block makes the filters' gradient for itself. Shared memory: a ring of x
 // each warp, then two buffers of operands, of this step and of the one before, which others still read: a word quad a lane.
 template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP> struct GradCond {
-  static constexpr int PATCHES = 2, OPERANDS = Operands<WARPS>::COUNT, TILES = CONDITION / WARPS / 8;
+  static constexpr int PATCHES = 2, SLICE = SLICE_OF<CONDITION>, SLICES = CONDITION / SLICE;
+  static constexpr int OPERANDS = Operands<WARPS>::COUNT, TILES = SLICE / WARPS / 8;
   static constexpr int RINGS = WARPS * KeyRing<T, MEMBERS, PATCHES>::BYTES, OPERAND = LANES * 16;
   static constexpr int BUFFER = PATCHES * OPERANDS * OPERAND, BYTES = RINGS + 2 * BUFFER;
   static constexpr int COLUMNS = 8 * PATCHES;
   using Run = Vector<uint32_t, TILES>;  // a lane's channels of a pixel, 2 a tile
 
   // Column q of tile n is channel 2 TILES (q / 2) + 2n + q % 2 of the warp's, so that a lane ends with a run of channels.
+  // Lane (q, t) wants taps 2t and 2t + 1 of one channel, but a word of memory has two channels of one tap: neighbouring
+  // columns each load one tap and exchange.
   static __device__ __forceinline__ void load_weight(uint32_t (&word)[TILES][OPERANDS][2], const Call& call,
                                                      int first_channel, int lane) {
-    const int q = lane / 4, t = lane % 4;
-    const T* const weight = static_cast<const T*>(call.weight) + first_channel + 2 * TILES * (q / 2) + q % 2;
+    const int q = lane / 4, t = lane % 4, dx = 2 * t + q % 2;
+    const uint32_t one_channel = q % 2 ? 0x3276u : 0x5410u;
+    const T* const weight = static_cast<const T*>(call.weight) + first_channel + 2 * TILES * (q / 2);
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
@@ -51,19 +55,15 @@ template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP> struct Grad
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int group = Operands<WARPS>::group(i, half), kernel_row = Operands<WARPS>::kernel_row(i, half);
-          const T* const first = weight + uint32_t(call.row_of_weight(kernel_row, 2 * t, group) * call.condition + 2 * tile);
-          uint32_t low = 0, high = 0;
-          if (group < call.groups) {
-            low = load_constant<T>(first).bits;
-            if (2 * t + 1 < TAPS) high = load_constant<T>(first + call.groups * call.condition).bits;
-          }
-          word[tile][i][half] = low | high << 16;
+          const uint32_t row = uint32_t(call.row_of_weight(kernel_row, dx, group));
+          const uint32_t own = load_word_if(weight + row * CONDITION + 2 * tile, group < call.groups && dx < TAPS);
+          word[tile][i][half] = bytes(own, shuffled(own, lane ^ 4), one_channel);
         }
   }
 
   // Two kernel rows of a patch are an operand; the last one shares it with that of the neighbouring group.
   struct Leave {
-    char* own;  // the lane's quad of operand 0
+    char* own;
     int warp;
     uint32_t (&even)[PATCHES][2];
 
@@ -105,34 +105,32 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
   using Ring = KeyRing<T, MEMBERS, Work::PATCHES>;
   const Call& call = parameters.call;
   const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES;
-  const unsigned slices = unsigned(parameters.slices), slice = blockIdx.x % slices;
-  const int first_channel = int(slice) * CONDITION + CONDITION / WARPS * warp;
+  const int slice = int(blockIdx.x) % Work::SLICES;
 
   FilterGradient<T, MEMBERS, Work::PATCHES, DROP> filters(call, warp, lane, shared_memory() + warp * Ring::BYTES);
   uint32_t weight[Work::TILES][Work::OPERANDS][2];
-  Work::load_weight(weight, call, first_channel, lane);
+  Work::load_weight(weight, call, slice * Work::SLICE + Work::SLICE / WARPS * warp, lane);
 
-  char* const operands = shared_memory() + Work::RINGS + 16 * lane;
-  int buffer = 0;
-  for (unsigned index = blockIdx.x / slices; index < unsigned(parameters.strips); index += gridDim.x / slices) {
+  char* own = shared_memory() + Work::RINGS + 16 * lane;  // the lane's quad of operand 0
+  int to_other_buffer = Work::BUFFER;
+  for (unsigned index = blockIdx.x / Work::SLICES; index < unsigned(parameters.strips); index += gridDim.x / Work::SLICES) {
     const Place place = place_of(index, parameters.cut, 1);
     const int top = place.band * parameters.cut.rows, left = place.strip * Work::COLUMNS;
     const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
-    filters.begin(strip, known_from_here(lane));
-    T* const picture = static_cast<T*>(parameters.result) + int64_t(place.image) * call.pixels() * call.condition;
-    const uint32_t row = uint32_t(call.width) * call.condition;
-    uint32_t to = uint32_t(top) * row + uint32_t(filters.column * call.condition + first_channel + 2 * Work::TILES * filters.t);
+    const int thread = known_from_here(int(threadIdx.x));
+    filters.begin(strip, thread / LANES, thread % LANES);
+    T* const picture = static_cast<T*>(parameters.result) + int64_t(place.image) * call.picture_of_cond;
+    const int first_channel = slice * Work::SLICE + Work::SLICE / WARPS * (thread / LANES) + 2 * Work::TILES * (thread % 4);
+    uint32_t to = uint32_t(top) * call.row_of_cond + uint32_t(filters.column * CONDITION + first_channel);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {
-      filters.ring.fetch(Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
+      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
       wait_copies<1>();
       synchronize_warp();
-      char* const own = operands + buffer * Work::BUFFER;
-      buffer ^= 1;
       {
         uint32_t even[Work::PATCHES][2] = {};
         filters.step(in_ring, y, typename Work::Leave{own, warp, even});
-        filters.grad.load();  // of the next step
+        filters.grad.load(call);  // of the next step
       }
       __syncthreads();  // the only one: the other buffer was read before the last one
       float sum[Work::PATCHES][Work::TILES][4] = {};
@@ -150,9 +148,11 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
             run.number[tile] = packed(pair[0] * scale, pair[1] * scale, T{});
           }
           if (filters.column + 8 * patch < call.width && y + lower < strip.bottom)
-            store(picture + (to + lower * row + uint32_t(8 * patch * call.condition)), run);
+            store(picture + (to + lower * call.row_of_cond + uint32_t(8 * patch * CONDITION)), run);
         }
-      to += STEP * row;
+      own += to_other_buffer;
+      to_other_buffer = -to_other_buffer;
+      to += STEP * call.row_of_cond;
       in_ring = Ring::wrapped(in_ring + Ring::PAIR);
     }
     wait_copies<0>();  // of rows that no step was left for

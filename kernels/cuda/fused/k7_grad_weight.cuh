@@ -18,58 +18,59 @@ struct GradWeightParameters {
   float* parts;
   int64_t stride;    // floats from one part to the next: (49 groups) x condition, then 49 groups, and room
   int strips;        // of all pictures
-  int group_blocks;  // blocks that share a strip: of two groups each
-  int slices;        // of the condition's channels: each is the work of other blocks
+  int group_blocks;  // blocks that share a strip: of two groups each, for each slice of the condition's channels
 };
 
 // Shared memory: a ring of x each warp; two buffers of the condition of two patches, this step's and the next; two
 // buffers of each warp's transposed filter gradient.
+//
+// Blocks share the condition's channels in slices.
 template <class T, int MEMBERS, int CONDITION> struct GradWeight {
   static constexpr int WARPS = 4, SHARERS = 2, GROUPS = WARPS / SHARERS;
-  static constexpr int PATCH = 16 * CONDITION * int(sizeof(T));  // bytes of the condition
+  static constexpr int SLICE = SLICE_OF<CONDITION>, SLICES = CONDITION / SLICE;
+  static constexpr int PATCH = 16 * SLICE * int(sizeof(T));  // bytes of the condition
   static constexpr int HANDED = 4 * LANES * 16;                  // a word quad a lane for two kernel rows
   static constexpr int RINGS = WARPS * KeyRing<T, MEMBERS, 1>::BYTES, CONDITIONS = 2 * SHARERS * PATCH;
   static constexpr int BYTES = RINGS + CONDITIONS + WARPS * 2 * HANDED;
-  static constexpr int TILES = CONDITION / SHARERS / 16;
+  static constexpr int TILES = SLICE / SHARERS / 16;
 };
 
 // The copies of the condition's two patches: a thread copies 8 channels of a pixel at a time, piece i of the pixel to
-// i ^ column, so that 8 neighbouring columns' lie in different banks. CONDITION 128: a pass of the block is one row of a
+// i ^ column, so that 8 neighbouring columns' lie in different banks. SLICE 128: a pass of the block is one row of a
 // patch; 64: a whole patch.
-template <class T, int CONDITION> struct ConditionCopies {
-  static constexpr int PIECES = CONDITION / 8, PASS = THREADS / PIECES, PASSES = 16 / PASS;
-  static constexpr int PATCH = 16 * CONDITION * int(sizeof(T));
+template <class T, int CONDITION, int SLICE> struct ConditionCopies {
+  static constexpr int PIECES = SLICE / 8, PASS = THREADS / PIECES, PASSES = 16 / PASS;
+  static constexpr int PATCH = 16 * SLICE * int(sizeof(T));
 
   char* to;
   const T* picture;
-  uint32_t offset[2], row, end;
+  uint32_t offset[2];
 
-  __device__ __forceinline__ ConditionCopies(char* memory, const Call& call, int thread)
-      : row(uint32_t(call.width) * call.condition), end(uint32_t(call.height) * row) {
+  __device__ __forceinline__ ConditionCopies(char* memory, int thread) {
     const int pixel = thread / PIECES, piece = thread % PIECES;
     to = memory + (pixel * PIECES + (piece ^ pixel % 8)) * 16;
   }
   __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int first_channel, int thread) {
     const int pixel = thread / PIECES, piece = thread % PIECES;
-    picture = static_cast<const T*>(call.cond) + int64_t(strip.image) * end;
+    picture = static_cast<const T*>(call.cond) + int64_t(strip.image) * call.picture_of_cond;
 #pragma unroll
     for (int patch = 0; patch < 2; ++patch) {
       const int column = strip.left + 8 * patch + pixel % 8, y = strip.top + pixel / 8;
       offset[patch] = column < call.width
-                          ? uint32_t(y) * row + uint32_t(column * call.condition + first_channel + 8 * piece)
+                          ? uint32_t(y) * call.row_of_cond + uint32_t(column * CONDITION + first_channel + 8 * piece)
                           : OUTSIDE;
     }
   }
   // Asks for the next step's. Zeros outside the picture: there the filters' gradient is zero, but 0 * NaN is not.
-  __device__ __forceinline__ void fetch(int buffer) {
+  __device__ __forceinline__ void fetch(const Call& call, int buffer) {
 #pragma unroll
     for (int patch = 0; patch < 2; ++patch) {
 #pragma unroll
       for (int pass = 0; pass < PASSES; ++pass) {
-        const uint32_t at = offset[patch] + pass * row;
-        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at), at < end);
+        const uint32_t at = offset[patch] + pass * call.row_of_cond;
+        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at), at < call.picture_of_cond);
       }
-      offset[patch] += STEP * row;
+      offset[patch] += STEP * call.row_of_cond;
     }
     end_group_of_copies();
   }
@@ -135,18 +136,18 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
   const Call& call = parameters.call;
   const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES, q = lane / 4, t = lane % 4;
   const int half = warp % Work::SHARERS;
-  const unsigned sharing = unsigned(parameters.group_blocks * parameters.slices);
-  const int shared_by = int(blockIdx.x % sharing), slice = shared_by % parameters.slices;
-  const unsigned part = blockIdx.x / sharing, parts = gridDim.x / sharing;
-  const int group = shared_by / parameters.slices * Work::GROUPS + warp / Work::SHARERS;
+  const unsigned sharing = unsigned(parameters.group_blocks * Work::SLICES);
+  const unsigned part = blockIdx.x / sharing, parts = gridDim.x / sharing, shared_by = blockIdx.x - part * sharing;
+  const int slice = int(shared_by) % Work::SLICES;
+  const int group = int(shared_by) / Work::SLICES * Work::GROUPS + warp / Work::SHARERS;
 
   char* const conditions = shared_memory() + Work::RINGS;
   char* const handed = conditions + Work::CONDITIONS + 16 * lane;
   FilterGradient<T, MEMBERS, 1, DROP> filters(call, group, lane, shared_memory() + warp * Ring::BYTES);
-  ConditionCopies<T, CONDITION> copies(conditions, call, int(threadIdx.x));
+  ConditionCopies<T, CONDITION, Work::SLICE> copies(conditions, int(threadIdx.x));
   // Matrix lane / 8: channels from 8 (matrix % 2) on, pixels of row matrix / 2.
-  const int column = lane % 8, piece = half * CONDITION / 16 + lane / 8 % 2;
-  const int row_of_lane = ((lane / 16 * 8 + column) * (CONDITION / 8) + (piece ^ column)) * 16;
+  const int column = lane % 8, piece = half * Work::SLICE / 16 + lane / 8 % 2;
+  const int row_of_lane = ((lane / 16 * 8 + column) * (Work::SLICE / 8) + (piece ^ column)) * 16;
 
   WeightSums<T, Work::TILES> sums;
   int buffer = 0;
@@ -154,12 +155,12 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
     const Place place = place_of(index, parameters.cut, 1);
     const int top = place.band * parameters.cut.rows, left = place.strip * 16;
     const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
-    filters.begin({strip.image, left + 8 * half, top, strip.bottom}, lane);
-    copies.begin(call, strip, slice * CONDITION, int(threadIdx.x));
-    copies.fetch(buffer);
+    filters.begin({strip.image, left + 8 * half, top, strip.bottom}, group, lane);
+    copies.begin(call, strip, slice * Work::SLICE, int(threadIdx.x));
+    copies.fetch(call, buffer);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {
-      filters.ring.fetch(Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
+      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
       wait_copies<2>();  // all but that and the condition
       synchronize_warp();
       Transposed own;
@@ -170,12 +171,12 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
         own.hand_over(to, kernel_row);
         sums.add_bias(kernel_row, own.word[kernel_row]);
       });
-      filters.grad.load();  // of the next step
+      filters.grad.load(call);  // of the next step
       wait_copies<1>();
       // The only barrier: the condition and the other warp's patch are there, and all have left the buffers of the step
       // before.
       __syncthreads();
-      copies.fetch(buffer ^ 1);
+      copies.fetch(call, buffer ^ 1);
       const char* const patches = conditions + 2 * buffer * Work::PATCH;
       sums.add(patches + half * Work::PATCH, row_of_lane, own);
       Transposed other;
@@ -199,8 +200,8 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
   if (group >= call.groups) return;
   const float scale = DROP ? call.scale : 1.f;
   float* const weight = parameters.parts + part * parameters.stride;
-  float* const bias = weight + int64_t(TAPS * TAPS) * call.groups * call.condition;
-  const int first_channel = slice * CONDITION + half * (CONDITION / 2) + q;
+  float* const bias = weight + int64_t(TAPS * TAPS) * call.groups * CONDITION;
+  const int first_channel = slice * Work::SLICE + half * (Work::SLICE / 2) + q;
 #pragma unroll
   for (int kernel_row = 0; kernel_row < TAPS; ++kernel_row)
 #pragma unroll
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
       const int dx = 2 * t + i;
       if (dx == TAPS) continue;
       const int row = call.row_of_weight(kernel_row, dx, group);
-      float* const to = weight + int64_t(row) * call.condition + first_channel;
+      float* const to = weight + int64_t(row) * CONDITION + first_channel;
 #pragma unroll
       for (int tile = 0; tile < Work::TILES; ++tile) {
         store(to + 16 * tile, sums.weight[tile][kernel_row][i] * scale);

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
   const int top = place.band * parameters.cut.rows, bottom = min(top + parameters.cut.rows, call.height);
   const int begin = max(top - REACH, 0), end = min(bottom + REACH, call.height);
   const int left = place.strip * TARGETS;
-  const int64_t picture = int64_t(place.image) * call.pixels();
+  const int64_t picture = int64_t(place.image) * (call.height * call.width);
   const T* const cond = static_cast<const T*>(call.cond) + picture * CONDITION + 8 * t;
   const T* const grad = static_cast<const T*>(call.grad) + picture * call.channels + group * MEMBERS + 4 * t;
   const TargetStore<T> targets{static_cast<T*>(parameters.result) + picture * call.channels + group * MEMBERS + 4 * t,
