@@ -26,40 +26,38 @@ struct Strip {
   int image, left, top, bottom;
 };
 
-// Rows of a group's x around the step, in shared memory: 10, of which 8 are read and 2 are on their way. Of a pixel's
-// pieces of 16 bytes number i lies at i ^ `turned`, so that 8 neighbouring pixels' lie in different banks.
+// Rows of a group's x around the step, in shared memory: 10, of which 8 are read and 2 are on their way. Two rows are a pair
+// of planes, one for each 16 channels, so that a pixel has two pieces of 16 bytes in each: they lie in turn, four pixels
+// this way and four the other, so that 8 neighbouring pixels' first (or second) pieces lie in different banks.
 template <class T, int MEMBERS, int PATCHES> struct KeyRing {
-  static constexpr int PIECES = MEMBERS / 8, COLUMNS = 8 * PATCHES + 8;
-  static constexpr int PIXEL = 16 * PIECES, ROW = COLUMNS * PIXEL, PAIR = 2 * ROW, BYTES = 5 * PAIR;
-  static constexpr int COPIES = PAIR / (16 * LANES);  // a lane makes for two rows
+  static constexpr int PARTS = MEMBERS / 16, COLUMNS = 8 * PATCHES + 8;
+  static constexpr int PIXEL = 32, ROW = COLUMNS * PIXEL, PLANE = 2 * ROW, PAIR = PARTS * PLANE, BYTES = 5 * PAIR;
+  static constexpr int COPIES = PLANE / (16 * LANES);  // a lane makes for a plane
 
-  char* copies;             // where the lane's first copy goes, at place 0
+  char* copies;              // where the lane's first copy goes, at place 0
   const char *keys, *third;  // see `load`
-  int to_second_part;        // bytes, from a pixel's first 16 channels to the others
-  const T* picture;         // of x
-  uint32_t offset[COPIES];  // in the picture, of the next copies
+  const T* picture;          // of x
+  uint32_t offset[COPIES];   // in the picture, of the next copies
 
-  static __device__ __forceinline__ int turned(int pixel) { return pixel / (8 / PIECES) % PIECES; }
-  static __device__ __forceinline__ int place_of(int pixel, int piece) { return pixel * PIXEL + (piece ^ turned(pixel)) * 16; }
+  static __device__ __forceinline__ int place_of(int pixel, int piece) { return pixel * PIXEL + (piece ^ pixel / 4 % 2) * 16; }
   // Places in the ring are bytes and grow; behind the end the difference is the smaller one.
   static __device__ __forceinline__ uint32_t wrapped(uint32_t place) { return min(place, place - uint32_t(BYTES)); }
 
   __device__ __forceinline__ KeyRing(char* memory, int lane)
-      : copies(memory + place_of(lane / PIECES, lane % PIECES)),
+      : copies(memory + place_of(lane / 2, lane % 2)),
         keys(memory + place_of(lane % 8 + lane / 16 * 8, lane / 8 % 2)),
-        third(memory + lane / 16 * ROW + place_of(16 + lane % 8, lane / 8 % 2)),
-        to_second_part(place_of(lane % 8, 2) - place_of(lane % 8, 0)) {}
+        third(memory + lane / 16 % PARTS * PLANE + place_of(16 + lane % 8, lane / 8 % 2)) {}
 
   // Asks for the first 8 rows of a strip, the walk's first place being 0; zeros where there is no such group.
   __device__ __forceinline__ void begin(const Call& call, const Strip& strip, int group, int lane) {
     picture = as_it_is(static_cast<const T*>(call.x) + int64_t(strip.image) * call.picture_of_x);
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
-      // The two rows' pixels are counted through; ROW and a copy's distance do not change how pieces are turned.
-      const int pixel = (lane + LANES * i) / PIECES, column = strip.left - REACH + pixel % COLUMNS;
+      // The two rows' pixels are counted through; neither ROW nor a copy's distance turns pieces.
+      const int pixel = (lane + LANES * i) / 2, column = strip.left - REACH + pixel % COLUMNS;
       const bool inside = group < call.groups && column >= 0 && column < call.width && pixel % COLUMNS < COLUMNS - 2;
       const int y = strip.top - REACH + pixel / COLUMNS;
-      offset[i] = inside ? uint32_t(y) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % PIECES * 8)
+      offset[i] = inside ? uint32_t(y) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % 2 * 8)
                          : OUTSIDE;
     }
 #pragma unroll
@@ -71,27 +69,31 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
   __device__ __forceinline__ void fetch(const Call& call, uint32_t place) {
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
-      copy_16(copies + place + 16 * LANES * i, picture + int(offset[i]), offset[i] < call.picture_of_x);
+#pragma unroll
+      for (int part = 0; part < PARTS; ++part)
+        copy_16(copies + place + part * PLANE + 16 * LANES * i, picture + int(offset[i]) + 16 * part,
+                offset[i] < call.picture_of_x);
       offset[i] += 2 * call.row_of_x;
     }
     end_group_of_copies();
   }
 
-  // The right operands of two rows: words of 8 keys x 16 channels, of each block of 8 keys. `part`: of the channels.
-  __device__ __forceinline__ void load(uint32_t (&words)[2][PATCHES + 1][2], uint32_t place, int part) const {
-    uint32_t two_blocks[2][4], two_rows[4];
-    const char* const first_row = keys + place + part * to_second_part;
-    load_matrices_4<false>(two_blocks[0], first_row);
-    load_matrices_4<false>(two_blocks[1], first_row + ROW);
-    if (PATCHES == 2) load_matrices_4<false>(two_rows, third + place + part * to_second_part);
+  // The right operands of a row of x: words of 8 keys x 16 channels, by part of the channels and block of 8 keys. A load
+  // gives two blocks of one part, or the third block of all parts.
+  __device__ __forceinline__ void load(uint32_t (&words)[PARTS][PATCHES + 1][2], uint32_t place) const {
 #pragma unroll
-    for (int row_of_two = 0; row_of_two < 2; ++row_of_two)
+    for (int part = 0; part < PARTS; ++part) {
+      uint32_t blocks[4];
+      load_matrices_4<false>(blocks, keys + place + part * PLANE);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        words[row_of_two][0][half] = two_blocks[row_of_two][half];
-        words[row_of_two][1][half] = two_blocks[row_of_two][2 + half];
-        if (PATCHES == 2) words[row_of_two][PATCHES][half] = two_rows[2 * row_of_two + half];
-      }
+      for (int i = 0; i < 4; ++i) words[part][i / 2][i % 2] = blocks[i];
+    }
+    if (PATCHES == 1) return;
+    uint32_t parts[4];
+    if (PARTS == 1) load_matrices_2<false>(parts, third + place);
+    else load_matrices_4<false>(parts, third + place);
+#pragma unroll
+    for (int i = 0; i < 2 * PARTS; ++i) words[i / 2][PATCHES][i % 2] = parts[i];
   }
 };
 
@@ -167,29 +169,30 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
   template <class Take> __device__ __forceinline__ void step(uint32_t place, int y, const Take& take) {
     Bytes16 random[PATCHES][2];
     if (DROP) {
+      const Key key_here = key_of_row(key, y, call.zero);
 #pragma unroll
       for (int patch = 0; patch < PATCHES; ++patch)
 #pragma unroll
         for (int row = 0; row < 2; ++row)
-          random[patch][row] = philox7(uint32_t((y + row) * call.width + column + 8 * patch), group, t, key);
+          random[patch][row] = philox7(uint32_t((y + row) * call.width + column + 8 * patch), group, t, key_here);
     }
     uint32_t of_upper_row[PATCHES] = {};  // waits for the same kernel row of the lower pixels
 #pragma unroll
     for (int pair = 0; pair < KEY_ROWS / 2; ++pair) {
-      uint32_t keys[MEMBERS / 16][2][PATCHES + 1][2];
-#pragma unroll
-      for (int part = 0; part < MEMBERS / 16; ++part) ring.load(keys[part], Ring::wrapped(place + pair * Ring::PAIR), part);
+      const uint32_t of_pair = Ring::wrapped(place + pair * Ring::PAIR);
 #pragma unroll
       for (int row_of_two = 0; row_of_two < 2; ++row_of_two) {
         const int key_row = 2 * pair + row_of_two;
+        uint32_t keys[Ring::PARTS][PATCHES + 1][2];
+        ring.load(keys, of_pair + row_of_two * Ring::ROW);
         uint32_t words[PATCHES][2];
 #pragma unroll
         for (int patch = 0; patch < PATCHES; ++patch) {
           float first[4] = {0, 0, 0, 0}, second[4] = {0, 0, 0, 0};
 #pragma unroll
-          for (int part = 0; part < MEMBERS / 16; ++part) {
-            multiply(first, grad.word[patch][part], keys[part][row_of_two][patch], first, T{});
-            multiply(second, grad.word[patch][part], keys[part][row_of_two][patch + 1], second, T{});
+          for (int part = 0; part < Ring::PARTS; ++part) {
+            multiply(first, grad.word[patch][part], keys[part][patch], first, T{});
+            multiply(second, grad.word[patch][part], keys[part][patch + 1], second, T{});
           }
           words[patch][0] = of_upper_row[patch];
           if (key_row < TAPS) of_upper_row[patch] = taps(first, second, random[patch][0], key_row);

@@ -17,6 +17,7 @@ struct Call {
   const Key* keys;  // null: no dropout
   uint32_t threshold;  // 1024 + threshold twice, in half precision: see `kept`
   float scale;         // of the filter values that are kept
+  uint32_t zero;       // always, which the compiler does not know: see `key_of_row` and ConditionRow
   int height, width, channels, condition, groups;
   uint32_t row_of_x, picture_of_x;  // numbers
   uint32_t row_of_cond, picture_of_cond;
@@ -41,6 +42,11 @@ __device__ __forceinline__ Place place_of(unsigned block, const Cut& cut, int pa
   const unsigned image = band_of_all / unsigned(cut.bands);
   return {int(image), int(band_of_all - image * unsigned(cut.bands)),
           int(strip_of_all - band_of_all * unsigned(cut.strips)), int(block - strip_of_all * unsigned(parts))};
+}
+
+// The key, to the compiler another one in every row: else it keeps the keys of all seven rounds in registers.
+__device__ __forceinline__ Key key_of_row(const Key& key, int y, uint32_t zero) {
+  return {key.low ^ (uint32_t(y) & zero), key.high ^ (uint32_t(y) & zero)};
 }
 
 // The mask of a pixel's kernel row, for the pair of taps of lane t: Philox's block is t, and of its 16 bytes the kernel
@@ -71,6 +77,7 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
           reinterpret_cast<const Key*>(args.keys),
           0x64006400u | uint32_t(args.threshold) * 0x10001u,
           args.keys ? 256.f / float(256 - args.threshold) : 1.f,
+          0u,
           int(args.height),
           int(args.width),
           int(args.channels),

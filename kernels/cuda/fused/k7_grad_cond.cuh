@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
   using Work = GradCond<T, MEMBERS, CONDITION, WARPS, DROP>;
   using Ring = KeyRing<T, MEMBERS, Work::PATCHES>;
   const Call& call = parameters.call;
-  const int lane = int(threadIdx.x) % LANES, warp = int(threadIdx.x) / LANES;
-  const int slice = int(blockIdx.x) % Work::SLICES;
+  const int lane = int(threadIdx.x % LANES), warp = int(threadIdx.x / LANES);
+  const int slice = int(blockIdx.x % Work::SLICES);
 
   FilterGradient<T, MEMBERS, Work::PATCHES, DROP> filters(call, warp, lane, shared_memory() + warp * Ring::BYTES);
   uint32_t weight[Work::TILES][Work::OPERANDS][2];
@@ -117,10 +117,10 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
     const Place place = place_of(index, parameters.cut, 1);
     const int top = place.band * parameters.cut.rows, left = place.strip * Work::COLUMNS;
     const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
-    const int thread = known_from_here(int(threadIdx.x));
-    filters.begin(strip, thread / LANES, thread % LANES);
+    const unsigned thread = unsigned(known_from_here(int(threadIdx.x)));
+    filters.begin(strip, int(thread / LANES), int(thread % LANES));
     T* const picture = static_cast<T*>(parameters.result) + int64_t(place.image) * call.picture_of_cond;
-    const int first_channel = slice * Work::SLICE + Work::SLICE / WARPS * (thread / LANES) + 2 * Work::TILES * (thread % 4);
+    const int first_channel = slice * Work::SLICE + Work::SLICE / WARPS * int(thread / LANES) + 2 * Work::TILES * int(thread % 4);
     uint32_t to = uint32_t(top) * call.row_of_cond + uint32_t(filters.column * CONDITION + first_channel);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {

@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
   const int half = warp % Work::SHARERS;
   const unsigned sharing = unsigned(parameters.group_blocks * Work::SLICES);
   const unsigned part = blockIdx.x / sharing, parts = gridDim.x / sharing, shared_by = blockIdx.x - part * sharing;
-  const int slice = int(shared_by) % Work::SLICES;
-  const int group = int(shared_by) / Work::SLICES * Work::GROUPS + warp / Work::SHARERS;
+  const int slice = int(shared_by % Work::SLICES);
+  const int group = int(shared_by / Work::SLICES) * Work::GROUPS + warp / Work::SHARERS;
 
   char* const conditions = shared_memory() + Work::RINGS;
   char* const handed = conditions + Work::CONDITIONS + 16 * lane;

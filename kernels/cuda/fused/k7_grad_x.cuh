@@ -11,8 +11,7 @@ struct GradXParameters {
   Call call;
   Cut cut;
   void* result;
-  int parts;      // blocks that share a strip
-  uint32_t zero;  // see ConditionRow
+  int parts;  // blocks that share a strip
 };
 
 // The condition of the strip's 32 sources in a row as the left operand of the filters' product, K = CHUNKS * 32.
@@ -83,7 +82,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
       of_condition[patch] = (first_pixel + column) * CONDITION;
     }
     source.load(grad, of_grad, inside);
-    condition.load(cond, of_condition, parameters.zero);
+    condition.load(cond, of_condition, call.zero);
     Bytes16 random[PATCHES];
     if (DROP) {
 #pragma unroll
