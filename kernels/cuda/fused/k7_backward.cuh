@@ -56,6 +56,38 @@ __device__ __forceinline__ uint32_t kept(const Bytes16& random, int kernel_row, 
   return at_least(bytes(random.word[kernel_row / 2], threshold, kernel_row % 2 ? 0x5352u : 0x5150u), threshold);
 }
 
+// Two words of each kernel row, which one warp hands over to another in shared memory: a quad of words of each lane for two
+// kernel rows, half a quad for the last.
+struct KernelRows {
+  static constexpr int QUADS = LANES * 16, BYTES = (TAPS + 1) / 2 * QUADS;
+
+  uint32_t word[TAPS][2];
+
+  // Once for each kernel row, in their order. `own`: the lane's first quad, like `from`.
+  __device__ __forceinline__ void hand_over(char* own, int kernel_row) const {
+    const uint32_t* const last = word[kernel_row];
+    if (kernel_row % 2) {
+      const uint32_t* const before = word[kernel_row - 1];
+      store(own + kernel_row / 2 * QUADS, Words4{{before[0], before[1], last[0], last[1]}});
+    } else if (kernel_row == TAPS - 1) {
+      store(own + kernel_row / 2 * QUADS, Words2{{last[0], last[1]}});
+    }
+  }
+  __device__ __forceinline__ void take(const char* from) {
+#pragma unroll
+    for (int row = 0; row + 1 < TAPS; row += 2) {
+      const Words4 words = load<Words4>(from + row / 2 * QUADS);
+      word[row][0] = words.number[0];
+      word[row][1] = words.number[1];
+      word[row + 1][0] = words.number[2];
+      word[row + 1][1] = words.number[3];
+    }
+    const Words2 words = load<Words2>(from + TAPS / 2 * QUADS);
+    word[TAPS - 1][0] = words.number[0];
+    word[TAPS - 1][1] = words.number[1];
+  }
+};
+
 // 0 or LACONV_BAD_KERNEL_SIZE, LACONV_BAD_SIZE; LACONV_NO_FUSED_KERNEL where the dependable kernels must do it.
 inline int call_of(const laconv_fused_args& args, Call& call) {
   constexpr int64_t most = 0x7fffffff;

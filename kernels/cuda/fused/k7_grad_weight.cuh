@@ -29,9 +29,8 @@ template <class T, int MEMBERS, int CONDITION> struct GradWeight {
   static constexpr int WARPS = 4, SHARERS = 2, GROUPS = WARPS / SHARERS;
   static constexpr int SLICE = SLICE_OF<CONDITION>, SLICES = CONDITION / SLICE;
   static constexpr int PATCH = 16 * SLICE * int(sizeof(T));  // bytes of the condition
-  static constexpr int HANDED = 4 * LANES * 16;                  // a word quad a lane for two kernel rows
   static constexpr int RINGS = WARPS * KeyRing<T, MEMBERS, 1>::BYTES, CONDITIONS = 2 * SHARERS * PATCH;
-  static constexpr int BYTES = RINGS + CONDITIONS + WARPS * 2 * HANDED;
+  static constexpr int BYTES = RINGS + CONDITIONS + WARPS * 2 * KernelRows::BYTES;
   static constexpr int TILES = SLICE / SHARERS / 16;
 };
 
@@ -76,34 +75,6 @@ template <class T, int CONDITION, int SLICE> struct ConditionCopies {
   }
 };
 
-// The transposed filter gradient of a warp's patch as right operands, by kernel row.
-struct Transposed {
-  uint32_t word[TAPS][2];
-
-  __device__ __forceinline__ void hand_over(char* own, int kernel_row) const {
-    const uint32_t* const last = word[kernel_row];
-    if (kernel_row % 2) {
-      const uint32_t* const before = word[kernel_row - 1];
-      store(own + kernel_row / 2 * LANES * 16, Words4{{before[0], before[1], last[0], last[1]}});
-    } else if (kernel_row == TAPS - 1) {
-      store(own + kernel_row / 2 * LANES * 16, Words2{{last[0], last[1]}});
-    }
-  }
-  __device__ __forceinline__ void take(const char* from) {
-#pragma unroll
-    for (int row = 0; row + 1 < TAPS; row += 2) {
-      const Words4 words = load<Words4>(from + row / 2 * LANES * 16);
-      word[row][0] = words.number[0];
-      word[row][1] = words.number[1];
-      word[row + 1][0] = words.number[2];
-      word[row + 1][1] = words.number[3];
-    }
-    const Words2 words = load<Words2>(from + TAPS / 2 * LANES * 16);
-    word[TAPS - 1][0] = words.number[0];
-    word[TAPS - 1][1] = words.number[1];
-  }
-};
-
 // What a warp sums: channels 16 tile + q and + 8 of its half x slots 2t, 2t + 1 of each kernel row; and the bias, two
 // kernel rows in one accumulator, the even one in its rows 0-7, the odd one in rows 8-15 (all rows alike).
 template <class T, int TILES> struct WeightSums {
@@ -117,7 +88,7 @@ template <class T, int TILES> struct WeightSums {
     multiply(sum, kernel_row % 2 ? lower : upper, filters, sum, T{});
   }
   // A patch: `condition`, the lane's row of its first matrices.
-  __device__ __forceinline__ void add(const char* patch, int row_of_lane, const Transposed& filters) {
+  __device__ __forceinline__ void add(const char* patch, int row_of_lane, const KernelRows& filters) {
     uint32_t channels[TILES][4];
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) load_matrices_4<true>(channels[tile], patch + (row_of_lane ^ 32 * tile));
@@ -163,8 +134,8 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
       filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
       wait_copies<2>();  // all but that and the condition
       synchronize_warp();
-      Transposed own;
-      char* const to = handed + (2 * warp + buffer) * Work::HANDED;
+      KernelRows own;
+      char* const to = handed + (2 * warp + buffer) * KernelRows::BYTES;
       filters.step(in_ring, y, [&](int kernel_row, const uint32_t (&words)[1][2]) {
         own.word[kernel_row][0] = transposed(words[0][0]);
         own.word[kernel_row][1] = transposed(words[0][1]);
@@ -179,8 +150,8 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
       copies.fetch(call, buffer ^ 1);
       const char* const patches = conditions + 2 * buffer * Work::PATCH;
       sums.add(patches + half * Work::PATCH, row_of_lane, own);
-      Transposed other;
-      other.take(handed + (2 * (warp ^ 1) + buffer) * Work::HANDED);
+      KernelRows other;
+      other.take(handed + (2 * (warp ^ 1) + buffer) * KernelRows::BYTES);
       sums.add(patches + (half ^ 1) * Work::PATCH, row_of_lane, other);
       buffer ^= 1;
       in_ring = Ring::wrapped(in_ring + Ring::PAIR);

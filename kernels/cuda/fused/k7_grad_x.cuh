@@ -60,12 +60,12 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
   const T* const cond = static_cast<const T*>(call.cond) + picture * CONDITION + 8 * t;
   const T* const grad = static_cast<const T*>(call.grad) + picture * call.channels + group * MEMBERS + 4 * t;
   const TargetStore<T> targets{static_cast<T*>(parameters.result) + picture * call.channels + group * MEMBERS + 4 * t,
-                               uint32_t(call.channels), left + q, call.width, DROP ? call.scale : 1.f};
+                               uint32_t(call.channels), left + q, left, call.width, DROP ? call.scale : 1.f};
 
   const ToTargets turn(lane);
   const Key key = DROP ? load_constant<Key>(call.keys + place.image) : Key{0, 0};
 
-  TargetRows<T> rows;
+  TargetRows<T, false> rows;
   rows.clear();
   uint32_t first_pixel = uint32_t(begin) * call.width;
   for (int y = begin; y < end; ++y, first_pixel += call.width) {
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
 #pragma unroll
     for (int patch = 0; patch < PATCHES; ++patch) {
       // Columns outside the picture have a gradient of zero, so that the filters of any pixel will do for them.
-      const int at = left - AHEAD + q + 8 * patch, column = max(0, min(at, call.width - 1));
+      const int at = left - HALF_PATCH + q + 8 * patch, column = max(0, min(at, call.width - 1));
       inside[patch] = column == at;
       of_grad[patch] = (first_pixel + column) * call.channels;
       of_condition[patch] = (first_pixel + column) * CONDITION;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
     if (DROP) {
 #pragma unroll
       for (int patch = 0; patch < PATCHES; ++patch)
-        random[patch] = philox7(first_pixel + left - AHEAD + q + 8 * patch, group, t, key);
+        random[patch] = philox7(first_pixel + left - HALF_PATCH + q + 8 * patch, group, t, key);
     }
 #pragma unroll
     for (int kernel_row = 0; kernel_row < TAPS; ++kernel_row) {

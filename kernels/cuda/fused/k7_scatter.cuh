@@ -1,18 +1,22 @@
 // The gradient of x, k = 7: grad_x[p + offset(tap)] += filter[p, tap] * grad[p], walked down a strip. A row of source
 // pixels p is a step; it adds to the seven target rows around it, whose sums wait in registers.
 //
-// A strip has 32 source columns, four patches of 8, and 24 target columns, three blocks of 8 that begin in the middle of a
-// patch: a patch reaches, by its seven taps, the right half of one block and all before the left half of the next. So
-//     block b (16 channels x 8 targets) += grad^T (16 channels x 16 sources) * filters (16 sources x 8 targets)
-// over the sources of patches b and b + 1.
+// A strip has 32 source columns, four patches of 8. Targets are in blocks of 8 columns that begin in the middle of a patch,
+// so that a patch reaches, by its seven taps, two blocks and no more:
+//     block (16 channels x 8 targets) += grad^T (16 channels x 16 sources) * filters (16 sources x 8 targets)
+// over the patches to its left and right. Of the five blocks that a strip's patches reach, the three inner ones have all
+// their sources in it: 24 columns, from which strips follow each other. At the left edge of the picture the first block is
+// complete as well. Where registers allow (LEFT_BLOCK), the first strip begins at the edge and has 28 targets: one strip
+// then serves a picture of 28 columns, and two one of 52.
 #pragma once
 #include "k7_backward.cuh"
 
 namespace laconv::k7_backward {
 
-constexpr int PATCHES = 4, BLOCKS = PATCHES - 1;
-constexpr int SOURCES = 8 * PATCHES, TARGETS = 8 * BLOCKS, AHEAD = 4;  // a strip's sources begin 4 columns ahead
-constexpr int MEMBERS = 16;                                            // channels of a group that a warp makes
+constexpr int PATCHES = 4, INNER_BLOCKS = PATCHES - 1;
+constexpr int TARGETS = 8 * INNER_BLOCKS;  // columns from strip to strip
+constexpr int HALF_PATCH = 4;
+constexpr int MEMBERS = 16;  // channels of a group that a warp makes
 
 // Turns a pair of filters of lane (q, t), taps 2t and 2t + 1 of source q, into the operand of the product: lane (q, t) then
 // holds what sources 2t and 2t + 1 give to target q of a block.
@@ -56,7 +60,9 @@ template <class T> struct SourceRow {
 
 // Sums of the target rows that the source rows above have begun. With every source row they move up by one, for nothing:
 // the product of a kernel row reads its sum at one place and leaves it at the next.
-template <class T> struct TargetRows {
+template <class T, bool LEFT_BLOCK> struct TargetRows {
+  static constexpr int BLOCKS = INNER_BLOCKS + LEFT_BLOCK;
+
   float sum[TAPS][BLOCKS][4];
   float done[BLOCKS][4];  // the row that no later source row reaches
 
@@ -76,9 +82,15 @@ template <class T> struct TargetRows {
                                       uint32_t right) {
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
-      const uint32_t filters[2] = {turned[block] & right, turned[block + 1] & ~right};
-      const uint32_t sources[4] = {grad.word[block][0], grad.word[block][1], grad.word[block + 1][0],
-                                   grad.word[block + 1][1]};
+      const int to_right = block + 1 - LEFT_BLOCK, to_left = to_right - 1;
+      uint32_t filters[2] = {0, turned[to_right] & ~right}, sources[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) sources[2 + i] = grad.word[to_right][i];
+      if (to_left >= 0) {
+        filters[0] = turned[to_left] & right;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) sources[i] = grad.word[to_left][i];
+      }
       float* const next = kernel_row ? sum[kernel_row - 1][block] : done[block];
       multiply(next, sources, filters, sum[kernel_row][block], T{});
     }
@@ -90,9 +102,11 @@ template <class T> struct TargetRows {
 template <class T> struct TargetStore {
   T* first;  // of the lane's channels in the picture
   uint32_t channels;
-  int column, width;  // of the first block's target
+  int column;  // of the lane's target in the first block
+  int begin, end;  // of the columns that are the strip's
   float scale;
 
+  template <int BLOCKS>
   __device__ __forceinline__ void row(const float (&sum)[BLOCKS][4], uint32_t first_pixel_of_row) const {
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
@@ -100,7 +114,8 @@ template <class T> struct TargetStore {
       const uint32_t low = transposed(packed(s[0] * scale, s[1] * scale, T{}));
       const uint32_t high = transposed(packed(s[2] * scale, s[3] * scale, T{}));
       const int at = column + 8 * block;
-      if (at < width) store(first + (first_pixel_of_row + uint32_t(at)) * channels, Words2{{low, high}});
+      // Inner blocks begin behind `begin`.
+      if ((BLOCKS == INNER_BLOCKS || block > 0 || at >= begin) && at < end) store(first + (first_pixel_of_row + uint32_t(at)) * channels, Words2{{low, high}});
     }
   }
 };

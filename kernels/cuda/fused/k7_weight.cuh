@@ -54,6 +54,23 @@ template <class T, int CONDITION> struct GroupWeight {
     }
   }
 
+  // The same of 16 pixels in parts: the bias, then what numbers `from` to `from` + 32 CHUNKS of the condition add.
+  __device__ __forceinline__ void begin(float (&sum)[4], int kernel_row) const {
+    const Floats4 first = load<Floats4>(own + kernel_row * 8 * PITCH + CONDITION);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = first.number[i];
+  }
+  template <int CHUNKS>
+  __device__ __forceinline__ void add(float (&sum)[4], const uint32_t (&condition)[CHUNKS][2][4], int kernel_row,
+                                      int from) const {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      const Words4 words = load<Words4>(own + from + kernel_row * 8 * PITCH + 32 * chunk);
+      multiply(sum, condition[chunk][0], words.number, sum, T{});
+      multiply(sum, condition[chunk][1], words.number + 2, sum, T{});
+    }
+  }
+
  private:
   static __device__ __forceinline__ float bias_of(const Call& call, int slot, int group) {
     if (slot % 8 == TAPS || call.bias == nullptr) return 0.f;
