@@ -12,7 +12,8 @@ help:
 	@echo "make test    lint, then all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the site of docs/, as build/docs/index.html"
-	@echo "make gpu     every test that needs an NVIDIA GPU, and the benches: runs/gpu.txt, runs/gpu-bench.jsonl, runs/gpu-train.jsonl"
+	@echo "make gpu     all that needs an NVIDIA GPU, within minutes, on a machine that holds little but PyTorch: runs/gpu.txt"
+	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make clean   remove the environment, caches and demo runs"
 
@@ -54,6 +55,20 @@ fuzz: $(READY)
 # On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
 gpu:
 	@PYTHON="$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON))" bash tests/gpu.sh
+
+# For Python 3.12 on x86-64. DeepSpeed is on the index as source; its own kernels are neither built nor used.
+GPU_WHEELS := hjson pydantic pydantic_core annotated-types typing-inspection jsonargparse docstring_parser \
+  typeshed_client submitit pycocotools webdataset braceexpand simplejpeg ijson defusedxml rich markdown-it-py mdurl \
+  psutil PyYAML tqdm safetensors xxhash typing_extensions einops msgpack ninja packaging py-cpuinfo cloudpickle
+PLATFORMS := $(foreach glibc,2_28 2_27 2_17 2_12 2_5,--platform manylinux_$(glibc)_x86_64) \
+  --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+.PHONY: gpu-wheels
+gpu-wheels: $(READY)
+	rm -rf build/gpu-wheels
+	DS_BUILD_OPS=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation -c constraints.txt -w build/gpu-wheels deepspeed
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(PLATFORMS) \
+	  -c constraints.txt -d build/gpu-wheels $(GPU_WHEELS)
+	@du -sh build/gpu-wheels
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,20 +2,27 @@
 
     dynamic_conv(x, filters, kernel_size, groups)      v2 Eq. 2, the filters given pixel by pixel
     laconv(x, cond, weight, bias, kernel_size, groups) v2 Eq. 1-3, the filters projected from a condition map
+    keyed_dropout(values, keys, p)                     dropout of any tensor by the rule of `kernels.dropout`
+    image_keys(seed, step, places, layers)             the keys of a batch
 
 Nothing but torch is imported; shapes are in `kernels.plain.taps`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import laconvnet.kernels.norm
 import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
+from laconvnet.kernels.dropout import check_probability
+from laconvnet.kernels.keys import image_keys
+from laconvnet.kernels.transforms import applied
 
-__all__ = ["dynamic_conv", "laconv"]
+__all__ = ["check_probability", "dynamic_conv", "image_keys", "keyed_dropout", "laconv"]
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,8 +43,8 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
     if filters.shape != expected:
         raise ValueError(f"filters: expected {expected} (B, kernel_size**2 * groups, H, W), got {tuple(filters.shape)}")
     _check_alike(x, filters=filters)
-    out: Tensor = torch.ops.laconv.dynamic_conv(x, filters, kernel_size, groups, interleaved)
-    return out
+    arguments = (x, filters, kernel_size, groups, interleaved)
+    return applied("dynamic_conv", _dynamic_conv_gradients, (0, 1), arguments)
 
 
 def laconv(
@@ -48,19 +55,19 @@ def laconv(
     kernel_size: int,
     groups: int,
     dropout_p: float = 0.0,
-    seed: int | Tensor | None = None,
+    keys: Tensor | None = None,
     interleaved: bool = False,
 ) -> Tensor:
     """Language-guided dynamic convolution: `dynamic_conv(x, cond W1 + b1)` (v2 Eq. 1-3).
 
     x (B, C, H, W); cond (B, M, H, W), or (B, M, 1, 1) for the same filters at every pixel; weight (kernel_size**2 *
     groups, M); bias (kernel_size**2 * groups,) or None; returns (B, C, H, W) in the memory format of x. With
-    `dropout_p` > 0 every filter value is dropped with that probability and the others are scaled by
-    1 / (1 - dropout_p); the mask is a function of `seed` (an integer, or an integer tensor of one element on the CPU
-    or the device of x) alone, so a recomputed forward sees the same one.
+    `dropout_p` > 0 values of the filters are dropped by the rule of `kernels.dropout`, with that probability to the
+    nearest 1/256; the mask of an image is a function of its key alone, so a recomputed forward sees the same one. keys
+    (B,) int64, on the CPU or the device of x; `image_keys` makes them.
 
     The filters are never kept: forward and backward make them for a few images at a time (`kernels.chunks`), and only
-    x, cond, weight, bias and the seed are saved. Differentiable once in those four. Half precision accumulates in
+    x, cond, weight, bias and the keys are saved. Differentiable once in those four. Half precision accumulates in
     float32; under autocast all inputs are taken in the autocast type.
 
     Raises ValueError naming the argument that does not fit.
@@ -72,17 +79,51 @@ def laconv(
             f"cond: expected ({x.shape[0]}, M, {x.shape[2]}, {x.shape[3]}) or ({x.shape[0]}, M, 1, 1) for x "
             f"{tuple(x.shape)}, got {tuple(cond.shape)}"
         )
+    if not cond.shape[1]:
+        raise ValueError(f"cond: expected at least one channel M to make filters from, got {tuple(cond.shape)}")
     expected = (kernel_size**2 * groups, cond.shape[1])
     if weight.shape != expected:
         raise ValueError(f"weight: expected {expected} (kernel_size**2 * groups, M), got {tuple(weight.shape)}")
     if bias is not None and bias.shape != expected[:1]:
         raise ValueError(f"bias: expected {expected[:1]} (kernel_size**2 * groups,), got {tuple(bias.shape)}")
     _check_alike(x, cond=cond, weight=weight, bias=bias)
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p: expected a probability in [0, 1), got {dropout_p}")
-    seed = _seed(seed, x) if dropout_p > 0.0 else None
-    out: Tensor = torch.ops.laconv.laconv(x, cond, weight, bias, kernel_size, groups, dropout_p, seed, interleaved)
-    return out
+    check_probability(dropout_p)
+    keys = _on_its_device(keys, x, "dropout_p") if dropout_p > 0.0 else None
+    arguments = (x, cond, weight, bias, kernel_size, groups, dropout_p, keys, interleaved)
+    return applied("laconv", _laconv_gradients, (0, 1, 7), arguments)
+
+
+def keyed_dropout(values: Tensor, keys: Tensor | None, p: float) -> Tensor:
+    """Dropout by the rule of `kernels.dropout`: values (B, ...) floating-point -> the same shape and type, contiguous.
+
+    keys (B,) int64, on the CPU or the device of `values`, one an image and layer (`image_keys` makes them). Only they
+    are saved: backward makes the mask again. Autocast changes no type. With p = 0 it is `values` itself.
+
+    Raises ValueError naming the argument that does not fit; p is a probability as `check_probability` has it.
+    """
+    if values.dim() < 1 or values.dtype not in FLOATS:
+        raise ValueError(
+            f"values: expected (B, ...) of float64, float32, float16 or bfloat16, got {values.dtype} of shape "
+            f"{tuple(values.shape)}"
+        )
+    check_probability(p, "p")
+    if p == 0.0:
+        return values
+    return applied("keyed_dropout", _dropout_gradients, (0, 1), (values, _on_its_device(keys, values, "p"), p))
+
+
+def _laconv_gradients(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    grads: Sequence[Tensor] = torch.ops.laconv.laconv_backward(grad, *arguments, [True] * 4)
+    return grads
+
+
+def _dynamic_conv_gradients(grad: Tensor, *arguments: Any) -> Sequence[Tensor]:
+    grads: Sequence[Tensor] = torch.ops.laconv.dynamic_conv_backward(grad, *arguments, [True] * 2)
+    return grads
+
+
+def _dropout_gradients(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> Sequence[Tensor]:
+    return (torch.ops.laconv.keyed_dropout(grad, keys, p),)
 
 
 def _autocast(x: Tensor, *others: Any) -> Any:
@@ -112,12 +153,15 @@ def _check_alike(x: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")
 
 
-def _seed(seed: int | Tensor | None, x: Tensor) -> Tensor:
-    if seed is None:
-        raise ValueError("seed: dropout_p > 0 needs an integer, got None")
-    seed = torch.as_tensor(seed)
-    if seed.dtype.is_floating_point or seed.dtype.is_complex or seed.dtype == torch.bool or seed.numel() != 1:
-        raise ValueError(f"seed: expected one integer, got {seed.dtype} of shape {tuple(seed.shape)}")
-    if seed.device.type != "cpu" and seed.device != x.device:
-        raise ValueError(f"seed: expected the CPU or the device of x, {x.device}, got {seed.device}")
-    return seed.to(torch.int64).reshape(1)
+def _on_its_device(keys: Tensor | None, x: Tensor, name: str) -> Tensor:
+    """The keys where x is: they are copied once, for forward and backward."""
+    if keys is None:
+        raise ValueError(f"keys: {name} > 0 needs an int64 tensor ({x.shape[0]},), one key an image, got None")
+    if keys.dtype != torch.int64 or keys.shape != x.shape[:1]:
+        raise ValueError(
+            f"keys: expected int64 of shape ({x.shape[0]},), one key an image, got {keys.dtype} of shape "
+            f"{tuple(keys.shape)}"
+        )
+    if keys.device.type != "cpu" and keys.device != x.device:
+        raise ValueError(f"keys: expected the CPU or the device of x, {x.device}, got {keys.device}")
+    return keys.to(x.device)

@@ -9,13 +9,14 @@ images of a chunk, P = H*W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laconvnet.kernels.backend import Backend, computing_dtype
+from laconvnet.kernels.backend import Backend, computing_dtype, gradients
+from laconvnet.kernels.filter_layout import FilterLayout, from_padded_rows, to_padded_rows
 from laconvnet.kernels.plain.taps import accumulation_dtype
 from laconvnet.kernels.recipe import Recipe
 
@@ -30,42 +31,62 @@ def slices(images: int, bytes_per_image: int) -> Iterator[slice]:
 
 
 class Projection:
-    """filters = cond W + b of a chunk, and its gradients.
+    """filters = cond W + b of a chunk, and its gradients: one matrix product over all pixels of the chunk.
 
-    Filters are (b, k*k*g, H, W) by shape; in memory (k*k*g, b, H, W) on a CPU, whose kernels work along rows of pixels,
-    and (b, H, W, k*k*g) elsewhere. Both are one matrix product over all pixels of the chunk.
+    Filters are (b, k*k*g, H, W) by shape, in padded rows (b, g*k*row, H, W), and lie in memory as the backend wants
+    them (`filter_layout`).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.planes = weight.device.type == "cpu"
-        self.dtype = computing_dtype(weight.device, weight.dtype)
-        self.weight = weight.to(self.dtype)
-        self.bias = None if bias is None else bias.to(self.dtype)
+    def __init__(self, recipe: Recipe, layout: FilterLayout) -> None:
+        self.layout, self.sizes = layout, (recipe.kernel_size, recipe.groups)
+        self.dtype = computing_dtype(recipe.weight.device, recipe.weight.dtype)
+        self.weight = self._ordered(recipe.weight.to(self.dtype))
+        self.bias = None if recipe.bias is None else self._ordered(recipe.bias.to(self.dtype))
 
     def filters(self, cond: Tensor) -> Tensor:
-        """cond (b, M, H, W) -> filters (b, k*k*g, H, W) in the type that is computed in (v2 Eq. 3)."""
+        """cond (b, M, H, W) -> filters in the type that is computed in (v2 Eq. 3)."""
         images, _, height, width = cond.shape
         rows = self._rows(cond)
-        if not self.planes:
+        if self.layout is not FilterLayout.PLANES:
             return F.linear(rows, self.weight, self.bias).view(images, height, width, -1).permute(0, 3, 1, 2)
         bias = None if self.bias is None else self.bias[:, None]
         flat = self.weight @ rows.t() if bias is None else torch.addmm(bias, self.weight, rows.t())
         return flat.view(-1, images, height, width).transpose(0, 1)
 
-    def back(self, grad_filters: Tensor, cond: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> Tensor:
-        """The gradient of cond (b, M, H, W) from that of the filters, (b, k*k*g, H, W).
+    def back(
+        self,
+        grad_filters: Tensor,
+        cond: Tensor,
+        grad_cond: Tensor | None,
+        grad_weight: Tensor | None,
+        grad_bias: Tensor | None,
+    ) -> None:
+        """From the gradient of the filters: that of cond into `grad_cond` (b, M, H, W), of the others added to theirs.
 
-        Those of weight, (k*k*g, M), and bias, (k*k*g,), are added to `grad_weight` and `grad_bias`.
+        `grad_weight` and `grad_bias` are in the order of `weight`; what is None is not computed.
         """
-        images, _, height, width = cond.shape
-        rows = self._rows(cond)
-        upper = grad_filters.transpose(0, 1).reshape(-1, len(rows))  # (k*k*g, b*P)
-        grad_bias += upper.sum(1, dtype=grad_bias.dtype)
-        if upper.dtype == grad_weight.dtype:
-            grad_weight.addmm_(upper, rows)
-        else:
-            grad_weight += torch.mm(upper, rows, out_dtype=grad_weight.dtype)
-        return (upper.t() @ self.weight).view(images, height, width, -1).permute(0, 3, 1, 2)
+        upper = grad_filters.transpose(0, 1).reshape(grad_filters.shape[1], -1)  # (filters of a pixel, b*P)
+        if grad_bias is not None:
+            grad_bias += upper.sum(1, dtype=grad_bias.dtype)
+        if grad_weight is not None:
+            rows = self._rows(cond)
+            if upper.dtype == grad_weight.dtype:
+                grad_weight.addmm_(upper, rows)
+            else:
+                grad_weight += torch.mm(upper, rows, out_dtype=grad_weight.dtype)
+        if grad_cond is not None:
+            by_pixel = grad_cond.permute(0, 2, 3, 1)
+            if grad_cond.dtype == upper.dtype and by_pixel.is_contiguous():
+                torch.mm(upper.t(), self.weight, out=by_pixel.view(-1, self.weight.shape[1]))
+            else:
+                by_pixel.copy_((upper.t() @ self.weight).view(by_pixel.shape))
+
+    def as_given(self, values: Tensor) -> Tensor:
+        """Rows in the order of `weight` -> in that of the recipe's: (k*k*g, ...)."""
+        return from_padded_rows(values, *self.sizes) if self.layout is FilterLayout.PADDED_ROWS else values
+
+    def _ordered(self, values: Tensor) -> Tensor:
+        return to_padded_rows(values, *self.sizes) if self.layout is FilterLayout.PADDED_ROWS else values
 
     def _rows(self, cond: Tensor) -> Tensor:
         """(b, M, H, W) -> (b*P, M), without a copy where it lies channels-last."""
@@ -75,36 +96,51 @@ class Projection:
 def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
     """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3)."""
     out = torch.empty_like(x)
-    projection, shape = Projection(recipe.weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
+    shape = (recipe.kernel_size, recipe.groups, recipe.interleaved)
+    projection = Projection(recipe, backend.filter_layout(x, *shape))
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
-        recipe.drop_(backend, filters, part.start)
-        found = backend.dynamic_conv(x[part].to(projection.dtype), filters, *shape)
-        out = _gathered(out, part, found)
+        recipe.drop_(backend, filters, part)
+        source, place = x[part].to(projection.dtype), _place(out, part, projection)
+        found = backend.dynamic_conv(source, filters, *shape, projection.layout, place)
+        if place is None:
+            out[part] = found
     return out
 
 
 def backward(
-    backend: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    backend: Backend, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe, wanted: Sequence[bool] = (True,) * 4
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of x, cond, weight and bias from that of the output, (B, C, H, W); each has its tensor's shape.
 
-    Those of weight and bias are in at least float32; that of bias is there without a bias, too.
+    Those of weight and bias are in at least float32; that of bias can be had without a bias, too. What is not `wanted`
+    is not computed, but None.
     """
-    weight = recipe.weight
-    grad_x, grad_cond = torch.empty_like(x), torch.empty_like(cond)
-    grad_weight = torch.zeros_like(weight, dtype=accumulation_dtype(weight.dtype))
-    grad_bias = grad_weight.new_zeros(weight.shape[0])
-    projection, shape = Projection(weight, recipe.bias), (recipe.kernel_size, recipe.groups, recipe.interleaved)
+    weight, for_filters = recipe.weight, any(wanted[1:])
+    shape = (recipe.kernel_size, recipe.groups, recipe.interleaved)
+    projection = Projection(recipe, backend.filter_layout(x, *shape))
+    accumulated = projection.weight.new_zeros(projection.weight.shape, dtype=accumulation_dtype(weight.dtype))
+    grad_x, grad_cond = (torch.empty_like(t) if one else None for t, one in zip((x, cond), wanted[:2], strict=True))
+    grad_weight = accumulated if wanted[2] else None
+    grad_bias = accumulated.new_zeros(len(accumulated)) if wanted[3] else None
     for part in _parts(x, projection):
-        filters = projection.filters(cond[part])
-        recipe.drop_(backend, filters, part.start)
-        upper, source = grad[part].to(projection.dtype), x[part].to(projection.dtype)
-        found, grad_filters = backend.dynamic_conv_backward(upper, source, filters, *shape)
-        grad_x = _gathered(grad_x, part, found)
-        recipe.drop_(backend, grad_filters, part.start)
-        found = projection.back(grad_filters, cond[part], grad_weight, grad_bias)
-        grad_cond = _gathered(grad_cond, part, found)
+        source = x[part].to(projection.dtype) if for_filters else None
+        filters = place = None
+        if grad_x is not None:
+            filters = projection.filters(cond[part])
+            recipe.drop_(backend, filters, part)
+            place = _place(grad_x, part, projection)
+        upper = grad[part].to(projection.dtype)
+        found, grad_filters = gradients(backend, upper, source, filters, *shape, projection.layout, place)
+        if grad_x is not None and found is not None and place is None:
+            grad_x[part] = found
+        if grad_filters is not None:
+            recipe.drop_(backend, grad_filters, part)
+            place = None if grad_cond is None else grad_cond[part]
+            projection.back(grad_filters, cond[part], place, grad_weight, grad_bias)
+    grad_weight, grad_bias = (
+        None if total is None else projection.as_given(total) for total in (grad_weight, grad_bias)
+    )
     return grad_x, grad_cond, grad_weight, grad_bias
 
 
@@ -113,9 +149,6 @@ def _parts(x: Tensor, projection: Projection) -> Iterator[slice]:
     return slices(x.shape[0], projection.weight.shape[0] * pixels * projection.weight.element_size())
 
 
-def _gathered(whole: Tensor, part: slice, found: Tensor) -> Tensor:
-    """`whole` with `found` at its place; `found` itself where that would be a copy of everything."""
-    if found.dtype == whole.dtype and found.shape == whole.shape and found.stride() == whole.stride():
-        return found
-    whole[part] = found
-    return whole
+def _place(whole: Tensor, part: slice, projection: Projection) -> Tensor | None:
+    """Where the backend is to write these images; None where the result is converted first."""
+    return whole[part] if whole.dtype == projection.dtype else None

@@ -4,6 +4,7 @@
     laconv::laconv_backward        its gradients, the filters made anew
     laconv::dynamic_conv           the convolution with filters that are given
     laconv::dynamic_conv_backward  its gradients
+    laconv::keyed_dropout          dropout by keys, its own gradient
 
 Derivatives of derivatives are refused. `kernels.backend` chooses the implementation.
 """
@@ -11,50 +12,63 @@ Derivatives of derivatives are refused. `kernels.backend` chooses the implementa
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from laconvnet.kernels import chunks, shared_filters
-from laconvnet.kernels.backend import backend, computing_dtype
+from laconvnet.kernels import chunks, fused, shared_filters
+from laconvnet.kernels.backend import backend, computing_dtype, gradients
 from laconvnet.kernels.recipe import Recipe
 
 LIBRARY = torch.library.Library("laconv", "DEF")
 
 _ARGUMENTS = (
-    "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? seed, "
+    "Tensor x, Tensor cond, Tensor weight, Tensor? bias, int kernel_size, int groups, float dropout_p, Tensor? keys, "
     "bool interleaved"
 )
 _DYNAMIC_ARGUMENTS = "Tensor x, Tensor filters, int kernel_size, int groups, bool interleaved"
 for _schema in (
     f"laconv({_ARGUMENTS}) -> Tensor",
-    f"laconv_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"laconv_backward(Tensor grad, {_ARGUMENTS}, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)",
     f"dynamic_conv({_DYNAMIC_ARGUMENTS}) -> Tensor",
-    f"dynamic_conv_backward(Tensor grad, {_DYNAMIC_ARGUMENTS}) -> (Tensor, Tensor)",
+    f"dynamic_conv_backward(Tensor grad, {_DYNAMIC_ARGUMENTS}, bool[2] wanted) -> (Tensor, Tensor)",
+    "keyed_dropout(Tensor values, Tensor keys, float p) -> Tensor",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
 def laconv(x: Tensor, cond: Tensor, *rest: Any) -> Tensor:
     """x (B, C, H, W), cond (B, M, H, W) or (B, M, 1, 1), the fields of `Recipe` -> (B, C, H, W) (v2 Eq. 1-3)."""
-    forward = chunks.forward if _by_pixel(x, cond) else shared_filters.forward
-    return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest))
+    forward = fused.forward if _by_pixel(x, cond) else shared_filters.forward
+    return forward(backend(x.device, x.dtype), x, cond, Recipe(*rest).on_its_device())
 
 
-def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """The gradients of x, cond, weight and bias, each as its tensor, from that of the output, (B, C, H, W).
 
-    Without a bias the last is empty, (0,).
+    The last argument says which of the four are wanted; the others are not computed, but empty, (0,), as is that of a
+    bias that is not there.
     """
-    implementation, recipe = backend(x.device, x.dtype), Recipe(*rest)
-    backward = chunks.backward if _by_pixel(x, cond) else shared_filters.backward
-    grad_x, grad_cond, grad_weight, grad_bias = backward(implementation, grad, x, cond, recipe)
-    weight, bias = recipe.weight, recipe.bias
-    grad_weight = torch.empty_like(weight).copy_(grad_weight)
-    grad_bias = weight.new_empty(0) if bias is None else torch.empty_like(bias).copy_(grad_bias)
-    return grad_x, grad_cond, grad_weight, grad_bias
+    implementation, recipe = backend(x.device, x.dtype), Recipe(*rest[:-1]).on_its_device()
+    likes = x, cond, recipe.weight, recipe.bias
+    wanted = [one and like is not None for one, like in zip(rest[-1], likes, strict=True)]
+    backward = fused.backward if _by_pixel(x, cond) else shared_filters.backward
+    return _as_tensors(backward(implementation, grad, x, cond, recipe, wanted), likes, x)
+
+
+def _as_tensors(grads: Sequence[Tensor | None], likes: Sequence[Tensor | None], first: Tensor) -> tuple[Tensor, ...]:
+    """Each gradient in type and memory format of its tensor; an empty one like `first`, (0,), for none."""
+    return tuple(
+        first.new_empty(0) if grad is None or like is None else _formatted(grad, like)
+        for grad, like in zip(grads, likes, strict=True)
+    )
+
+
+def _formatted(grad: Tensor, like: Tensor) -> Tensor:
+    strides = torch.empty_like(like, device="meta").stride()
+    return grad if grad.dtype == like.dtype and grad.stride() == strides else torch.empty_like(like).copy_(grad)
 
 
 def _by_pixel(x: Tensor, cond: Tensor) -> bool:
@@ -75,19 +89,30 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
 
 
 def dynamic_conv_backward(
-    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
-) -> tuple[Tensor, Tensor]:
-    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
+    grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool, wanted: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W).
+
+    The last argument says which of the two are wanted; another is not computed, but empty, (0,).
+    """
     implementation, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    sizes, likes = (kernel_size, groups, interleaved), (x, filters)
+    source, by = x if wanted[1] else None, filters if wanted[0] else None  # what each gradient needs
     if dtype == x.dtype:
-        return implementation.dynamic_conv_backward(grad, x, filters, kernel_size, groups, interleaved)
-    grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
+        return _as_tensors(gradients(implementation, grad, source, by, *sizes), likes, x)
+    grads = [torch.empty_like(like) if one else None for like, one in zip(likes, wanted, strict=True)]
     for part in chunks.slices(len(x), filters[:1].numel() * dtype.itemsize):
-        upper, source, by = grad[part].to(dtype), x[part].to(dtype), filters[part].to(dtype)
-        grad_x[part], grad_filters[part] = implementation.dynamic_conv_backward(
-            upper, source, by, kernel_size, groups, interleaved
-        )
-    return grad_x, grad_filters
+        few, some = (None if t is None else t[part].to(dtype) for t in (source, by))
+        found = gradients(implementation, grad[part].to(dtype), few, some, *sizes)
+        for whole, one in zip(grads, found, strict=True):
+            if whole is not None and one is not None:
+                whole[part] = one
+    return _as_tensors(grads, likes, x)
+
+
+def keyed_dropout(values: Tensor, keys: Tensor, p: float) -> Tensor:
+    """values (B, ...), keys (B,) -> the same shape and type, contiguous, by the rule of `kernels.dropout`."""
+    return backend(values.device, values.dtype).dropout(values, keys.to(values.device), p)
 
 
 def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +128,7 @@ def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward):
+for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward, keyed_dropout):
     for _device in ("CPU", "CUDA"):
         LIBRARY.impl(_function.__name__, _in_input_types(_function), _device)
 
@@ -112,15 +137,24 @@ def _fake(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def _fake_laconv_backward(
-    grad: Tensor, x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    last = weight.new_empty(0) if bias is None else torch.empty_like(bias)
-    return torch.empty_like(x), torch.empty_like(cond), torch.empty_like(weight), last
+def _fake_laconv_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return _fake_gradients(inputs[:4], inputs[-1])
 
 
-def _fake_dynamic_conv_backward(grad: Tensor, x: Tensor, filters: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(filters)
+def _fake_dynamic_conv_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return _fake_gradients(inputs[:2], inputs[-1])
+
+
+def _fake_gradients(likes: Sequence[Any], wanted: Sequence[bool]) -> tuple[Tensor, ...]:
+    first = likes[0]
+    return tuple(
+        torch.empty_like(like) if one and like is not None else first.new_empty(0)
+        for like, one in zip(likes, wanted, strict=True)
+    )
+
+
+def _fake_keyed_dropout(values: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 for _name, _shapes in (
@@ -128,21 +162,22 @@ for _name, _shapes in (
     ("laconv_backward", _fake_laconv_backward),
     ("dynamic_conv", _fake),
     ("dynamic_conv_backward", _fake_dynamic_conv_backward),
+    ("keyed_dropout", _fake_keyed_dropout),
 ):
     torch.library.register_fake(f"laconv::{_name}", _shapes, lib=LIBRARY)
 
 
 def _save_laconv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved = inputs
-    ctx.save_for_backward(*tensors, seed)
+    *tensors, ctx.kernel_size, ctx.groups, ctx.dropout_p, keys, ctx.interleaved = inputs
+    ctx.save_for_backward(*tensors, keys)
 
 
 def _laconv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, cond, weight, bias, seed = ctx.saved_tensors
-    grads = torch.ops.laconv.laconv_backward(
-        grad, x, cond, weight, bias, ctx.kernel_size, ctx.groups, ctx.dropout_p, seed, ctx.interleaved
-    )
+    x, cond, weight, bias, keys = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:4]
+    grads = torch.ops.laconv.laconv_backward(
+        grad, x, cond, weight, bias, ctx.kernel_size, ctx.groups, ctx.dropout_p, keys, ctx.interleaved, wanted
+    )
     return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), *(None,) * 5
 
 
@@ -153,9 +188,20 @@ def _save_dynamic_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _dynamic_conv_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, filters = ctx.saved_tensors
-    grads = torch.ops.laconv.dynamic_conv_backward(grad, x, filters, ctx.kernel_size, ctx.groups, ctx.interleaved)
     wanted = ctx.needs_input_grad[:2]
+    sizes = (ctx.kernel_size, ctx.groups, ctx.interleaved)
+    grads = torch.ops.laconv.dynamic_conv_backward(grad, x, filters, *sizes, wanted)
     return *(one if needed else None for one, needed in zip(grads, wanted, strict=True)), None, None, None
+
+
+def _save_keyed_dropout(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, keys, ctx.p = inputs
+    ctx.save_for_backward(keys)
+
+
+def _keyed_dropout_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (keys,) = ctx.saved_tensors
+    return torch.ops.laconv.keyed_dropout(grad, keys, ctx.p), None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
@@ -165,6 +211,7 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
 for _name, _gradient, _save in (
     ("laconv", _laconv_gradient, _save_laconv),
     ("dynamic_conv", _dynamic_conv_gradient, _save_dynamic_conv),
+    ("keyed_dropout", _keyed_dropout_gradient, _save_keyed_dropout),
     ("laconv_backward", _no_second_derivative, None),
     ("dynamic_conv_backward", _no_second_derivative, None),
 ):

@@ -17,14 +17,22 @@ class Recipe(NamedTuple):
     kernel_size: int
     groups: int
     dropout_p: float
-    seed: Tensor | None
+    keys: Tensor | None
     interleaved: bool
 
-    def drop_(self, backend: Backend, filters: Tensor, first_image: int) -> None:
-        """Dropout, in place, on filters (b, k*k*g, H, W) of the images from `first_image` on.
+    def on_its_device(self) -> Recipe:
+        """The same with the keys where the weight is."""
+        return self if self.keys is None else self._replace(keys=self.keys.to(self.weight.device))
+
+    def of(self, images: slice) -> Recipe:
+        """The same for these images of the batch alone."""
+        return self if self.keys is None else self._replace(keys=self.keys[images])
+
+    def drop_(self, backend: Backend, filters: Tensor, images: slice) -> None:
+        """Dropout, in place, on filters (b, k*k*g, H, W) of these images of the batch.
 
         It is linear, so it serves their gradients as well.
         """
         if self.dropout_p > 0.0:
-            assert self.seed is not None
-            backend.dropout_(filters, self.seed, first_image, self.dropout_p)
+            assert self.keys is not None
+            backend.dropout_(filters, self.keys[images], self.kernel_size, self.groups, self.dropout_p)

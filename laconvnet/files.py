@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,18 +79,27 @@ def publishing_folder(folder: Path, durable: bool = True) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
+def remove_leftovers(folder: Path, name: str | None = None, older: float = 0.0) -> None:
     """Remove what killed writers left in ``folder``, of one file or folder by its name, or of all.
 
-    Only where no other writer of these can be at work.
+    Only where no other writer of these can be at work, or can have been for ``older`` seconds.
     """
     # Version 0.1 wrote the file NAME as .partial.NAME.
     patterns = (f"{_MARK}{'?' * 8}.{glob.escape(name)}", f"{_MARK}{glob.escape(name)}") if name else (f"{_MARK}*",)
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if older and not _is_older(path, older):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # a file server keeps what is still open; the next call gets it
         else:
             path.unlink(missing_ok=True)
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime > seconds
+    except OSError:  # its writer has just given it its name
+        return False
 
 
 def read_json(file: Path) -> Any:

@@ -27,8 +27,8 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import history, layout
 
 COLUMNS = (
-    "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "eta", "checkpoint",
-    "seconds", "reason",
+    "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels", "eta",
+    "checkpoint", "seconds", "reason",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
@@ -94,7 +94,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         headings |= {"job": "job", "starts": "starts"}
     if any(row["tasks"] for row in rows):
         headings |= {"tasks": "tasks"}
-    headings |= {"step": "step", "samples_per_s": "samples/s", "eta": "left"}
+    headings |= {"step": "step", "samples_per_s": "samples/s"}
+    if any(row["kernels"] for row in rows):
+        headings |= {"kernels": "LaConv"}
+    headings |= {"eta": "left"}
     write(drawn(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"}))
     for row in rows:
         for one in row["failed"] or ():
@@ -315,5 +318,5 @@ def _row(name: str, folder: Path) -> dict[str, Any]:
     entry = last_log(folder)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"stage": name, "state": "not started", "checkpoint": last_checkpoint(folder), "folder": str(folder)}
-    row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s")}
+    row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s", "kernels")}
     return row | {"eta": entry.get("eta_s")}

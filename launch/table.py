@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
+from laconvnet.pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _PIPE = 10_000  # characters: a pipe has no width
 
 
+def _rich(name: str) -> Any:
+    """A module of rich, loaded where something is drawn: a GPU machine that prints JSON may hold little but PyTorch."""
+    try:
+        return importlib.import_module(f"rich.{name}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"tables need {error.name}, not installed here; pip install rich, or ask for --json"
+        ) from error
+
+
 def console(stream: TextIO | None = None) -> Console:
     """What writes to this stream (default: standard output); texts are no markup."""
-    made = Console(file=stream, markup=False, highlight=False, emoji=False)
+    made: Console = _rich("console").Console(file=stream, markup=False, highlight=False, emoji=False)
     if not made.is_terminal:
         made.width = _PIPE
     return made
@@ -21,7 +35,7 @@ def console(stream: TextIO | None = None) -> Console:
 
 def drawn(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> Table:
     """A table of these rows, at least one; `columns` maps keys to headings (default: the keys of the first row)."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table: Table = _rich("table").Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     columns = columns or {name: name for name in rows[0]}
     for name, heading in columns.items():
         number = isinstance(rows[0].get(name), int | float)

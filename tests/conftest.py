@@ -1,8 +1,9 @@
-"""Why tests are skipped, a line a reason."""
+"""Why tests are skipped, a line a reason; what one test has chosen for its process is gone for the next."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -14,3 +15,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped and isinstance(report.longrepr, tuple):
         report.longrepr = ("tests", None, report.longrepr[2])  # type: ignore[assignment]
     return report
+
+
+@pytest.fixture(autouse=True)
+def _kernels_chosen_anew() -> Iterator[None]:
+    yield
+    if backend := sys.modules.get("laconvnet.kernels.backend"):
+        backend.choose("auto")

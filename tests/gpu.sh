@@ -1,50 +1,19 @@
 #!/usr/bin/env bash
-# Every test that needs an NVIDIA GPU, then the benches of training and of the operator, in one run under ten minutes:
-# each part ends after its own time at the latest. What it printed goes to runs/gpu.txt as well, rows to
-# runs/gpu-train.jsonl and runs/gpu-bench.jsonl.
-# PYTHON is the interpreter to use: any one with torch, pytest and this project's dependencies on its path.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-PYTHON="${PYTHON:-python3}"
-TESTS_SECONDS=310 TRAIN_SECONDS=110 TRAIN_MINUTES=1 BENCH_SECONDS=110 BENCH_MINUTES=1.4
-if ! "$PYTHON" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then
-  echo "make gpu: $PYTHON sees no GPU through torch; nothing was run" >&2
-  exit 1
-fi
-mkdir -p runs
-
-# Interrupted, a part still tells how far it came.
-within() { timeout --signal=INT --kill-after=10 "$@"; }
-
-verdict() {
-  case $2 in
-    0) echo "$1: passed" ;;
-    124 | 137) echo "$1: FAILED, stopped after $3 s" ;;
-    *) echo "$1: FAILED, exit code $2" ;;
-  esac
-}
-
-{
-  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-  "$PYTHON" -c 'import torch; print("torch", torch.__version__, "cuda", torch.version.cuda)'
-  within "$TESTS_SECONDS" "$PYTHON" -m pytest -m gpu tests/gpu -p no:cacheprovider --durations=20
-  tests=$?
-  # A progress bar in a file: a line now and then.
-  export TQDM_MININTERVAL=20
-  within "$TRAIN_SECONDS" "$PYTHON" -m laconvnet.launch.cli bench train --device cuda --quick --minutes "$TRAIN_MINUTES" \
-    --part speed loop checkpoint memory --json >runs/gpu-train.jsonl
-  train=$?
-  within "$BENCH_SECONDS" \
-    "$PYTHON" -m laconvnet.launch.cli bench kernel --device cuda --quick --minutes "$BENCH_MINUTES" --json >runs/gpu-bench.jsonl
-  bench=$?
-  echo
-  within 10 "$PYTHON" -m laconvnet.launch.cli bench show runs/gpu-train.jsonl && \
-    within 10 "$PYTHON" -m laconvnet.launch.cli bench show runs/gpu-bench.jsonl
-  tables=$?
-  echo
-  verdict "tests" "$tests" "$TESTS_SECONDS"
-  verdict "bench of training" "$train" "$TRAIN_SECONDS"
-  verdict "bench of the operator" "$bench" "$BENCH_SECONDS"
-  verdict "tables of the benches" "$tables" 10
-  ((tests == 0 && train == 0 && bench == 0 && tables == 0))
-} 2>&1 | tee runs/gpu.txt
+# Everything that needs an NVIDIA GPU, the most valuable first, within minutes and on a machine that holds little but
+# PyTorch: no package index, no install of this project. What is missing costs its own part only, and says so.
+#
+#   PYTHON          any interpreter with torch and pytest (default: python3)
+#   OUT             the folder of what comes of it (default: runs), seven files at most:
+#                   gpu.txt  what became of each part, and the numbers one looks for first; written after each part
+#                   DATE-MACHINE.jsonl  every row as it is measured, as `laconvnet bench ... --record` keeps them: to be
+#                   copied to docs/benchmarks/, read by `laconvnet bench show`
+#                   gpu-machine.txt  the machine, the build, the first check; gpu-profile.txt  the dearest kernels of a
+#                   step; gpu-ncu.csv  counters of our kernels; gpu-tests.txt  tests and sanitizer; gpu-log.txt  the rest
+#   SECONDS_IN_ALL  or --seconds N: the time there is (default: 540). Cut short by a signal it tells what was done.
+#   DRY             or --dry-run: the same on a processor with tiny shapes, without what only a GPU can do.
+#
+# DeepSpeed, jsonargparse, submitit, pycocotools and what they need come along as wheels: `make gpu-wheels` on a machine
+# with an index fills build/gpu-wheels (for Python 3.12, x86-64); take that folder along. Those that the GPU machine has
+# no package of its own for are put on the path, for the time of the run. DeepSpeed is on the index as source only; its
+# wheel is made without its kernels (DS_BUILD_OPS=0), of which none is used here.
+cd "$(dirname "$0")/.." && exec "${PYTHON:-python3}" -m tests.gpu_run "$@"

@@ -58,7 +58,10 @@ STAGE = (
 
 RUN = (
     File(layout.CONFIG, "the resolved configuration of the first start"),
-    File(layout.ENVIRONMENT, "Python, machine, host, versions of packages and code, at the first start"),
+    File(
+        layout.ENVIRONMENT,
+        "Python, machine, host, versions of packages and code, LaConv's kernels, at the first start",
+    ),
     File(layout.LOG, "a row every `log.every` steps: step, loss and its terms, gradient norm, rate, speed, memory"),
     File("tensorboard/*", "the same curves for TensorBoard"),
     File(

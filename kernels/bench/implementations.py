@@ -19,6 +19,7 @@ from laconvnet.kernels.cuda import involution
 from laconvnet.kernels.recipe import Recipe
 
 BASELINE = "unfold"
+WAYS = (BASELINE, "unfold_compiled", "taps", "involution", "laconv")
 Layer = Callable[..., Tensor]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -41,6 +41,7 @@ def rows(
     rounds: int,
     compiled: bool,
     quick: bool = False,
+    without: Collection[str] = (),
 ) -> Iterator[list[Row]]:
     """Yields the rows of one layer, type and operation at a time: len(cases) * len(dtypes) * 2 lists.
 
@@ -48,7 +49,7 @@ def rows(
     dtype, the images that this way took, the rate over the bytes that must move at least (gb_per_s; of_copy as a part
     of the copy's rate) and over the multiply-adds (gflop_per_s), and the roofs measured in the same run. ratio is of
     the times an image, for unfold may take fewer. What was not measured is None, and note says why. A GPU is measured
-    with warm and with cold cache. float32 is float32 in all ways, without TF32.
+    with warm and with cold cache. float32 is float32 in all ways, without TF32. Ways ``without`` are left out.
     """
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions, and only for them
@@ -60,16 +61,23 @@ def rows(
                 for operation in OPERATIONS:
                     yield [
                         _told(row, case, operation, name, found)
-                        for row in _measured(case, operation, device, dtype, rounds, compiled)
+                        for row in _measured(case, operation, device, dtype, rounds, compiled, without)
                     ]
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
 
 
 def _measured(
-    case: Case, operation: str, device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool
+    case: Case,
+    operation: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    rounds: int,
+    compiled: bool,
+    without: Collection[str],
 ) -> list[Row]:
     made = implementations(case, operation, device, dtype, compiled)
+    made = {name: steps for name, steps in made.items() if name not in without}
     measured = compare(made, BASELINE, device, rounds)
     if device.type == "cuda":
         measured += compare(made, BASELINE, device, rounds, cold=True)

@@ -37,7 +37,7 @@ def compare(
     rounds) and spread (their distance) in `unit` ms, rounds, device, step, cache (warm, or cold where it was flushed
     before every step), peak_mb (memory that a run takes on top of what was there; None where the system does not tell),
     note. A candidate that fails while it warms up has None for its numbers and a note: "out of memory", or "failed: "
-    and the first line of the RuntimeError. Where the baseline fails there are no ratios.
+    and the first line of the RuntimeError. Where the baseline fails or is no candidate there are no ratios.
     """
     clock = _EventClock(device, cold) if device.type == "cuda" else _ProcessorClock(cold)
     peaks: dict[str, float | None] = {}
@@ -64,7 +64,7 @@ def compare(
     }
     result = []
     for (name, step), median in medians.items():
-        theirs = medians[baseline, step]
+        theirs = medians.get((baseline, step))
         low, high = quartiles(times[name][step]) if name in peaks else (None, None)
         result.append(
             {

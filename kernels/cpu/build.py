@@ -1,4 +1,4 @@
-"""Compiles the C++ kernel on first use and keeps it, once per source, compiler and kind of processor."""
+"""Compiles the C++ kernel on first use and keeps it, once per source, kind of processor and compiler."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
+from typing import Any
 
-from laconvnet.files import publishing
-from laconvnet.kernels.cuda.cache import cache_folder
+from laconvnet.kernels import libraries
+from laconvnet.kernels.compilers import BuildError, run
+from laconvnet.kernels.libraries import Stored
+
+__all__ = ["BuildError", "build", "compiler", "damage", "failure", "find", "library"]
 
 SOURCES = Path(__file__).resolve().parent
+LIBRARY = "liblaconv_cpu.so"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
 SECONDS = 300
-
-
-class BuildError(Exception):
-    """The kernel cannot be had on this machine; the message says why."""
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def compiler() -> str:
@@ -35,57 +35,76 @@ def compiler() -> str:
 
 def library() -> ctypes.CDLL:
     """The compiled kernel, from the cache where it is there. Raises BuildError."""
-    program = compiler()
-    path = library_path(program)
+    stored = find() or build()
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Several processes may come here at once: each writes its own file, the last to rename wins.
-            with publishing(path) as own:
-                own.touch()  # a cache that must not be written to raises here; the compiler would only fail
-                _compile(program, own)
-        return ctypes.CDLL(str(path))
-    except PermissionError:
-        with tempfile.TemporaryDirectory() as own:
-            target = Path(own) / path.name
-            _compile(program, target)
-            return ctypes.CDLL(str(target))
+        return ctypes.CDLL(str(stored.path))
     except OSError as error:
-        raise BuildError(f"{path}: {error}") from error
+        raise BuildError(f"{stored.path}: {error}") from error
 
 
-def library_path(program: str) -> Path:
-    """The path of the kernel that this compiler makes, or has made, for this machine."""
-    return cache_folder() / "cpu" / f"dynamic_conv-{_fingerprint(program)}.so"
+def find() -> Stored | None:
+    """The library for this machine, by its compiler, or by any where it has none; None where it has to be compiled."""
+    return next(libraries.search(_pattern(), LIBRARY), None)
 
 
-def _compile(program: str, target: Path) -> None:
-    command = [program, *FLAGS, _tuned(), str(SOURCES / "dynamic_conv.cpp"), "-o", str(target)]
+def damage() -> str | None:
+    """What is wrong with a library for this machine that is there and will not be loaded; None where none is."""
+    return libraries.damage(_pattern(), LIBRARY)
+
+
+def failure() -> str | None:
+    """Why this machine's compiler is not asked again, where it has refused the sources. Raises BuildError."""
+    failed = libraries.failure(_name(compiler()))
+    return libraries.refused(failed) if failed else None
+
+
+def build(retry: bool = False) -> Stored:
+    """The library for this machine, from the cache or built into it; `retry` as in `libraries.obtain`.
+
+    Raises BuildError.
+    """
+    program = compiler()
+
+    def make(folder: Path) -> dict[str, Any]:
+        sources = [str(SOURCES / "dynamic_conv.cpp"), "-o", str(folder / LIBRARY)]
+        run([program, *FLAGS, _tuned(), *sources], SECONDS)
+        return {"compiler": program, "processor": _processor(), "flags": [*FLAGS, _tuned()]}
+
+    return libraries.obtain(_name(program), LIBRARY, make, retry)
+
+
+def _pattern() -> str:
+    """Of the folders whose libraries this machine may load."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{program}: not done after {SECONDS} s") from error
-    if done.returncode:
-        output = (done.stderr.strip() or "said nothing").splitlines()
-        raise BuildError(f"{' '.join(command)}: exit code {done.returncode}: {output[0]}")
+        return _name(compiler())
+    except BuildError:
+        return f"cpu-{_machine()}-*"
+
+
+def _name(program: str) -> str:
+    """Of the folder: it differs for another machine and another compiler."""
+    real = Path(program).resolve()
+    return f"cpu-{_machine()}-{_fingerprint(str(real), str(real.stat().st_mtime_ns))}"
 
 
 def _tuned() -> str:
     return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 
 
-def _fingerprint(program: str) -> str:
-    """A name that differs where another file is needed: a home folder may be shared by unlike machines."""
-    real = Path(program).resolve()
+def _machine() -> str:
+    """Differs where other machine code is needed: a home folder may be shared by unlike machines."""
     sources = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")])
-    machine = [platform.machine(), str(real), str(real.stat().st_mtime_ns), _processor()]
-    parts = [*(path.read_text() for path in sources), *FLAGS, *machine]
+    return _fingerprint(*(path.read_text() for path in sources), *FLAGS, platform.machine(), _processor())
+
+
+def _fingerprint(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
+    """The processor's name and the instructions that it has."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return platform.processor()
     kept = ("model name", "flags", "Features", "CPU part")

@@ -47,10 +47,18 @@ extern "C" int laconv_cpu_backward(const Index* shape, const float* grad, const 
   return start<WholeBackward, RowsBackward>(Shape(shape), all, threads);
 }
 
-extern "C" int laconv_cpu_dropout(float* filters, const Index* filter_strides, Index images, Index planes, Index pixels,
-                                  const std::uint64_t* keys, std::uint32_t threshold, float scale, Index threads) {
+// Dropout; keys: one an image.
+extern "C" int laconv_cpu_drop_filters(float* filters, const Index* filter_strides, Index images, Index kernel,
+                                       Index groups, Index pixels, const std::uint64_t* keys, std::uint32_t threshold,
+                                       float scale, Index threads) {
   const Planes<float> all(filters, filter_strides);
-  return !drop(all, images, planes, pixels, keys, threshold, scale, threads);
+  return !drop_filters(all, images, kernel, groups, pixels, {keys, threshold, scale}, threads);
+}
+
+extern "C" int laconv_cpu_drop_elements(const float* from, float* to, Index images, Index elements,
+                                        const std::uint64_t* keys, std::uint32_t threshold, float scale,
+                                        Index threads) {
+  return !drop_elements(from, to, images, elements, {keys, threshold, scale}, threads);
 }
 
 // Hands over the process's own OpenMP runtime: its GOMP_parallel, or null.

@@ -195,13 +195,13 @@ class RowsBackward {
 
   void operator()(const Block& at) {
     grad_.copy(all_.grad, at);
-    x_.copy(all_.x, at);
+    if (all_.grad_filters.data) x_.copy(all_.x, at);
     for (Index y = at.first; y < at.last; ++y) {
       for (Index group = at.group; group < at.group + at.groups; ++group) {
-        to_filters(at.image, group, y);
-        to_x(at, group, y);
+        if (all_.grad_filters.data) to_filters(at.image, group, y);
+        if (all_.grad_x.data) to_x(at, group, y);
       }
-      row_.write(all_.grad_x, at, y);
+      if (all_.grad_x.data) row_.write(all_.grad_x, at, y);
     }
   }
 

@@ -53,7 +53,7 @@ struct ForwardArguments {
 struct BackwardArguments {
   Images<const float> grad, x;
   Planes<const float> filters;
-  Images<float> grad_x;
+  Images<float> grad_x;  // without data it is not computed; nor is the next
   Planes<float> grad_filters;
 };
 

@@ -133,8 +133,8 @@ class WholeBackward {
 
   void operator()(const ImageGroup& at) {
     group_.read(all_.grad, at, grad_);
-    to_x(at);
-    to_filters(at);
+    if (all_.grad_x.data) to_x(at);
+    if (all_.grad_filters.data) to_filters(at);
   }
 
  private:

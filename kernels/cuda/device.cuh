@@ -42,6 +42,27 @@ __device__ __forceinline__ void narrow(float wide, bfloat16& number) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(number.bits) : "f"(wide));
 }
 
+// Two numbers of a word at once, the first in its low half: taken apart one by one, each costs an instruction more.
+__device__ __forceinline__ void widen_word(uint32_t word, bfloat16, float& first, float& second) {
+  first = __uint_as_float(word << 16);
+  second = __uint_as_float(word & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_word(uint32_t word, half, float& first, float& second) {
+  asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+      : "=f"(first), "=f"(second)
+      : "r"(word));
+}
+__device__ __forceinline__ uint32_t narrow_word(float first, float second, bfloat16) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+__device__ __forceinline__ uint32_t narrow_word(float first, float second, half) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+
 template <int BYTES> struct Word;
 template <> struct Word<2> { using type = unsigned short; };
 template <> struct Word<4> { using type = unsigned int; };
@@ -107,9 +128,36 @@ template <class T> __device__ __forceinline__ T narrowed(Wide<T> wide) {
   return number;
 }
 
+template <bool CONDITION, class A, class B> struct Select { using type = A; };
+template <class A, class B> struct Select<false, A, B> { using type = B; };
+
 // V numbers that are loaded and stored at once; their address is a multiple of their size.
 template <class T, int V> struct alignas(sizeof(T) * V) Vector {
   T number[V];
+};
+
+// V numbers as they lie in memory, in whole words where they fill some: numbers of two bytes are moved and widened two
+// at once.
+template <class T, int V> struct alignas(sizeof(T) * V) Packed {
+  using Unit = typename Select<sizeof(T) == 2 && V % 2 == 0, uint32_t, T>::type;
+  static constexpr int UNITS = V * int(sizeof(T)) / int(sizeof(Unit));
+  Unit unit[UNITS];
+
+  // To V numbers.
+  __device__ __forceinline__ void widen_to(Wide<T>* wide) const {
+#pragma unroll
+    for (int i = 0; i < UNITS; ++i) {
+      if constexpr (UNITS < V) widen_word(unit[i], T(), wide[2 * i], wide[2 * i + 1]);
+      else wide[i] = widen(unit[i]);
+    }
+  }
+  __device__ __forceinline__ void narrow_from(const Wide<T>* wide) {
+#pragma unroll
+    for (int i = 0; i < UNITS; ++i) {
+      if constexpr (UNITS < V) unit[i] = narrow_word(wide[2 * i], wide[2 * i + 1], T());
+      else narrow(wide[i], unit[i]);
+    }
+  }
 };
 
 // All bits zero, the number zero in every type.

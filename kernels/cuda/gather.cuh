@@ -20,9 +20,6 @@ struct GatherParameters {
   int64_t items;  // strips times vectors of channels
 };
 
-template <bool CONDITION, class A, class B> struct Select { using type = A; };
-template <class A, class B> struct Select<false, A, B> { using type = B; };
-
 // A thread makes V channels of one strip. K is the kernel size, or 0: known only when it runs. The compiler has as many
 // loads under way as registers allow; with more than two or three blocks a processor it would spill some.
 template <class T, int K, int V, Filters F, Direction D>

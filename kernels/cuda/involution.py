@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from laconvnet.kernels import cuda
 from laconvnet.kernels.cuda.library import TYPES, Library
+from laconvnet.kernels.filter_layout import FilterLayout
 
 
 def ready(device: torch.device) -> Involution | None:
@@ -19,6 +21,10 @@ class Involution(Library):
 
     family = "involution"
     layout = torch.contiguous_format
+
+    def filter_layout(self, x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
+        """For x (B, C, H, W): each filter alone."""
+        return FilterLayout.PIXELS
 
     def _kernel(self, what: str, dtype: torch.dtype, kernel_size: int) -> str:
         return f"laconv_involution_{what}_{TYPES[dtype]}"

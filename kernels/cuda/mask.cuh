@@ -1,39 +1,55 @@
-// The dropout mask of filters: a function of the image's key and of the place (pixel, group, tap) alone, so that no mask
-// is ever stored and every backend drops the same values. One call of Philox4x32-7 (Salmon et al. 2011, "Parallel random
-// numbers: as easy as 1, 2, 3") gives 16 bytes, one a tap; a tap is kept where its byte is at least the threshold.
-//     key      of the image and layer, 64 bits
-//     counter  (pixel, group, block, 0), pixel = y * width + x
-//     k <= 3   block 0, byte = tap
-//     k >= 5   block = dx / 2 + (k + 1) / 2 * (dy / 8), byte = 2 * (dy % 8) + dx % 2
+// The rule of dropout (kernels/dropout.py) for every kernel that applies it: which byte of which counter a value has. A
+// value is kept where its byte is at least the threshold, and then scaled.
 #pragma once
-#include "device.cuh"
+#include "philox.cuh"
 
 namespace laconv {
 
-struct Bytes16 {
-  uint32_t word[4];
+constexpr int MASK_BYTES = 16;  // of one counter
 
-  __host__ __device__ __forceinline__ uint32_t byte(int i) const { return (word[i >> 2] >> (8 * (i & 3))) & 255u; }
+struct MaskRule {
+  const int64_t* keys;  // in device memory, one an image
+  uint32_t threshold;   // 1 to 255
+  double scale;         // 256 / (256 - threshold)
 };
 
+// Filters of kernel size k: taps are cut into blocks, one a counter, of a pair of columns and up to eight rows.
+__host__ __device__ constexpr int mask_blocks(int k) { return k <= 3 ? 1 : (k + 1) / 2 * ((k + 7) / 8); }
+__host__ __device__ constexpr int mask_block(int k, int dy, int dx) {
+  return k <= 3 ? 0 : dx / 2 + (k + 1) / 2 * (dy / 8);
+}
+// The byte of that block.
+__host__ __device__ constexpr int mask_place(int k, int dy, int dx) {
+  return k <= 3 ? dy * k + dx : 2 * (dy % 8) + dx % 2;
+}
+// The other way: the tap dy * k + dx that a byte of a block is for, or -1.
+__host__ __device__ constexpr int mask_tap(int k, int block, int place) {
+  if (k <= 3) return place < k * k ? place : -1;
+  const int across = (k + 1) / 2, dy = block / across * 8 + place / 2, dx = block % across * 2 + place % 2;
+  return dy < k && dx < k ? dy * k + dx : -1;
+}
+
+__device__ __forceinline__ uint64_t mask_key(const MaskRule& rule, int64_t image) {
+  return load_constant<uint64_t>(rule.keys + image);
+}
+
+// The bytes of a block of taps; pixel = y * W + x.
+__host__ __device__ __forceinline__ Bits128 filter_bits(uint64_t key, uint32_t pixel, uint32_t group, uint32_t block) {
+  return philox({{pixel, group, block, 0}}, uint32_t(key), uint32_t(key >> 32));
+}
+
+// The bytes of elements 16 * counter to 16 * counter + 15 of an image of any other tensor.
+__host__ __device__ __forceinline__ Bits128 element_bits(uint64_t key, uint64_t counter) {
+  return philox({{uint32_t(counter), uint32_t(counter >> 32), 0, 1}}, uint32_t(key), uint32_t(key >> 32));
+}
+
+// The same for kernels that keep a key's words in registers.
+using Bytes16 = Bits128;
 struct alignas(8) Key {
   uint32_t low, high;
 };
-
 __host__ __device__ __forceinline__ Bytes16 philox7(uint32_t pixel, uint32_t group, uint32_t block, Key key) {
-  uint32_t counter[4] = {pixel, group, block, 0};
-#pragma unroll
-  for (int round = 0; round < 7; ++round) {
-    const uint64_t first = uint64_t(0xD2511F53u) * counter[0];
-    const uint64_t second = uint64_t(0xCD9E8D57u) * counter[2];
-    counter[0] = uint32_t(second >> 32) ^ counter[1] ^ key.low;
-    counter[1] = uint32_t(second);
-    counter[2] = uint32_t(first >> 32) ^ counter[3] ^ key.high;
-    counter[3] = uint32_t(first);
-    key.low += 0x9E3779B9u;
-    key.high += 0xBB67AE85u;
-  }
-  return {{counter[0], counter[1], counter[2], counter[3]}};
+  return philox({{pixel, group, block, 0}}, key.low, key.high);
 }
 
 }  // namespace laconv

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>[^']+)' for 'sm_(?P<architecture>\w+)'")
 _MEMORY = re.compile(r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes")
 _USED = re.compile(r"Used (?P<registers>\d+) registers")
-# c++filt knows the numbers of gather.cuh's enumerators, not their names.
-_ENUMERATORS = {"(Filters)0": "ONE", "(Filters)1": "EACH", "(Direction)0": "FORWARD", "(Direction)1": "GRAD_X"}
+# c++filt knows the numbers of enumerators of gather.cuh and norm/backward.cuh, not their names.
+_ENUMERATORS = {
+    **{"(Filters)0": "ONE", "(Filters)1": "EACH", "(Direction)0": "FORWARD", "(Direction)1": "GRAD_X"},
+    **{"(Relu)0": "NONE", "(Relu)1": "AGAIN", "(Relu)2": "BY_RESULT"},
+}
 _SHARED = re.compile(r"(\d+) bytes smem")
 
 

@@ -98,14 +98,30 @@ def backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
-    grad_x, grad_filters = torch.empty_like(x), torch.empty_like(filters)
+    sizes = (kernel_size, groups, interleaved)
+    return grad_x(grad, filters, *sizes, x), grad_filters(grad, x, *sizes, filters)
+
+
+def grad_x(
+    grad: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
+) -> Tensor:
+    """The first of the two, (B, C, H, W) in the memory format of `like`, else of `grad`."""
+    found = torch.empty_like(grad if like is None else like)
+    for part in _chunks(grad, groups):
+        upper, matrices = _by_group(grad[part], groups, interleaved), _matrices(filters[part], kernel_size, groups)
+        found[part] = _by_channel(upper @ matrices.transpose(1, 2), found[part], groups, interleaved)
+    return found
+
+
+def grad_filters(
+    grad: Tensor, x: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
+) -> Tensor:
+    """The second, (B, k*k*g, H, W) in the memory format of `like`, else in planes."""
+    found = x.new_empty(len(x), kernel_size**2 * groups, *x.shape[2:]) if like is None else torch.empty_like(like)
     _, to_filters, outside = _indices(kernel_size, groups, *x.shape[2:], x.device)
     for part in _chunks(x, groups):
-        upper = _by_group(grad[part], groups, interleaved)
-        matrices = _matrices(filters[part], kernel_size, groups)
-        grad_x[part] = _by_channel(upper @ matrices.transpose(1, 2), x[part], groups, interleaved)
-        grad_matrices = _by_group(x[part], groups, interleaved).transpose(1, 2) @ upper
-        found = grad_matrices.view(-1, groups * matrices[0].numel()).index_select(1, to_filters)
-        found = found.masked_fill_(outside, 0).view(len(found), *x.shape[2:], -1)
-        grad_filters[part] = found.permute(0, 3, 1, 2)
-    return grad_x, grad_filters
+        upper, source = _by_group(grad[part], groups, interleaved), _by_group(x[part], groups, interleaved)
+        matrices = source.transpose(1, 2) @ upper  # the gradient of T
+        flat = matrices.view(-1, groups * matrices[0].numel()).index_select(1, to_filters).masked_fill_(outside, 0)
+        found[part] = flat.view(len(flat), *x.shape[2:], -1).permute(0, 3, 1, 2)
+    return found

@@ -77,17 +77,32 @@ def backward(
     grad: Tensor, x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x (B, C, H, W) and filters (B, k*k*g, H, W), from that of the output, (B, C, H, W)."""
-    height, width = x.shape[2:]
-    dtype = accumulation_dtype(x.dtype)
+    sizes = (kernel_size, groups, interleaved)
+    return grad_x(grad, filters, *sizes, x), grad_filters(grad, x, *sizes, filters)
+
+
+def grad_x(
+    grad: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
+) -> Tensor:
+    """The first of the two, (B, C, H, W) in the memory format of `like`, else of `grad`."""
     shared = 1 if interleaved else 2
+    above = split_groups(grad.contiguous().to(accumulation_dtype(grad.dtype)), groups, interleaved)
+    by_tap = split_taps(filters, groups)
+    found = torch.zeros_like(above)
+    for tap, here, there in taps(kernel_size, *grad.shape[2:]):
+        weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(above.dtype)
+        found[(..., *there)].addcmul_(above[(..., *here)], weight)
+    return shaped_like(found, grad if like is None else like)
+
+
+def grad_filters(
+    grad: Tensor, x: Tensor, kernel_size: int, groups: int, interleaved: bool, like: Tensor | None = None
+) -> Tensor:
+    """The second, (B, k*k*g, H, W) in the memory format of `like`, else in planes."""
+    shared, dtype = 1 if interleaved else 2, accumulation_dtype(x.dtype)
     source = split_groups(x.contiguous().to(dtype), groups, interleaved)
     above = split_groups(grad.contiguous().to(dtype), groups, interleaved)
-    by_tap = split_taps(filters, groups)
-    grad_x = torch.zeros_like(source)
-    grad_filters = torch.zeros_like(by_tap, memory_format=torch.contiguous_format)
-    for tap, here, there in taps(kernel_size, height, width):
-        weight = by_tap[(slice(None), tap, slice(None), *here)].unsqueeze(shared).to(dtype)
-        upper = above[(..., *here)]
-        grad_x[(..., *there)].addcmul_(upper, weight)
-        grad_filters[(slice(None), tap, slice(None), *here)] = (upper * source[(..., *there)]).sum(shared)
-    return shaped_like(grad_x, x), shaped_like(grad_filters, filters)
+    found = x.new_zeros(len(x), kernel_size**2, groups, *x.shape[2:])
+    for tap, here, there in taps(kernel_size, *x.shape[2:]):
+        found[(slice(None), tap, slice(None), *here)] = (above[(..., *here)] * source[(..., *there)]).sum(shared)
+    return found.flatten(1, 2) if like is None else shaped_like(found, like)

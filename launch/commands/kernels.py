@@ -1,4 +1,4 @@
-"""`laconvnet kernels`: the CUDA kernels of LaConv."""
+"""`laconvnet kernels`: the compiled kernels of LaConv."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from laconvnet.launch.commands.output import rows, show
 
 
 def add(commands: Any) -> None:
-    commandline.group(commands, "kernels", "the CUDA kernels of LaConv", "The CUDA kernels of LaConv.", build)
+    commandline.group(commands, "kernels", "the compiled kernels of LaConv", "The compiled kernels of LaConv.", build)
 
 
 def build(
@@ -30,22 +30,33 @@ def build(
 ) -> int:
     """Compile the kernels now.
 
-    Compile the CUDA kernels into the cache (LACONVNET_KERNEL_CACHE, else the user's cache folder), where every run
-    finds them. The first run on a GPU does the same for its own kind of GPU; a machine without a GPU can do it for
-    others.
+    Compile the CUDA kernels, and the C++ kernel of this machine's CPU, into the cache (LACONVNET_KERNEL_CACHE, else the
+    user's cache folder), where every run finds them, and try them on what this machine has. The first run on a GPU
+    does the same for its own kind of GPU; a machine without a GPU can do it for others. Ends with 1 where the CUDA
+    kernels cannot be compiled or fail.
     """
     from laconvnet.kernels import cuda
     from laconvnet.kernels.cuda import resources
     from laconvnet.kernels.cuda.cache import LOG
 
+    cpu = _cpu()
     try:
         built = cuda.build(arch or _here(), retry=True)
     except cuda.BuildError as error:
         print(f"laconvnet: {error}", file=sys.stderr)
         return 1
-    size = built.library.stat().st_size
-    found = {"library": str(built.library), "architectures": list(built.architectures), "nvcc": built.nvcc}
-    show({**found, "bytes": size}, json)
+    probes = _probes(built.architectures)
+    found = {
+        "library": str(built.library),
+        "architectures": list(built.architectures),
+        "codes": list(built.codes),
+        "nvcc": built.nvcc,
+        "bytes": built.library.stat().st_size,
+        "sha256": built.checksum,
+        "probe": probes,
+        "cpu": cpu,
+    }
+    show(found if json else {**found, "probe": "; ".join(f"{k}: {v}" for k, v in probes.items()) or "no GPU"}, json)
     if verbose:
         kernels = resources.parse((built.folder / LOG).read_text())
         names = resources.readable([one.kernel for one in kernels])
@@ -65,15 +76,48 @@ def build(
             ],
             json,
         )
-    return 0
+    return int(any(result != _OK for result in probes.values()))
+
+
+_OK = "ok"
+
+
+def _cpu() -> str:
+    """The library of the CPU, built and tried, or why there is none."""
+    from laconvnet.kernels import cpu
+    from laconvnet.kernels.cpu import build
+
+    try:
+        stored = build.build(retry=True)
+    except cpu.BuildError as error:
+        return f"plain PyTorch: {error}"
+    found = cpu.outcome()
+    return f"plain PyTorch: {found}" if isinstance(found, str) else f"{stored.path}, by {stored.made_from['compiler']}"
+
+
+def _probes(built: Sequence[str]) -> dict[str, str]:
+    """What became of a small launch on each GPU of this machine that was compiled for: ok, or the reason."""
+    import torch
+
+    from laconvnet.kernels import cuda
+
+    here = [index for index, name in _devices().items() if name in built]
+    found = {f"cuda:{index}": cuda.outcome(torch.device("cuda", index)) for index in here}
+    return {name: outcome if isinstance(outcome, str) else _OK for name, outcome in found.items()}
 
 
 def _here() -> list[str]:
     """The architectures of this machine's GPUs; all where it has none that the kernels run on."""
+    from laconvnet.kernels.cuda.toolchain import ARCHITECTURES
+
+    return sorted({name for name in _devices().values() if name}) or list(ARCHITECTURES)
+
+
+def _devices() -> dict[int, str | None]:
+    """This machine's GPUs, and what to compile for each; None for one that the kernels do not run on."""
     import torch
 
-    from laconvnet.kernels.cuda.toolchain import ARCHITECTURES, architecture
+    from laconvnet.kernels.cuda.toolchain import architecture
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    found = {architecture(torch.cuda.get_device_capability(index)) for index in devices}
-    return sorted(name for name in found if name) or list(ARCHITECTURES)
+    return {index: architecture(torch.cuda.get_device_capability(index)) for index in devices}

@@ -29,21 +29,53 @@ def kernels(planned_run: PlannedRun) -> Iterator[Check]:
         yield Check("nvcc", "not there", "not found", "CUDA kernels cannot be compiled here")
     yield _on_cpu()
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        plan = cuda.plan(torch.cuda.get_device_capability(index))
-        yield Check(f"laconv cuda:{index}", "ok" if plan.fast else "warning", plan.words())
+        yield _on_gpu(index)
+
+
+_PLAIN = "plain PyTorch, several times slower"
+_REQUIRED = "a run with engine.kernels: require stops here"
+
+
+def _on_gpu(index: int) -> Check:
+    import torch
+
+    from laconvnet.kernels import cuda
+
+    name, device = f"laconv cuda:{index}", torch.device("cuda", index)
+    plan = cuda.plan(torch.cuda.get_device_capability(index))
+    if not plan.fast:
+        return Check(name, "warning", plan.words(), _REQUIRED)
+    if plan.damaged:
+        return Check(name, "warning", plan.words(), "it is built anew at first use")
+    if plan.built is None:
+        return Check(name, "ok", plan.words())
+    found = cuda.outcome(device)  # loads what is built, and tries it
+    if isinstance(found, str):
+        return Check(name, "warning", f"{_PLAIN}: {found}", _REQUIRED)
+    return Check(name, "ok", f"{plan.words()}; probe launch ok")
 
 
 def _on_cpu() -> Check:
+    from laconvnet.kernels import cpu
     from laconvnet.kernels.cpu import build
 
     try:
-        program = build.compiler()
+        stored = build.find()
+        by = build.compiler() if stored is None else ""
     except build.BuildError as error:
-        return Check("laconv cpu", "warning", "plain PyTorch, several times slower", str(error))
-    path = build.library_path(program)
-    if path.exists():
-        return Check("laconv cpu", "ok", f"C++ kernel, built: {path}")
-    return Check("laconv cpu", "ok", f"C++ kernel, compiled by {program} at first use")
+        return Check("laconv cpu", "warning", _PLAIN, str(error))
+    if stored is not None:
+        found = cpu.outcome()
+        if isinstance(found, str):
+            return Check("laconv cpu", "warning", _PLAIN, found)
+        made = stored.made_from.get("compiler")
+        return Check("laconv cpu", "ok", f"C++ kernel, built by {made}, checksum ok: {stored.path}; probe ok")
+    if failed := build.failure():
+        return Check("laconv cpu", "warning", _PLAIN, failed)
+    later = f"C++ kernel, compiled by {by} at first use"
+    if damaged := build.damage():
+        return Check("laconv cpu", "warning", f"{later}; {damaged}", "it is built anew at first use")
+    return Check("laconv cpu", "ok", later)
 
 
 def accelerate(planned_run: PlannedRun) -> Iterator[Check]:

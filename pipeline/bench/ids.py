@@ -13,14 +13,14 @@ _KEYS = {
     "shards": "name source pictures size workers",
     "train": "part name preset size precision batch zero steps device",
     "infer": "preset task size precision measure name batch device",
-    "bytes": "measure preset size dtype stage kernel_size operation name batch device",
+    "bytes": "measure preset size dtype stage kernel_size operation name batch world device",
     "scale": "part name measure world samples shards share window device",
 }
 _BEFORE = {"kernel_size": "k", "stage": "stage", **{key: key for key in ("batch", "zero", "world", "window", "share")}}
 _AFTER = {key: f"-{key}" for key in ("pictures", "threads", "samples", "workers", "shards", "steps")}
 _USUAL = {"cache": "warm", "step": "all"}  # left out of the name
 _COMMANDS = {
-    **dict.fromkeys(("loop", "checkpoint", "memory", "speed"), "train"),
+    **dict.fromkeys(("loop", "checkpoint", "memory", "speed", "engine", "step", "graph"), "train"),
     **dict.fromkeys(("decode", "loader", "seek", "first batch"), "data"),
 }
 

@@ -83,9 +83,9 @@ def surroundings(device: torch.device | None = None) -> dict[str, Any]:
     return here if device is None else {"device": device_name(device), **here}
 
 
-def missing() -> list[str]:
-    """The packages that a run needs and that are not here."""
-    return [name for name in _NEEDED if not _is_there(name)]
+def missing(needed: Sequence[str] | None = None) -> list[str]:
+    """The packages of these, by default those that a run needs, that are not here."""
+    return [name for name in needed or _NEEDED if not _is_there(name)]
 
 
 def _is_there(name: str) -> bool:

@@ -68,7 +68,7 @@ class Unfolded(nn.Module):
         """The same as `Filters`: x (B, d, H, W), condition (B, c, H, W) or (B, c, 1, 1) -> (B, d, H, W)."""
         inner = self.inner
         filters = F.conv2d(condition, inner.weight[:, :, None, None], inner.bias)
-        filters = F.dropout(filters, inner.dropout, self.training).expand(-1, -1, *x.shape[2:])
+        filters = F.dropout(filters, inner.dropout.p, self.training).expand(-1, -1, *x.shape[2:])
         x = x.to(filters.dtype)
         if not inner.interleaved:
             return unfold_conv(x, filters, inner.kernel_size, inner.groups)
@@ -92,7 +92,9 @@ class Way:
     def __init__(self, network: Network, device: torch.device, reference: bool) -> None:
         torch.manual_seed(0)
         model = build_model(network.model, WORDS)
-        self.model = (unfolded(model) if reference else model).to(device).train()
+        model = unfolded(model) if reference else model
+        # Tensors without data (`pipeline.bench.moved`) cannot be moved in place, nor need they be.
+        self.model = (model if device.type == "cpu" else model.to(device)).train()
         self.device, self.dtype, self.pictures = device, DTYPES[network.precision], network.batch
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = build_optimizer(OptimizerConfig(), self.weights, device)
@@ -104,12 +106,14 @@ class Way:
             output: Tensor = self.model(images, tokens)
         return output.float().square().mean()
 
-    def step(self, images: Tensor, tokens: Tensor) -> None:
-        """Train on images (B, 3, S, S) and words (B, L)."""
-        self.loss(images, tokens).backward()
+    def step(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Train on images (B, 3, S, S) and words (B, L); the loss, a scalar."""
+        loss = self.loss(images, tokens)
+        loss.backward()
         nn.utils.clip_grad_norm_(self.weights, OptimizerConfig.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
     def fit(self, images: Tensor, tokens: Tensor) -> None:
         """Warm up with as many of the images (B, 3, S, S), with words (B, L), as there is room for.

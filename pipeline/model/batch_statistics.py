@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from laconvnet.pipeline.distributed import stack
+import laconvnet.kernels.norm  # noqa: F401  (registers the operators)
+from laconvnet.pipeline.distributed import stack, world_size
 
 
 def global_statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance (C,) of the global batch, and its number of values a channel (1,), from every process's own.
+    """Mean and variance (C,) of the global batch and its number of values a channel, a scalar, from each process's own.
 
-    ``own`` (2 C + 1) holds this process's means, variances (by its count) and count. Combined like this they are exact
-    and do not cancel (Chan, Golub and LeVeque 1983).
+    ``own`` (2 C + 1) holds this process's means, variances (by its count) and count.
     """
     channels = len(own) // 2
-    means, variances, counts = stack(own).split([channels, channels, 1], 1)
-    total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    return mean, (counts * (variances + (means - mean).square())).sum(0) / total, total
+    if world_size() > 1:
+        own = torch.ops.laconv.norm_combine(stack(own))
+    return own[:channels], own[channels:-1], own[-1]

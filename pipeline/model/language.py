@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.layers import AttentivePool, masked_softmax
 from laconvnet.pipeline.model.precision import KeepFloat32, no_autocast
 
@@ -55,19 +56,19 @@ class SelfAttention(nn.Module):
         self.heads, self.scale = heads, (width // heads) ** -0.5
         self.query, self.key, self.value, self.merge = (nn.Linear(width, width) for _ in range(4))
         self.attention_norm = nn.LayerNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, ffn), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn, width))
+        self.ffn = nn.Sequential(nn.Linear(width, ffn), nn.ReLU(), Dropout(dropout), nn.Linear(ffn, width))
         self.ffn_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.weights_dropout, self.attended_dropout, self.ffn_dropout = (Dropout(dropout) for _ in range(3))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         def split(y: Tensor) -> Tensor:
             return y.view(*y.shape[:2], self.heads, -1).transpose(1, 2)
 
         query, key, value = split(self.query(x) * self.scale), split(self.key(x)), split(self.value(x))
-        weights = self.dropout(masked_softmax(query @ key.transpose(2, 3), mask[:, None, None, :], dim=-1))
+        weights = self.weights_dropout(masked_softmax(query @ key.transpose(2, 3), mask[:, None, None, :], dim=-1))
         attended = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-        x = self.attention_norm(x + self.dropout(self.merge(attended)))
-        out: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
+        x = self.attention_norm(x + self.attended_dropout(self.merge(attended)))
+        out: Tensor = self.ffn_norm(x + self.ffn_dropout(self.ffn(x)))
         return out
 
 

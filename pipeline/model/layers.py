@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.norm import BatchNorm
 
 Activation = Literal["relu", "silu", "leaky_relu"]
@@ -85,7 +86,7 @@ class AttentivePool(nn.Module):
 
     def __init__(self, width: int, hidden: int, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+        self.score = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, 1))
         self.merge = nn.Linear(width, outputs)
 
     def weights(self, items: Tensor, mask: Tensor) -> Tensor:

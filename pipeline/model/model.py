@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.backbones import BACKBONES
 from laconvnet.pipeline.model.blocks import BLOCKS
+from laconvnet.pipeline.model.draws import check_dropout
 from laconvnet.pipeline.model.heads import HEADS, TASKS, Features, Head, HeadsConfig, heads_of
 from laconvnet.pipeline.model.language import LanguageConfig, LanguageEncoder
 from laconvnet.pipeline.model.net import FIVE, PRESETS, LaConvNet, NetConfig, check
@@ -152,6 +153,7 @@ def _language(config: LanguageConfig, net: NetConfig, vocabulary_size: int, vect
         )
     if net.words % config.heads:
         raise ConfigError(f"model.language.heads: expected a divisor of hidden = {net.words}, got {config.heads}")
+    check_dropout(config.dropout, "model.language.dropout")
     layers = net.language_layers if config.layers is None else config.layers
     return LanguageEncoder(
         vocabulary_size,

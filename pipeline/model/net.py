@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
+from laconvnet.pipeline.model.draws import check_dropout
 from laconvnet.pipeline.model.layers import ConvNormAct
 from laconvnet.pipeline.model.recompute import recomputed
 
@@ -124,6 +125,8 @@ def check(net: NetConfig) -> NetConfig:
                 f"model.conditions: expected a positive multiple of the {net.heads} heads of the affinity at stage "
                 f"{stage}, got {condition}"
             )
+    check_dropout(net.filter_dropout, "model.filter_dropout")
+    check_dropout(net.affinity_dropout, "model.affinity_dropout")
     for kernel_size in (size for stage in net.kernels for size in stage):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ConfigError(f"model.kernel_size: expected an odd positive number, got {kernel_size}")

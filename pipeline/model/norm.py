@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from laconvnet.pipeline.distributed import stack, world_size
-from laconvnet.pipeline.model import fused_norm
-from laconvnet.pipeline.model.batch_statistics import global_statistics
+from laconvnet.pipeline.distributed import world_size
+from laconvnet.pipeline.model import fused_norm, joint_norm
 from laconvnet.pipeline.model.precision import KeepFloat32
 from laconvnet.pipeline.model.recompute import recomputing
 
@@ -44,6 +43,7 @@ class BatchNorm(KeepFloat32):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
         self.frozen = False
         self.fused = False  # in training, by `fused_norm` where it takes the map
+        self.as_on_gpu = False  # in training, as on a GPU whatever the device: to count what moves there
 
     def freeze(self) -> None:
         """From now on training, too, uses the running statistics as they are, and weight and bias stay."""
@@ -56,6 +56,8 @@ class BatchNorm(KeepFloat32):
     def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False) -> Tensor:
         if self.fused and self.training and not self.frozen and fused_norm.takes(x, beside):
             return self._joint(fused_norm.FusedBatchNorm, x, beside, relu)
+        if self._by_passes(x) and joint_norm.takes(x, beside):
+            return self._joint(joint_norm.JointBatchNorm, x, beside, relu, self._on_gpu(x))
         out = self.normalised(x)
         if beside is not None:
             out = beside + out
@@ -65,14 +67,25 @@ class BatchNorm(KeepFloat32):
         """BN(x) alone, (B, C, ...) -> the same shape and type; raises as the class does."""
         if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if world_size() > 1:
-            return self._joint(_JointBatchNorm, x)
+        if self._by_passes(x):
+            return self._joint(joint_norm.JointBatchNorm, x, None, False, self._on_gpu(x))
         if not recomputing():
             self.num_batches_tracked += 1
         mean, var = self.running_mean, self.running_var
         if recomputing():  # must not count twice
             mean, var = mean.clone(), var.clone()
         return F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+
+    def _by_passes(self, x: Tensor) -> bool:
+        """Whether by `joint_norm`: always but for one process on a CPU, where PyTorch's layer is as good or better, and
+        for one value a channel of one process, which has no statistics.
+        """
+        if not self.training or self.frozen:
+            return False
+        return world_size() > 1 or (self._on_gpu(x) and x.numel() > self.channels)
+
+    def _on_gpu(self, x: Tensor) -> bool:
+        return self.as_on_gpu or x.is_cuda
 
     def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
         result: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(self.weight, self.bias, self.eps, *inputs)
@@ -84,40 +97,3 @@ class BatchNorm(KeepFloat32):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)
         return out
-
-
-class _JointBatchNorm(torch.autograd.Function):
-    """Batch normalisation whose statistics, forward and backward, are those of all processes together."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        channels, values = x.shape[1], x.to(weight.dtype)
-        own = values.new_zeros(2 * channels + 1)
-        if values.numel():
-            own[:channels], own[channels:-1] = torch.batch_norm_update_stats(values, None, None, 0.0)
-            own[-1] = values.numel() // channels
-        mean, var, total = global_statistics(own)
-        ctx.save_for_backward(x, mean, var, weight, total)
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, var, total)
-        # PyTorch's CPU kernels divide by the number of values: a process without any must not reach them.
-        out = F.batch_norm(values, mean, var, weight, bias, False, 0.0, eps) if values.numel() else values
-        return out.to(x.dtype), mean, var, total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, Tensor]:
-        x, mean, var, weight, total = ctx.saved_tensors
-        channels, values = x.shape[1], x.to(weight.dtype)
-        # As if the statistics were constants; what they add follows from the sums of all processes.
-        grad_x, grad_weight, grad_bias = grad.to(weight.dtype), torch.zeros_like(weight), torch.zeros_like(weight)
-        if values.numel():
-            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                grad_x, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-            )
-        sums = stack(torch.cat([grad_bias, grad_weight])).sum(0) / total
-        scale = torch.rsqrt(var + ctx.eps)
-        slope = -weight * scale.square() * sums[channels:]
-        level = -weight * scale * sums[:channels] - slope * mean
-        broad = [1, channels, *[1] * (x.dim() - 2)]
-        grad_x = grad_x + torch.addcmul(level.view(broad), values, slope.view(broad))
-        return grad_weight, grad_bias, None, grad_x.to(x.dtype)

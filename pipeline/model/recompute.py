@@ -31,7 +31,7 @@ def _second_pass() -> Iterator[None]:
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """`function(*inputs)`, in whatever shape it gives, of which only the inputs are kept.
 
-    Random state, and so dropout, is that of the first pass.
+    Random state is that of the first pass, and so are the keys of dropout, until the next batch's are given.
     """
     output: Tensor = checkpoint(
         function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _second_pass())

@@ -33,20 +33,21 @@ def sweep(run: Path) -> None:
             left.unlink()
 
 
-def prepare(config: TrainConfig, run: Path) -> None:
-    """Sweep, and write the resolved configuration and the surroundings of a first start."""
+def prepare(config: TrainConfig, run: Path, kernels: str | None = None) -> None:
+    """Sweep, and write the resolved configuration and the surroundings of a first start, ``kernels`` among them."""
     sweep(run)
     if not (run / CONFIG).exists():
         run.mkdir(parents=True, exist_ok=True)
-        publish_json(run / ENVIRONMENT, _environment())
+        publish_json(run / ENVIRONMENT, _environment(kernels))
         publish_text(run / CONFIG, configuration.dump(config))
 
 
-def _environment() -> dict[str, object]:
+def _environment(kernels: str | None) -> dict[str, object]:
     return {
         "python": sys.version.split()[0],
         "machine": platform.platform(),
         "host": platform.node(),
         "versions": {name: version_of(name) or "not installed" for name in _PACKAGES},
         "code": code_version(),
+        "kernels": kernels,
     }

@@ -37,10 +37,13 @@ class EngineConfig:
         loss_scale: First loss scale of fp16; it halves at each overflow.
         loss_scale_growth: Steps without overflow after which the scale doubles.
         loss_scale_floor: An overflow at this scale ends the run.
-        tf32: Let fp32 matrix products use TensorFloat-32 on GPUs that have it.
+        tf32: Let fp32 matrix products and convolutions use TensorFloat-32 on GPUs that have it.
         compile: Compile the model with torch.compile.
         norms: `auto` takes apex's fused batch norm, sum and ReLU on a GPU in fp16 or fp32 where NVIDIA's apex is
-            installed and the model is not compiled, else `torch`'s.
+            installed and the model is not compiled, else `torch`: this package's own, in every precision.
+        kernels: What LaConv runs in: `require` stops before the first step where its compiled kernels (CUDA's on a GPU,
+            the C++ kernel on a CPU) cannot be had, `auto` then takes plain PyTorch, several times slower, after one
+            warning, and `plain` takes it anyway.
     """
 
     zero: Literal[0, 1, 2, 3] = 1
@@ -54,6 +57,7 @@ class EngineConfig:
     tf32: bool = False
     compile: bool = False
     norms: Literal["auto", "apex", "torch"] = "auto"
+    kernels: Literal["auto", "require", "plain"] = "auto"
 
     def __post_init__(self) -> None:
         if self.precision == "fp16" and not self.zero:
@@ -101,9 +105,7 @@ class Engine:
         if batch % pieces:
             cut = f"{world} processes" + (f" of {config.accumulate} micro-batches" if config.accumulate > 1 else "")
             raise ConfigError(f"data.batch: {batch} does not divide among {cut}; choose a multiple of {pieces}")
-        if config.tf32:
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
+        allow_tf32(config.tf32)
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // pieces, clip))
         # Without the explicit backend accelerate runs every process as rank 0 of 1 on a CPU, and says nothing.
         group = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo")
@@ -222,6 +224,12 @@ def keep_out_launchers_settings() -> None:
     ]
     if ignored and os.environ.get("RANK", "0") == "0":
         print(f"left aside, for engine.* of the configuration decides: {', '.join(ignored)}", file=sys.stderr)
+
+
+def allow_tf32(on: bool) -> None:
+    """Lets fp32 products and convolutions use TensorFloat-32, or keeps both from it: PyTorch lets cuDNN by default."""
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
 
 
 def _deepspeed(config: EngineConfig, micro_batch: int, clip: float) -> dict[str, Any]:

@@ -91,18 +91,20 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def describe(
-    step: int, seed: int, batches: Sequence[Batch], examples: Examples, terms: dict[str, Tensor]
+    step: int, first: int, batches: Sequence[Batch], examples: Examples, terms: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """What one process fed to a step, and what came out of it: ``terms``, scalars by name."""
+    """What one process fed to a step, and what came out of it: ``terms``, scalars by name.
+
+    Its examples stand in the global batch from place ``first`` on; dropout follows the place.
+    """
     rows = np.concatenate([batch.rows for batch in batches])
     keys = examples.manifest.sample_columns.values("key", examples.samples(rows))
     return {
         "step": step,
-        "dropout_seed": seed,
         "terms": {name: float(value) for name, value in terms.items()},
         "examples": [
-            {"example": row, "sample": key, "text": text}
-            for row, key, text in zip(rows.tolist(), keys, examples.texts(rows), strict=True)
+            {"place": place, "example": row, "sample": key, "text": text}
+            for place, (row, key, text) in enumerate(zip(rows.tolist(), keys, examples.texts(rows), strict=True), first)
         ],
     }
 

@@ -29,7 +29,8 @@ class Progress:
     """What a run is measured by: its steps, its processes, and what its devices could do.
 
     ``trackers`` is accelerate's, which sums over the processes too. ``work`` are the floating-point operations that one
-    example costs a step, ``peak`` those that a device can do a second; both 0 where the peak is not known.
+    example costs a step, ``peak`` those that a device can do a second; both 0 where the peak is not known. ``kernels``
+    is what LaConv runs in: compiled or plain, None for a model without it.
     """
 
     total: int
@@ -37,6 +38,7 @@ class Progress:
     trackers: Accelerator
     work: int
     peak: float
+    kernels: str | None = None
 
 
 class Log:
@@ -45,7 +47,8 @@ class Log:
     A row of `log.jsonl` holds version, step, steps, epoch, the terms of the loss and `grad_norm` (means over the
     steps that were taken), lr, samples_per_s (all processes), samples_per_s_per_device, data_wait (share of the time
     spent waiting for data), mfu (share of the device's peak, by multiply-adds; null where the peak is not known),
-    memory_mb (of this process), device_memory_mb, skipped (steps left out so far), loss_scale (fp16), eta_s and time.
+    memory_mb (of this process), device_memory_mb, kernels (compiled or plain: what LaConv runs in; null in a model
+    without it), skipped (steps left out so far), loss_scale (fp16), eta_s and time.
     """
 
     def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
@@ -92,6 +95,7 @@ class Log:
             "mfu": speed / run.world * run.work / run.peak if run.peak else None,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "device_memory_mb": hardware.memory(run.trackers.device),
+            "kernels": run.kernels,
             "skipped": done - outcome.updates,
             "loss_scale": outcome.loss_scale,
             "eta_s": (run.total - done) * seconds / self._count,
@@ -121,6 +125,8 @@ def _line(row: dict[str, Any]) -> str:
         parts.append(f"mfu {row['mfu']:.1%}")
     memory = row["device_memory_mb"] or row["memory_mb"]
     parts.append(f"{memory / 1024:.1f} GB")
+    if row["kernels"] == "plain":
+        parts.append("plain kernels")
     if row["loss_scale"] is not None:
         parts.append(f"scale {row['loss_scale']:g}")
     if row["skipped"]:

@@ -17,7 +17,7 @@ from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.pipeline.runs import folder
 from laconvnet.pipeline.runs.layout import INCIDENT_STATE, step_of
-from laconvnet.pipeline.training import checkpoint, guard, hardware
+from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.log import Log, Progress
 from laconvnet.pipeline.training.profile import profiled
@@ -45,15 +45,18 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     start_state = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
+    laconv = kernels.settle(start_state.model, engine)
     session = made(config, source, engine, start_state)
     if engine.is_main:
-        folder.prepare(config, run)
+        folder.prepare(config, run, laconv.words if laconv else None)
         report_start(source, engine, config, start_state)
+        if laconv:
+            print(f"LaConv runs in {laconv.words}", file=sys.stderr)
     del start_state  # and with it the checkpoint, which the session has taken in
     writer = checkpoint.Writer(run, config.checkpoint) if engine.is_main else None
     try:
         with _stop_signals() as signals:
-            done, signalled = _take_steps(session, run, writer, signals)
+            done, signalled = _take_steps(session, run, writer, signals, laconv.kind if laconv else None)
             _agree_on_the_last_checkpoint(engine, writer)  # where a second signal may come while it is written
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
@@ -67,14 +70,16 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     return not stopped
 
 
-def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, signals: list[int]) -> tuple[int, int]:
+def _take_steps(
+    session: Session, run: Path, writer: checkpoint.Writer | None, signals: list[int], laconv: str | None
+) -> tuple[int, int]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
     done, signalled = session.first_step, _GO_ON
     with (
         closing(session.stream(session.first_step)) as stream,
-        closing(Log(run, config, _progress(session))) as log,
+        closing(Log(run, config, _progress(session, laconv))) as log,
         profiled(config.log, run, engine.rank) as profiler,
     ):
         for step in range(session.first_step, source.total):
@@ -103,10 +108,11 @@ def _take_steps(session: Session, run: Path, writer: checkpoint.Writer | None, s
     return done, signalled
 
 
-def _progress(session: Session) -> Progress:
+def _progress(session: Session, laconv: str | None) -> Progress:
     engine = session.engine
     peak = hardware.peak(engine.device, session.config.engine.precision) or 0
-    return Progress(session.source.total, engine.world, engine.accelerator, session.operations() if peak else 0, peak)
+    work = session.operations() if peak else 0
+    return Progress(session.source.total, engine.world, engine.accelerator, work, peak, laconv)
 
 
 def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:

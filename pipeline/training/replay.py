@@ -16,7 +16,7 @@ from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS, step_of
-from laconvnet.pipeline.training import checkpoint, guard
+from laconvnet.pipeline.training import checkpoint, guard, kernels
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Session, Source, in_full_precision
 from laconvnet.pipeline.training.start import Start, rebuild
@@ -26,8 +26,8 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     """Run step `step` (counted from 0, as the guard tells it) of this run again; nothing in its folder changes.
 
     It begins with what the guard kept of that step, else with the newest checkpoint before it, from which the steps
-    between are taken as the run took them. The samples and the order are those of the run on any number of processes;
-    dropout is drawn per process, so it is the same only on as many as the run had.
+    between are taken as the run took them. The samples, their order and dropout are those of the run on any number of
+    processes.
 
     Returns {"step", "from", "terms", "gradient_norm", "finite", "first_not_finite", "anomaly", "largest_gradients"}:
     the first module whose output was not finite, what anomaly detection said of the backward pass, and the weights
@@ -42,6 +42,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     vocabulary = Vocabulary.from_json(words)
     start_state = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
+    kernels.settle(start_state.model, engine)
     session = Session(config, source, engine, start_state)
     with closing(session.stream(start_state.step)) as stream:
         for earlier in range(start_state.step, step):
@@ -71,10 +72,11 @@ def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, An
         warnings.simplefilter("always")
         try:
             with torch.autograd.set_detect_anomaly(True):
-                for batch in batches:
-                    # Without the engine around it: anomaly detection must see the model's own graph.
-                    new = session.task.loss(session.model(batch.images, batch.tokens).float(), batch)
-                    torch.stack(list(new.values())).sum().backward()
+                for number, batch in enumerate(batches):
+                    with session.drawn(step, number, batch):
+                        # Without the engine around it: anomaly detection must see the model's own graph.
+                        new = session.task.loss(session.model(batch.images, batch.tokens).float(), batch)
+                        torch.stack(list(new.values())).sum().backward()
                     for name, value in new.items():
                         terms[name] = terms.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
         except RuntimeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.loader import Batch, Loader, Request, requests_of
 from laconvnet.pipeline.data.plan import mix, steps
-from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.model import build_model, draws
 from laconvnet.pipeline.model.cost import cost
 from laconvnet.pipeline.model.net import BlockStage
 from laconvnet.pipeline.tasks import TASKS
@@ -79,6 +79,7 @@ class Session:
         for number, stage in enumerate(stages, 6 - len(stages)):  # networks over a backbone have the last three
             cast(BlockStage, stage).recompute = number in config.engine.recompute
         norms.prepare(self.model, norms.fused(config.engine, engine.device), config.optimizer.freeze_norms)
+        self.draws = draws.Draws(self.model, config.seed)
         self.ema = Ema(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.adam_device))
@@ -109,16 +110,26 @@ class Session:
         for step in range(first, self.source.total):
             yield from requests_of(items, config.data, step, engine.rank, engine.world, config.engine.accumulate)
 
-    def seed(self, step: int) -> int:
-        """Dropout is a function of the step: a resumed run draws what the undisturbed one would have drawn."""
-        return mix(self.config.seed, 4, step, self.engine.rank)
+    @property
+    def first_place(self) -> int:
+        """Where in the global batch of every step the examples of this process begin."""
+        return self.engine.rank * (self.config.data.batch // self.engine.world)
+
+    def drawn(self, step: int, number: int, batch: Batch) -> AbstractContextManager[None]:
+        """Within, dropout is that of a step's micro-batch (counted from 0): on any process, of any cut, the same.
+
+        It has to last to the end of the backward pass, which may compute activations again.
+        """
+        first = self.first_place + number * len(batch.rows)
+        return self.draws.of(step, torch.arange(first, first + len(batch.rows)), self.engine.device)
 
     def seed_step(self, step: int) -> None:
-        """Make the random numbers of this process those of the step."""
+        """Make the random numbers of this process those of the step, for layers of others that draw from torch."""
+        seed = mix(self.config.seed, 4, step, self.engine.rank)
         # torch.manual_seed looks for every kind of accelerator: at a small batch that takes a hundredth of the step.
-        torch.default_generator.manual_seed(self.seed(step))
+        torch.default_generator.manual_seed(seed)
         if self.engine.device.type == "cuda":
-            torch.cuda.manual_seed(self.seed(step))
+            torch.cuda.manual_seed(seed)
 
     def step(self, step: int, batches: list[Batch]) -> Outcome:
         """Train on the micro-batches of one step."""
@@ -128,13 +139,14 @@ class Session:
         for group in self.wrapped.optimizer.param_groups:
             group["lr"] = rate
         sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches, 1):
-            terms = self.task.loss(self.wrapped(batch.images, batch.tokens).float(), batch)
-            loss = torch.stack(list(terms.values())).sum()
-            self.wrapped.backward(poisoned(loss))
+        for number, batch in enumerate(batches):
+            with self.drawn(step, number, batch):
+                terms = self.task.loss(self.wrapped(batch.images, batch.tokens).float(), batch)
+                loss = torch.stack(list(terms.values())).sum()
+                self.wrapped.backward(poisoned(loss))
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
-            if number < len(batches):
+            if number + 1 < len(batches):
                 self.wrapped.step()  # counts the micro-batch; the weights move at the last one
         norm, skipped = self.engine.step(self.wrapped, self.trained)
         if skipped:
@@ -158,10 +170,11 @@ class Session:
         self.statistics.keep()
         self.seed_step(step)
         with torch.no_grad(), self.engine.autocast(), first_not_finite(self.model) as found:
-            for batch in batches:
-                self.wrapped(batch.images, batch.tokens)
+            for number, batch in enumerate(batches):
+                with self.drawn(step, number, batch):
+                    self.wrapped(batch.images, batch.tokens)
         self.statistics.restore()
-        record = describe(step, self.seed(step), batches, self.source.examples, outcome.terms)
+        record = describe(step, self.first_place, batches, self.source.examples, outcome.terms)
         return {
             "rank": self.engine.rank,
             "world": self.engine.world,
@@ -180,6 +193,7 @@ class Session:
         with whole(self.model, zero):
             yield {
                 "step": done,
+                "draws": draws.VERSION,
                 "updates": self.updates,
                 "task": self.config.model.task,
                 "data": self.source.examples.fingerprint,

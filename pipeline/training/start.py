@@ -16,7 +16,7 @@ from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.data.text import Vocabulary, load_glove
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.model import Model, build_model
+from laconvnet.pipeline.model import Model, build_model, draws
 from laconvnet.pipeline.model.backbones import load_weights
 from laconvnet.pipeline.model.plugin import PlugIn
 from laconvnet.pipeline.training import checkpoint
@@ -52,7 +52,8 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
                 "samples is lost; put that build back, or start another run with --init_from"
             )
         vocabulary = Vocabulary.from_json(words)
-        return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"resuming {own}")
+        summary = f"resuming {own}{_other_draws(state)}"
+        return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, summary)
     if config.init_from:
         return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
     vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0, config.data.answer_minimum)
@@ -73,6 +74,17 @@ def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tens
     model = build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)
     model.load_state_dict(weights, strict=True)
     return model
+
+
+def _other_draws(state: dict[str, Any]) -> str:
+    """What the log says of a checkpoint whose run drew dropout by another rule."""
+    theirs = state.get("draws", 1)
+    if theirs == draws.VERSION:
+        return ""
+    return (
+        f"; it was trained with dropout drawn by rule {theirs}, this version draws by rule {draws.VERSION}: the run "
+        "goes on with other masks, so not bit for bit"
+    )
 
 
 def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from laconvnet import kernels
 from laconvnet.pipeline.model import ModelConfig, build_model
@@ -53,22 +50,6 @@ def test_the_network_agrees_with_the_cpu(task: str) -> None:
         found = model.cuda()(images.cuda(), tokens.cuda()).cpu()
     scale = expected.abs().max()
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=2e-3)
-
-
-def test_decoding_on_the_gpu_agrees_with_the_cpu() -> None:
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    from laconvnet.pipeline.data.decode import Decoder
-    from laconvnet.pipeline.data.geometry import Letterbox
-
-    gradient = np.linspace(0, 255, 120 * 200).reshape(120, 200).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(np.stack([gradient, gradient[::-1], gradient[:, ::-1]], 2)).save(file, "JPEG", quality=95)
-    data = [np.frombuffer(file.getvalue(), np.uint8)] * 2
-    letterbox = Letterbox.fit(np.array([200, 200]), np.array([120, 120]), 64)
-    expected = Decoder(64, 4, 1, torch.device("cpu")).decode(data, letterbox)
-    found = Decoder(64, 4, 1, torch.device("cuda", 0)).decode(data, letterbox)
-    assert found.is_cuda
-    assert (found.cpu() - expected).abs().mean() < 0.01
 
 
 def test_a_run_trains_evaluates_and_resumes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from laconvnet import kernels
-from laconvnet.kernels import cuda
+from laconvnet.kernels import cuda, dropout
 from laconvnet.kernels.plain import taps
 from tests.kernels.tensors import Shape, Three, each
 
@@ -157,9 +157,9 @@ def test_more_than_two_to_the_31_elements(way: cuda.Library) -> None:
         for ours, theirs in zip(found, everything(way, x[part], x[part], filters[part], k, g, False), strict=True):
             assert torch.equal(ours[part], theirs)
     small = filters[b - 1 :].clone(memory_format=torch.channels_last)
-    seed = torch.tensor(3)
-    way.dropout_(filters, seed, 0, 0.1)
-    way.dropout_(small, seed, b - 1, 0.1)
+    keys = torch.arange(b)
+    way.dropout_(filters, keys, k, g, 0.1)
+    way.dropout_(small, keys[b - 1 :], k, g, 0.1)
     assert torch.equal(filters[b - 1 :], small)
 
 
@@ -194,11 +194,11 @@ def test_another_device(way: cuda.Library) -> None:
 
 def test_captured_in_a_graph(way: cuda.Library) -> None:
     grad, x, filters = inputs((2, 64, 26, 26, 7, 4), torch.bfloat16)
-    seed = torch.zeros(1, dtype=torch.int64, device="cuda")
+    keys = torch.zeros(2, dtype=torch.int64, device="cuda")
 
     def step() -> tuple[Tensor, ...]:
         dropped = filters.clone(memory_format=torch.preserve_format)
-        way.dropout_(dropped, seed, 0, 0.1)
+        way.dropout_(dropped, keys, 7, 4, 0.1)
         return everything(way, grad, x, dropped, 7, 4, False)
 
     stream = torch.cuda.Stream()
@@ -212,7 +212,7 @@ def test_captured_in_a_graph(way: cuda.Library) -> None:
     seen = []
     for number in (5, 6):
         x.normal_()
-        seed.fill_(number)
+        keys.fill_(number)
         graph.replay()
         for ours, theirs in zip(found, step(), strict=True):
             assert torch.equal(ours, theirs)
@@ -221,23 +221,28 @@ def test_captured_in_a_graph(way: cuda.Library) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dropout(way: cuda.Library, dtype: torch.dtype) -> None:
-    filters = torch.ones(64, 196, 26, 26, device="cuda", dtype=dtype)
-    seed = torch.tensor(1234)
-    whole = filters.clone(memory_format=torch.channels_last)
-    way.dropout_(whole, seed, 0, 0.1)
-    kept = (whole != 0).double().mean().item()
-    assert abs(kept - 0.9) < 4 * (0.09 / whole.numel()) ** 0.5 + 1 / 131072
-    assert whole.float().unique().tolist() == pytest.approx([0.0, 1 / 0.9], rel=torch.finfo(dtype).eps)
-    again = filters.clone()  # another memory format, the seed on the device
-    way.dropout_(again, seed.cuda(), 0, 0.1)
-    assert torch.equal(again, whole)
-    parts = []
-    for start in range(0, 64, 24):
-        part = filters[start : start + 24].clone(memory_format=torch.channels_last)
-        way.dropout_(part, seed, start, 0.1)
-        parts.append(part)
-    assert torch.equal(torch.cat(parts), whole)
+@pytest.mark.parametrize(("k", "g", "side"), [(7, 4, 26), (3, 4, 104), (5, 2, 13), (9, 3, 5), (7, 16, 7)])
+def test_filters_are_dropped_as_on_the_cpu(way: cuda.Library, dtype: torch.dtype, k: int, g: int, side: int) -> None:
+    keys = kernels.image_keys(1, 2, torch.arange(8), ["here"])[0]
+    values = (torch.rand(8, k * k * g, side, side) + 1).to(dtype)
+    expected = values.clone()
+    dropout.dropout_(expected, keys, k, g, 0.1)
+    for given in (values.cuda(), values.cuda().contiguous(memory_format=torch.channels_last)):
+        way.dropout_(given, keys.cuda(), k, g, 0.1)
+        assert torch.equal(given.cpu(), expected)
+        part = values[5:].cuda()
+        way.dropout_(part, keys[5:], k, g, 0.1)  # keys on the CPU
+        assert torch.equal(part, given[5:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4, 8, 15, 676), (4, 5), (4, 3, 7, 11)])
+def test_elements_are_dropped_as_on_the_cpu(way: cuda.Library, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    keys = kernels.image_keys(1, 2, torch.arange(4), ["here"])[0]
+    values = (torch.rand(shape) + 1).to(dtype)
+    expected = dropout.dropout(values, keys, 0.1)
+    assert torch.equal(way.dropout(values.cuda(), keys.cuda(), 0.1).cpu(), expected)
+    assert torch.equal(kernels.keyed_dropout(values.cuda(), keys, 0.1).cpu(), expected)
 
 
 def test_dropout_in_training_has_one_mask() -> None:
@@ -248,7 +253,7 @@ def test_dropout_in_training_has_one_mask() -> None:
     weight, bias = torch.randn(36, 6, device="cuda"), torch.randn(36, device="cuda", requires_grad=True)
 
     def out(value: Tensor) -> Tensor:
-        return kernels.laconv(x, cond, weight, value, 3, 4, dropout_p=0.5, seed=11)
+        return kernels.laconv(x, cond, weight, value, 3, 4, dropout_p=0.5, keys=torch.tensor([11, 12]))
 
     direction = torch.randn_like(bias)
     upper = torch.randn(2, 8, 9, 9, device="cuda")
@@ -266,8 +271,9 @@ def test_contracts_of_pytorch() -> None:
     cond, weight, bias = (
         torch.randn(*side, device="cuda", requires_grad=True) for side in ((2, 4, 5, 6), (18, 4), (18,))
     )
-    for seed in (torch.tensor(3), torch.tensor(3, device="cuda")):
-        torch.library.opcheck(torch.ops.laconv.laconv.default, (x, cond, weight, bias, 3, 2, 0.1, seed, False))
+    for keys in (torch.tensor([3, 4]), torch.tensor([3, 4], device="cuda")):
+        torch.library.opcheck(torch.ops.laconv.laconv.default, (x, cond, weight, bias, 3, 2, 0.1, keys, False))
+        torch.library.opcheck(torch.ops.laconv.keyed_dropout.default, (x, keys, 0.1))
 
 
 def test_compiled() -> None:
@@ -330,7 +336,7 @@ def test_errors_are_told(way: cuda.Library) -> None:
 
 SANITIZED = """
 import torch
-from laconvnet.kernels import cuda
+from laconvnet.kernels import cuda, dropout
 way = cuda.ready(torch.device("cuda", 0))
 assert way is not None
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
@@ -338,7 +344,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         for interleaved in (False, True):
             x = torch.randn(2, h, w, c, device="cuda").to(dtype).permute(0, 3, 1, 2)
             filters = torch.randn(2, h, w, k * k * g, device="cuda").to(dtype).permute(0, 3, 1, 2)
-            way.dropout_(filters, torch.tensor(1), 0, 0.1)
+            way.dropout_(filters, torch.tensor([1, 2]), k, g, 0.1)
+            way.dropout(x, torch.tensor([1, 2]), 0.1)
             way.dynamic_conv(x, filters, k, g, interleaved)
             way.dynamic_conv_backward(x, x, filters, k, g, interleaved)
 torch.cuda.synchronize()

@@ -186,6 +186,18 @@ inline void narrow(float wide, bfloat16& number) {
   number.bits = isnan(wide) ? 0x7fff : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// A word's low half comes first in memory.
+template <class T> void widen_word(uint32_t word, T, float& first, float& second) {
+  first = widen(T{uint16_t(word)});
+  second = widen(T{uint16_t(word >> 16)});
+}
+template <class T> uint32_t narrow_word(float first, float second, T) {
+  T low, high;
+  narrow(first, low);
+  narrow(second, high);
+  return low.bits | uint32_t(high.bits) << 16;
+}
+
 // `line`, of the caller, tells one access from another where the lanes' are put together.
 template <class V> V load(const void* address, int line = __builtin_LINE()) {
   emulation::check_address(address, sizeof(V));

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
 
@@ -21,24 +22,10 @@ HERE = Path(__file__).parent
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
 
 
-class Arguments(ctypes.Structure):
-    """laconv_fused_args."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "cond", "weight", "bias", "grad", "result", "grad_cond")),
-        *((name, ctypes.c_void_p) for name in ("grad_weight", "grad_bias", "workspace")),
-        ("workspace_bytes", ctypes.c_int64),
-        ("keys", ctypes.c_void_p),
-        ("threshold", ctypes.c_int64),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "condition", "groups")),
-        ("kernel_size", ctypes.c_int64),
-    )
-
-
-def sizes(given: Problem) -> Arguments:
+def sizes(given: Problem) -> FusedArguments:
     """The arguments of a call but for its addresses."""
     batch, channels, height, width = given.x.shape
-    return Arguments(
+    return FusedArguments(
         batch=batch, height=height, width=width, channels=channels, condition=given.cond.shape[1],
         groups=given.groups, kernel_size=given.kernel_size, threshold=given.threshold,
     )  # fmt: skip
@@ -193,13 +180,29 @@ class Guarded:
         return self.inner.permute(0, 3, 1, 2) if self.last else self.inner
 
 
+class Packed(NamedTuple):
+    """A condition as the convolution before leaves it: relu(scale * relu(cond) + shift) is the condition."""
+
+    cond: Tensor  # (B, ceil(H/s), ceil(W/s), s, s, M)
+    scale: Tensor  # float32 (M,)
+    shift: Tensor  # float32 (M,)
+
+
 class Fused:
     """The entry points of emulated units, on tensors."""
 
     def __init__(self, *libraries: ctypes.CDLL) -> None:
         self.libraries = libraries
 
-    def code(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> int:
+    def code(
+        self,
+        what: str,
+        kernel: str,
+        given: Problem,
+        workspace: Tensor | None,
+        packed: Packed | None = None,
+        **results: Guarded,
+    ) -> int:
         """What an entry point answers."""
         held = {name: amid_nan(getattr(given, name)) for name in ("x", "cond", "weight", "grad")}
         arguments = sizes(given)
@@ -210,6 +213,10 @@ class Fused:
         offset = None if given.bias is None else amid_nan(given.bias)
         arguments.bias = None if offset is None else offset.data_ptr()
         arguments.keys = None if given.keys is None else given.keys.data_ptr()
+        if packed is not None:
+            held["cond"], scale, shift = (amid_nan(tensor.flatten()) for tensor in packed)
+            arguments.cond, arguments.scale, arguments.shift = (t.data_ptr() for t in (held["cond"], scale, shift))
+            arguments.packing = packed.cond.shape[3]
         if workspace is not None:
             arguments.workspace, arguments.workspace_bytes = workspace.data_ptr(), workspace.numel()
         return int(self._entry(what, kernel, given)(ctypes.byref(arguments), None))
@@ -226,14 +233,22 @@ class Fused:
         assert found, f"no entry point {name}"
         return found[0]
 
-    def _call(self, what: str, kernel: str, given: Problem, workspace: Tensor | None, **results: Guarded) -> None:
-        code = self.code(what, kernel, given, workspace, **results)
+    def _call(
+        self,
+        what: str,
+        kernel: str,
+        given: Problem,
+        workspace: Tensor | None,
+        packed: Packed | None = None,
+        **results: Guarded,
+    ) -> None:
+        code = self.code(what, kernel, given, workspace, packed, **results)
         assert code == 0, f"{what} {kernel}: code {code}"
 
-    def forward(self, kernel: str, given: Problem) -> Tensor:
-        """(B, C, H, W), of the entry point whose name ends in `kernel`."""
+    def forward(self, kernel: str, given: Problem, packed: Packed | None = None) -> Tensor:
+        """(B, C, H, W), of the entry point whose name ends in `kernel`; `packed` takes the place of the condition."""
         result = Guarded(tuple(given.x.shape), given.x.dtype)
-        self._call("forward", kernel, given, None, result=result)
+        self._call("forward", kernel, given, None, packed, result=result)
         return result.value()
 
     def grad_x(self, kernel: str, given: Problem) -> Tensor:
@@ -253,7 +268,7 @@ class Fused:
             for name in names
         }
         workspace = torch.full((workspace_bytes,), 0xFF, dtype=torch.uint8)
-        self._call("grad_filters", kernel, given, workspace, **results)
+        self._call("grad_filters", kernel, given, workspace, None, **results)
         return {name: results[f"grad_{name}"].value() for name in names}
 
     def counted(self, run: object) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ import pytest
 import torch
 
 from laconvnet import kernels
-from laconvnet.kernels import cpu, plain
-from laconvnet.kernels.backend import backend
+from laconvnet.kernels import cpu, folders, plain
+from laconvnet.kernels.backend import Choice, KernelsMissing, backend, choose, in_use
 from laconvnet.kernels.cpu import build, native
 from tests.kernels import compilers
 
@@ -23,11 +24,21 @@ CPU = torch.device("cpu")
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and nothing remembered of an earlier build."""
     monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
-    for function in (cpu.ready, native.library):
+    monkeypatch.setattr(folders, "_said", set())
+    forget()
+    yield tmp_path / "cache"
+    forget()
+    choose("auto")
+
+
+def forget() -> None:
+    for function in (cpu.ready, cpu.outcome, native.library):
         function.cache_clear()
-    yield tmp_path / "cache" / "cpu"
-    for function in (cpu.ready, native.library):
-        function.cache_clear()
+
+
+@pytest.fixture
+def real() -> str:
+    return compilers.cxx()
 
 
 def compiler(folder: Path, lines: str) -> Path:
@@ -37,42 +48,45 @@ def compiler(folder: Path, lines: str) -> Path:
     return path
 
 
-def test_compiled_once(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = compilers.cxx()
+def test_compiled_once(real: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrapper = compiler(tmp_path, f'echo run >> {tmp_path}/runs\nexec {real} -O0 "$@" -O0')
     monkeypatch.setenv("CXX", str(wrapper))
     assert cpu.ready() is native
     assert backend(CPU, torch.float32) is native
     assert backend(CPU, torch.bfloat16) is native
     assert backend(CPU, torch.float64) is plain
-    cpu.ready.cache_clear()
-    native.library.cache_clear()
+    forget()
     assert cpu.ready() is native
     assert (tmp_path / "runs").read_text() == "run\n"
-    assert [path.suffix for path in fresh.iterdir()] == [".so"]  # no litter
+    (folder,) = (path for path in fresh.iterdir() if path.is_dir())
+    assert sorted(path.name for path in folder.iterdir()) == [build.LIBRARY, "manifest.json"]  # no litter
+    assert build.damage() is None
+    monkeypatch.setenv("CXX", "nowhere")
+    assert build.find() is not None, "where it is built, no compiler is needed"
 
 
 def test_other_flags_or_another_source_give_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = str(compiler(tmp_path, "exit 0"))
-    names = {build._fingerprint(program)}
+    names = {build._name(program)}
     monkeypatch.setattr(build, "_processor", lambda: "another")
-    names.add(build._fingerprint(program))
+    names.add(build._name(program))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    names.add(build._fingerprint(program))
+    names.add(build._name(program))
     changed = tmp_path / "changed"
     shutil.copytree(build.SOURCES, changed)
     (changed / "rows.h").write_text("// changed")
     monkeypatch.setattr(build, "SOURCES", changed)
-    names.add(build._fingerprint(program))
+    names.add(build._name(program))
     assert len(names) == 4
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("echo 'error: no such flag' >&2; exit 3", "exit code 3: error: no such flag"),
-        ("exit 1", "exit code 1: said nothing"),
-        ('while [ "$1" != -o ]; do shift; done; echo no library > "$2"', "dynamic_conv-"),
+        ("echo 'error: no such flag' >&2; exit 3", "error: no such flag; all its words: "),
+        ("exit 1", "exit code 1: "),
+        ("kill -9 $$", "signal 9"),
+        ('while [ "$1" != -o ]; do shift; done; echo no library > "$2"', "liblaconv_cpu.so"),
         (None, "CXX: nowhere: no such program"),
     ],
 )
@@ -103,18 +117,92 @@ def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
         build.compiler()
 
 
-@pytest.mark.parametrize("refused", ["mkdir", "touch"])
-def test_a_cache_that_cannot_be_written_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+@pytest.mark.parametrize("size", [0, 100, 20000])
+def test_a_damaged_library_is_named_and_built_anew(
+    size: int, real: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = compilers.cxx()
     monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    first = build.build()
+    os.truncate(first.path, size)
+    assert f"{first.path}: damaged: {size} bytes" in (build.damage() or "")
+    assert cpu.ready() is native
+    assert build.damage() is None
+    assert f"{first.path}: damaged: {size} bytes" in capsys.readouterr().err
 
-    def refuse(*arguments: object, **options: object) -> None:
-        raise PermissionError("read-only")
 
-    monkeypatch.setattr(Path, refused, refuse)
-    assert build.library().laconv_cpu_forward
-    assert list((tmp_path / "temporary").iterdir()) == []
+CPUINFO = """processor	: {number}
+model name	: Some Processor
+cpu MHz		: {mhz}
+flags		: fpu sse2 avx2{more}
+"""
+
+
+def test_machines_that_share_a_cache_load_their_own_code(
+    real: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
+    monkeypatch.setattr(build, "CPUINFO", tmp_path / "cpuinfo")
+
+    def become(more: str, mhz: int = 2000) -> None:
+        both = (CPUINFO.format(number=number, mhz=mhz + number, more=more) for number in range(2))
+        build.CPUINFO.write_text("\n".join(both))
+
+    become(" avx512f")
+    wide = build.build()
+    assert "avx512f" in wide.made_from["processor"]
+    assert "-march=native" in wide.made_from["flags"] or "-mcpu=native" in wide.made_from["flags"]
+    become("")
+    assert build.find() is None, "a machine without these instructions does not load them"
+    monkeypatch.setenv("CXX", "nowhere")
+    assert build.find() is None
+    monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
+    narrow = build.build()
+    assert narrow.path != wide.path
+    assert build.find() == narrow
+    become(" avx512f", mhz=3000)
+    assert build.find() == wide
+
+
+@pytest.mark.parametrize("result", ["wrong", "error"])
+def test_a_library_that_does_not_compute_right_is_not_taken(
+    result: str, real: str, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
+
+    def wrong(x: torch.Tensor, *rest: object) -> torch.Tensor:
+        if result == "error":
+            raise RuntimeError("launch failed")
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(native, "dynamic_conv", wrong)
+    with pytest.warns(UserWarning, match="probe launch (failed: launch failed|gave wrong numbers)"):
+        assert backend(CPU, torch.float32) is plain
+
+
+def test_required_kernels_that_cannot_be_had_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "nowhere")
+    choose("require")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(KernelsMissing, match=r"laconv on cpu: .*CXX: nowhere"):
+            backend(CPU, torch.float32)
+        found = in_use(CPU)
+    assert (found.compiled, found.kind) == (False, "plain")
+    assert "CXX: nowhere" in found.reason
+    assert backend(CPU, torch.float64) is plain, "which has no other"
+    choose("plain")
+    assert backend(CPU, torch.float32) is plain
+
+
+def test_what_is_chosen_is_what_runs(real: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(compiler(tmp_path, f'exec {real} -O0 "$@" -O0')))
+    choose("plain")
+    assert backend(CPU, torch.float32) is plain
+    assert not in_use(CPU).compiled
+    assert native.library.cache_info().currsize == 0, "nothing is compiled for it"
+    choices: tuple[Choice, ...] = ("auto", "require")
+    for choice in choices:
+        choose(choice)
+        assert backend(CPU, torch.float32) is native
+        assert (in_use(CPU).compiled, in_use(CPU).kind) == (True, "compiled")
+        assert build.LIBRARY in in_use(CPU).words

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import importlib.metadata
-import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from laconvnet.kernels import cuda
+from laconvnet.kernels import cuda, folders, libraries
 from laconvnet.kernels.cuda import cache, resources, toolchain
 from laconvnet.kernels.cuda import compiler as building
 from laconvnet.kernels.cuda.cache import BuildError, Built
@@ -51,6 +48,8 @@ ONE_BUILD = len(building.units()) + 1  # and the link
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cuda, "_outcomes", {})
+    monkeypatch.setattr(cuda, "_warned", set())
+    monkeypatch.setattr(folders, "_said", set())
 
 
 @pytest.fixture
@@ -86,11 +85,15 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
     assert built.library.stat().st_size <= 4 * 2**20  # about 1.5 MiB each
     assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
     library = ctypes.CDLL(str(built.library))
+    assert library.laconv_norm_combine_f32
     for dtype in ("f32", "f16", "bf16", "f64"):
-        assert getattr(library, f"laconv_dropout_{dtype}")
+        assert getattr(library, f"laconv_drop_filters_{dtype}")
+        assert getattr(library, f"laconv_drop_elements_{dtype}")
         for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):
             for what in ("forward", "grad_x", "grad_filters"):
                 assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
+        for what in ("statistics", "apply", "backward_reduce", "backward_apply", "workspace"):
+            assert dtype == "f64" or getattr(library, f"laconv_norm_{what}_{dtype}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -99,8 +102,16 @@ def test_a_launch_without_a_gpu_is_reported(built: Built) -> None:
     x, filters = torch.zeros(1, 4, 3, 3), torch.zeros(1, 18, 3, 3)
     with pytest.raises(RuntimeError, match=r"forward_f32_k3 on cpu \(batch 1, height 3.*\): (CUDA driver|no CUDA)"):
         library.dynamic_conv(x, filters, 3, 2, False)
-    with pytest.raises(RuntimeError, match=r"laconv_dropout_f32 on cpu \(images 1, .*p 0.5\): (CUDA driver|no CUDA)"):
-        library.dropout_(filters, torch.tensor(1), 0, 0.5)
+    with pytest.raises(
+        RuntimeError, match=r"drop_filters_f32 on cpu \(images 1, .*threshold 128\): (CUDA driver|no CUDA)"
+    ):
+        library.dropout_(filters, torch.tensor([1]), 3, 2, 0.5)
+    with pytest.raises(RuntimeError, match=r"drop_elements_f32 on cpu \(.*threshold 26\): (CUDA driver|no CUDA)"):
+        library.dropout(filters, torch.tensor([1]), 0.1)
+    with pytest.raises(
+        RuntimeError, match=r"laconv_norm_statistics_f32 on cpu \(rows 9, channels 4,.*\): (CUDA driver|no CUDA)"
+    ):
+        library.norm_statistics(x)
 
 
 def test_a_broken_source_gives_the_compilers_words(sources: Path) -> None:
@@ -127,6 +138,7 @@ def test_ptx_is_always_carried() -> None:
 def test_built_once_and_found_again(tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path)
     first = cuda.build(["90a"], nvcc)
+    assert first.codes == ("sm_90a", "compute_80")
     assert first == cuda.build(["90a"], nvcc) == cache.find("90a", cache.source_hash(), nvcc.version)
     assert calls(tmp_path) == ONE_BUILD
     assert cache.find("80", cache.source_hash(), nvcc.version) is None
@@ -140,12 +152,29 @@ def test_another_source_or_compiler_is_another_library(tmp_path: Path, sources: 
     nvcc, newer = fake_nvcc(tmp_path), fake_nvcc(tmp_path / "newer", "13.1.5")
     first = cuda.build(["90a"], nvcc, sources)
     assert cuda.build(["90a"], newer, sources).folder != first.folder
-    with (sources / "gather.cuh").open("a") as file:
-        file.write("// another\n")
-    assert cuda.build(["90a"], nvcc, sources).folder != first.folder
-    assert (calls(tmp_path), calls(tmp_path / "newer")) == (2 * ONE_BUILD, ONE_BUILD)
+    seen = {first.folder}
+    for name in ("gather.cuh", "norm/apply.cuh", "norm/norm.h"):
+        with (sources / name).open("a") as file:
+            file.write("// another\n")
+        seen.add(cuda.build(["90a"], nvcc, sources).folder)
+    assert len(seen) == 4
+    assert (calls(tmp_path), calls(tmp_path / "newer")) == (4 * ONE_BUILD, ONE_BUILD)
     assert cache.find("90a", first.source, newer.version) != first
     assert cache.find("90a", first.source, None) is not None
+
+
+def test_sources_in_subfolders_count(sources: Path) -> None:
+    hashes = {cache.source_hash(sources)}
+    for name, words in (("deep/er/part.cuh", "a"), ("deep/er/part.cuh", "b"), ("deep/part.cuh", "b"), ("part.h", "b")):
+        path = sources / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(words)
+        hashes.add(cache.source_hash(sources))
+    (sources / "deep" / "notes.txt").write_text("no source")
+    hashes.add(cache.source_hash(sources))
+    (sources / "deep" / "part.cuh").rename(sources / "deep" / "er" / "moved.cuh")
+    assert cache.source_hash(sources) not in hashes
+    assert len(hashes) == 5
 
 
 def test_the_runtime_beside_a_packages_compiler_is_linked(tmp_path: Path) -> None:
@@ -161,54 +190,29 @@ def test_the_runtime_beside_a_packages_compiler_is_linked(tmp_path: Path) -> Non
     assert not any("-L" in line for line in compiled)
 
 
-def test_a_damaged_folder_is_built_anew(tmp_path: Path) -> None:
+def test_a_damaged_library_is_named_and_built_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nvcc = fake_nvcc(tmp_path)
     first = cuda.build(["90a"], nvcc)
-    first.library.unlink()
-    assert cuda.build(["90a"], nvcc).library.exists()
-    (first.folder / cache.MANIFEST).write_text("[]")
-    assert json.loads((cuda.build(["90a"], nvcc).folder / cache.MANIFEST).read_text())["nvcc"] == nvcc.version
-    assert calls(tmp_path) == 3 * ONE_BUILD
+    first.library.write_bytes(first.library.read_bytes()[:2])
+    capsys.readouterr()
+    assert cache.find("90a", first.source, nvcc.version) is None
+    assert "2 bytes" in (cache.damage(first.source) or "")
+    assert cuda.build(["90a"], nvcc) == first
+    assert calls(tmp_path) == 2 * ONE_BUILD
+    said = capsys.readouterr().err.splitlines()
+    assert f"{first.library}: damaged" in said[0]
+    assert "compiling CUDA kernels" in said[1]
 
 
-def test_two_processes_build_once(tmp_path: Path) -> None:
-    nvcc = fake_nvcc(tmp_path)
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=cuda.build, args=(["90a"], nvcc)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert calls(tmp_path) == ONE_BUILD
-    assert cache.find("90a", cache.source_hash(), nvcc.version) is not None
-
-
-def test_waiting_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvcc = fake_nvcc(tmp_path)
-    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.2)
-    lock = cache.cache_folder() / f".{cache.key(['90a'], cache.source_hash(), nvcc.version)}.lock"
-    lock.parent.mkdir()
-    with lock.open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(BuildError, match=r"\.lock: another process has held this lock for"):
-            cuda.build(["90a"], nvcc)
-    assert calls(tmp_path) == 0
-
-
-def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
-    nvcc = fake_nvcc(tmp_path)
-    left = cache.cache_folder() / f".partial.00000001.{cache.key(['90a'], cache.source_hash(), nvcc.version)}"
-    left.mkdir(parents=True)
-    cuda.build(["90a"], nvcc)
-    assert not left.exists()
-
-
-def test_a_failure_is_remembered_until_requested_again(tmp_path: Path) -> None:
+def test_an_accident_is_forgotten_and_a_verdict_is_not(tmp_path: Path) -> None:
     nvcc = fake_nvcc(tmp_path)
     working = nvcc.path.read_text()
-    nvcc.path.write_text("#!/bin/sh\necho 'ptxas fatal   : out of memory'\nexit 2\n")
-    with pytest.raises(BuildError, match="ptxas fatal   : out of memory; all its words"):
+    nvcc.path.write_text("#!/bin/sh\necho \"nvcc error   : 'ptxas' died due to signal 9\"\nexit 9\n")
+    with pytest.raises(BuildError, match="died due to signal 9"):
+        cuda.build(["90a"], nvcc)
+    assert not list(cache.cache_folder().glob("*.failed.txt"))
+    nvcc.path.write_text("#!/bin/sh\necho 'gather.cuh(3): error: no such type'\nexit 2\n")
+    with pytest.raises(BuildError, match=r"gather\.cuh\(3\): error: no such type; all its words"):
         cuda.build(["90a"], nvcc)
     nvcc.path.write_text(working)
     with pytest.raises(BuildError, match="an earlier build failed"):
@@ -217,11 +221,73 @@ def test_a_failure_is_remembered_until_requested_again(tmp_path: Path) -> None:
     assert not list(cache.cache_folder().glob("*.failed.txt"))
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(BuildError, match="Not a directory"):
-        cuda.build(["90a"], fake_nvcc(tmp_path))
+OTHER = """#!/bin/sh
+case "$*" in
+  *--version*) echo "Cuda compilation tools, release 11.4, V11.4.48"; exit;;
+  *--list-gpu-code*) {listed}; exit;;
+  *--help*) {helped}; exit;;
+esac
+for unknown in {unknown}; do case "$*" in
+  *compute_$unknown,*|*compute_$unknown) echo "nvcc fatal   : Unsupported gpu architecture 'compute_$unknown'"; exit 1;;
+esac; done
+while [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done
+echo made > "$out"
+"""
+
+
+@pytest.mark.parametrize(
+    ("listed", "unknown", "wanted", "codes"),
+    [
+        ("75 80 86 87", "90a 100 90", ["90a"], ("compute_87", "compute_80")),
+        ("75 80 86 87 90", "90a 100", ["90a"], ("sm_90", "compute_80")),
+        ("75 80 86 87 90 90a", "100", ["80", "90a", "100"], ("compute_90", "sm_80", "sm_90a", "compute_80")),
+        ("90 90a 100 110", "80", ["90a"], ("sm_90a", "compute_90")),
+        ("", "100", ["100"], ("compute_90", "compute_80")),
+        ("", "90a 90 89 100", ["90a", "100"], ("compute_87", "compute_80")),
+    ],
+)
+def test_a_compiler_that_does_not_know_a_chip(
+    listed: str,
+    unknown: str,
+    wanted: list[str],
+    codes: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "nvcc"
+    lines = " ".join(f"sm_{name}" for name in listed.split() if name.isdigit())
+    words = {
+        "listed": f"echo {lines}" if listed else "exit 1",
+        "helped": "echo sm_90a" if "90a" in listed else "exit 1",
+    }
+    path.write_text(OTHER.format(unknown=unknown, **words))
+    path.chmod(0o755)
+    nvcc = Nvcc(path, "11.4.48")
+    built = cuda.build(wanted, nvcc)
+    assert set(built.codes) == set(codes)
+    assert built.codes[-1] == codes[-1]
+    said = [line for line in capsys.readouterr().err.splitlines() if "does not know" in line]
+    assert all(part in said[-1] for part in ("11.4.48", f"compute_{unknown.split()[0]}", *codes))
+    for name in wanted:
+        assert cache.find(name, built.source, nvcc.version) == built
+
+
+def test_a_compiler_that_makes_nothing_for_a_chip(tmp_path: Path) -> None:
+    path = tmp_path / "nvcc"
+    path.write_text(OTHER.format(unknown="80", listed="echo sm_90 sm_100", helped="exit 1"))
+    path.chmod(0o755)
+    with pytest.raises(BuildError, match=r"nvcc 14\.0\.1 makes no code .*sm_80"):
+        cuda.build(["80"], Nvcc(path, "14.0.1"))
+    assert not list(cache.cache_folder().glob("*.failed.txt"))
+
+
+def test_the_real_compiler_tells_what_it_knows() -> None:
+    nvcc = toolchain.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
+    known = nvcc.architectures()
+    assert set(toolchain.ARCHITECTURES) <= known
+    assert toolchain.codes(toolchain.ARCHITECTURES, known) == toolchain.codes(toolchain.ARCHITECTURES)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,17 +334,29 @@ def test_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = cuda.plan((9, 0))
     assert plan.fast
     assert "compiled by nvcc 13.0.88 at first use" in plan.words()
-    failed = cache.failure_file(cache.key(["90a"], cache.source_hash(), nvcc.version))
-    failed.parent.mkdir()
+    name = cache.key(["90a"], cache.source_hash(), nvcc.version)
+    failed = cache.cache_folder() / f"{name}.failed.txt"
+    failed.parent.mkdir(mode=0o700)
     failed.write_text("words")
+    assert libraries.failure(name) == failed
     plan = cuda.plan((9, 0))
     assert not plan.fast
     assert f"an earlier build failed: {failed}" in plan.words()
     built = cuda.build(["90a"], nvcc, retry=True)
-    assert cuda.plan((9, 0)).words() == f"CUDA kernels, built: {built.library}"
+    words = cuda.plan((9, 0)).words()
+    assert words.startswith("CUDA kernels, built, checksum ok: ")
+    assert all(part in words for part in (str(built.library), "sm_90a", "compute_80", "13.0.88"))
     monkeypatch.setattr(cuda, "find_nvcc", lambda: None)
     assert cuda.plan((9, 0)).built == built  # where it runs, no compiler is needed
     assert "no nvcc to compile the kernels" in cuda.plan((8, 0)).words()
+    built.library.write_bytes(b"")
+    plan = cuda.plan((9, 0))
+    assert (plan.fast, plan.built) == (False, None)
+    assert f"{built.library}: damaged: 0 bytes" in plan.words()
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: nvcc)
+    plan = cuda.plan((9, 0))
+    assert (plan.fast, plan.built) == (True, None)
+    assert f"{built.library}: damaged: 0 bytes" in plan.words()
 
 
 def test_a_device_without_kernels_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:

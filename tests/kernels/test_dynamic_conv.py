@@ -265,8 +265,9 @@ def test_registered_as_pytorch_demands() -> None:
     large = torch.randn(1, 2, 20, 20, requires_grad=True)
     torch.library.opcheck(forward, (large, torch.randn(1, 9, 20, 20), 3, 1, False), test_utils=quick)
     grad = torch.randn(2, 4, 5, 6)
-    torch.library.opcheck(backward, (grad, x.detach(), filters.detach(), 3, 2, False), test_utils=quick)
-    torch.library.opcheck(backward, (grad, last.detach(), filters.detach(), 3, 2, True), test_utils=quick)
+    for wanted in ([True, True], [True, False], [False, True]):
+        torch.library.opcheck(backward, (grad, x.detach(), filters.detach(), 3, 2, False, wanted), test_utils=quick)
+        torch.library.opcheck(backward, (grad, last.detach(), filters.detach(), 3, 2, True, wanted), test_utils=quick)
 
 
 def test_compiles_into_one_graph() -> None:

@@ -55,12 +55,8 @@ def exact_of(*arguments: object) -> tuple[Problem, dict[str, Tensor], dict[str, 
 
 
 def near(found: Tensor, exact: Tensor, theirs: Tensor) -> None:
-    assert error(found, exact) <= 3 * error(theirs, exact)
-
-
-def workspace(fused: Fused, given: Problem) -> int:
-    """Bytes that the gradient of the weight asks for."""
-    return fused.workspace_bytes("k7", given)
+    """Of a few values PyTorch's error may happen to be small: nothing is better than the exact one, rounded."""
+    assert error(found, exact) <= 3 * max(error(theirs, exact), error(exact.to(theirs.dtype), exact))
 
 
 CASES = [  # B, H, W, channels, condition, groups, threshold, bias
@@ -70,11 +66,22 @@ CASES = [  # B, H, W, channels, condition, groups, threshold, bias
     (1, 26, 17, 16, 128, 1, 0, True),
     (1, 7, 53, 64, 128, 4, 26, True),
     (1, 4, 25, 128, 128, 8, 0, False),
+    (1, 1, 1, 32, 256, 1, 26, True),
+    (2, 3, 5, 64, 256, 2, 0, False),
+    (1, 26, 26, 32, 256, 1, 0, True),
+    (1, 13, 29, 96, 256, 3, 26, True),
+    (1, 7, 53, 32, 256, 1, 128, True),
+    (1, 5, 13, 256, 256, 8, 26, True),
+]
+WIDER = [  # of these grad_x alone
+    (2, 3, 5, 32, 512, 1, 0, True),
+    (2, 13, 13, 64, 512, 2, 26, False),
+    (1, 4, 53, 96, 512, 3, 0, True),
 ]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + WIDER)
 def test_gradient_of_x(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) -> None:
     b, h, w, channels, condition, groups, threshold, bias = case
     given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)
@@ -86,6 +93,6 @@ def test_gradient_of_x(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) 
 def test_gradients_of_condition_weight_and_bias(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) -> None:
     b, h, w, channels, condition, groups, threshold, bias = case
     given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)
-    found = fused.grad_filters("k7", given, workspace(fused, given))
+    found = fused.grad_filters("k7", given, fused.workspace_bytes("k7", given))
     for name in ("cond", "weight", "bias"):
         near(found[name], exact[name], theirs[name])

@@ -15,8 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from laconvnet import kernels
 from laconvnet.kernels import chunks, cpu, dropout, plain
 from laconvnet.kernels.bench.implementations import unfold_laconv
+from laconvnet.kernels.filter_layout import FilterLayout
 
 K, G = 3, 2
+KEYS = torch.tensor([5, -9, 2**40, 3, 2**62])
 # For calls with a row of tensors.
 laconv: Callable[..., Tensor] = kernels.laconv
 textbook_laconv: Callable[..., Tensor] = unfold_laconv
@@ -100,17 +102,17 @@ def test_one_condition_for_all_pixels(interleaved: bool) -> None:
 def test_one_condition_for_all_pixels_makes_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "forward", None)
     monkeypatch.setattr(chunks, "backward", None)
-    with_gradients(inputs(shared=True), dropout_p=0.2, seed=1)
+    with_gradients(inputs(shared=True), dropout_p=0.2, keys=KEYS[:2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_chunks_of_images_change_nothing(dtype: torch.dtype, p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = inputs(5, 7, 3, dtype)
-    whole = with_gradients(tensors, dropout_p=p, seed=11)
+    whole = with_gradients(tensors, dropout_p=p, keys=KEYS[:5])
     in_pieces(monkeypatch, 2, 21, dtype.itemsize)
     assert [(part.start, part.stop) for part in chunks.slices(5, 18 * 21 * dtype.itemsize)] == [(0, 2), (2, 4), (4, 5)]
-    pieces = with_gradients(tensors, dropout_p=p, seed=11)
+    pieces = with_gradients(tensors, dropout_p=p, keys=KEYS[:5])
     for a, b in zip(whole, pieces, strict=True):
         torch.testing.assert_close(a, b)
     assert torch.equal(whole[0] == 0, pieces[0] == 0)
@@ -132,13 +134,7 @@ def test_filters_lie_as_the_device_wants_them(layout: torch.memory_format, monke
     monkeypatch.setattr(plain, "dynamic_conv", watched)
     laconv(*tensors, K, G)
     assert seen[0].transpose(0, 1).is_contiguous()
-    made = chunks.Projection.__init__
-
-    def elsewhere(self: chunks.Projection, *arguments: Any) -> None:
-        made(self, *arguments)
-        self.planes = False
-
-    monkeypatch.setattr(chunks.Projection, "__init__", elsewhere)
+    monkeypatch.setattr(plain, "filter_layout", lambda *arguments: FilterLayout.PIXELS)
     for a, b in zip(with_gradients(tensors), planes, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert seen[1].is_contiguous(memory_format=torch.channels_last)
@@ -159,7 +155,7 @@ def test_gradcheck(shared: bool, interleaved: bool, p: float, monkeypatch: pytes
     leaves = tuple(t.requires_grad_() for t in inputs(3, 5, 3, torch.float64, shared))
 
     def layer(*tensors: Tensor | None) -> Tensor:
-        return laconv(*tensors, K, G, p, 5, interleaved)
+        return laconv(*tensors, K, G, p, KEYS[:3], interleaved)
 
     assert torch.autograd.gradcheck(layer, leaves, fast_mode=True)
     assert torch.autograd.gradcheck(lambda *t: layer(*t[:3], None), leaves[:3], fast_mode=True)
@@ -169,15 +165,15 @@ def test_gradcheck(shared: bool, interleaved: bool, p: float, monkeypatch: pytes
 def test_only_inputs_are_kept_for_backward(p: float) -> None:
     kept: list[Tensor] = []
     leaves = [t.requires_grad_() for t in inputs()]
-    seed = torch.tensor([3])
+    keys = KEYS[:2].clone()
 
     def keep(tensor: Tensor) -> Tensor:
         kept.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        laconv(*leaves, K, G, p, seed)
-    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*leaves, *((seed,) if p else ()))]
+        laconv(*leaves, K, G, p, keys)
+    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*leaves, *((keys,) if p else ()))]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -213,7 +209,7 @@ def test_sums_over_pixels_are_kept_in_float32() -> None:
 def test_empty_batch() -> None:
     for shared in (False, True):
         tensors = inputs(0, shared=shared)
-        out, *grads = with_gradients(tensors, dropout_p=0.1, seed=1)
+        out, *grads = with_gradients(tensors, dropout_p=0.1, keys=KEYS[:0])
         assert out.shape == tensors[0].shape
         assert [g.shape for g in grads] == [t.shape for t in tensors]
         assert not grads[2].any()
@@ -222,24 +218,26 @@ def test_empty_batch() -> None:
 # Dropout
 
 
-def test_dropout_follows_the_seed_and_nothing_else() -> None:
+def test_dropout_follows_the_key_of_the_image_and_nothing_else() -> None:
     tensors = inputs()
-    first = laconv(*tensors, K, G, dropout_p=0.3, seed=5)
+    first = laconv(*tensors, K, G, dropout_p=0.3, keys=torch.tensor([5, 6]))
     state = torch.get_rng_state()
-    again = laconv(*tensors, K, G, dropout_p=0.3, seed=torch.tensor(5, dtype=torch.int32))
+    again = laconv(*tensors, K, G, dropout_p=0.3, keys=torch.tensor([5, 0, 6])[::2])
     assert torch.equal(first, again)
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(first, laconv(*tensors, K, G, dropout_p=0.3, seed=6))
-    assert not torch.equal(first, laconv(*tensors, K, G, dropout_p=0.3, seed=5 + 2**32))
+    for other in (7, 6 + 2**32, 5):
+        changed = laconv(*tensors, K, G, dropout_p=0.3, keys=torch.tensor([5, other]))
+        assert torch.equal(first[0], changed[0])
+        assert not torch.equal(first[1], changed[1])
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropout_takes_filters_not_results(shared: bool) -> None:
     """With the mask applied by hand, forward and all gradients are the same."""
     tensors = inputs(3, 5, 4, torch.float64, shared)
-    found = with_gradients(tensors, dropout_p=0.3, seed=9)
+    found = with_gradients(tensors, dropout_p=0.3, keys=KEYS[:3])
     mask = torch.ones(3, K * K * G, *tensors[1].shape[2:], dtype=torch.float64)
-    dropout.dropout_(mask, torch.tensor(9), 0, 0.3)
+    dropout.dropout_(mask, KEYS[:3], K, G, 0.3)
     leaves = [t.detach().requires_grad_() for t in tensors]
     x, cond, weight, bias = leaves
     filters = (F.conv2d(cond, weight[:, :, None, None], bias) * mask).expand(-1, -1, *x.shape[2:])
@@ -255,8 +253,8 @@ def test_a_recomputed_forward_sees_the_same_mask() -> None:
     weight.requires_grad_()
 
     def run() -> Tensor:
-        seed = torch.randint(2**62, ())
-        return kernels.laconv(x, cond, weight, bias, K, G, dropout_p=0.5, seed=seed).square().sum()
+        keys = torch.randint(2**62, (2,))
+        return kernels.laconv(x, cond, weight, bias, K, G, dropout_p=0.5, keys=keys).square().sum()
 
     torch.manual_seed(3)
     (plain,) = torch.autograd.grad(run(), weight)
@@ -277,22 +275,24 @@ def test_registered_as_pytorch_demands(layout: torch.memory_format) -> None:
         tensors = inputs(2, 5, 6, shared=shared)
         x, cond, weight, bias = (tensors[0].contiguous(memory_format=layout), *tensors[1:])
         leaves = [t.detach().requires_grad_() for t in (x, cond, weight, bias)]
-        dropped, plain = (K, G, 0.3, torch.tensor([5]), False), (None, K, G, 0.0, None, True)
+        dropped, plain = (K, G, 0.3, KEYS[:2], False), (None, K, G, 0.0, None, True)
         torch.library.opcheck(OPERATOR, (*leaves, *dropped), test_utils=WITHOUT_COMPILING)
         torch.library.opcheck(OPERATOR, (*leaves[:3], *plain), test_utils=WITHOUT_COMPILING)
         grad = torch.randn_like(x)
-        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, bias, *dropped), test_utils=WITHOUT_COMPILING)
-        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, *plain), test_utils=WITHOUT_COMPILING)
+        for wanted in ([True] * 4, [False, True, False, True], [True, False, False, False], [False] * 4):
+            inputs_of_backward = (grad, x, cond, weight, bias, *dropped, wanted)
+            torch.library.opcheck(BACKWARD, inputs_of_backward, test_utils=WITHOUT_COMPILING)
+        torch.library.opcheck(BACKWARD, (grad, x, cond, weight, *plain, [True] * 4), test_utils=WITHOUT_COMPILING)
 
 
 def test_traced_by_the_compiler_as_pytorch_demands() -> None:
     leaves = [t.requires_grad_() for t in inputs(2, 5, 6)]
-    torch.library.opcheck(OPERATOR, (*leaves, K, G, 0.3, torch.tensor([5]), False))
+    torch.library.opcheck(OPERATOR, (*leaves, K, G, 0.3, KEYS[:2], False))
 
 
 def test_compiles_into_one_graph_of_any_shape() -> None:
     def step(*tensors: Tensor) -> Tensor:
-        return laconv(*tensors, K, G, 0.3, 7).relu().sum()
+        return laconv(*tensors, K, G, 0.3, KEYS[: len(tensors[0])]).relu().sum()
 
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in ((2, 5, 6), (3, 9, 4)):
@@ -362,11 +362,14 @@ def test_differentiable_once() -> None:
         ("dropout_p", {"dropout_p": 1.0}),
         ("dropout_p", {"dropout_p": -0.1}),
         ("dropout_p", {"dropout_p": math.nan}),
-        ("seed", {"dropout_p": 0.1}),
-        ("seed", {"dropout_p": 0.1, "seed": 0.5}),
-        ("seed", {"dropout_p": 0.1, "seed": torch.tensor([1, 2])}),
-        ("seed", {"dropout_p": 0.1, "seed": torch.tensor(True)}),
-        ("seed", {"dropout_p": 0.1, "seed": torch.zeros(1, dtype=torch.int64, device="meta")}),
+        ("dropout_p", {"dropout_p": 0.001}),
+        ("dropout_p", {"dropout_p": 0.999}),
+        ("keys", {"dropout_p": 0.1}),
+        ("keys", {"dropout_p": 0.1, "keys": torch.zeros(2)}),
+        ("keys", {"dropout_p": 0.1, "keys": torch.zeros(2, dtype=torch.int32)}),
+        ("keys", {"dropout_p": 0.1, "keys": torch.zeros(3, dtype=torch.int64)}),
+        ("keys", {"dropout_p": 0.1, "keys": torch.zeros((), dtype=torch.int64)}),
+        ("keys", {"dropout_p": 0.1, "keys": torch.zeros(2, dtype=torch.int64, device="meta")}),
     ],
 )
 def test_what_does_not_fit_is_named(argument: str, change: dict[str, Any]) -> None:

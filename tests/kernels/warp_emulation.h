@@ -19,6 +19,15 @@ inline void meet() { give_way(WARP_BARRIER); }
 
 namespace laconv {
 
+struct Device {
+  int processors, shared_memory;
+};
+inline Device emulated_device{132, 227 * 1024};  // an H100, or what tests make of it
+inline int current_device(Device& device) {
+  device = emulated_device;
+  return 0;
+}
+
 inline float lower(uint32_t pair, bfloat16) { return widen(bfloat16{uint16_t(pair)}); }
 inline float upper(uint32_t pair, bfloat16) { return widen(bfloat16{uint16_t(pair >> 16)}); }
 inline float lower(uint32_t pair, half) { return widen(half{uint16_t(pair)}); }
@@ -176,7 +185,13 @@ inline int known_from_here(int number) { return number; }
 
 template <class P>
 int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, void*, P parameters) {
+  if (shared_bytes > emulated_device.shared_memory) emulation::fail("more shared memory than a block may have");
   return run_grid(kernel, blocks, threads, shared_bytes, parameters);
 }
 
 }  // namespace laconv
+
+// From Python: the device that launchers ask for.
+extern "C" __attribute__((visibility("default"), used)) inline void laconv_emulation_device(int processors, int memory) {
+  laconv::emulated_device = {processors, memory};
+}

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +21,6 @@ from laconvnet.kernels.bench.run import OPERATIONS
 from laconvnet.kernels.cuda import involution
 from laconvnet.kernels.plain import matmul
 from laconvnet.launch import cli
-from laconvnet.launch.commands.bench.tables import NEEDED
 from laconvnet.pipeline.model import PRESETS
 
 WAYS = {"unfold", "taps", "laconv"}
@@ -337,65 +331,30 @@ def test_a_gpu_by_default(pretended_gpu: list[int], capsys: pytest.CaptureFixtur
     assert torch.backends.cudnn.allow_tf32 == tf32
 
 
-INTERPRETER = """#!/bin/sh
-echo "$*" | head -n 1 >> {folder}/calls
-case "$*" in
-  *pytest*) echo "the tests"; exit $TESTS;;
-  *"bench train"*) cat {folder}/trained; exit $TRAIN;;
-  *"bench kernel"*) cat {folder}/rows; exit $BENCH;;
-  *"bench show"*) exec {python} "$@";;
-esac
-"""
+def test_stages_and_ways_that_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "kernel", "--device", "cpu", "--preset", "tiny", "--size", "32", "--quick", "--json"]
+    few = ["--rounds", "1", "--batch", "1", "--stage", "2", "4"]
+    assert cli.main([*arguments, *few, "--without", "unfold", "taps"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["stage"] for row in rows} == {2, 4}
+    assert {(row["name"], row["baseline"], row["ratio"]) for row in rows} == {("laconv", "unfold", None)}
+    assert all(row["median"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
-    ("codes", "message"),
+    ("words", "message"),
     [
-        ((0, 0, 0), ["passed", "passed", "passed"]),
-        ((1, 0, 0), ["FAILED, exit code 1", "passed", "passed"]),
-        ((0, 124, 0), ["passed", "FAILED, stopped after 110 s", "passed"]),
-        ((0, 0, 124), ["passed", "passed", "FAILED, stopped after 110 s"]),
+        (["--stage", "1", "9"], ["--stage: 1, 9", "1, 2, 3, 4, 5"]),
+        (["--without", "unfolded"], ["--without: unfolded", "unfold, unfold_compiled, taps, involution, laconv"]),
+        (["--without", *WAYS, "unfold_compiled", "involution"], ["--without", "not all"]),
     ],
 )
-def test_make_gpu_goes_on_and_tells(codes: tuple[int, int, int], message: list[str], tmp_path: Path) -> None:
-    """By an interpreter that only pretends: a part that fails keeps nothing from the others."""
-    (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tests/gpu.sh", tmp_path / "tests")
-    row = dict.fromkeys(NEEDED, 1) | {"name": "laconv", "baseline": "unfold", "direction": "both", "dtype": "bf16"}
-    (tmp_path / "rows").write_text(json.dumps(row) + "\n" + json.dumps(row | {"direction": "forward"}) + "\n")
-    (tmp_path / "trained").write_text('{"bench": "speed", "name": "laconv", "median": 1.5, "device": "H"}\n')
-    python = tmp_path / "python"
-    python.write_text(INTERPRETER.format(folder=tmp_path, python=sys.executable))
-    python.chmod(0o755)
-    environment = {"PYTHON": str(python), "PYTHONPATH": str(ROOT)}
-    environment |= dict(zip(("TESTS", "TRAIN", "BENCH"), map(str, codes), strict=True))
-    done = subprocess.run(
-        ["bash", "tests/gpu.sh"], cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=60
-    )
-    kept = (tmp_path / "runs/gpu.txt").read_text()
-    assert kept == done.stdout
-    parts = ("tests", "bench of training", "bench of the operator", "tables of the benches")
-    assert kept.splitlines()[-4:] == [
-        f"{part}: {output}" for part, output in zip(parts, [*message, "passed"], strict=True)
-    ]
-    assert "the tests" in kept.splitlines()
-    assert "1, 1@1 stage 1: 1x1x1x1, k 1, g 1, bf16, 1 cache" in kept.splitlines()
-    assert (tmp_path / "runs/gpu-bench.jsonl").read_text() == (tmp_path / "rows").read_text()
-    assert "speed, device H" in kept.splitlines()
-    assert (tmp_path / "runs/gpu-train.jsonl").read_text() == (tmp_path / "trained").read_text()
-    assert done.returncode == (0 if codes == (0, 0, 0) else 1)
-    calls = (tmp_path / "calls").read_text()
-    assert "-m pytest -m gpu tests/gpu" in calls
-    assert (
-        "-m laconvnet.launch.cli bench train --device cuda --quick --minutes 1 --part speed loop checkpoint memory"
-        in calls
-    )
-    assert "-m laconvnet.launch.cli bench kernel --device cuda --quick --minutes 1.4 --json" in calls
-    script = (ROOT / "tests/gpu.sh").read_text()
-    limits = [
-        int(number) for number in re.findall(r"_SECONDS=(\d+)|within (\d+) ", script) for number in number if number
-    ]
-    assert sum(limits) + 5 * 10 <= 600, "each may take its time, and ten seconds to die"
+def test_stages_and_ways_that_there_are_not(
+    words: list[str], message: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "kernel", "--device", "cpu", "--preset", "tiny", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(part in line for part in message)
 
 
 def test_least_work() -> None:

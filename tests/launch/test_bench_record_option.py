@@ -44,7 +44,8 @@ def small_scale(asked: Any, rounds: int) -> Any:
     [
         (["kernel", *TINY, "--quick", "--rounds", "1"], 2 * 5 * 3 * 3),
         (["infer", *TINY, "--rounds", "1"], 2 * 2),
-        (["bytes", *TINY, "--rounds", "1"], 2 * 5 * 2 + 2 * 2),
+        (["bytes", *TINY, "--rounds", "1"], 2 * 5 * 2 + 2 * 2 + 2 * 2),
+        (["bytes", *TINY, "--part", "moved"], 2 * 2),
         (["shards", "--pictures", "8", "--size", "32", "--rounds", "2"], 2),
         (["data", "--rounds", "1"], 2),
         (["scale"], 1),

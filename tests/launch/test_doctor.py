@@ -154,6 +154,67 @@ def test_which_laconv_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(part in second.found for part in ("plain PyTorch", "slower", "7.5 is below 8.0"))
 
 
+def test_a_built_laconv_is_checked_and_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from laconvnet.kernels import cpu, cuda
+    from laconvnet.kernels.cpu import build, native
+    from tests.kernels.test_cuda_build import fake_nvcc
+
+    monkeypatch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path / "cache"))
+    try:
+        real = build.compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    wrapper = tmp_path / "compiler"
+    wrapper.write_text(f'#!/bin/sh\nexec {real} -O0 "$@" -O0\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", str(wrapper))
+    for function in (cpu.ready, cpu.outcome, native.library):
+        function.cache_clear()
+    stored = build.build()
+    *_, here = packages.kernels(PlannedRun())
+    assert here.state == "ok"
+    assert all(part in here.found for part in (str(stored.path), "checksum ok", str(wrapper), "probe ok"))
+    shorter = tmp_path / "shorter"  # the file that is loaded stays as it is: this process has it mapped
+    shorter.write_bytes(stored.path.read_bytes()[:20000])
+    shorter.replace(stored.path)
+    *_, here = packages.kernels(PlannedRun())
+    assert here.state == "warning"
+    assert f"{stored.path}: damaged: 20000 bytes" in here.found
+    assert "built anew" in here.meaning
+    assert stored.path.stat().st_size == 20000, "nothing is built to find out"
+    failed = stored.folder.with_name(f"{stored.folder.name}.failed.txt")
+    failed.write_text("a.cpp:1:1: error: no")
+    *_, here = packages.kernels(PlannedRun())
+    assert (here.state, str(failed) in here.meaning) == ("warning", True)
+    for function in (cpu.ready, cpu.outcome, native.library):
+        function.cache_clear()
+
+    nvcc = fake_nvcc(tmp_path)
+    monkeypatch.setattr(cuda, "_outcomes", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(cuda, "find_nvcc", lambda: nvcc)
+    built = cuda.build(["90a"], nvcc)
+    *_, gpu = packages.kernels(PlannedRun())
+    assert (gpu.name, gpu.state) == ("laconv cuda:0", "warning"), "it is no library, and is loaded to find out"
+    assert "plain PyTorch, several times slower" in gpu.found
+    assert "engine.kernels: require" in gpu.meaning
+    monkeypatch.setattr(cuda, "outcome", lambda device: object())
+    *_, gpu = packages.kernels(PlannedRun())
+    assert gpu.state == "ok"
+    assert all(
+        part in gpu.found for part in (str(built.library), "checksum ok", "sm_90a", "13.0.88", "probe launch ok")
+    )
+    built.library.write_bytes(b"x")
+    *_, gpu = packages.kernels(PlannedRun())
+    assert gpu.state == "warning"
+    assert f"{built.library}: damaged: 1 bytes" in gpu.found
+    assert "built anew" in gpu.meaning
+
+
 def test_limits_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     new = {"memory.max": ["max", "1073741824"], "cpu.max": ["50000 100000", "max 100000"]}
     monkeypatch.setattr(machine, "_control", lambda controller, file: new.get(file, []))

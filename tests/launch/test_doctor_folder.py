@@ -20,6 +20,7 @@ import pytest
 from laconvnet.launch.doctor import folder, neighbour, network
 from laconvnet.launch.doctor.check import Check, PlannedRun, Probe, checked
 from laconvnet.launch.slurm.cluster import Cluster
+from tests.messages import tells
 
 PROBES = (folder.storage, folder.rename, folder.flock, folder.exclusive, folder.link, folder.sync, folder.clock)
 
@@ -195,7 +196,7 @@ def test_all_ports_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "PORTS", range(port, port + 1))
     found = only(network.ports, PlannedRun())
     assert found.state == "error"
-    assert found.found == f"none of {port}-{port} can be bound and reached at 127.0.0.1"
+    assert tells(found.found, "none", f"{port}-{port}", "127.0.0.1")
     held[0].close()
     monkeypatch.setattr(network, "lowest_ephemeral", lambda: 60999)
     found = only(network.ports, PlannedRun())

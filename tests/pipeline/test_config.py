@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from laconvnet.pipeline.config import TrainConfig, check_resumable, dump, load
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.errors import ConfigError
+from tests.messages import tells
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "cluster"]
@@ -176,13 +177,13 @@ def test_a_fault_on_the_command_line_is_reported_as_such(
 
 def test_a_fault_of_the_file_is_not_laid_on_the_command_line(file: Path) -> None:
     text = BASE + "optimizer: {split: 3}\n"
-    assert refused(file, text, ("--data.split", "val")).startswith(f"{file}: optimizer.split: no such key")
-    assert refused(file, BASE + "seed: 3\n", ("--seed.x", "4")).startswith("command line: seed.x: seed is a value")
+    assert tells(refused(file, text, ("--data.split", "val")), f"{file}: optimizer.split: ")
+    assert tells(refused(file, BASE + "seed: 3\n", ("--seed.x", "4")), "command line: seed.x: ")
 
 
 def test_a_missing_folder_is_the_one_thing_without_default(file: Path) -> None:
-    assert refused(file, "seed: 1\n").startswith(f"{file}: data.folder: missing; it has no default")
-    assert refused(None).startswith("command line: data.folder: missing; it has no default")
+    assert tells(refused(file, "seed: 1\n"), f"{file}: data.folder: ", "missing")
+    assert tells(refused(None), "command line: data.folder: ", "missing")
 
 
 @pytest.mark.parametrize(
@@ -203,9 +204,9 @@ def test_a_file_that_is_no_configuration(file: Path, text: str, expected: str) -
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
-    assert refused(missing).startswith(f"{missing}: cannot be read (No such file or directory)")
+    assert tells(refused(missing), f"{missing}: ", "No such file")
     assert "--config expects a YAML file" in refused(missing)
-    assert refused(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
+    assert tells(refused(tmp_path), f"{tmp_path}: ", "directory")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"data: {folder: caf\xe9}\n")
     assert refused(latin).startswith(f"{latin}: not valid YAML: ")

@@ -11,6 +11,7 @@ import pytest
 from laconvnet.pipeline import yaml_files
 from laconvnet.pipeline.config import load
 from laconvnet.pipeline.errors import ConfigError
+from tests.messages import tells
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def refused(file: Path, text: str, as_text: bool = False) -> list[str]:
 )
 def test_a_key_given_twice_is_refused(file: Path, text: str, line: int, key: str, first: int, as_text: bool) -> None:
     (message,) = refused(file, text, as_text)
-    assert message.startswith(f"{file}: line {line}: key '{key}' is given twice")
+    assert tells(message, f"{file}: line {line}: ", f"'{key}'", "twice")
     assert f"line {first};" in message
 
 

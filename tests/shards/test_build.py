@@ -28,6 +28,7 @@ from laconvnet.shards.format import manifest, tables
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
+from tests.messages import tells
 
 ARGS: dict[str, Any] = {"source": "toy", "licence": "CC0", "options": {"split": ("train",)}, "progress": False}
 
@@ -109,10 +110,10 @@ def test_quarantine_names_file_key_and_reason_and_the_build_goes_on(tmp_path: Pa
     build(samples, tmp_path / "out", **ARGS)
     found = {row["key"]: row for row in quarantine(tmp_path / "out")}
     assert set(found) == {"toy-0", "toy-5", "toy-7"}
-    assert found["toy-7"]["reason"] == "missing: No such file or directory"
+    assert tells(found["toy-7"]["reason"], "missing", "No such file")
     assert found["toy-5"]["file"] == str(tmp_path / "pictures" / "5.jpg")
     assert found["toy-5"]["reason"] == "cannot be decoded: Premature end of JPEG file"
-    assert found["toy-0"]["reason"].startswith("the annotations are for 33x24, the image is 32x24")
+    assert tells(found["toy-0"]["reason"], "33x24", "32x24")
 
 
 def test_unknown_sizes_are_filled_in_and_boxes_fitted(tmp_path: Path) -> None:

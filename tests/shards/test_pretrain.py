@@ -22,6 +22,7 @@ from laconvnet.shards.format.record import Expression, Question, Record, Region
 from laconvnet.shards.sets import merge
 from laconvnet.shards.sets.holdout import identities
 from laconvnet.shards.sets.merge import pretrain_set
+from tests.messages import tells
 
 
 class Shown(NamedTuple):
@@ -111,9 +112,9 @@ def test_held_out_images_stay_out_and_the_rest_is_there(sets: tuple[Path, Path, 
     reasons = excluded(out)
     assert set(reasons) == {"visual_genome-0", "visual_genome-3", "visual_genome-4", "coco-0"}
     assert reasons["visual_genome-0"] == f"in split testA of refcoco ({refcoco}), by COCO id 100"
-    assert reasons["coco-0"] == f"in split val of refcoco ({refcoco}), by COCO id 200"
-    assert reasons["visual_genome-3"].startswith(f"in split test of refcoco ({refcoco}), by bytes ")
-    assert reasons["visual_genome-4"].startswith(f"in split val of visual_genome ({visual_genome}), by file name")
+    assert tells(reasons["coco-0"], "val", f"refcoco ({refcoco})", "COCO id 200")
+    assert tells(reasons["visual_genome-3"], "test", f"refcoco ({refcoco})", "bytes")
+    assert tells(reasons["visual_genome-4"], "val", f"visual_genome ({visual_genome})", "file name")
     assert (manifest.meta["excluded"], manifest.meta["without_examples"]) == (4, 1)
     assert manifest.meta["sets"] == [{"name": "visual_genome", "weight": 2.0}, {"name": "coco", "weight": 1.5}]
     assert manifest.meta["source"] == "visual_genome+coco"

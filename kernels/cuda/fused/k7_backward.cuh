@@ -88,10 +88,10 @@ struct KernelRows {
   }
 };
 
-// 0 or LACONV_BAD_KERNEL_SIZE, LACONV_BAD_SIZE; LACONV_NO_FUSED_KERNEL where the dependable kernels must do it.
+// 0, LACONV_BAD_SIZE, or LACONV_NO_FUSED_KERNEL where the dependable kernels must do it.
 inline int call_of(const laconv_fused_args& args, Call& call) {
   constexpr int64_t most = 0x7fffffff;
-  if (args.kernel_size != TAPS) return LACONV_BAD_KERNEL_SIZE;
+  if (args.kernel_size != TAPS || args.packing) return LACONV_NO_FUSED_KERNEL;
   for (const int64_t side : {args.batch, args.height, args.width, args.channels, args.condition, args.groups})
     if (side < 0 || side > most) return LACONV_BAD_SIZE;
   if (args.groups < 1 || args.channels % args.groups || args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
@@ -101,14 +101,15 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
   for (const void* address : {args.x, args.cond, args.weight, args.grad, static_cast<const void*>(args.result),
                               static_cast<const void*>(args.grad_cond)})
     if (!aligned(address, 16)) return LACONV_NO_FUSED_KERNEL;
+  const bool drop = args.keys && args.threshold;
   call = {args.x,
           args.cond,
           args.weight,
           args.bias,
           args.grad,
-          reinterpret_cast<const Key*>(args.keys),
+          drop ? reinterpret_cast<const Key*>(args.keys) : nullptr,
           0x64006400u | uint32_t(args.threshold) * 0x10001u,
-          args.keys ? 256.f / float(256 - args.threshold) : 1.f,
+          drop ? 256.f / float(256 - args.threshold) : 1.f,
           0u,
           int(args.height),
           int(args.width),
@@ -128,7 +129,8 @@ constexpr int64_t BLOCKS_AT_ONCE = 264;
 constexpr int64_t LARGEST_STRIPS = 1 << 30;  // so that a walk over them stays within 32 bits
 
 struct Walk {
-  int columns;  // of a strip
+  int columns;  // from a strip to the next
+  int more;     // columns of the first strip beside these
   int step;     // rows
   int extra;    // rows' worth of time that a band costs beside its own rows
 };
@@ -138,7 +140,7 @@ struct Walk {
 // `sharing`: blocks that walk down the same strip.
 inline Cut cut_of(const Call& call, const Walk& walk, int64_t pictures, int64_t sharing, int64_t at_once) {
   constexpr int LOWEST = 8;
-  const int strips = int(divided_up(call.width, walk.columns));
+  const int strips = int(divided_up(max(call.width - walk.more, 1), walk.columns));
   Cut best{strips, 1, max(call.height, 1)};
   int64_t least = 0;
   for (int bands = 1; bands == 1 || divided_up(call.height, bands) >= LOWEST; ++bands) {

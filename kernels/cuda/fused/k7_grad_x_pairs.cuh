@@ -11,7 +11,7 @@ namespace laconv::k7_backward {
 
 // GROUPS of a block, as many as let two blocks of 256 conditions, or three of 512, share a multiprocessor.
 template <class T, int CONDITION> struct GradXPairs {
-  static constexpr int GROUPS = CONDITION > 256 ? 1 : 2, WARPS = 2 * GROUPS, BLOCKS_A_CHIP = CONDITION > 256 ? 3 : 2;
+  static constexpr int GROUPS = CONDITION > 256 ? 1 : 2, WARPS = 2 * GROUPS, BLOCKS_A_PROCESSOR = CONDITION > 256 ? 3 : 2;
   static constexpr int CHUNKS = 4, CHUNK = 32 * CHUNKS;  // products of 32 numbers, and numbers, of the condition at a time
   static constexpr int WEIGHTS = GROUPS * GroupWeight<T, CONDITION>::BYTES;
   static constexpr int BYTES = WEIGHTS + WARPS * 2 * KernelRows::BYTES;
@@ -32,7 +32,7 @@ __device__ __forceinline__ void load_chunk(uint32_t (&word)[CHUNKS][2][4], const
 }
 
 template <class T, int CONDITION, bool DROP>
-__global__ void __launch_bounds__(GradXPairs<T, CONDITION>::WARPS* LANES, GradXPairs<T, CONDITION>::BLOCKS_A_CHIP)
+__global__ void __launch_bounds__(GradXPairs<T, CONDITION>::WARPS* LANES, GradXPairs<T, CONDITION>::BLOCKS_A_PROCESSOR)
     k7_grad_x_pairs(const GradXParameters parameters) {
   using Work = GradXPairs<T, CONDITION>;
   using Weight = GroupWeight<T, CONDITION>;

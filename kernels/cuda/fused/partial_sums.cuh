@@ -16,11 +16,10 @@ struct PartialSums {
   int64_t firsts, seconds;
 };
 
-constexpr int SUMS_A_BLOCK = 8;  // 32 bytes of each part at a time
-constexpr int SLICES = THREADS / SUMS_A_BLOCK;
-
 // A thread adds every SLICES-th part of one number, then one adds the slices.
-static __global__ void __launch_bounds__(THREADS) add_parts(const PartialSums parameters) {
+template <int SLICES>
+__global__ void __launch_bounds__(THREADS) add_parts(const PartialSums parameters) {
+  constexpr int SUMS_A_BLOCK = THREADS / SLICES;
   float* const slices = reinterpret_cast<float*>(shared_memory());
   const int slice = threadIdx.x / SUMS_A_BLOCK, within = threadIdx.x % SUMS_A_BLOCK;
   const int64_t all = parameters.firsts + parameters.seconds;
@@ -42,8 +41,9 @@ static __global__ void __launch_bounds__(THREADS) add_parts(const PartialSums pa
 }
 
 inline int launch_partial_sums(const PartialSums& parameters, void* stream) {
-  const int64_t blocks = divided_up(parameters.firsts + parameters.seconds, SUMS_A_BLOCK);
-  return launch(add_parts, blocks, THREADS * int(sizeof(float)), stream, parameters);
+  constexpr int SLICES = 16;  // 8 numbers a block: 32 bytes of each part at a time
+  const int64_t blocks = divided_up(parameters.firsts + parameters.seconds, THREADS / SLICES);
+  return launch(add_parts<SLICES>, blocks, THREADS * int(sizeof(float)), stream, parameters);
 }
 
 }  // namespace laconv

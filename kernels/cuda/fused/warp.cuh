@@ -164,6 +164,20 @@ __device__ __forceinline__ int known_from_here(int number) {
   return number;
 }
 
+// The current device: its processors, and the shared memory that a block may have, in bytes.
+struct Device {
+  int processors, shared_memory;
+};
+// 0, or the code of what went wrong.
+inline int current_device(Device& device) {
+  int number;
+  const cudaError_t failed = cudaGetDevice(&number);
+  if (failed) return failed;
+  const cudaError_t unknown = cudaDeviceGetAttribute(&device.processors, cudaDevAttrMultiProcessorCount, number);
+  if (unknown) return unknown;
+  return cudaDeviceGetAttribute(&device.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, number);
+}
+
 // A launch with its own number of threads and more shared memory than the 48 KB that need no permission.
 template <class P>
 int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_bytes, void* stream, P parameters) {
@@ -172,6 +186,10 @@ int launch_warps(void (*kernel)(P), int64_t blocks, int threads, int shared_byte
   if (shared_bytes > 48 * 1024) {
     const cudaError_t refused = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (refused != cudaSuccess) return refused;
+    // Only a hint, without which fewer blocks than there is room for may share a processor.
+    const cudaError_t unheard =
+        cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (unheard != cudaSuccess) return unheard;
   }
   void* arguments[] = {&parameters};
   if (blocks > LARGEST_GRID) return LACONV_BAD_SIZE;

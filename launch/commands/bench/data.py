@@ -7,6 +7,7 @@ from typing import Annotated
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Record, device_of
+from laconvnet.launch.commands.bench.progress import bar
 
 
 def data(
@@ -24,11 +25,9 @@ def data(
     in 1e9 samples; and the first batch of a set of 1e6. Rows tell the median over interleaved rounds and the distance
     of the quartiles; the ratio is the baseline's median by the row's.
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.bench import data as bench
 
     with Measured(json, record) as measured:
         parts = bench.rows(device_of(None), pictures, threads, rounds)
-        for found in tqdm(parts, total=4, desc="bench", unit="part"):
+        for found in bar(parts, total=4, desc="bench", unit="part"):
             measured.add(found)

@@ -8,6 +8,7 @@ from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.networks import Batch, Dtype, Preset, Size, network_of
 from laconvnet.launch.commands.bench.options import Device, Record, device_of
+from laconvnet.launch.commands.bench.progress import bar
 
 
 def infer(
@@ -30,13 +31,11 @@ def infer(
     weights. A row tells the median over rounds in ms a batch, the distance of the quartiles, the ratio (baseline's
     median / median) and images a second. Decoding is not in it: `laconvnet bench data`.
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.bench import infer as bench
 
     where = device_of(device)
     network = network_of(preset, size, batch, dtype, where, task)
     with Measured(json, record) as measured:
         parts = bench.rows(network, where, rounds or (5 if quick else 15))
-        for found in tqdm(parts, total=2, desc="bench infer", unit="part"):
+        for found in bar(parts, total=2, desc="bench infer", unit="part"):
             measured.add(found)

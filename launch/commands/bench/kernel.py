@@ -13,8 +13,10 @@ from laconvnet.launch.commands.bench.layers import layers_of
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.networks import Precision
 from laconvnet.launch.commands.bench.options import Device, Record, device_of, end_of
+from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.launch.commands.bench.tables import check_plot, layer
 from laconvnet.launch.commands.bench.tables import plot as draw
+from laconvnet.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +36,8 @@ def kernel(
     preset: Annotated[Sequence[str], Arg("networks, as in `laconvnet model info`", "P")] = (),
     size: Annotated[Sequence[int], Arg("sides of the image (64 for tiny)", "N", at_least=1)] = (),
     batch: Annotated[int | None, Arg("images (default: as many as there is room for)", "N", at_least=1)] = None,
+    stage: Annotated[Sequence[int], Arg("stages of the network (default: all)", "N", at_least=1)] = (),
+    without: Annotated[Sequence[str], Arg("ways to leave out", "WAY")] = (),
     rounds: Annotated[int | None, Arg("times each way runs (default: 9)", "N", at_least=1)] = None,
     quick: Annotated[bool, Arg("3 rounds, nothing compiled, on a CPU 2 images at most")] = False,
     minutes: Annotated[float | None, Arg("begin no layer after these", "N", above=0)] = None,
@@ -56,7 +60,7 @@ def kernel(
     ms, the distance of the quartiles, the ratio (baseline's median / median, each by its number of images: unfold takes
     fewer where it has no room for all), GB/s over the bytes that must move at least, the part of the rate of a copy
     measured in the same run, and the memory taken. A GPU is timed by its own events, with warm and with flushed cache.
-    float32 is without TF32 in every way.
+    float32 is without TF32 in every way. Where the baseline is left out there are no ratios.
 
     Defaults: on a CPU preset s, 416 pixels, fp32; on a GPU presets s and b, 224 and 416 pixels, bf16 and fp32.
 
@@ -65,24 +69,31 @@ def kernel(
       laconvnet bench show kernel.jsonl
     """
     import torch
-    from tqdm import tqdm
 
     from laconvnet.kernels import bench
+    from laconvnet.kernels.bench.implementations import WAYS
     from laconvnet.kernels.bench.run import DTYPES, OPERATIONS
 
     check_plot(plot)
+    if not set(without) < set(WAYS):
+        raise ConfigError(f"command line: --without: {', '.join(without)}: expected some of {', '.join(WAYS)}, not all")
     where = device_of(device)
     on_gpu = where.type == "cuda"
     names = dtype or (["bf16", "fp32"] if on_gpu else ["fp32"])
     layers = layers_of(preset or (["s", "b"] if on_gpu else ["s"]), size, [224, 416] if on_gpu else [416])
+    known = sorted({case.stage for case in layers})
+    if not set(stage) <= set(known):
+        asked, numbers = (", ".join(map(str, some)) for some in (stage, known))
+        raise ConfigError(f"command line: --stage: {asked}: expected some of {numbers}")
+    layers = [case for case in layers if not stage or case.stage in stage]
     largest = max((DTYPES[name] for name in names), key=lambda kind: kind.itemsize)
     free = torch.cuda.mem_get_info(where)[0] if on_gpu else None
     cases = [_sized(case, batch, largest, free, quick) for case in layers]
     total = len(cases) * len(names) * len(OPERATIONS)
     with Measured(json, record) as measured:
         end = end_of(minutes)
-        lists = bench.rows(cases, names, where, rounds or (3 if quick else 9), not quick, quick)
-        for found in tqdm(lists, total=total, unit="layer", desc="bench"):
+        lists = bench.rows(cases, names, where, rounds or (3 if quick else 9), not quick, quick, without)
+        for found in bar(lists, total=total, unit="layer", desc="bench"):
             measured.add(found)
             if time.monotonic() > end:
                 break

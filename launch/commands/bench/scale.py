@@ -7,6 +7,7 @@ from typing import Annotated
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Record
+from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.pipeline.errors import ConfigError
 
 
@@ -38,8 +39,6 @@ def scale(
 
     The exit code is 1 where `exact` is not 0. It takes a minute or two.
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.bench import scale as bench
 
     if not 0 < rate < float("inf"):
@@ -52,6 +51,6 @@ def scale(
         )
     simulated = bench.Scale(int(samples), ranks, share, int(window), shard_bytes, rate)
     with Measured(json, record) as measured:
-        for found in tqdm(bench.rows(simulated, rounds), total=len(bench.PARTS), desc="bench", unit="part"):
+        for found in bar(bench.rows(simulated, rounds), total=len(bench.PARTS), desc="bench", unit="part"):
             measured.add(found)
     return int(any(row["median"] for row in measured.table if row["bench"] == "exact"))

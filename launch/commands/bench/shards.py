@@ -7,6 +7,7 @@ from typing import Annotated
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Record
+from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.pipeline.errors import ConfigError
 
 
@@ -29,8 +30,6 @@ def shards(
     row tells the median over rounds in ms an image, the distance of the quartiles, the ratio (baseline's median /
     median) and images a second. Sets are written in the folder of temporary files (TMPDIR).
     """
-    from tqdm import tqdm
-
     if not 32 <= size <= 1024:
         raise ConfigError(f"command line: --size: {size}: expected 32 to 1024")
     with Measured(json, record) as measured:
@@ -40,5 +39,5 @@ def shards(
             what = f"needs {error.name}, not installed here; pip install {error.name}"
             raise ConfigError(f"bench shards: {what}") from error
         rounds = rounds or (3 if quick else 7)
-        with tqdm(total=2 * (rounds + 1), desc="bench shards", unit="set") as bar:
-            measured.add(building.rows(pictures, size, workers, rounds, bar.update))
+        with bar(total=2 * (rounds + 1), desc="bench shards", unit="set") as progress:
+            measured.add(building.rows(pictures, size, workers, rounds, progress.update))

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Device, Record, device_of, end_of
+from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from laconvnet.pipeline.bench.training import Part
     from laconvnet.pipeline.config import TrainConfig
 
-Name = Literal["loop", "checkpoint", "memory", "speed"]
+Name = Literal["loop", "checkpoint", "memory", "speed", "engine"]
+_USUAL: tuple[Name, ...] = ("loop", "checkpoint", "memory", "speed")
 _STEPS = {"cpu": 3, "cuda": 10}  # of a way in a round of speed
 
 
@@ -29,7 +31,7 @@ def train(
     *,
     config: Annotated[Path | None, Arg("YAML file of configuration keys", "FILE")] = None,
     device: Device = None,
-    part: Annotated[Sequence[Name], Arg("what to measure (default: all)")] = get_args(Name),
+    part: Annotated[Sequence[Name], Arg("what to measure (default: all but engine)")] = _USUAL,
     rounds: Annotated[int | None, Arg("rounds of a part (default: 9)", "N", at_least=1)] = None,
     epoch: Annotated[int | None, Arg("steps of an epoch of the part memory (default: 500)", "N", at_least=1)] = None,
     quick: Annotated[bool, Arg("3 rounds, epochs of 100 steps")] = False,
@@ -46,6 +48,8 @@ def train(
       memory      resident memory over an epoch of small batches through the loader, behind an epoch to warm up
       speed       steps of the network alone, the operator beside eager unfold: images a second, waiting for data,
                   memory, share of the device's peak
+      engine      steps of DeepSpeed's engine, ZeRO 1 and 3, beside bare ones, on batches from memory: in bf16 and fp16
+                  on a GPU, fp32 and bf16 on a CPU; whether the losses are finite, memory
     The first three are runs of `laconvnet train` in processes of their own, on images made for it; without DeepSpeed,
     DALI and the rest they are left out, and say so. A row tells the median over rounds, the distance of the quartiles,
     the ratio (baseline's median / median), and what it is on top of the baseline in per cent, round by round, with the
@@ -61,9 +65,7 @@ def train(
       laconvnet bench train --device cuda --config configs/pretrain/rec_s.yaml --data.batch 32 --json > train.jsonl
       laconvnet bench show train.jsonl
     """
-    from tqdm import tqdm
-
-    from laconvnet.pipeline.bench import speed
+    from laconvnet.pipeline.bench import engine, speed
     from laconvnet.pipeline.bench.rows import empty_row, missing
 
     lacking = missing()
@@ -77,7 +79,7 @@ def train(
         from laconvnet.pipeline.bench import training
 
         given = training.settings(config, keys, where)
-        watched = [name for name in left if name != "speed"]
+        watched = [name for name in left if name not in ("speed", "engine")]
         made = training.parts(given, where, rounds, epoch or (100 if quick else 500), watched)
         runs = {run.name: run for run in made}
     with Measured(json, record) as measured:
@@ -85,12 +87,18 @@ def train(
         while left and time.monotonic() < end:
             name = left.pop(0)
             if name == "speed":
-                with tqdm(total=2 * rounds, desc="bench speed", unit="block") as bar:
+                with bar(total=2 * rounds, desc="bench speed", unit="block") as progress:
                     network = _network(given, where)
-                    measured.add(speed.rows(network, where, rounds, _STEPS[where.type], bar.update))
+                    measured.add(speed.rows(network, where, rounds, _STEPS[where.type], progress.update))
+            elif name == "engine":
+                network, steps = _network(given, where), _STEPS[where.type]
+                for found in bar(engine.rows(network, where, rounds, steps), desc="bench engine", unit="engine"):
+                    measured.add(found)
+                    if time.monotonic() > end:
+                        break
             elif name in runs:
-                with tqdm(total=runs[name].lines, desc=f"bench {name}", unit="step") as bar:
-                    measured.add(runs[name].measure(bar.update))
+                with bar(total=runs[name].lines, desc=f"bench {name}", unit="step") as progress:
+                    measured.add(runs[name].measure(progress.update))
             else:
                 measured.add([{**empty_row(name, f"left out: it needs {', '.join(lacking)}"), "bench": name}])
     if left:

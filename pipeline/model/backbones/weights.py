@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from laconvnet.pipeline.errors import ConfigError
@@ -49,6 +47,10 @@ def load_weights(backbone: Backbone, file: Path) -> str:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """A state dict; only tensors and plain values are unpickled."""
+    # Here: networks without foreign weights are measured on machines that hold little but PyTorch.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

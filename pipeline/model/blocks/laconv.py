@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from laconvnet import kernels
 from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
+from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.layers import masked_softmax, norm_act, position_code
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -26,7 +27,7 @@ class Affinity(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.affinity_dropout
+        self.heads, self.dropout = config.heads, Dropout(config.affinity_dropout)
         self.scale = 1.0 / math.sqrt(config.condition / config.heads)
         self.query = nn.Conv2d(config.dim * config.packing**2, config.condition, 1)
         self.key = nn.Linear(config.words, config.condition)
@@ -40,7 +41,7 @@ class Affinity(nn.Module):
         return masked_softmax((key * self.scale) @ query, mask[:, None, :, None], dim=2)
 
     def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        weights = F.dropout(self.weights(image, words, mask), self.dropout, self.training)
+        weights = self.dropout(self.weights(image, words, mask))
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
         attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
@@ -92,7 +93,7 @@ class Filters(nn.Module):
     def __init__(self, config: BlockConfig, inputs: int) -> None:
         super().__init__()
         self.kernel_size, self.groups, self.interleaved = config.kernel_size, config.groups, config.interleaved
-        self.dropout = config.filter_dropout
+        self.dropout = Dropout(config.filter_dropout)
         outputs = config.kernel_size**2 * config.groups
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs))
@@ -101,11 +102,9 @@ class Filters(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        p = self.dropout if self.training else 0.0
-        # The seed comes from the CPU generator: the mask follows the run's random state without a wait for the device.
-        seed = torch.randint(2**62, ()) if p > 0.0 else None
+        p, keys = self.dropout.draw(x)
         return kernels.laconv(
-            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, seed, self.interleaved
+            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, keys, self.interleaved
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model.draws import Dropout, check_dropout
 from laconvnet.pipeline.model.heads.base import Features, Head
 from laconvnet.pipeline.model.layers import AttentivePool
 
@@ -43,6 +44,7 @@ class AnswerHead(Head):
         super().__init__()
         if config.stride not in (8, 16, 32):
             raise ConfigError(f"model.heads.answers.stride: expected 8, 16 or 32, got {config.stride}")
+        check_dropout(config.dropout, "model.heads.answers.dropout")
         if features.answers < 1:
             raise ConfigError(f"answers: this task needs the number of answers of the data set, got {features.answers}")
         self.map = (8, 16, 32).index(config.stride)
@@ -51,7 +53,7 @@ class AnswerHead(Head):
         self.image = AttentivePool(width, width, pooled, config.dropout)
         self.words = AttentivePool(features.words, features.words, pooled, config.dropout)
         self.norm = nn.LayerNorm(pooled)
-        self.hidden = nn.Sequential(nn.Linear(pooled, 2 * pooled), nn.ReLU(), nn.Dropout(config.dropout))
+        self.hidden = nn.Sequential(nn.Linear(pooled, 2 * pooled), nn.ReLU(), Dropout(config.dropout))
         self.choose = nn.Linear(2 * pooled, features.answers)
 
     def forward(self, maps: list[Tensor], words: Tensor, mask: Tensor) -> Tensor:

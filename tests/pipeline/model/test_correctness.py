@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from laconvnet.pipeline.model import LanguageConfig, Model, ModelConfig, build_model
 from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
 from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.heads import HEADS, Features
 from laconvnet.pipeline.model.heads.anchors import MultiScaleFusion
 from laconvnet.pipeline.model.heads.answers import AnswerHead, AnswerHeadConfig
@@ -193,7 +194,7 @@ def test_answers(stride: Any) -> None:
 
 def no_dropout(module: nn.Module) -> nn.Module:
     for inner in module.modules():
-        if isinstance(inner, nn.Dropout):
+        if isinstance(inner, Dropout):
             inner.p = 0.0
     return module
 

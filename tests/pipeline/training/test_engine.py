@@ -11,7 +11,7 @@ import torch
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.training import checkpoint
-from laconvnet.pipeline.training.engine import Engine, EngineConfig
+from laconvnet.pipeline.training.engine import Engine, EngineConfig, allow_tf32
 from tests.pipeline.training.ranks import run
 from tests.rounding import SEEDS, assert_rounding, nudge
 
@@ -108,6 +108,18 @@ def test_an_overflow_at_the_floor_ends_the_run_in_one_line(tmp_path: Path, refco
     (output,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
     assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_tf32_is_for_products_and_convolutions_alike(on: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        allow_tf32(on)
+        assert torch.backends.cudnn.allow_tf32 == on
+        assert torch.backends.cuda.matmul.allow_tf32 == on
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def test_adam_computes_where_its_state_lies() -> None:

@@ -1,0 +1,143 @@
+"""Bytes that the operators of a training step read and write, counted on tensors without data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from laconvnet.kernels.bench import Row
+from laconvnet.kernels.bench.implementations import BASELINE
+from laconvnet.pipeline.bench.rows import rows_of, surroundings
+from laconvnet.pipeline.bench.speed import OURS, Network, Way, made_input
+from laconvnet.pipeline.model.norm import BatchNorm
+
+MOVED = "moved by a step"
+WORLDS = (1, 8)  # processes
+PARTS = {
+    "of_norms": ("laconv::norm_", "aten::native_batch_norm"),
+    "of_laconv": ("laconv::laconv", "laconv::dynamic_conv"),
+    "of_convolutions": ("aten::convolution", "aten::mkldnn_convolution"),
+}
+# What gives memory and fills none of it, and views whose schema does not tell.
+_MOVES_NOTHING = {
+    *(f"aten::{name}" for name in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")),
+    *("aten::detach", "aten::_unsafe_view", "prim::device"),
+}
+# What writes without reading the tensor that it is called on.
+_FILLS = ("copy_", "fill_", "zero_", "bernoulli_", "uniform_", "normal_", "random_")
+_LIKE = ("zeros_like", "ones_like", "full_like", "rand_like", "new_zeros", "new_ones", "new_full")
+
+
+class Moved(TorchDispatchMode):
+    """Counts, by operator, the bytes of what each reads and of what it writes, once each.
+
+    An operator that walks its input twice moves more than is counted, and what a cache holds is not read again: for
+    operators of one pass, as ours are, it is what a device must move at least. Views move nothing, an expanded tensor
+    counts as the memory behind it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.by_operator: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """Bytes of all operators."""
+        return sum(self.by_operator.values())
+
+    def of(self, *names: str) -> int:
+        """Bytes of the operators whose names begin so."""
+        return sum(size for name, size in self.by_operator.items() if name.startswith(names))
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        results = function(*arguments, **(keywords or {}))
+        name = function._schema.name
+        if name not in _MOVES_NOTHING and not _is_view(function._schema):
+            self.by_operator[name] += _moved(function._schema, arguments, keywords or {}, results)
+        return results
+
+
+def _is_view(schema: Any) -> bool:
+    aliases = [result.alias_info for result in schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _moved(schema: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], results: Any) -> int:
+    name = schema.name.split("::")[1]
+    read: list[Tensor] = []
+    written = {id(tensor): tensor for tensor in _tensors(results)}
+    for number, argument in enumerate(schema.arguments):
+        tensors = _tensors(arguments[number] if number < len(arguments) else keywords.get(argument.name))
+        alias = argument.alias_info
+        is_written = alias is not None and alias.is_write
+        if is_written:
+            written |= {id(tensor): tensor for tensor in tensors}
+        is_read = not (name in _LIKE or argument.is_out or (is_written and name in _FILLS))
+        read += tensors if is_read else []
+    return sum(map(_bytes, read)) + sum(map(_bytes, written.values()))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _bytes(tensor: Tensor) -> int:
+    behind = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or size == 0)
+    return math.prod(behind) * tensor.element_size()
+
+
+def step_rows(network: Network, device: torch.device, worlds: Sequence[int] = WORLDS) -> Iterator[Row]:
+    """What the operators of a training step read and write, as one process and as one of several.
+
+    Counted for a GPU on tensors without data: neither a GPU nor memory is needed, and ``device`` is only what the rows
+    tell of this machine. A row has the bytes of all operators, and of them those of batch norms (with what is added and
+    the ReLU where they take it), of LaConv, and of convolutions.
+    """
+    shape = {"preset": network.model.preset, "size": network.size, "dtype": network.precision, "batch": network.batch}
+    for world in worlds:
+        found = {name: _step(network, world, name == BASELINE) for name in (BASELINE, OURS)}
+        for row in rows_of({name: [moved.total] for name, moved in found.items()}, BASELINE, "bytes"):
+            moved = found[row["name"]]
+            bare = {key: value for key, value in row.items() if not key.startswith("over_")}
+            parts = {part: moved.of(*operators) for part, operators in PARTS.items()}
+            yield {"bench": "bytes", "measure": MOVED, **bare, "world": world, **parts, **shape, **surroundings(device)}
+
+
+def _step(network: Network, world: int, reference: bool) -> Moved:
+    cpu, moved = torch.device("cpu"), Moved()
+    with _pretended(world), FakeTensorMode(), moved:
+        way = Way(network, cpu, reference)
+        for module in way.model.modules():
+            if isinstance(module, BatchNorm):
+                module.as_on_gpu = True
+        inputs = made_input(network, network.batch, cpu)
+        moved.by_operator.clear()  # what it took to make them
+        way.step(*inputs)
+    return moved
+
+
+@contextmanager
+def _pretended(world: int) -> Iterator[None]:
+    """The first of so many processes, whose exchanges come back at once."""
+    if world == 1:
+        yield
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
