@@ -22,7 +22,7 @@ NUMBER_TYPES = {"f32": "float", "f16": "laconv::half", "bf16": "laconv::bfloat16
 # Sizes with code of their own, by the name of the entry points; `any` (0) takes every odd size.
 KERNEL_SIZES = {"any": 0, "k3": 3, "k5": 5, "k7": 7}
 # Kernels that make the filters themselves, for number types that tensor cores multiply.
-FUSED_TYPES, FUSED = ("f16", "bf16"), ("k3", "k7_forward")
+FUSED_TYPES, FUSED = ("f16", "bf16"), ("k3", "k7_forward", "k7_backward")
 FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static", "-Xptxas=-v")
 # Less than half the size; compilers before 12.8 know only the second.
 COMPRESS, COMPRESS_BEFORE = "--compress-mode=size", "-Xfatbin=-compress-all"
