@@ -39,13 +39,13 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     found = {}
     for function in read(compile_unit(f"fused_{name}_k3", chip, tmp_path_factory.mktemp("code"))):
         if kernel := re.search(r"2k3\d+(forward|grad_x|grad_filters)I(.*)EEvNS0_", function.symbol):
-            found[kernel[1], _switches(kernel[2])] = function
+            found[kernel[1], template_switches(kernel[2])] = function
         else:
             assert "add_parts" in function.symbol
     return found
 
 
-def _switches(arguments: str) -> str:
+def template_switches(arguments: str) -> str:
     """The template's arguments but for the type, a digit each."""
     return "".join(re.findall(r"L(?:b|NS0_8PrologueE)(\d)E", arguments + "E"))
 
