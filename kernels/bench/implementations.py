@@ -13,6 +13,7 @@ from torch import Tensor
 from laconvnet import kernels
 from laconvnet.kernels import chunks, cuda, dispatch
 from laconvnet.kernels.backend import PLAIN, Backend
+from laconvnet.kernels.bench import triton_rival
 from laconvnet.kernels.bench.cases import Case
 from laconvnet.kernels.bench.timing import Step
 from laconvnet.kernels.cuda import involution
@@ -20,7 +21,7 @@ from laconvnet.kernels.cuda.fused import Fused
 from laconvnet.kernels.recipe import Recipe
 
 BASELINE = "unfold"
-WAYS = (BASELINE, "unfold_compiled", "taps", "involution", dispatch.FUSED, dispatch.CHUNKS, "laconv")
+WAYS = (BASELINE, "unfold_compiled", "taps", "involution", "triton", dispatch.FUSED, dispatch.CHUNKS, "laconv")
 Layer = Callable[..., Tensor]
 
 
@@ -81,6 +82,7 @@ def implementations(
     taps                our loop over taps (or matrix products) in plain PyTorch
     involution          one thread an output number, as the authors' kernel is written, in its own contiguous layout and
                         with the filters of the whole batch in memory (GPU, where it is built)
+    triton              filters made and used in Triton, forward alone (GPU, where Triton is installed)
     fused, chunks       the two paths of the operator, whichever it chooses (GPU, where there is a fused kernel)
     laconv              what the operator chooses on this device
     """
@@ -99,9 +101,16 @@ def implementations(
         theirs = functools.partial(involution_conv if given else involution_laconv, other)
         found["involution"] = _differentiated(theirs, flat, sizes)
     if not given:
-        found |= _paths(tensors, sizes)
+        found |= _in_triton(tensors, sizes) | _paths(tensors, sizes)
     found["laconv"] = _differentiated(kernels.dynamic_conv if given else kernels.laconv, tensors, sizes)
     return found
+
+
+def _in_triton(tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, dict[str, Step]]:
+    x, cond, weight, bias = (tensor.detach() for tensor in tensors)
+    if not (triton_rival.ready() and x.is_cuda and triton_rival.takes(x, cond)):
+        return {}
+    return {"triton": {"forward": lambda _: triton_rival.laconv(x, cond, weight, bias, *sizes)}}
 
 
 def _paths(tensors: tuple[Tensor, ...], sizes: tuple[int, int]) -> dict[str, dict[str, Step]]:

@@ -56,6 +56,7 @@ def kernel(
       unfold_compiled  the same under torch.compile (minutes of compiling; --quick leaves it out)
       taps             our loop over taps in plain PyTorch, used where no compiled kernel is
       involution       one thread an output number, as the authors' kernel (GPU, where it is built)
+      triton           a kernel in Triton that makes filters and uses them, forward alone (GPU, where Triton is)
       fused, chunks    its two paths, filters made on the chip or for a chunk of images at a time (GPU)
       laconv           what the operator uses on this device
     All ways run once a round, so that a busy machine slows all of them alike. A row tells the median over rounds in
