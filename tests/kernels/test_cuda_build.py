@@ -91,6 +91,9 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
         for size in ("any",) if dtype == "f64" else ("any", "k3", "k5", "k7"):
             for what in ("forward", "grad_x", "grad_filters"):
                 assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
+    for dtype in ("f16", "bf16"):
+        for what in ("forward", "grad_x", "grad_filters", "workspace"):
+            assert getattr(library, f"laconv_fused_{what}_{dtype}_k3")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
