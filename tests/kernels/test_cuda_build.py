@@ -94,6 +94,10 @@ def test_the_library_is_small_and_whole(built: Built) -> None:
                 assert getattr(library, f"laconv_dynamic_conv_{what}_{dtype}_{size}")
         for what in ("statistics", "apply", "backward_reduce", "backward_apply", "workspace"):
             assert dtype == "f64" or getattr(library, f"laconv_norm_{what}_{dtype}")
+    for dtype in ("f16", "bf16"):
+        for what in ("forward", "grad_x", "grad_filters", "workspace"):
+            assert getattr(library, f"laconv_fused_{what}_{dtype}_k3")
+            assert getattr(library, f"laconv_fused_{what}_{dtype}_k7")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
