@@ -1,5 +1,6 @@
 """What the fused kernels should take on an H100, from their machine code and a model of the chip: a prediction that a
-device has to confirm or refute. `python -m tests.kernels.predictions` prints the table of docs/kernels.md.
+device has to confirm or refute. `python -m tests.kernels.predictions` prints the table of docs/kernels.md;
+`python -m tests.kernels.predictions docs/benchmarks` keeps its rows, too.
 
 A layer takes at least the longest of three times: its warps' instructions over the chip's issue slots, its products of
 matrices over its tensor cores, and the bytes that must move over the rate of a copy.
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from laconvnet.pipeline.bench.record import append, commit
 from tests.kernels import test_fused_k3_code as code
 from tests.kernels import test_fused_k7_backward_code as backward
 from tests.kernels import test_fused_k7_forward_code as forward
@@ -69,6 +73,11 @@ class Row:
     products: float
     bytes: int
     registers: int
+
+    @property
+    def id(self) -> str:
+        """Its name among rows of measurements."""
+        return f"prediction/s/416/bf16/stage{self.layer.stage}/{self.name}/batch{IMAGES}"
 
     @property
     def microseconds(self) -> tuple[float, float, float]:
@@ -134,19 +143,39 @@ def _k7_backward(folder: Path) -> Iterator[tuple[tuple[str, str], Function]]:
             yield (found[1], found[2]), function
 
 
+def record(found: Sequence[Row], folder: Path) -> str:
+    """Keeps the predictions as rows for the page of measurements; the name that links begin with."""
+    now = datetime.now(UTC)
+    stem = f"{now:%Y-%m-%d}-h100-by-the-model"
+    told = {
+        "bench": "prediction",
+        "date": now.isoformat(timespec="seconds"),
+        "machine": "h100-by-the-model",
+        **commit(),
+    }
+    told |= {"command": "python -m tests.kernels.predictions", "device": "model of an H100, nothing was measured"}
+    for row in found:
+        bound = dict(zip(("by_instructions", "by_products", "by_bytes"), row.microseconds, strict=True))
+        numbers = {"median": max(row.microseconds), "unit": "us", "rounds": 1, **bound, "registers": row.registers}
+        step = {"instructions": row.instructions, "products": row.products, "note": f"predicted for {BATCH}"}
+        append(folder / f"{stem}.jsonl", [{"id": row.id, "name": row.name, **told, **numbers, **step}])
+    return stem
+
+
 def main() -> None:
+    """Prints the table; with a folder, keeps the rows there and links to them."""
     with tempfile.TemporaryDirectory() as folder:
-        print(f"{BATCH}; microseconds of an H100 by the model, the longest decides.\n")
-        print(
-            "| stage | kernel | registers | a warp's step: instructions, products | instructions | products | bytes |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        for row in rows(Path(folder)):
-            issue, tensor, memory = row.microseconds
-            longest = max(issue, tensor, memory)
-            cells = (f"**{time:.0f}**" if time == longest else f"{time:.0f}" for time in (issue, tensor, memory))
-            step = f"{row.instructions:.0f}, {row.products:.0f}"
-            print(f"| {row.layer.stage} | {row.name} | {row.registers} | {step} | {' | '.join(cells)} |")
+        found = list(rows(Path(folder)))
+    stem = record(found, Path(sys.argv[1])) if len(sys.argv) > 1 else None
+    print(f"{BATCH}; microseconds, the longest decides:\n")
+    print("| stage | kernel | registers | instructions and products of a step | by instructions | products | bytes |")
+    print("|---|---|---|---|---|---|---|")
+    for row in found:
+        longest = max(row.microseconds)
+        link = f"[{longest:.0f}](benchmarks/README.md#{stem}/{row.id})" if stem else f"{longest:.0f}"
+        cells = (f"**{link}**" if time == longest else f"{time:.0f}" for time in row.microseconds)
+        step = f"{row.instructions:.0f}, {row.products:.0f}"
+        print(f"| {row.layer.stage} | {row.name} | {row.registers} | {step} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
