@@ -61,18 +61,18 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
                          : OUTSIDE;
     }
 #pragma unroll
-    for (int pair = 0; pair < KEY_ROWS / 2; ++pair) fetch(call, pair * PAIR);
+    for (int pair = 0; pair < KEY_ROWS / 2; ++pair) fetch(call, pair * PAIR, true);
   }
 
-  // Asks for the next two rows, as one group of copies. Rows above the picture have an offset below zero, which as an
+  // Asks for the next two rows, as one group of copies, where there is a step `more` to read them. Rows above the picture have an offset below zero, which as an
   // unsigned number is beyond its end like that of rows below.
-  __device__ __forceinline__ void fetch(const Call& call, uint32_t place) {
+  __device__ __forceinline__ void fetch(const Call& call, uint32_t place, bool more) {
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
 #pragma unroll
       for (int part = 0; part < PARTS; ++part)
         copy_16(copies + place + part * PLANE + 16 * LANES * i, picture + int(offset[i]) + 16 * part,
-                offset[i] < call.picture_of_x);
+                offset[i] < call.picture_of_x && more);
       offset[i] += 2 * call.row_of_x;
     }
     end_group_of_copies();

@@ -96,7 +96,7 @@ struct Parts {
 };
 
 inline Parts parts_of(const Call& call, int64_t pictures) {
-  constexpr int GROUPS = 2, SIXTEEN_BYTES = 4;
+  constexpr int GROUPS = 2, LINE = 32;  // floats of a line of the cache: no part shares one with the next
   Parts parts{};
   parts.group_blocks = int(divided_up(call.groups, GROUPS));
   parts.slices = int(divided_up(call.condition, LARGEST_SLICE));
@@ -105,7 +105,7 @@ inline Parts parts_of(const Call& call, int64_t pictures) {
   parts.strips = pictures * parts.cut.bands * parts.cut.strips;
   parts.blocks = min(parts.strips, max(BLOCKS_AT_ONCE / sharing, int64_t(1)));
   const int64_t filters = int64_t(TAPS * TAPS) * call.groups;
-  parts.stride = divided_up(filters * (call.condition + 1), SIXTEEN_BYTES) * SIXTEEN_BYTES;
+  parts.stride = divided_up(filters * (call.condition + 1), LINE) * LINE;
   return parts;
 }
 

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
     uint32_t to = uint32_t(top) * call.row_of_cond + uint32_t(filters.column * CONDITION + first_channel);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {
-      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
+      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR), y + STEP < strip.bottom);
       wait_copies<1>();
       synchronize_warp();
       {

@@ -60,14 +60,14 @@ template <class T, int CONDITION, int SLICE> struct ConditionCopies {
                           : OUTSIDE;
     }
   }
-  // Asks for the next step's. Zeros outside the picture: there the filters' gradient is zero, but 0 * NaN is not.
-  __device__ __forceinline__ void fetch(const Call& call, int buffer) {
+  // Asks for those of the next step, if there are `more`. Zeros outside the picture: there the filters' gradient is zero, but 0 * NaN is not.
+  __device__ __forceinline__ void fetch(const Call& call, int buffer, bool more) {
 #pragma unroll
     for (int patch = 0; patch < 2; ++patch) {
 #pragma unroll
       for (int pass = 0; pass < PASSES; ++pass) {
         const uint32_t at = offset[patch] + pass * call.row_of_cond;
-        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at), at < call.picture_of_cond);
+        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at), at < call.picture_of_cond && more);
       }
       offset[patch] += STEP * call.row_of_cond;
     }
@@ -128,10 +128,11 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
     const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
     filters.begin({strip.image, left + 8 * half, top, strip.bottom}, group, lane);
     copies.begin(call, strip, slice * Work::SLICE, int(threadIdx.x));
-    copies.fetch(call, buffer);
+    copies.fetch(call, buffer, true);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {
-      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR));
+      const bool more = y + STEP < strip.bottom;
+      filters.ring.fetch(call, Ring::wrapped(in_ring + KEY_ROWS / 2 * Ring::PAIR), more);
       wait_copies<2>();  // all but that and the condition
       synchronize_warp();
       KernelRows own;
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
       // The only barrier: the condition and the other warp's patch are there, and all have left the buffers of the step
       // before.
       __syncthreads();
-      copies.fetch(call, buffer ^ 1);
+      copies.fetch(call, buffer ^ 1, more);
       const char* const patches = conditions + 2 * buffer * Work::PATCH;
       sums.add(patches + half * Work::PATCH, row_of_lane, own);
       KernelRows other;
