@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -200,7 +201,9 @@ def test_bytes_and_banks_of_the_gradient_of_the_weight(fused: Fused, case: tuple
 
 def test_what_is_left_to_other_kernels(fused: Fused) -> None:
     def code(what: str, *arguments: int, workspace: int = 0, **changes: int) -> int:
-        given = replace(problem(torch.bfloat16, *arguments[:6], 7), **changes)
+        batch, height, width, channels, condition, groups = arguments[:6]
+        plain = problem(torch.bfloat16, batch, height, width, channels, condition, groups, 7)
+        given = replace(plain, **cast(dict[str, Any], changes))
         results = {"result": given.x} if what == "grad_x" else {"grad_cond": given.cond, "grad_weight": given.weight}
         kinds = {"grad_weight": torch.float32}
         return fused.code(
@@ -208,6 +211,7 @@ def test_what_is_left_to_other_kernels(fused: Fused) -> None:
             "k7",
             given,
             torch.empty(workspace, dtype=torch.uint8),
+            None,
             **{name: Guarded(tuple(t.shape), kinds.get(name, t.dtype)) for name, t in results.items()},
         )
 
