@@ -286,9 +286,7 @@ def test_a_compiler_that_makes_nothing_for_a_chip(tmp_path: Path) -> None:
 
 
 def test_the_real_compiler_tells_what_it_knows() -> None:
-    nvcc = toolchain.find_nvcc()
-    if nvcc is None:
-        pytest.skip("no nvcc under CUDA_HOME, on PATH or in a package: the kernels cannot be compiled")
+    nvcc = compilers.nvcc()
     known = nvcc.architectures()
     assert set(toolchain.ARCHITECTURES) <= known
     assert toolchain.codes(toolchain.ARCHITECTURES, known) == toolchain.codes(toolchain.ARCHITECTURES)

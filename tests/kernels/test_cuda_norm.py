@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from laconvnet.kernels.cuda.batch_norm import NormArguments
 from laconvnet.kernels.cuda.compiler import units
+from tests.kernels import compilers
 from tests.kernels.cuda_emulated import OnCpu, build_emulated
 from tests.kernels.norms import EPS, Found, Given, exactly, given
 
@@ -35,8 +35,7 @@ class Poisoned(OnCpu):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: the kernels cannot be compiled for the CPU")
+    compilers.gxx()
     wanted = [unit for unit in units() if unit.source.startswith("norm/") or unit.name == "dropout"]
     return Poisoned(build_emulated(tmp_path_factory.mktemp("norm"), wanted))
 

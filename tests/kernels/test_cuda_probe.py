@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from laconvnet.kernels import backend, cuda, folders, plain, probe
 from laconvnet.kernels.cuda import cache
+from tests.kernels import compilers
 from tests.kernels.cuda_emulated import OnCpu
 from tests.kernels.test_cuda_build import fake_nvcc
 
@@ -48,8 +48,7 @@ def _pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stand_in(tmp_path: Path, code: int) -> None:
     """Have the compiler make a library whose launch answers with this code; 0: it writes wrong numbers."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
+    compilers.gxx()
     source, library = tmp_path / "library.cpp", tmp_path / "library.so"
     source.write_text(SOURCE.format(code=code))
     subprocess.run(["g++", "-shared", "-fPIC", f"-I{cache.SOURCES}", source, "-o", library], check=True)

@@ -20,7 +20,7 @@ from laconvnet.kernels import cpu, dropout, plain
 from laconvnet.kernels.backend import Backend
 from laconvnet.kernels.cpu import build, native
 from laconvnet.kernels.keys import layer_number
-from tests.kernels import mask_reference
+from tests.kernels import compilers, mask_reference
 
 KEYS = torch.tensor([0, -1, 2**62 + 12345, 7 + 2**32])
 OPERATOR = torch.ops.laconv.keyed_dropout.default
@@ -32,7 +32,7 @@ SHAPES = [(1, 3, 4, 5), (3, 2, 7, 5), (3, 1, 1, 1), (5, 2, 3, 9), (7, 3, 5, 7), 
 def backend(request: pytest.FixtureRequest) -> Backend:
     found: ModuleType | None = plain if request.param == "plain" else cpu.ready()
     if found is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("the compiled kernel of the CPU is not there")
     return cast(Backend, found)
 
 
@@ -62,7 +62,7 @@ def test_filters_are_dropped_by_the_rule(backend: Backend, shape: tuple[int, int
 def test_many_pixels_are_dropped_by_the_rule() -> None:
     """More of them than the compiled kernel takes at once."""
     if cpu.ready() is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("the compiled kernel of the CPU is not there")
     for k, g in ((3, 2), (7, 1)):
         found, expected = (torch.ones(2, k * k * g, 29, 31) for _ in range(2))
         native.dropout_(found, KEYS[:2], k, g, 0.3)
@@ -84,7 +84,7 @@ def test_elements_are_dropped_by_the_rule(backend: Backend, shape: tuple[int, ..
 
 def test_many_elements_are_dropped_by_the_rule() -> None:
     if cpu.ready() is None:
-        pytest.skip("no C++ compiler here")
+        compilers.missing("the compiled kernel of the CPU is not there")
     values = torch.rand(3, 5, 13, 1009) + 1
     last = values.contiguous(memory_format=torch.channels_last)
     expected = dropout.dropout(values, KEYS[:3], 0.2)
@@ -97,10 +97,7 @@ def test_many_elements_are_dropped_by_the_rule() -> None:
 def test_every_processors_way_to_multiply_gives_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instructions: str
 ) -> None:
-    try:
-        program = build.compiler()
-    except build.BuildError:
-        pytest.skip("no C++ compiler here")
+    program = compilers.cxx()
     if instructions == "x86-64-v4" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         pytest.skip("this processor lacks them")
     target = tmp_path / "kernel.so"
