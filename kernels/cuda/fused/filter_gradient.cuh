@@ -1,13 +1,15 @@
 // The gradient of a group's filters, k = 7, made on the chip while a warp walks down a strip, two rows a step:
-//     grad_filters[p, tap] = sum over the group's channels of grad[p] * x[p + offset(tap)], dropped as the filters were.
+//     grad_filters[p, tap] = sum over the group's channels of grad[p] * x[p + offset(tap)], dropped as the filters.
 //
-// A patch is 8 columns of the two rows, 16 pixels, and meets a row of x in 14 of the 16 columns that begin 3 before it, its
-// keys. So S = grad (16 pixels x channels) * x^T (channels x 16 keys) has all taps of a kernel row, that of pixel q from key
-// q on; a row of keys is the kernel row n of the upper pixels and n - 1 of the lower, and 8 rows serve a step. Each row of a
-// quad is then turned back by its pixel's number, which the forward and grad_x do the other way round.
+// A patch is 8 columns of the two rows, 16 pixels, and meets a row of x in 14 of the 16 columns that begin 3 before
+// it, its keys. So S = grad (16 pixels x channels) * x^T (channels x 16 keys) has all taps of a kernel row, that of
+// pixel q from key q on; a row of keys is the kernel row n of the upper pixels and n - 1 of the lower, and 8 rows
+// serve a step. Each row of a quad is then turned back by its pixel's number, which the forward and grad_x do the
+// other way round.
 //
-// A kernel row is handed on when both rows of pixels have it, as the word of taps 2t, 2t + 1 of pixel q of lane (q, t):
-// that is the left operand of filters * weight as it lies. Slot 7 holds whatever the turn leaves there: its weight is zero.
+// A kernel row is handed on when both rows of pixels have it, as the word of taps 2t, 2t + 1 of pixel q of lane (q,
+// t): that is the left operand of filters * weight as it lies. Slot 7 holds whatever the turn leaves there: its weight
+// is zero.
 #pragma once
 #include "k7_backward.cuh"
 
@@ -26,9 +28,10 @@ struct Strip {
   int image, left, top, bottom;
 };
 
-// Rows of a group's x around the step, in shared memory: 10, of which 8 are read and 2 are on their way. Two rows are a pair
-// of planes, one for each 16 channels, so that a pixel has two pieces of 16 bytes in each: they lie in turn, four pixels
-// this way and four the other, so that 8 neighbouring pixels' first (or second) pieces lie in different banks.
+// Rows of a group's x around the step, in shared memory: 10, of which 8 are read and 2 are on their way. Two rows are
+// a pair of planes, one for each 16 channels, so that a pixel has two pieces of 16 bytes in each: they lie in turn,
+// four pixels this way and four the other, so that 8 neighbouring pixels' first (or second) pieces lie in different
+// banks.
 template <class T, int MEMBERS, int PATCHES> struct KeyRing {
   static constexpr int PARTS = MEMBERS / 16, COLUMNS = 8 * PATCHES + 8;
   static constexpr int PIXEL = 32, ROW = COLUMNS * PIXEL, PLANE = 2 * ROW, PAIR = PARTS * PLANE, BYTES = 5 * PAIR;
@@ -39,7 +42,9 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
   const T* picture;          // of x
   uint32_t offset[COPIES];   // in the picture, of the next copies
 
-  static __device__ __forceinline__ int place_of(int pixel, int piece) { return pixel * PIXEL + (piece ^ pixel / 4 % 2) * 16; }
+  static __device__ __forceinline__ int place_of(int pixel, int piece) {
+    return pixel * PIXEL + (piece ^ pixel / 4 % 2) * 16;
+  }
   // Places in the ring are bytes and grow; behind the end the difference is the smaller one.
   static __device__ __forceinline__ uint32_t wrapped(uint32_t place) { return min(place, place - uint32_t(BYTES)); }
 
@@ -57,15 +62,15 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
       const int pixel = (lane + LANES * i) / 2, column = strip.left - REACH + pixel % COLUMNS;
       const bool inside = group < call.groups && column >= 0 && column < call.width && pixel % COLUMNS < COLUMNS - 2;
       const int y = strip.top - REACH + pixel / COLUMNS;
-      offset[i] = inside ? uint32_t(y) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % 2 * 8)
-                         : OUTSIDE;
+      const int in_row = column * call.channels + group * MEMBERS + lane % 2 * 8;
+      offset[i] = inside ? uint32_t(y) * call.row_of_x + uint32_t(in_row) : OUTSIDE;
     }
 #pragma unroll
     for (int pair = 0; pair < KEY_ROWS / 2; ++pair) fetch(call, pair * PAIR, true);
   }
 
-  // Asks for the next two rows, as one group of copies, where there is a step `more` to read them. Rows above the picture have an offset below zero, which as an
-  // unsigned number is beyond its end like that of rows below.
+  // Asks for the next two rows, as one group of copies, where there is a step `more` to read them. Rows above the
+  // picture have an offset below zero, which as an unsigned number is beyond its end like that of rows below.
   __device__ __forceinline__ void fetch(const Call& call, uint32_t place, bool more) {
 #pragma unroll
     for (int i = 0; i < COPIES; ++i) {
@@ -78,8 +83,8 @@ template <class T, int MEMBERS, int PATCHES> struct KeyRing {
     end_group_of_copies();
   }
 
-  // The right operands of a row of x: words of 8 keys x 16 channels, by part of the channels and block of 8 keys. A load
-  // gives two blocks of one part, or the third block of all parts.
+  // The right operands of a row of x: words of 8 keys x 16 channels, by part of the channels and block of 8 keys. A
+  // load gives two blocks of one part, or the third block of all parts.
   __device__ __forceinline__ void load(uint32_t (&words)[PARTS][PATCHES + 1][2], uint32_t place) const {
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
@@ -109,9 +114,9 @@ template <class T, int MEMBERS, int PATCHES> struct GradRows {
 #pragma unroll
     for (int patch = 0; patch < PATCHES; ++patch) {
       const int column = strip.left + 8 * patch + lane / 4;
-      offset[patch] = group < call.groups && column < call.width
-                          ? uint32_t(strip.top) * call.row_of_x + uint32_t(column * call.channels + group * MEMBERS + lane % 4 * 2)
-                          : OUTSIDE;
+      const bool inside = group < call.groups && column < call.width;
+      const int in_row = column * call.channels + group * MEMBERS + lane % 4 * 2;
+      offset[patch] = inside ? uint32_t(strip.top) * call.row_of_x + uint32_t(in_row) : OUTSIDE;
     }
   }
 
@@ -165,7 +170,8 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
     grad.load(call);
   }
 
-  // Calls take(kernel_row, words) for each kernel row, words[patch][row of pixels]. `place`: of the first of 8 rows of x.
+  // Calls take(kernel_row, words) for each kernel row, words[patch][row of pixels]. `place`: of the first of 8 rows of
+  // x.
   template <class Take> __device__ __forceinline__ void step(uint32_t place, int y, const Take& take) {
     Bytes16 random[PATCHES][2];
     if (DROP) {

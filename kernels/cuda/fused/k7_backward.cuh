@@ -1,7 +1,8 @@
-// What the backward kernels of k = 7 share: a call's sizes, how it is cut into strips, the dropout of a pair of filters.
+// What the backward kernels of k = 7 share: a call's sizes, how it is cut into strips, the dropout of a pair of
+// filters.
 //
-// The filters of a pixel and group are a row of 56 slots, 8 a kernel row: slot 8 dy + dx is tap (dy, dx), slot 8 dy + 7 is
-// zero. So one column of 8 of a product's D is one kernel row, and lane t of a quad holds its taps 2t and 2t + 1.
+// The filters of a pixel and group are a row of 56 slots, 8 a kernel row: slot 8 dy + dx is tap (dy, dx), slot 8 dy +
+// 7 is zero. So one column of 8 of a product's D is one kernel row, and lane t of a quad holds its taps 2t and 2t + 1.
 #pragma once
 #include "warp.cuh"
 
@@ -49,15 +50,15 @@ __device__ __forceinline__ Key key_of_row(const Key& key, int y, uint32_t zero) 
   return {key.low ^ (uint32_t(y) & zero), key.high ^ (uint32_t(y) & zero)};
 }
 
-// The mask of a pixel's kernel row, for the pair of taps of lane t: Philox's block is t, and of its 16 bytes the kernel
-// row owns two. Beside the byte 0x64 a byte is the half-precision number 1024 + byte, so one comparison serves the pair;
-// digit 5 of the selector is the 0x64 of the threshold.
+// The mask of a pixel's kernel row, for the pair of taps of lane t: Philox's block is t, and of its 16 bytes the
+// kernel row owns two. Beside the byte 0x64 a byte is the half-precision number 1024 + byte, so one comparison serves
+// the pair; digit 5 of the selector is the 0x64 of the threshold.
 __device__ __forceinline__ uint32_t kept(const Bytes16& random, int kernel_row, uint32_t threshold) {
   return at_least(bytes(random.word[kernel_row / 2], threshold, kernel_row % 2 ? 0x5352u : 0x5150u), threshold);
 }
 
-// Two words of each kernel row, which one warp hands over to another in shared memory: a quad of words of each lane for two
-// kernel rows, half a quad for the last.
+// Two words of each kernel row, which one warp hands over to another in shared memory: a quad of words of each lane
+// for two kernel rows, half a quad for the last.
 struct KernelRows {
   static constexpr int QUADS = LANES * 16, BYTES = (TAPS + 1) / 2 * QUADS;
 
@@ -94,7 +95,8 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
   if (args.kernel_size != TAPS || args.packing) return LACONV_NO_FUSED_KERNEL;
   for (const int64_t side : {args.batch, args.height, args.width, args.channels, args.condition, args.groups})
     if (side < 0 || side > most) return LACONV_BAD_SIZE;
-  if (args.groups < 1 || args.channels % args.groups || args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
+  if (args.groups < 1 || args.channels % args.groups) return LACONV_BAD_SIZE;
+  if (args.threshold < 0 || args.threshold > 255) return LACONV_BAD_SIZE;
   const int64_t widest = args.channels > args.condition ? args.channels : args.condition;
   // With the rows beside the picture that a walk names and does not read.
   if (args.width && widest > LARGEST_PICTURE / (args.height + 16) / args.width) return LACONV_NO_FUSED_KERNEL;
@@ -123,8 +125,8 @@ inline int call_of(const laconv_fused_args& args, Call& call) {
   return 0;
 }
 
-// How many blocks a chip of 132 multiprocessors runs at once, two on each. A constant of the library, not of the chip, so
-// that how the work is cut, and with it the order of sums, is a function of the sizes alone.
+// How many blocks a chip of 132 multiprocessors runs at once, two on each. A constant of the library, not of the chip,
+// so that how the work is cut, and with it the order of sums, is a function of the sizes alone.
 constexpr int64_t BLOCKS_AT_ONCE = 264;
 constexpr int64_t LARGEST_STRIPS = 1 << 30;  // so that a walk over them stays within 32 bits
 
@@ -135,9 +137,8 @@ struct Walk {
   int extra;    // rows' worth of time that a band costs beside its own rows
 };
 
-// Bands so high that what they cost beside their rows is little, and so many that no chip waits for its last blocks: the
-// least time of `at_once` blocks in turns.
-// `sharing`: blocks that walk down the same strip.
+// Bands so high that what they cost beside their rows is little, and so many that no chip waits for its last blocks:
+// the least time of `at_once` blocks in turns. `sharing`: blocks that walk down the same strip.
 inline Cut cut_of(const Call& call, const Walk& walk, int64_t pictures, int64_t sharing, int64_t at_once) {
   constexpr int LOWEST = 8;
   const int strips = int(divided_up(max(call.width - walk.more, 1), walk.columns));

@@ -29,7 +29,9 @@ template <int NUMBER> struct Constant {
 // run(condition, drop), both as types.
 template <int ONE, int OTHER, class Run> int with_condition(const Call& call, const Run& run) {
   const bool drop = call.keys != nullptr;
-  const auto with = [&](auto condition) { return drop ? run(condition, Constant<1>{}) : run(condition, Constant<0>{}); };
+  const auto with = [&](auto condition) {
+    return drop ? run(condition, Constant<1>{}) : run(condition, Constant<0>{});
+  };
   if (call.condition == ONE) return with(Constant<ONE>{});
   if (call.condition == OTHER) return with(Constant<OTHER>{});
   return LACONV_NO_FUSED_KERNEL;
@@ -53,7 +55,8 @@ int launch_grad_x_pairs(GradXParameters parameters, int64_t pictures, void* stre
   parameters.parts = int(divided_up(parameters.call.groups, Work::GROUPS));
   parameters.cut = cut_of(parameters.call, PAIRS_WALK, pictures, parameters.parts, AT_ONCE);
   const int64_t blocks = pictures * parameters.cut.bands * parameters.cut.strips * parameters.parts;
-  return launch_warps(k7_grad_x_pairs<T, CONDITION, DROP>, blocks, Work::WARPS * LANES, Work::BYTES, stream, parameters);
+  return launch_warps(k7_grad_x_pairs<T, CONDITION, DROP>, blocks, Work::WARPS * LANES, Work::BYTES, stream,
+                      parameters);
 }
 
 template <class T> int grad_x(const laconv_fused_args& args, void* stream) {
@@ -119,8 +122,9 @@ int launch_grad_weight(const Call& call, const laconv_fused_args& args, void* st
                                   GradWeight<T, MEMBERS, CONDITION>::BYTES, stream, parameters);
   if (failed) return failed;
   const int64_t filters = int64_t(TAPS * TAPS) * call.groups;
-  return launch_partial_sums(
-      {memory, parts.blocks, parts.stride, args.grad_weight, args.grad_bias, filters * call.condition, filters}, stream);
+  const PartialSums sums{memory, parts.blocks, parts.stride, args.grad_weight, args.grad_bias,
+                         filters * call.condition, filters};
+  return launch_partial_sums(sums, stream);
 }
 
 template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP>
@@ -128,7 +132,8 @@ int launch_grad_filters(const Call& call, const laconv_fused_args& args, void* s
   constexpr int COND_BYTES = GradCond<T, MEMBERS, CONDITION, WARPS, DROP>::BYTES;
   constexpr int WEIGHT_BYTES = GradWeight<T, MEMBERS, CONDITION>::BYTES;
   // All that may be refused, before anything is launched.
-  if (const int refused = fits(max(args.grad_cond ? COND_BYTES : 0, args.grad_weight ? WEIGHT_BYTES : 0))) return refused;
+  const int bytes = max(args.grad_cond ? COND_BYTES : 0, args.grad_weight ? WEIGHT_BYTES : 0);
+  if (const int refused = fits(bytes)) return refused;
   if (args.grad_weight) {
     const Parts parts = parts_of(call, args.batch);
     if (parts.strips > LARGEST_STRIPS) return LACONV_NO_FUSED_KERNEL;

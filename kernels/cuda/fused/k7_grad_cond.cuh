@@ -1,9 +1,10 @@
-// The gradient of the condition, k = 7: grad_cond[p] = sum over groups and taps of grad_filters[p, tap, group] * weight.
+// The gradient of the condition, k = 7: grad_cond[p] = sum over groups and taps of grad_filters[p, tap, group] *
+// weight.
 //
-// A warp of a block makes the filter gradient of one group, all of the same strip of 16 columns, and leaves it in shared
-// memory as left operands. After the one barrier of a step warp w sums over all groups for its share of the condition's
-// channels: the sum over groups is the product's K, so that nobody adds to another's sum. Its part of the weight stays in
-// its registers for all its strips, whatever the number of groups.
+// A warp of a block makes the filter gradient of one group, all of the same strip of 16 columns, and leaves it in
+// shared memory as left operands. After the one barrier of a step warp w sums over all groups for its share of the
+// condition's channels: the sum over groups is the product's K, so that nobody adds to another's sum. Its part of the
+// weight stays in its registers for all its strips, whatever the number of groups.
 #pragma once
 #include "filter_gradient.cuh"
 
@@ -29,9 +30,9 @@ template <int WARPS> struct Operands {
   }
 };
 
-// Blocks share the condition's channels in slices; warp w makes
-// SLICE / WARPS of them. Each slice's block makes the filters' gradient for itself. Shared memory: a ring of x
-// each warp, then two buffers of operands, of this step and of the one before, which others still read: a word quad a lane.
+// Blocks share the condition's channels in slices; warp w makes SLICE / WARPS of them. Each slice's block makes the
+// filters' gradient for itself. Shared memory: a ring of x each warp, then two buffers of operands, of this step and
+// of the one before, which others still read: a word quad a lane.
 template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP> struct GradCond {
   static constexpr int PATCHES = 2, SLICE = SLICE_OF<CONDITION>, SLICES = CONDITION / SLICE;
   static constexpr int OPERANDS = Operands<WARPS>::COUNT, TILES = SLICE / WARPS / 8;
@@ -40,9 +41,9 @@ template <class T, int MEMBERS, int CONDITION, int WARPS, bool DROP> struct Grad
   static constexpr int COLUMNS = 8 * PATCHES;
   using Run = Vector<uint32_t, TILES>;  // a lane's channels of a pixel, 2 a tile
 
-  // Column q of tile n is channel 2 TILES (q / 2) + 2n + q % 2 of the warp's, so that a lane ends with a run of channels.
-  // Lane (q, t) wants taps 2t and 2t + 1 of one channel, but a word of memory has two channels of one tap: neighbouring
-  // columns each load one tap and exchange.
+  // Column q of tile n is channel 2 TILES (q / 2) + 2n + q % 2 of the warp's, so that a lane ends with a run of
+  // channels. Lane (q, t) wants taps 2t and 2t + 1 of one channel, but a word of memory has two channels of one tap:
+  // neighbouring columns each load one tap and exchange.
   static __device__ __forceinline__ void load_weight(uint32_t (&word)[TILES][OPERANDS][2], const Call& call,
                                                      int first_channel, int lane) {
     const int q = lane / 4, t = lane % 4, dx = 2 * t + q % 2;
@@ -113,14 +114,16 @@ __global__ void __launch_bounds__(WARPS* LANES, WARPS == 4 ? 2 : 1) k7_grad_cond
 
   char* own = shared_memory() + Work::RINGS + 16 * lane;  // the lane's quad of operand 0
   int to_other_buffer = Work::BUFFER;
-  for (unsigned index = blockIdx.x / Work::SLICES; index < unsigned(parameters.strips); index += gridDim.x / Work::SLICES) {
+  const unsigned blocks = gridDim.x / Work::SLICES;
+  for (unsigned index = blockIdx.x / Work::SLICES; index < unsigned(parameters.strips); index += blocks) {
     const Place place = place_of(index, parameters.cut, 1);
     const int top = place.band * parameters.cut.rows, left = place.strip * Work::COLUMNS;
     const Strip strip{place.image, left, top, min(top + parameters.cut.rows, call.height)};
     const unsigned thread = unsigned(known_from_here(int(threadIdx.x)));
     filters.begin(strip, int(thread / LANES), int(thread % LANES));
     T* const picture = static_cast<T*>(parameters.result) + int64_t(place.image) * call.picture_of_cond;
-    const int first_channel = slice * Work::SLICE + Work::SLICE / WARPS * int(thread / LANES) + 2 * Work::TILES * int(thread % 4);
+    const int of_warp = slice * Work::SLICE + Work::SLICE / WARPS * int(thread / LANES);
+    const int first_channel = of_warp + 2 * Work::TILES * int(thread % 4);
     uint32_t to = uint32_t(top) * call.row_of_cond + uint32_t(filters.column * CONDITION + first_channel);
     uint32_t in_ring = 0;
     for (int y = top; y < strip.bottom; y += STEP) {

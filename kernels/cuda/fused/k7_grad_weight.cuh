@@ -1,12 +1,14 @@
-// The gradients of weight and bias, k = 7: grad_weight^T = condition^T * grad_filters over all pixels, and its sum of rows.
+// The gradients of weight and bias, k = 7: grad_weight^T = condition^T * grad_filters over all pixels, and its sum of
+// rows.
 //
-// The sums of a group, 56 slots x the condition's channels, are more than a warp's registers, so a pair of warps shares a
-// group: each makes the filter gradient of its own patch of 16 pixels, hands it over transposed, which is the right operand,
-// and adds both patches for its half of the channels: nothing is made twice. The condition of both patches lies in shared
-// memory, where one load transposes it into left operands. A block is two such pairs on one strip of 16 columns.
+// The sums of a group, 56 slots x the condition's channels, are more than a warp's registers, so a pair of warps
+// shares a group: each makes the filter gradient of its own patch of 16 pixels, hands it over transposed, which is the
+// right operand, and adds both patches for its half of the channels: nothing is made twice. The condition of both
+// patches lies in shared memory, where one load transposes it into left operands. A block is two such pairs on one
+// strip of 16 columns.
 //
-// A fixed number of blocks walks over all strips, and each leaves one part of the sums; `sum_partials` adds the parts in
-// the order of the blocks. So results have the same bits on every chip.
+// A fixed number of blocks walks over all strips, and each leaves one part of the sums; `launch_partial_sums` adds the parts
+// in the order of the blocks. So results have the same bits on every chip.
 #pragma once
 #include "filter_gradient.cuh"
 
@@ -60,14 +62,16 @@ template <class T, int CONDITION, int SLICE> struct ConditionCopies {
                           : OUTSIDE;
     }
   }
-  // Asks for those of the next step, if there are `more`. Zeros outside the picture: there the filters' gradient is zero, but 0 * NaN is not.
+  // Asks for those of the next step, if there are `more`. Zeros outside the picture: there the filters' gradient is
+  // zero, but 0 * NaN is not.
   __device__ __forceinline__ void fetch(const Call& call, int buffer, bool more) {
 #pragma unroll
     for (int patch = 0; patch < 2; ++patch) {
 #pragma unroll
       for (int pass = 0; pass < PASSES; ++pass) {
         const uint32_t at = offset[patch] + pass * call.row_of_cond;
-        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at), at < call.picture_of_cond && more);
+        copy_16(to + (2 * buffer + patch) * PATCH + pass * PASS * PIECES * 16, picture + int(at),
+                at < call.picture_of_cond && more);
       }
       offset[patch] += STEP * call.row_of_cond;
     }
@@ -166,7 +170,10 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
   Floats4* const others = reinterpret_cast<Floats4*>(shared_memory()) + (warp / Work::SHARERS * 4) * LANES + lane;
   if (half == 1) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) store(others + i * LANES, Floats4{{sums.bias[i][0], sums.bias[i][1], sums.bias[i][2], sums.bias[i][3]}});
+    for (int i = 0; i < 4; ++i) {
+      const float* const sum = sums.bias[i];
+      store(others + i * LANES, Floats4{{sum[0], sum[1], sum[2], sum[3]}});
+    }
   }
   __syncthreads();
   if (group >= call.groups) return;
@@ -187,9 +194,10 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_weight(const GradWeightPar
         store(to + 16 * tile, sums.weight[tile][kernel_row][i] * scale);
         store(to + 16 * tile + 8, sums.weight[tile][kernel_row][2 + i] * scale);
       }
-      const int number = 2 * (kernel_row % 2) + i;
-      if (half == 0 && slice == 0 && q == 0)
-        store(bias + row, (sums.bias[kernel_row / 2][number] + load<Floats4>(others + kernel_row / 2 * LANES).number[number]) * scale);
+      if (half == 0 && slice == 0 && q == 0) {
+        const int sum = kernel_row / 2, number = 2 * (kernel_row % 2) + i;
+        store(bias + row, (sums.bias[sum][number] + load<Floats4>(others + sum * LANES).number[number]) * scale);
+      }
     }
 }
 

@@ -1,6 +1,6 @@
-// The gradient of x, k = 7, 16 channels a group and a condition of 64 or 128: a warp owns a group, four warps of a block
-// walk down the same strip (so three of them find the condition in the cache). The weight of each group lies in shared
-// memory; filters of one kernel row live at a time. Scatter and lanes: k7_scatter.cuh.
+// The gradient of x, k = 7, 16 channels a group and a condition of 64 or 128: a warp owns a group, four warps of a
+// block walk down the same strip (so three of them find the condition in the cache). The weight of each group lies in
+// shared memory; filters of one kernel row live at a time. Scatter and lanes: k7_scatter.cuh.
 #pragma once
 #include "k7_scatter.cuh"
 #include "k7_weight.cuh"
@@ -16,9 +16,10 @@ struct GradXParameters {
 
 // The condition of the strip's 32 sources in a row as the left operand of the filters' product, K = CHUNKS * 32.
 //
-// Sixteen bytes of a pixel are its words of two products. Every word passes an OR with a zero that the compiler does not
-// know: a load leaves four words of one pixel in neighbouring registers and a product wants words of two pixels there, and
-// without a place of their own ptxas copies all of them for every kernel row, which doubles the instructions.
+// Sixteen bytes of a pixel are its words of two products. Every word passes an OR with a zero that the compiler does
+// not know: a load leaves four words of one pixel in neighbouring registers and a product wants words of two pixels
+// there, and without a place of their own ptxas copies all of them for every kernel row, which doubles the
+// instructions.
 template <class T, int CHUNKS> struct ConditionRow {
   uint32_t word[PATCHES / 2][CHUNKS][2][4];
 

@@ -1,7 +1,7 @@
 // The gradient of x, k = 7, 32 channels a group and a condition of 256 or 512: two warps share a group. Each makes the
-// filters of 16 of the strip's 32 source columns, of all kernel rows, and hands them over turned to the targets; each then
-// adds all sources for its half of the channels. So filters are made once, and a warp's sums (16 channels) leave registers
-// for a fourth block of targets, which saves a strip in two where a picture is 26 pixels wide.
+// filters of 16 of the strip's 32 source columns, of all kernel rows, and hands them over turned to the targets; each
+// then adds all sources for its half of the channels. So filters are made once, and a warp's sums (16 channels) leave
+// registers for a fourth block of targets, which saves a strip in two where a picture is 26 pixels wide.
 //
 // The condition is too long to be held: it comes in chunks, for which the filters of all seven kernel rows wait.
 #pragma once
@@ -11,8 +11,9 @@ namespace laconv::k7_backward {
 
 // GROUPS of a block, as many as let two blocks of 256 conditions, or three of 512, share a multiprocessor.
 template <class T, int CONDITION> struct GradXPairs {
-  static constexpr int GROUPS = CONDITION > 256 ? 1 : 2, WARPS = 2 * GROUPS, BLOCKS_A_PROCESSOR = CONDITION > 256 ? 3 : 2;
-  static constexpr int CHUNKS = 4, CHUNK = 32 * CHUNKS;  // products of 32 numbers, and numbers, of the condition at a time
+  static constexpr int GROUPS = CONDITION > 256 ? 1 : 2, WARPS = 2 * GROUPS;
+  static constexpr int BLOCKS_A_PROCESSOR = CONDITION > 256 ? 3 : 2;
+  static constexpr int CHUNKS = 4, CHUNK = 32 * CHUNKS;  // of the condition at a time: pieces of 32, numbers
   static constexpr int WEIGHTS = GROUPS * GroupWeight<T, CONDITION>::BYTES;
   static constexpr int BYTES = WEIGHTS + WARPS * 2 * KernelRows::BYTES;
 };

@@ -1,13 +1,13 @@
 // The gradient of x, k = 7: grad_x[p + offset(tap)] += filter[p, tap] * grad[p], walked down a strip. A row of source
 // pixels p is a step; it adds to the seven target rows around it, whose sums wait in registers.
 //
-// A strip has 32 source columns, four patches of 8. Targets are in blocks of 8 columns that begin in the middle of a patch,
-// so that a patch reaches, by its seven taps, two blocks and no more:
+// A strip has 32 source columns, four patches of 8. Targets are in blocks of 8 columns that begin in the middle of a
+// patch, so that a patch reaches, by its seven taps, two blocks and no more:
 //     block (16 channels x 8 targets) += grad^T (16 channels x 16 sources) * filters (16 sources x 8 targets)
-// over the patches to its left and right. Of the five blocks that a strip's patches reach, the three inner ones have all
-// their sources in it: 24 columns, from which strips follow each other. At the left edge of the picture the first block is
-// complete as well. Where registers allow (LEFT_BLOCK), the first strip begins at the edge and has 28 targets: one strip
-// then serves a picture of 28 columns, and two one of 52.
+// over the patches to its left and right. Of the five blocks that a strip's patches reach, the three inner ones have
+// all their sources in it: 24 columns, from which strips follow each other. At the left edge of the picture the first
+// block is complete as well. Where registers allow (LEFT_BLOCK), the first strip begins at the edge and has 28
+// targets: one strip then serves a picture of 28 columns, and two one of 52.
 #pragma once
 #include "k7_backward.cuh"
 
@@ -18,12 +18,13 @@ constexpr int TARGETS = 8 * INNER_BLOCKS;  // columns from strip to strip
 constexpr int HALF_PATCH = 4;
 constexpr int MEMBERS = 16;  // channels of a group that a warp makes
 
-// Turns a pair of filters of lane (q, t), taps 2t and 2t + 1 of source q, into the operand of the product: lane (q, t) then
-// holds what sources 2t and 2t + 1 give to target q of a block.
+// Turns a pair of filters of lane (q, t), taps 2t and 2t + 1 of source q, into the operand of the product: lane (q, t)
+// then holds what sources 2t and 2t + 1 give to target q of a block.
 //
-// Source q reaches target q + dx - 3, which is column q + dx + 1 of 16 where the block begins 4 before the patch. Modulo 8
-// this turns the row of a source by q + 1 places: by whole pairs an exchange within its quad, by half a pair a choice of
-// bytes. Transposed, columns below the source's own number are those that were turned over the end: the right block's.
+// Source q reaches target q + dx - 3, which is column q + dx + 1 of 16 where the block begins 4 before the patch.
+// Modulo 8 this turns the row of a source by q + 1 places: by whole pairs an exchange within its quad, by half a pair
+// a choice of bytes. Transposed, columns below the source's own number are those that were turned over the end: the
+// right block's.
 struct ToTargets {
   int own, before;  // lanes of the quad whose pairs meet here
   uint32_t halves;  // which halves of them
@@ -47,7 +48,8 @@ template <class T> struct SourceRow {
   uint32_t word[PATCHES][2];
 
   // `first`: of the lane's channels in the picture; zeros where a column is outside.
-  __device__ __forceinline__ void load(const T* first, const uint32_t (&offset)[PATCHES], const bool (&inside)[PATCHES]) {
+  __device__ __forceinline__ void load(const T* first, const uint32_t (&offset)[PATCHES],
+                                       const bool (&inside)[PATCHES]) {
 #pragma unroll
     for (int patch = 0; patch < PATCHES; ++patch) {
       Words2 channels = {{0, 0}};
@@ -58,8 +60,8 @@ template <class T> struct SourceRow {
   }
 };
 
-// Sums of the target rows that the source rows above have begun. With every source row they move up by one, for nothing:
-// the product of a kernel row reads its sum at one place and leaves it at the next.
+// Sums of the target rows that the source rows above have begun. With every source row they move up by one, for
+// nothing: the product of a kernel row reads its sum at one place and leaves it at the next.
 template <class T, bool LEFT_BLOCK> struct TargetRows {
   static constexpr int BLOCKS = INNER_BLOCKS + LEFT_BLOCK;
 
@@ -97,8 +99,8 @@ template <class T, bool LEFT_BLOCK> struct TargetRows {
   }
 };
 
-// Where a lane's four channels of a target go: the row's sums transposed, so that lane (q, t) has channels 4t to 4t + 3 of
-// target q.
+// Where a lane's four channels of a target go: the row's sums transposed, so that lane (q, t) has channels 4t to 4t +
+// 3 of target q.
 template <class T> struct TargetStore {
   T* first;  // of the lane's channels in the picture
   uint32_t channels;
@@ -114,8 +116,9 @@ template <class T> struct TargetStore {
       const uint32_t low = transposed(packed(s[0] * scale, s[1] * scale, T{}));
       const uint32_t high = transposed(packed(s[2] * scale, s[3] * scale, T{}));
       const int at = column + 8 * block;
-      // Inner blocks begin behind `begin`.
-      if ((BLOCKS == INNER_BLOCKS || block > 0 || at >= begin) && at < end) store(first + (first_pixel_of_row + uint32_t(at)) * channels, Words2{{low, high}});
+      const bool inner = BLOCKS == INNER_BLOCKS || block > 0;  // these begin at `begin` or behind it
+      if ((inner || at >= begin) && at < end)
+        store(first + (first_pixel_of_row + uint32_t(at)) * channels, Words2{{low, high}});
     }
   }
 };

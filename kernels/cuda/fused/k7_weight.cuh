@@ -4,12 +4,12 @@
 
 namespace laconv::k7_backward {
 
-// 56 rows of CONDITION numbers, every eighth zero. A row's pitch of 2 * CONDITION + 64 bytes lets the lanes of a quarter of a
-// warp load 16 bytes each from different banks; the 64 bytes hold the bias of the row's whole kernel row, by pair of slots
-// {low, high, low, high}, which is D of rows q and q + 8 as it is before the first product.
+// 56 rows of CONDITION numbers, every eighth zero. A row's pitch of 2 * CONDITION + 64 bytes lets the lanes of a
+// quarter of a warp load 16 bytes each from different banks; the 64 bytes hold the bias of the row's whole kernel row,
+// by pair of slots {low, high, low, high}, which is D of rows q and q + 8 as it is before the first product.
 //
-// Both operands take the same liberty with K: in a chunk of 32, lane t's words of two products are numbers 8t to 8t + 7,
-// which is 16 bytes in a row.
+// Both operands take the same liberty with K: in a chunk of 32, lane t's words of two products are numbers 8t to 8t +
+// 7, which is 16 bytes in a row.
 template <class T, int CONDITION> struct GroupWeight {
   static constexpr int PITCH = CONDITION + 32;  // numbers
   static constexpr int BYTES = SLOTS * PITCH * int(sizeof(T));
@@ -27,8 +27,10 @@ template <class T, int CONDITION> struct GroupWeight {
     for (int piece = lane; piece < SLOTS * PIECES; piece += lanes) {
       const int slot = piece / PIECES, number = piece % PIECES * 8;
       Words4 words = {{0, 0, 0, 0}};
-      if (slot % 8 < TAPS)
-        words = load_constant<Words4>(weight + int64_t(call.row_of_weight(slot / 8, slot % 8, group)) * CONDITION + number);
+      if (slot % 8 < TAPS) {
+        const int64_t row = call.row_of_weight(slot / 8, slot % 8, group);
+        words = load_constant<Words4>(weight + row * CONDITION + number);
+      }
       store(rows + slot * PITCH + number, words);
     }
     for (int piece = lane; piece < SLOTS * 4; piece += lanes) {
@@ -40,7 +42,8 @@ template <class T, int CONDITION> struct GroupWeight {
 
   // filters (row = pixel, columns = the slots of a kernel row) of 16 pixels a tile; condition[tile][chunk][product].
   template <int TILES>
-  __device__ __forceinline__ void filters(float (&sum)[TILES][4], const uint32_t (&condition)[TILES][CONDITION / 32][2][4],
+  __device__ __forceinline__ void filters(float (&sum)[TILES][4],
+                                          const uint32_t (&condition)[TILES][CONDITION / 32][2][4],
                                           int kernel_row) const {
     const Floats4 first = load<Floats4>(own + kernel_row * 8 * PITCH + CONDITION);
 #pragma unroll
