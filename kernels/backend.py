@@ -9,12 +9,14 @@ A backend is a module with these functions:
     grad_filters(grad, x, kernel_size, groups, interleaved, layout) -> grad_filters             the other
     dropout_(filters, keys, kernel_size, groups, p)       in place, by the rule of `kernels.dropout`
     dropout(values, keys, p) -> values of any shape, contiguous, by the same rule
+    half_types() -> those that it computes in on a CPU; one that does not have it computes in float32 there
 
 Results have the shape and memory format of x and of the filters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -164,9 +166,16 @@ def _outcome(device: torch.device) -> Backend | str:
     return cast("Backend | str", cuda.outcome(device) if device.type == "cuda" else cpu.outcome())
 
 
-def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type that filters and images of a chunk are held in: half types have no fast arithmetic on a CPU."""
-    return torch.float32 if device.type == "cpu" and dtype != torch.float64 else dtype
+def computing_dtype(backend: Backend, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type that filters and images of a chunk are held in.
+
+    On a CPU that is float32 for a half type, unless the backend names it among its `half_types`: few processors have
+    fast arithmetic for one.
+    """
+    if device.type != "cpu" or dtype in (torch.float64, torch.float32):
+        return dtype
+    half_types: Callable[[], Collection[torch.dtype]] = getattr(backend, "half_types", tuple)
+    return dtype if dtype in half_types() else torch.float32
 
 
 def gradients(

@@ -37,9 +37,10 @@ class Projection:
     them (`filter_layout`).
     """
 
-    def __init__(self, recipe: Recipe, layout: FilterLayout) -> None:
-        self.layout, self.sizes = layout, (recipe.kernel_size, recipe.groups)
-        self.dtype = computing_dtype(recipe.weight.device, recipe.weight.dtype)
+    def __init__(self, backend: Backend, x: Tensor, recipe: Recipe) -> None:
+        self.sizes = (recipe.kernel_size, recipe.groups)
+        self.layout = backend.filter_layout(x, *self.sizes, recipe.interleaved)
+        self.dtype = computing_dtype(backend, recipe.weight.device, recipe.weight.dtype)
         self.weight = self._ordered(recipe.weight.to(self.dtype))
         self.bias = None if recipe.bias is None else self._ordered(recipe.bias.to(self.dtype))
 
@@ -72,6 +73,8 @@ class Projection:
             rows = self._rows(cond)
             if upper.dtype == grad_weight.dtype:
                 grad_weight.addmm_(upper, rows)
+            elif upper.device.type == "cpu":  # it knows no `out_dtype`: a chunk's sum is rounded, the sum of all is not
+                grad_weight += torch.mm(upper, rows)
             else:
                 grad_weight += torch.mm(upper, rows, out_dtype=grad_weight.dtype)
         if grad_cond is not None:
@@ -97,7 +100,7 @@ def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor
     """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3)."""
     out = torch.empty_like(x)
     shape = (recipe.kernel_size, recipe.groups, recipe.interleaved)
-    projection = Projection(recipe, backend.filter_layout(x, *shape))
+    projection = Projection(backend, x, recipe)
     for part in _parts(x, projection):
         filters = projection.filters(cond[part])
         recipe.drop_(backend, filters, part)
@@ -118,7 +121,7 @@ def backward(
     """
     weight, for_filters = recipe.weight, any(wanted[1:])
     shape = (recipe.kernel_size, recipe.groups, recipe.interleaved)
-    projection = Projection(recipe, backend.filter_layout(x, *shape))
+    projection = Projection(backend, x, recipe)
     accumulated = projection.weight.new_zeros(projection.weight.shape, dtype=accumulation_dtype(weight.dtype))
     grad_x, grad_cond = (torch.empty_like(t) if one else None for t, one in zip((x, cond), wanted[:2], strict=True))
     grad_weight = accumulated if wanted[2] else None

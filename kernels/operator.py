@@ -77,7 +77,8 @@ def _by_pixel(x: Tensor, cond: Tensor) -> bool:
 
 def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, interleaved: bool) -> Tensor:
     """x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W) in the type of x (v2 Eq. 2)."""
-    implementation, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    implementation = backend(x.device, x.dtype)
+    dtype = computing_dtype(implementation, x.device, x.dtype)
     if dtype == x.dtype:
         return implementation.dynamic_conv(x, filters, kernel_size, groups, interleaved)
     out = torch.empty_like(x)
@@ -95,7 +96,8 @@ def dynamic_conv_backward(
 
     The last argument says which of the two are wanted; another is not computed, but empty, (0,).
     """
-    implementation, dtype = backend(x.device, x.dtype), computing_dtype(x.device, x.dtype)
+    implementation = backend(x.device, x.dtype)
+    dtype = computing_dtype(implementation, x.device, x.dtype)
     sizes, likes = (kernel_size, groups, interleaved), (x, filters)
     source, by = x if wanted[1] else None, filters if wanted[0] else None  # what each gradient needs
     if dtype == x.dtype:

@@ -3,8 +3,10 @@
 
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
+#include "bfloat16.h"
 #include "philox.h"
 #include "shape.h"
 #include "team.h"
@@ -23,25 +25,27 @@ struct Dropout {
   // Value i by draw(i): a byte whose highest bit is turned, at the top of a word whose other bits may be anything. So a
   // comparison of signed numbers serves, the only one that all vectors have. No condition but on bits, and pointers
   // that nothing else goes by: or the compiler would move the product behind the condition and make no vectors of it.
-  template <typename Draw>
-  void apply(const float* from, float* to, Index count, Draw draw) const {
+  template <typename T, typename Draw>
+  void apply(const T* from, T* to, Index count, Draw draw) const {
+    using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t, std::uint32_t>;
     const auto least = static_cast<std::int32_t>((threshold << 24) ^ 0x80000000u);
     const float by = scale;
 #pragma GCC ivdep
     for (Index i = 0; i < count; ++i) {
-      const float scaled = from[i] * by;
-      std::uint32_t bits;
+      const T scaled(float(from[i]) * by);
+      Bits bits;
       std::memcpy(&bits, &scaled, sizeof bits);
       bits &= static_cast<std::int32_t>(draw(i)) >= least ? ~0u : 0u;
-      std::memcpy(to + i, &bits, sizeof bits);
+      std::memcpy(static_cast<void*>(to + i), &bits, sizeof bits);
     }
   }
 };
 
 // In place on filters in planes, tap * groups + group. A task is an image, a group and a block of taps.
+template <typename T>
 class FilterDropout {
  public:
-  FilterDropout(const Planes<float>& filters, Index kernel, Index groups, Index pixels, const Dropout& rule)
+  FilterDropout(const Planes<T>& filters, Index kernel, Index groups, Index pixels, const Dropout& rule)
       : filters_(filters), kernel_(kernel), groups_(groups), pixels_(pixels), rule_(rule), words_(4 * kAtOnce) {}
 
   static Index blocks(Index kernel) { return kernel <= 3 ? 1 : (kernel + 1) / 2 * ((kernel + 7) / 8); }
@@ -59,7 +63,7 @@ class FilterDropout {
       for (Index byte = 0; byte < kBytes; ++byte) {
         const Index tap = tap_of(block, byte);
         if (tap < 0) continue;
-        float* values = filters_.at(image, tap * groups_ + group) + first;
+        T* values = filters_.at(image, tap * groups_ + group) + first;
         const std::uint32_t* words = words_.data() + byte / 4 * kAtOnce;
         const auto shift = static_cast<std::uint32_t>(24 - 8 * (byte % 4));
         rule_.apply(values, values, count, [=](Index i) { return words[i] << shift; });
@@ -76,17 +80,18 @@ class FilterDropout {
     return dy < kernel_ && dx < kernel_ ? dy * kernel_ + dx : -1;
   }
 
-  const Planes<float>& filters_;
+  const Planes<T>& filters_;
   Index kernel_, groups_, pixels_;
   const Dropout& rule_;
   std::vector<std::uint32_t> words_;
 };
 
-inline bool drop_filters(const Planes<float>& filters, Index images, Index kernel, Index groups, Index pixels,
-                         const Dropout& rule, Index threads) {
+template <typename T>
+bool drop_filters(const Planes<T>& filters, Index images, Index kernel, Index groups, Index pixels,
+                  const Dropout& rule, Index threads) {
   const Index values = images * kernel * kernel * groups * pixels;
-  return run(images * groups * FilterDropout::blocks(kernel), std::min(threads, 1 + values / kShare),
-             [&] { return FilterDropout(filters, kernel, groups, pixels, rule); });
+  return run(images * groups * FilterDropout<T>::blocks(kernel), std::min(threads, 1 + values / kShare),
+             [&] { return FilterDropout<T>(filters, kernel, groups, pixels, rule); });
 }
 
 // Of any tensor, (images, elements) in a row: element e has byte e % 16 of counter (e / 16, its upper half, 0, 1).

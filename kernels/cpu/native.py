@@ -1,9 +1,11 @@
-"""The C++ kernel as a backend: float32 on the CPU, images in any layout (shape legend in `kernels.plain.taps`)."""
+"""The C++ kernel as a backend: float32 and bfloat16 on the CPU, images in any layout (legend: `kernels.plain.taps`)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from laconvnet.kernels.filter_layout import FilterLayout
 
 _NUMBERS = ctypes.POINTER(ctypes.c_int64)
 _BUFFER, _STRIDES = ctypes.c_void_p, _NUMBERS
+_TYPES = {torch.float32: 0, torch.bfloat16: 1}  # as the library counts them
 
 
 @functools.cache
@@ -21,11 +24,11 @@ def library() -> ctypes.CDLL:
     """The compiled kernel. Raises BuildError."""
     found = build.library()
     image = (_BUFFER, _STRIDES)
-    found.laconv_cpu_forward.argtypes = (_NUMBERS, *image * 3, ctypes.c_int64)
-    found.laconv_cpu_backward.argtypes = (_NUMBERS, *image * 5, ctypes.c_int64)
+    found.laconv_cpu_forward.argtypes = (_NUMBERS, ctypes.c_int64, *image * 3, ctypes.c_int64)
+    found.laconv_cpu_backward.argtypes = (_NUMBERS, ctypes.c_int64, *image * 5, ctypes.c_int64)
     found.laconv_cpu_use.argtypes, found.laconv_cpu_use.restype = (_BUFFER,), None
     by_rule = (_BUFFER, ctypes.c_uint32, ctypes.c_float, ctypes.c_int64)
-    found.laconv_cpu_drop_filters.argtypes = (*image, *(ctypes.c_int64,) * 4, *by_rule)
+    found.laconv_cpu_drop_filters.argtypes = (ctypes.c_int64, *image, *(ctypes.c_int64,) * 4, *by_rule)
     found.laconv_cpu_drop_elements.argtypes = (_BUFFER, _BUFFER, *(ctypes.c_int64,) * 2, *by_rule)
     found.laconv_cpu_use(openmp())
     return found
@@ -35,6 +38,23 @@ def openmp() -> ctypes.c_void_p | None:
     """The entry of the OpenMP runtime that PyTorch has loaded (all makes know GNU's); None: own threads serve."""
     entry = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return ctypes.cast(entry, ctypes.c_void_p) if entry else None
+
+
+def half_types() -> tuple[torch.dtype, ...]:
+    """bfloat16 where the processor multiplies it faster than float32, and PyTorch makes use of that.
+
+    The convolution takes it everywhere, and widens it as it loads. The projection's products are PyTorch's, and without
+    such instructions they are several times slower than in float32.
+    """
+    return (torch.bfloat16,) if multiplies_bfloat16() and torch.backends.mkldnn.enabled else ()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has AVX512-BF16 (all with AMX have it), and this PyTorch oneDNN, which alone uses it."""
+    # Private, and other makes of PyTorch may lack it. That of `torch.ops.mkldnn` tells of AVX-512 alone.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return bool(torch.backends.mkldnn.is_available() and supported())
 
 
 def filter_layout(x: Tensor, kernel_size: int, groups: int, interleaved: bool) -> FilterLayout:
@@ -51,7 +71,7 @@ def dynamic_conv(
     layout: FilterLayout = FilterLayout.PIXELS,
     out: Tensor | None = None,
 ) -> Tensor:
-    """v2 Eq. 2 in float32: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W), in `out` if given.
+    """v2 Eq. 2 summed in float32: x (B, C, H, W), filters (B, k*k*g, H, W) -> (B, C, H, W), in `out` if given.
 
     Raises BuildError where the kernel cannot be had, MemoryError where it finds no memory.
     """
@@ -59,7 +79,8 @@ def dynamic_conv(
     out = torch.empty_like(x) if out is None else out
     if out.numel():
         shape = _numbers(*x.shape, kernel_size, groups, int(interleaved))
-        _done(library().laconv_cpu_forward(shape, *_map(x), *_map(filters), *_map(out), torch.get_num_threads()))
+        maps = _maps(x, filters, out)
+        _done(library().laconv_cpu_forward(shape, *maps, torch.get_num_threads()))
     return out
 
 
@@ -122,22 +143,22 @@ def _backward(
 ) -> None:
     """Into `to_x`, which needs the filters in planes, and `to_filters`, which needs x, as far as they are there."""
     if grad.numel():
-        maps = (part for tensor in (grad, x, planes, to_x, to_filters) for part in _map(tensor))
+        maps = _maps(grad, x, planes, to_x, to_filters)
         _done(library().laconv_cpu_backward(_numbers(*grad.shape, *sizes), *maps, torch.get_num_threads()))
     elif to_filters is not None:
         to_filters.zero_()
 
 
 def dropout_(filters: Tensor, keys: Tensor, kernel_size: int, groups: int, p: float) -> None:
-    """`kernels.dropout.dropout_` of float32 filters (B, k*k*g, H, W), the same mask; raises as the above."""
+    """`kernels.dropout.dropout_` of filters (B, k*k*g, H, W), the same mask; raises as the above."""
     if not filters.numel():
         return
-    if not _in_planes(filters):
+    if not _in_planes(filters) or filters.dtype not in _TYPES:
         rule.dropout_(filters, keys, kernel_size, groups, p)
         return
     images, _, height, width = filters.shape
     sizes, keys = (images, kernel_size, groups, height * width), keys.contiguous()
-    _done(library().laconv_cpu_drop_filters(*_map(filters), *sizes, *_rule(keys, p)))
+    _done(library().laconv_cpu_drop_filters(*_maps(filters), *sizes, *_rule(keys, p)))
 
 
 def dropout(values: Tensor, keys: Tensor, p: float) -> Tensor:
@@ -170,11 +191,13 @@ def _numbers(*values: int) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _map(tensor: Tensor | None) -> tuple[int | None, ctypes.Array[ctypes.c_int64]]:
-    if tensor is None:
-        return None, _numbers(0, 0, 0, 0)
-    assert tensor.dtype == torch.float32
-    return tensor.data_ptr(), _numbers(*tensor.stride())
+def _maps(*tensors: Tensor | None) -> Iterator[Any]:
+    """The number of their type, then buffer and strides of each."""
+    (dtype,) = {tensor.dtype for tensor in tensors if tensor is not None}
+    yield _TYPES[dtype]
+    for tensor in tensors:
+        yield None if tensor is None else tensor.data_ptr()
+        yield _numbers(0, 0, 0, 0) if tensor is None else _numbers(*tensor.stride())
 
 
 def _done(code: int) -> None:

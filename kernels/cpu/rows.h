@@ -56,7 +56,8 @@ class Rows {
       : s_(s), plane_(cut.copied * s.pitch()), data_(cut.together * s.per_group() * plane_) {}
 
   // The rows that the taps of `at` reach.
-  void copy(const Images<const float>& from, const Block& at) {
+  template <typename T>
+  void copy(const Images<const T>& from, const Block& at) {
     first_ = std::max<Index>(0, at.first - s_.reach());
     group_ = at.group;
     const Index last = std::min(s_.height, at.last + s_.reach()), count = at.groups * s_.per_group();
@@ -67,11 +68,11 @@ class Rows {
         continue;
       }
       for (Index i = 0; i < count; ++i, target += plane_) {
-        const float* source = from.at(at.image, s_.channel(at.group + i / s_.per_group(), i % s_.per_group()), y);
+        const T* source = from.at(at.image, s_.channel(at.group + i / s_.per_group(), i % s_.per_group()), y);
         if (from.pixel == 1)
           laconv::copy(source, target, s_.width);
         else
-          for (Index w = 0; w < s_.width; ++w) target[w] = source[w * from.pixel];
+          for (Index w = 0; w < s_.width; ++w) target[w] = float(source[w * from.pixel]);
       }
     }
   }
@@ -96,7 +97,8 @@ class Row {
   float* at(const Block& block, Index group, Index i) {
     return data_.data() + ((group - block.group) * s_.per_group() + i) * s_.width;
   }
-  void write(const Images<float>& to, const Block& block, Index y) const {
+  template <typename T>
+  void write(const Images<T>& to, const Block& block, Index y) const {
     const Index count = block.groups * s_.per_group();
     const float* source = data_.data();
     if (to.channel == 1 && !s_.interleaved) {
@@ -104,11 +106,11 @@ class Row {
       return;
     }
     for (Index i = 0; i < count; ++i, source += s_.width) {
-      float* target = to.at(block.image, s_.channel(block.group + i / s_.per_group(), i % s_.per_group()), y);
+      T* target = to.at(block.image, s_.channel(block.group + i / s_.per_group(), i % s_.per_group()), y);
       if (to.pixel == 1)
         copy(source, target, s_.width);
       else
-        for (Index w = 0; w < s_.width; ++w) target[w * to.pixel] = source[w];
+        for (Index w = 0; w < s_.width; ++w) target[w * to.pixel] = T(source[w]);
     }
   }
 
@@ -117,43 +119,45 @@ class Row {
   std::vector<float> data_;
 };
 
-// out[ch] = sum over rows r and taps t of filters[r, t] * x[ch, r, t]: forward and grad_x are both this sum.
-template <int Lanes, int Channels>
-inline void accumulate(float* out, Index out_plane, const float* filters, Index filter_row, Index filter_tap,
+// out[ch] = sum over rows r and taps t of filters[r, t] * x[ch, r, t]: forward and grad_x are both this sum. `ahead`:
+// how far away the filters lie that are wanted next; a cache can not foresee that of so many planes.
+template <int Lanes, int Channels, typename T>
+inline void accumulate(float* out, Index out_plane, const T* filters, Index filter_row, Index filter_tap, Index ahead,
                        const float* x, Index x_row, Index x_plane, Index rows, Index taps) {
   typename Vector<Lanes>::type sums[Channels] = {};
   for (Index r = 0; r < rows; ++r)
     for (Index t = 0; t < taps; ++t) {
-      const auto filter = load<Lanes>(filters + r * filter_row + t * filter_tap);
+      const T* place = filters + r * filter_row + t * filter_tap;
+      if (ahead) __builtin_prefetch(place + ahead);
+      const auto filter = load<Lanes>(place);
       const float* pixel = x + r * x_row + t;
       for (int i = 0; i < Channels; ++i) sums[i] += filter * load<Lanes>(pixel + i * x_plane);
     }
   for (int i = 0; i < Channels; ++i) store<Lanes>(out + i * out_plane, sums[i]);
 }
 
-// out[r, t] = (out[r, t] where `add`) + sum over channels of grad[ch] * x[ch, r, t].
-template <int Lanes, int Channels>
-inline void correlate(float* out, Index out_row, Index out_tap, const float* grad, Index grad_plane, const float* x,
-                      Index x_row, Index x_plane, Index rows, Index taps, bool add) {
-  typename Vector<Lanes>::type upper[Channels];
-  for (int i = 0; i < Channels; ++i) upper[i] = load<Lanes>(grad + i * grad_plane);
-  for (Index r = 0; r < rows; ++r)
-    for (Index t = 0; t < taps; ++t) {
-      float* target = out + r * out_row + t * out_tap;
-      const float* pixel = x + r * x_row + t;
-      typename Vector<Lanes>::type sum = {};
-      if (add) sum = load<Lanes>(target);
-      for (int i = 0; i < Channels; ++i) sum += upper[i] * load<Lanes>(pixel + i * x_plane);
-      store<Lanes>(target, sum);
-    }
+// out[r, t] = sum over channels of grad[ch] * x[ch, r, t]. `ahead` as above.
+template <int Lanes, int Rows, int Taps, typename T>
+inline void correlate(T* out, Index out_row, Index out_tap, Index ahead, const float* grad, Index grad_plane,
+                      const float* x, Index x_row, Index x_plane, Index channels) {
+  typename Vector<Lanes>::type sums[Rows][Taps] = {};
+  for (int r = 0; r < Rows; ++r)
+    for (int t = 0; t < Taps; ++t) __builtin_prefetch(out + r * out_row + t * out_tap + ahead, 1);
+  for (Index i = 0; i < channels; ++i) {
+    const auto upper = load<Lanes>(grad + i * grad_plane);
+    for (int r = 0; r < Rows; ++r)
+      for (int t = 0; t < Taps; ++t) sums[r][t] += upper * load<Lanes>(x + i * x_plane + r * x_row + t);
+  }
+  for (int r = 0; r < Rows; ++r)
+    for (int t = 0; t < Taps; ++t) store<Lanes>(out + r * out_row + t * out_tap, sums[r][t]);
 }
 
-template <int Lanes>
+template <typename T, int Lanes>
 class RowsForward {
  public:
   using Tasks = Blocks;
 
-  RowsForward(const Shape& s, const Blocks& cut, const ForwardArguments& all)
+  RowsForward(const Shape& s, const Blocks& cut, const ForwardArguments<T>& all)
       : s_(s), all_(all), x_(s, cut), row_(s, cut) {}
 
   void operator()(const Block& at) {
@@ -168,11 +172,12 @@ class RowsForward {
   void one_row(const Block& at, Index group, Index y) {
     const Reach down(s_, y);
     const Index tap = s_.groups * all_.filters.plane;
-    const float* filters = all_.filters.at(at.image, group) + y * s_.width +
-                           ((down.first + s_.reach()) * s_.kernel + s_.reach() - s_.side()) * tap;
-    along<Lanes>(s_.width, [&](Index w) {
+    const T* filters = all_.filters.at(at.image, group) + y * s_.width +
+                       ((down.first + s_.reach()) * s_.kernel + s_.reach() - s_.side()) * tap;
+    along<Lanes>(s_.width, [&](Index w, auto lanes) {
       blocks(s_.per_group(), [&](Index i, auto channels) {
-        accumulate<Lanes, channels()>(row_.at(at, group, i) + w, s_.width, filters + w, s_.kernel * tap, tap,
+        accumulate<lanes(), channels()>(row_.at(at, group, i) + w, s_.width, filters + w, s_.kernel * tap, tap,
+                                      i ? 0 : s_.width,
                                       x_.row(group, i, y + down.first) + w - s_.side(), s_.pitch(), x_.plane(),
                                       down.count(), s_.taps());
       });
@@ -180,17 +185,17 @@ class RowsForward {
   }
 
   const Shape& s_;
-  const ForwardArguments& all_;
+  const ForwardArguments<T>& all_;
   Rows x_;
   Row row_;
 };
 
-template <int Lanes>
+template <typename T, int Lanes>
 class RowsBackward {
  public:
   using Tasks = Blocks;
 
-  RowsBackward(const Shape& s, const Blocks& cut, const BackwardArguments& all)
+  RowsBackward(const Shape& s, const Blocks& cut, const BackwardArguments<T>& all)
       : s_(s), all_(all), grad_(s, cut), x_(s, cut), row_(s, cut), filters_(s.kernel * s.kernel * s.pitch()) {}
 
   void operator()(const Block& at) {
@@ -209,18 +214,21 @@ class RowsBackward {
   void to_filters(Index image, Index group, Index y) {
     const Reach down(s_, y);
     const Index tap = s_.groups * all_.grad_filters.plane;
-    float* out = all_.grad_filters.at(image, group) + y * s_.width;
+    T* out = all_.grad_filters.at(image, group) + y * s_.width;
     for (Index t = 0; t < s_.kernel * s_.kernel; ++t) {
       const Index dy = t / s_.kernel - s_.reach(), dx = t % s_.kernel - s_.reach();
       if (dy < down.first || dy > down.last || dx < -s_.side() || dx > s_.side())
-        std::fill_n(out + t * tap, s_.width, 0.0f);
+        std::fill_n(out + t * tap, s_.width, T(0.0f));
     }
     out += ((down.first + s_.reach()) * s_.kernel + s_.reach() - s_.side()) * tap;
-    along<Lanes>(s_.width, [&](Index w) {
-      blocks(s_.per_group(), [&](Index i, auto channels) {
-        correlate<Lanes, channels()>(out + w, s_.kernel * tap, tap, grad_.row(group, i, y) + w, grad_.plane(),
-                                     x_.row(group, i, y + down.first) + w - s_.side(), s_.pitch(), x_.plane(),
-                                     down.count(), s_.taps(), i > 0);
+    along<Lanes>(s_.width, [&](Index w, auto lanes) {
+      row_pairs(down.count(), [&](Index r, auto rows) {
+        tap_blocks(s_.taps(), [&](Index t, auto taps) {
+          correlate<lanes(), rows(), taps()>(
+              out + w + (r * s_.kernel + t) * tap, s_.kernel * tap, tap, s_.width, grad_.row(group, 0, y) + w,
+              grad_.plane(), x_.row(group, 0, y + down.first + r) + w + t - s_.side(), s_.pitch(), x_.plane(),
+              s_.per_group());
+        });
       });
     });
   }
@@ -229,22 +237,25 @@ class RowsBackward {
   void to_x(const Block& at, Index group, Index q) {
     const Reach to(s_, q);  // it takes from row q + dy by the tap -dy
     const Index tap = s_.groups * all_.filters.plane;
-    const float* from = all_.filters.at(at.image, group);
+    const T* from = all_.filters.at(at.image, group);
     float* target = filters_.data() + s_.side();
     for (Index dy = to.first; dy <= to.last; ++dy)
-      for (Index dx = -s_.side(); dx <= s_.side(); ++dx, target += s_.pitch())
-        copy(from + ((s_.reach() - dy) * s_.kernel + s_.reach() - dx) * tap + (q + dy) * s_.width, target, s_.width);
-    along<Lanes>(s_.width, [&](Index w) {
+      for (Index dx = -s_.side(); dx <= s_.side(); ++dx, target += s_.pitch()) {
+        const T* row = from + ((s_.reach() - dy) * s_.kernel + s_.reach() - dx) * tap + (q + dy) * s_.width;
+        for (Index w = 0; w < s_.width; w += kLine) __builtin_prefetch(row + s_.width + w);
+        copy(row, target, s_.width);
+      }
+    along<Lanes>(s_.width, [&](Index w, auto lanes) {
       blocks(s_.per_group(), [&](Index i, auto channels) {
-        accumulate<Lanes, channels()>(row_.at(at, group, i) + w, s_.width, filters_.data() + w, s_.taps() * s_.pitch(),
-                                      s_.pitch() + 1, grad_.row(group, i, q + to.first) + w - s_.side(), s_.pitch(),
+        accumulate<lanes(), channels()>(row_.at(at, group, i) + w, s_.width, filters_.data() + w, s_.taps() * s_.pitch(),
+                                      s_.pitch() + 1, 0, grad_.row(group, i, q + to.first) + w - s_.side(), s_.pitch(),
                                       grad_.plane(), to.count(), s_.taps());
       });
     });
   }
 
   const Shape& s_;
-  const BackwardArguments& all_;
+  const BackwardArguments<T>& all_;
   Rows grad_, x_;
   Row row_;
   std::vector<float> filters_;  // of one row of grad_x: (rows, taps of a row, pitch)

@@ -44,17 +44,21 @@ struct Planes {  // rows and pixels of a plane contiguous
   T* at(Index b, Index plane_index) const { return data + b * image + plane_index * plane; }
 };
 
+template <typename T>
 struct ForwardArguments {
-  Images<const float> x;
-  Planes<const float> filters;
-  Images<float> out;
+  using Number = T;
+  Images<const T> x;
+  Planes<const T> filters;
+  Images<T> out;
 };
 
+template <typename T>
 struct BackwardArguments {
-  Images<const float> grad, x;
-  Planes<const float> filters;
-  Images<float> grad_x;  // without data it is not computed; nor is the next
-  Planes<float> grad_filters;
+  using Number = T;
+  Images<const T> grad, x;
+  Planes<const T> filters;
+  Images<T> grad_x;  // without data it is not computed; nor is the next
+  Planes<T> grad_filters;
 };
 
 }  // namespace laconv

@@ -71,11 +71,13 @@ class Group {  // of one image: how its pixels, channels and filters lie
   Index tap(Index p, Index q) const { return taps_[p * s_.pixels() + q]; }
 
   // (P, channels of the group)
-  void read(const Images<const float>& from, const ImageGroup& at, Matrix& to) const {
-    each(from, at, [&](Index p, Index i, const float* value) { to.row(p)[i] = *value; });
+  template <typename T>
+  void read(const Images<const T>& from, const ImageGroup& at, Matrix& to) const {
+    each(from, at, [&](Index p, Index i, const T* value) { to.row(p)[i] = float(*value); });
   }
-  void write(const Matrix& from, const ImageGroup& at, const Images<float>& to) const {
-    each(to, at, [&](Index p, Index i, float* value) { *value = from.row(p)[i]; });
+  template <typename T>
+  void write(const Matrix& from, const ImageGroup& at, const Images<T>& to) const {
+    each(to, at, [&](Index p, Index i, T* value) { *value = T(from.row(p)[i]); });
   }
 
  private:
@@ -92,18 +94,19 @@ class Group {  // of one image: how its pixels, channels and filters lie
   std::vector<Index> taps_;
 };
 
+template <typename T>
 class WholeForward {
  public:
   using Tasks = ImageGroups;
 
-  WholeForward(const Shape& s, const ImageGroups&, const ForwardArguments& all)
+  WholeForward(const Shape& s, const ImageGroups&, const ForwardArguments<T>& all)
       : s_(s), all_(all), group_(s), filters_(s.pixels(), s.pixels()), x_(s.pixels(), s.per_group()), out_(x_) {}
 
   void operator()(const ImageGroup& at) {
-    const float* filters = all_.filters.at(at.image, at.group);
+    const T* filters = all_.filters.at(at.image, at.group);
     const Index tap = s_.groups * all_.filters.plane;
     for (Index p = 0; p < s_.pixels(); ++p)
-      for (Index q = 0; q < s_.pixels(); ++q) filters_.row(p)[q] = filters[group_.tap(p, q) * tap + p];
+      for (Index q = 0; q < s_.pixels(); ++q) filters_.row(p)[q] = float(filters[group_.tap(p, q) * tap + p]);
     group_.read(all_.x, at, x_);
     multiply(filters_, x_, out_);
     group_.write(out_, at, all_.out);
@@ -111,16 +114,17 @@ class WholeForward {
 
  private:
   const Shape& s_;
-  const ForwardArguments& all_;
+  const ForwardArguments<T>& all_;
   Group group_;
   Matrix filters_, x_, out_;
 };
 
+template <typename T>
 class WholeBackward {
  public:
   using Tasks = ImageGroups;
 
-  WholeBackward(const Shape& s, const ImageGroups&, const BackwardArguments& all)
+  WholeBackward(const Shape& s, const ImageGroups&, const BackwardArguments<T>& all)
       : s_(s),
         all_(all),
         group_(s),
@@ -139,10 +143,10 @@ class WholeBackward {
 
  private:
   void to_x(const ImageGroup& at) {
-    const float* filters = all_.filters.at(at.image, at.group);
+    const T* filters = all_.filters.at(at.image, at.group);
     const Index tap = s_.groups * all_.filters.plane;
     for (Index q = 0; q < s_.pixels(); ++q)
-      for (Index p = 0; p < s_.pixels(); ++p) filters_.row(q)[p] = filters[group_.tap(p, q) * tap + p];
+      for (Index p = 0; p < s_.pixels(); ++p) filters_.row(q)[p] = float(filters[group_.tap(p, q) * tap + p]);
     multiply(filters_, grad_, grad_x_);
     group_.write(grad_x_, at, all_.grad_x);
   }
@@ -151,15 +155,15 @@ class WholeBackward {
     group_.read(all_.x, at, x_);
     transpose(x_.row(0), x_.pitch, by_channel_.row(0), by_channel_.pitch, s_.pixels(), s_.per_group());
     multiply(grad_, by_channel_, grad_filters_);
-    float* out = all_.grad_filters.at(at.image, at.group);
+    T* out = all_.grad_filters.at(at.image, at.group);
     const Index tap = s_.groups * all_.grad_filters.plane;
-    for (Index t = 0; t < s_.kernel * s_.kernel; ++t) std::fill_n(out + t * tap, s_.pixels(), 0.0f);
+    for (Index t = 0; t < s_.kernel * s_.kernel; ++t) std::fill_n(out + t * tap, s_.pixels(), T(0.0f));
     for (Index p = 0; p < s_.pixels(); ++p)
-      for (Index q = 0; q < s_.pixels(); ++q) out[group_.tap(p, q) * tap + p] = grad_filters_.row(p)[q];
+      for (Index q = 0; q < s_.pixels(); ++q) out[group_.tap(p, q) * tap + p] = T(grad_filters_.row(p)[q]);
   }
 
   const Shape& s_;
-  const BackwardArguments& all_;
+  const BackwardArguments<T>& all_;
   Group group_;
   Matrix grad_, x_, by_channel_, filters_, grad_x_, grad_filters_;
 };

@@ -71,7 +71,7 @@ def as_on_a_gpu(library: OnCpu, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
 
     monkeypatch.setattr(torch, "mm", widened)
     for module in (operator, chunks):
-        monkeypatch.setattr(module, "computing_dtype", lambda device, dtype: dtype)
+        monkeypatch.setattr(module, "computing_dtype", lambda backend, device, dtype: dtype)
     monkeypatch.setattr(operator, "backend", lambda device, dtype: library)
     return library
 
