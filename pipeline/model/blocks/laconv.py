@@ -23,32 +23,51 @@ from laconvnet.pipeline.model.norm import BatchNorm
 from laconvnet.pipeline.model.packed_condition import Norm
 
 
+class Query(nn.Conv2d):
+    """The queries of packed pixels, (B, d*s*s, h, w) -> (B, c, h, w), or of the pixels x (B, d, h*s, w*s) and the code
+    of their positions (d, h*s, w*s), which is projected by itself: then nothing is summed or packed in memory.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__(config.dim * config.packing**2, config.condition, 1)
+        self.packing = config.packing
+
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
+        if code is None:
+            return super().forward(x)
+        side = self.packing
+        by_cell = self.weight.view(len(self.weight), -1, side, side)
+        return F.conv2d(x, by_cell, stride=side) + F.conv2d(code[None], by_cell, self.bias, stride=side)
+
+
 class Affinity(nn.Module):
     """Multi-head attention from packed pixels to words (v2 Eq. 4): which words matter where.
 
-    image (B, d*s*s, h, w), words (B, L, D), mask (B, L) -> (B, c, h, w).
+    image and code as `Query` takes them, words (B, L, D), mask (B, L) -> (B, c, h, w).
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, Dropout(config.affinity_dropout)
         self.scale = 1.0 / math.sqrt(config.condition / config.heads)
-        self.query = nn.Conv2d(config.dim * config.packing**2, config.condition, 1)
+        self.query = Query(config)
         self.key = nn.Linear(config.words, config.condition)
         self.value = nn.Linear(config.words, config.condition)
 
-    def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def weights(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
         """A of Eq. 4, float32 (B, heads, L, h*w); sums to 1 over the real words."""
         batch, length, _ = words.shape
-        query = self.query(image).reshape(batch, self.heads, -1, image.shape[2] * image.shape[3])
+        query = self.query(image, code).flatten(2).unflatten(1, (self.heads, -1))
         key = self.key(words).view(batch, length, self.heads, -1).transpose(1, 2)
         return masked_softmax((key * self.scale) @ query, mask[:, None, :, None], dim=2)
 
-    def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        weights = self.dropout(self.weights(image, words, mask))
+    def forward(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
+        weights = self.dropout(self.weights(image, words, mask, code))
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
-        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
+        side = 1 if code is None else self.query.packing
+        sides = [length // side for length in image.shape[2:]]
+        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *sides)
         return attended.contiguous(memory_format=torch.channels_last)
 
 
@@ -103,7 +122,9 @@ class ConditionGenerator(nn.Module):
 
     def merged(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """What the condition is made from, before the first ReLU: (B, s*s*c, h, w), as `kernels.packed` has it."""
-        return self.merge(self.affinity(self.packed(x), words, mask), packed=True)  # type: ignore[no-any-return]
+        _, channels, height, width = x.shape
+        code = position_code(channels, height, width, x.device, x.dtype)
+        return self.merge(self.affinity(x, words, mask, code), packed=True)  # type: ignore[no-any-return]
 
 
 class WordCondition(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from laconvnet.pipeline.model.blocks import laconv
 from laconvnet.pipeline.model.blocks.base import BlockConfig
-from laconvnet.pipeline.model.blocks.laconv import LaConvBlock
+from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlock
+from laconvnet.pipeline.model.norm import BatchNorm
 from laconvnet.pipeline.model.recompute import recomputed
 
 CONFIG = BlockConfig(
@@ -28,9 +29,14 @@ def block(config: BlockConfig, packed: bool, dtype: torch.dtype = torch.float64)
     for name, parameter in made.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, -1.0, 1.5)
-    made.generator.norm.running_mean.fill_(0.3)
-    made.generator.norm.as_on_gpu = packed
+    norm_of(made).running_mean.fill_(0.3)
+    norm_of(made).as_on_gpu = packed
     return made
+
+
+def norm_of(made: LaConvBlock) -> BatchNorm:
+    assert isinstance(made.generator, ConditionGenerator)
+    return made.generator.norm
 
 
 def inputs(config: BlockConfig, batch: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -59,24 +65,23 @@ def results(made: LaConvBlock, given: tuple[Tensor, ...], again: bool = False) -
 
 
 def assert_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    """Within the tolerance of the largest value of each."""
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        assert value.dtype == theirs[name].dtype, name
-        largest = float(theirs[name].abs().max())
-        allowed = tolerance * max(largest, 1e-3)
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=allowed, msg=lambda said, name=name: name + said)
+        assert (value.dtype, value.shape) == (theirs[name].dtype, theirs[name].shape), name
+        apart = float((value - theirs[name]).abs().max())
+        assert apart <= tolerance * max(float(theirs[name].abs().max()), 1e-3), f"{name}: {apart}"
 
 
 @pytest.fixture(params=[False, True], ids=["unpacked", "read packed"])
-def read_packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def read_packed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether LaConv takes the map as it lies: by the shape of this test in place of stage 1's."""
     monkeypatch.setattr(laconv, "reads_packed", lambda *_: request.param)
-    return bool(request.param)
 
 
 def settled(made: LaConvBlock, mode: str) -> LaConvBlock:
     if mode == "frozen":
-        made.generator.norm.freeze()
+        norm_of(made).freeze()
     return made.eval() if mode == "eval" else made.train()
 
 
@@ -95,31 +100,34 @@ def test_is_the_composition(mode: str, packing: int) -> None:
     assert ours["generator.norm.num_batches_tracked"] == int(mode in ("train", "recompute"))
 
 
+@pytest.mark.usefixtures("read_packed")
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_type_is_within_rounding(read_packed: bool, dtype: torch.dtype) -> None:
-    """No farther from float64 than twice the composition in the same type."""
+def test_every_type_is_within_rounding(dtype: torch.dtype, autocast: bool) -> None:
+    """No farther from float64 than twice the composition in the same type, or than that is anywhere of its kind."""
     exact = results(block(CONFIG, False), inputs(CONFIG))
-    ours, theirs = (results(block(CONFIG, packed, dtype), inputs(CONFIG, dtype=dtype)) for packed in (True, False))
-    for name, value in exact.items():
-        if value.is_floating_point():
-            far = [float((found[name].double() - value).abs().max()) for found in (ours, theirs)]
-            assert far[0] <= 2 * far[1] + 1e-5 * float(value.abs().max()) + torch.finfo(dtype).eps * 1e-2, name
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_under_autocast(read_packed: bool, dtype: torch.dtype) -> None:
+    held = torch.float32 if autocast else dtype
     found = []
     for packed in (True, False):
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(results(block(CONFIG, packed, torch.float32), inputs(CONFIG, dtype=torch.float32)))
-    assert_alike(*found, 0.06)
+        with torch.autocast("cpu", dtype, enabled=autocast and dtype != torch.float32):
+            found.append(results(block(CONFIG, packed, held), inputs(CONFIG, dtype=held)))
+    apart = [{name: far(each[name], value) for name, value in exact.items()} for each in found]
+    for name, ours in apart[0].items():
+        # The gradient of the keys' bias is nothing but rounding: a softmax knows no shift.
+        kind = apart[1] if name == "gradient of generator.affinity.key.bias" else (name,)
+        assert ours <= 2 * max(apart[1][one] for one in kind) + torch.finfo(torch.float32).eps, name
+
+
+def far(found: Tensor, exact: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((found.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-3))
 
 
 def process(rank: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = []
-    for cut in (1, 4, 0):  # the last two: a process without an example
+    for cut in (1, 3):
         part = slice(0, cut) if rank == 0 else slice(cut, None)
         found.append(results(block(replace(CONFIG, filter_dropout=0.0), True), _part(part)))
     torch.save(found, f"{folder}/{rank}.pt")
@@ -136,13 +144,14 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     one = results(block(replace(CONFIG, filter_dropout=0.0), False), inputs(CONFIG))
     for a, b in zip(first, second, strict=True):
-        for name, value in one.items():
-            if name.startswith("generator.norm.") or "running" in name:
-                torch.testing.assert_close(a[name], value)
-                continue
-            parts = torch.cat([a[name], b[name]]) if value.shape[0] == 4 and value.dim() > 2 else a[name] + b[name]
-            if name in ("out", "gradient of x", "gradient of words") or name.startswith("gradient"):
-                torch.testing.assert_close(parts, value, rtol=1e-5, atol=1e-6, msg=lambda said, name=name: name + said)
+        joined = {}
+        for name in one:
+            if name in ("out", "gradient of x", "gradient of words"):
+                joined[name] = torch.cat([a[name], b[name]])
+            else:
+                assert "gradient" in name or torch.equal(a[name], b[name]), "every process learned the same"
+                joined[name] = a[name] + b[name] if "gradient" in name else a[name]
+        assert_alike(joined, one, 1e-6)
 
 
 def test_one_value_a_channel_is_refused() -> None:
@@ -152,11 +161,12 @@ def test_one_value_a_channel_is_refused() -> None:
         made(x[:, :, :1, :1], words, mask)
 
 
-def test_compiles_as_a_whole(read_packed: bool) -> None:
+@pytest.mark.usefixtures("read_packed")
+def test_compiles_as_a_whole() -> None:
     given, found = inputs(CONFIG), []
     for compiled in (False, True):
         made = block(CONFIG, True)
         if compiled:
             made.compile(backend="aot_eager", fullgraph=True)
         found.append(results(made, given))
-    assert_alike(*found, 1e-6)
+    assert_alike(found[0], found[1], 1e-6)
