@@ -17,12 +17,21 @@ import torch
 from torch import Tensor
 
 import laconvnet.kernels.norm
-import laconvnet.kernels.operator  # noqa: F401  (registers the operators)
+import laconvnet.kernels.operator
+import laconvnet.kernels.packed  # noqa: F401  (registers the operators)
 from laconvnet.kernels.dropout import check_probability
 from laconvnet.kernels.keys import image_keys
 from laconvnet.kernels.transforms import applied
 
-__all__ = ["check_probability", "dynamic_conv", "image_keys", "keyed_dropout", "laconv"]
+__all__ = [
+    "check_probability",
+    "dtype_taken",
+    "dynamic_conv",
+    "image_keys",
+    "in_dtype_taken",
+    "keyed_dropout",
+    "laconv",
+]
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -37,7 +46,7 @@ def dynamic_conv(x: Tensor, filters: Tensor, kernel_size: int, groups: int, inte
 
     Raises ValueError naming the argument that does not fit.
     """
-    x, filters = _autocast(x, filters)
+    x, filters = in_dtype_taken(x, filters)
     _check_image(x, kernel_size, groups)
     expected = (x.shape[0], kernel_size**2 * groups, *x.shape[2:])
     if filters.shape != expected:
@@ -72,7 +81,7 @@ def laconv(
 
     Raises ValueError naming the argument that does not fit.
     """
-    x, cond, weight, bias = _autocast(x, cond, weight, bias)
+    x, cond, weight, bias = in_dtype_taken(x, cond, weight, bias)
     _check_image(x, kernel_size, groups)
     if cond.dim() != 4 or cond.shape[0] != x.shape[0] or cond.shape[2:] not in (x.shape[2:], (1, 1)):
         raise ValueError(
@@ -126,12 +135,23 @@ def _dropout_gradients(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> Seque
     return (torch.ops.laconv.keyed_dropout(grad, keys, p),)
 
 
-def _autocast(x: Tensor, *others: Any) -> Any:
-    device = x.device.type
-    if x.is_floating_point() and device != "meta" and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+def dtype_taken(x: Tensor) -> torch.dtype:
+    """The type that the operators work in for x: its own or, where that is not float64, that of an autocast around."""
+    return torch.get_autocast_dtype(x.device.type) if _in_autocast(x) else x.dtype
+
+
+def in_dtype_taken(x: Tensor, *others: Any) -> Any:
+    """x and the others as the operators take them: as they are, or all in the type of an autocast around."""
+    if _in_autocast(x):
+        dtype = dtype_taken(x)
         return tuple(None if tensor is None else tensor.to(dtype) for tensor in (x, *others))
     return x, *others
+
+
+def _in_autocast(x: Tensor) -> bool:
+    device = x.device.type
+    known = x.is_floating_point() and x.dtype != torch.float64 and device != "meta"
+    return known and torch.is_autocast_enabled(device)
 
 
 def _check_image(x: Tensor, kernel_size: int, groups: int) -> None:

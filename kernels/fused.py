@@ -20,7 +20,7 @@ from laconvnet.kernels import chunks, dispatch
 from laconvnet.kernels.backend import Backend, KernelsMissing, chosen
 from laconvnet.kernels.cuda import Library
 from laconvnet.kernels.cuda.fused import Fused
-from laconvnet.kernels.recipe import Recipe
+from laconvnet.kernels.recipe import PackedNorm, Recipe
 
 LOGGER = logging.getLogger(__name__)
 # Both paths sum in float32 and differ in what they round to the type on the way, by a few units of the last place of
@@ -32,17 +32,21 @@ Found = dict[str, Tensor]
 
 
 class Inputs(NamedTuple):
-    """x (B, C, H, W), cond (B, M, H, W), and for gradients that of the output, (B, C, H, W)."""
+    """x (B, C, H, W), cond (B, M, H, W), for gradients that of the output, (B, C, H, W).
+
+    With a norm cond is the packed map, (B, s*s*M, H/s, W/s).
+    """
 
     x: Tensor
     cond: Tensor
     recipe: Recipe
     grad: Tensor | None = None
+    norm: PackedNorm | None = None
 
     def first(self) -> Inputs:
         """The same of the first image alone."""
         grad = None if self.grad is None else self.grad[:1]
-        return Inputs(self.x[:1], self.cond[:1], self.recipe.of(slice(0, 1)), grad)
+        return Inputs(self.x[:1], self.cond[:1], self.recipe.of(slice(0, 1)), grad, self.norm)
 
 
 class Kind(NamedTuple):
@@ -56,13 +60,15 @@ class Kind(NamedTuple):
     condition: int
     groups: int
     dropout: bool
+    packing: int
 
     @classmethod
     def of(cls, step: str, inputs: Inputs) -> Kind:
         """The kind of this call."""
         x, recipe = inputs.x, inputs.recipe
-        sizes = (recipe.kernel_size, x.shape[1], inputs.cond.shape[1], recipe.groups)
-        return cls(x.device, step, x.dtype, *sizes, recipe.dropout_p > 0.0)
+        sizes = (recipe.kernel_size, x.shape[1], recipe.weight.shape[1], recipe.groups)
+        packing = 0 if inputs.norm is None else inputs.norm.packing
+        return cls(x.device, step, x.dtype, *sizes, recipe.dropout_p > 0.0, packing)
 
     def layer(self) -> dispatch.Layer:
         """What rows of measurements call it."""
@@ -74,6 +80,7 @@ class Kind(NamedTuple):
         return (
             f"fused LaConv kernel, {self.step}, on {self.device}: {str(self.dtype).removeprefix('torch.')}, "
             f"k {self.kernel_size}, {self.channels} channels in {self.groups} groups, condition {self.condition}"
+            f"{f', packed {self.packing} x {self.packing}' if self.packing else ''}"
             f"{', with dropout' if self.dropout else ''}"
         )
 
@@ -84,12 +91,16 @@ _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", t
 _trusted: dict[Kind, bool] = {}
 
 
-def forward(implementation: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:
-    """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3)."""
-    inputs = Inputs(x, cond, recipe)
+def forward(implementation: Backend, x: Tensor, cond: Tensor, recipe: Recipe, norm: PackedNorm | None = None) -> Tensor:
+    """x (B, C, H, W), cond (B, M, H, W) -> (B, C, H, W) in the type and memory format of x (v2 Eq. 1-3).
+
+    With `norm` cond is the packed map, (B, s*s*M, H/s, W/s) (`kernels.packed`).
+    """
+    inputs = Inputs(x, cond, recipe, norm=norm)
 
     def dependable(inputs: Inputs) -> Found:
-        return {"out": chunks.forward(implementation, inputs.x, inputs.cond, inputs.recipe)}
+        cond = inputs.cond if inputs.norm is None else torch.ops.laconv.unpack(inputs.cond, *inputs.norm)
+        return {"out": chunks.forward(implementation, inputs.x, cond, inputs.recipe)}
 
     return (_by_kernel(FORWARD, _forward, dependable, implementation, inputs) or dependable(inputs))["out"]
 
@@ -127,7 +138,7 @@ def backward(
 
 
 def _forward(kernels: Fused, inputs: Inputs) -> Found | None:
-    out = kernels.forward(inputs.x, inputs.cond, inputs.recipe)
+    out = kernels.forward(inputs.x, inputs.cond, inputs.recipe, inputs.norm)
     return None if out is None else {"out": out}
 
 

@@ -1,6 +1,7 @@
 """The operators of batch norm over all processes: four passes, and an exchange behind the first and the third.
 
-    laconv::norm_statistics       x -> own (2 C + 1): means, variances (by the count), number of values a channel
+    laconv::norm_statistics       x, of which relu? is taken -> own (2 C + 1): means, variances (by the count), number
+                                  of values a channel
     laconv::norm_combine          what was exchanged, (processes, 2 C + 1) -> (2 C + 1), the same of all processes
     laconv::norm_apply            x, beside?, statistics of all -> relu?(beside + BN(x))
     laconv::norm_backward_reduce  grad, x, out? -> own sums (2 C): gradients of bias and weight; masked gradient
@@ -35,7 +36,7 @@ LIBRARY = torch.library.Library("laconv", "FRAGMENT")
 
 _CHANNELS = "Tensor mean, Tensor var, Tensor weight, Tensor bias"
 for _schema in (
-    "norm_statistics(Tensor x) -> Tensor",
+    "norm_statistics(Tensor x, bool relu_before=False) -> Tensor",
     "norm_combine(Tensor every) -> Tensor",
     f"norm_apply(Tensor x, Tensor? beside, {_CHANNELS}, float eps, bool relu) -> Tensor",
     f"norm_backward_reduce(Tensor grad, Tensor x, Tensor? out, {_CHANNELS}, float eps, bool relu) -> (Tensor, Tensor)",
@@ -45,9 +46,8 @@ for _schema in (
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _on_gpu(name: str, x: int) -> Callable[..., Any]:
-    """The compiled kernel where there is one for the device and the type of its argument number x."""
-    plain = getattr(by_torch, name.removeprefix("norm_"))
+def on_gpu(name: str, x: int, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled kernel where there is one for the device and the type of its argument number x, else ``plain``."""
 
     def run(*arguments: Any) -> Any:
         kernels = cuda.ready(arguments[x].device) if arguments[x].dtype in TYPES else None
@@ -58,10 +58,10 @@ def _on_gpu(name: str, x: int) -> Callable[..., Any]:
 
 for _name, _x in (("statistics", 0), ("combine", 0), ("apply", 0), ("backward_reduce", 1), ("backward_apply", 1)):
     LIBRARY.impl(f"norm_{_name}", getattr(by_cpu, _name), "CPU")
-    LIBRARY.impl(f"norm_{_name}", _on_gpu(f"norm_{_name}", _x), "CUDA")
+    LIBRARY.impl(f"norm_{_name}", on_gpu(f"norm_{_name}", _x, getattr(by_torch, _name)), "CUDA")
 
 
-def _fake_statistics(x: Tensor) -> Tensor:
+def _fake_statistics(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(2 * x.shape[1] + 1, dtype=by_cpu.statistics_dtype(x))
 
 

@@ -117,7 +117,7 @@ def keyed_dropout(values: Tensor, keys: Tensor, p: float) -> Tensor:
     return backend(values.device, values.dtype).dropout(values, keys.to(values.device), p)
 
 
-def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast would go on to choose types for the products inside; the operator's types are those of its inputs."""
 
     @functools.wraps(function)
@@ -132,7 +132,7 @@ def _in_input_types(function: Callable[..., Any]) -> Callable[..., Any]:
 
 for _function in (laconv, laconv_backward, dynamic_conv, dynamic_conv_backward, keyed_dropout):
     for _device in ("CPU", "CUDA"):
-        LIBRARY.impl(_function.__name__, _in_input_types(_function), _device)
+        LIBRARY.impl(_function.__name__, in_input_types(_function), _device)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:

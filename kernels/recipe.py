@@ -1,12 +1,30 @@
-"""The arguments by which an operator makes its filters from a condition."""
+"""The arguments by which an operator makes its filters from a condition, and the condition from a packed map."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from laconvnet.kernels.backend import Backend
+
+
+class PackedNorm(NamedTuple):
+    """The batch norm between two ReLUs by which a packed map is the condition (`kernels.packed`), and the packing."""
+
+    mean: Tensor  # (M,), as the next three
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    packing: int
+
+    @property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (M,): the condition is relu(scale * relu(packed) + shift)."""
+        scale = self.weight * torch.rsqrt(self.var + self.eps)
+        return scale, self.bias - self.mean * scale
 
 
 class Recipe(NamedTuple):

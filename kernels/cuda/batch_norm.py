@@ -17,7 +17,7 @@ class NormArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "beside", "out", "grad", "result", "masked")),
         *((name, ctypes.c_void_p) for name in ("mean", "var", "weight", "bias", "sums", "count")),
         *((name, ctypes.c_void_p) for name in ("totals", "workspace")),
-        *((name, ctypes.c_int64) for name in ("rows", "channels", "relu")),
+        *((name, ctypes.c_int64) for name in ("rows", "channels", "relu", "relu_before", "packing", "cells")),
         ("eps", ctypes.c_double),
     )
 
@@ -31,17 +31,18 @@ class NormKernels:
 
     _library: ctypes.CDLL
 
-    def norm_statistics(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel."""
-        name = _name("statistics", x)
+    def norm_statistics(self, x: Tensor, relu_before: bool = False) -> Tensor:
+        """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel; of relu(x) with `relu_before`."""
+        name, sizes = entry_point("statistics", x), _sizes(x)
+        sizes.relu_before = int(relu_before)
         totals = torch.empty(2 * x.shape[1] + 1, device=x.device)
-        self._run(name, _sizes(x), _rows(x), totals=totals, workspace=self._workspace(x))
+        self._run(name, sizes, _rows(x), totals=totals, workspace=self._workspace(x))
         return totals
 
     def norm_combine(self, every: Tensor) -> Tensor:
         """(processes, 2 C + 1), the statistics of each, float32 -> (2 C + 1), those of all together."""
         if every.dim() != 2 or every.dtype != torch.float32 or every.shape[1] % 2 == 0:
-            raise RuntimeError(f"norm_combine: every: expected (processes, 2 C + 1) float32, got {_about(every)}")
+            raise RuntimeError(f"norm_combine: every: expected (processes, 2 C + 1) float32, got {about(every)}")
         totals = every.new_empty(every.shape[1])
         sizes = NormArguments(rows=len(every), channels=every.shape[1] // 2)
         self._run("laconv_norm_combine_f32", sizes, every.contiguous(), totals=totals)
@@ -59,9 +60,9 @@ class NormKernels:
         relu: bool,
     ) -> Tensor:
         """relu?(beside + BN(x)), (B, C, ...)."""
-        name = _name("apply", x, beside=beside)
+        name = entry_point("apply", x, beside=beside)
         result = _result(x)
-        vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
+        vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         maps = {"beside": None if beside is None else _rows(beside), "result": result}
         self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors)
         return _shaped_like(result, x)
@@ -79,11 +80,11 @@ class NormKernels:
         relu: bool,
     ) -> tuple[Tensor, Tensor]:
         """(2 C): the gradients of bias and weight; with `out` and relu also grad where out is positive, else (0,)."""
-        name = _name("backward_reduce", x, grad=grad, out=out)
+        name = entry_point("backward_reduce", x, grad=grad, out=out)
         by_result = relu and out is not None
         totals = torch.empty(2 * x.shape[1], device=x.device)
         masked = _result(x) if by_result else None
-        vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
+        vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         maps = {"grad": _rows(grad), "masked": masked}
         maps["out"] = _rows(out) if by_result and out is not None else None
         more = {"totals": totals, "workspace": self._workspace(x)}
@@ -104,10 +105,10 @@ class NormKernels:
         relu: bool,
     ) -> Tensor:
         """The gradient of x (B, C, ...), `sums` (2 C) and `count` (one number) being those of all processes."""
-        name = _name("backward_apply", x, grad=grad)
+        name = entry_point("backward_apply", x, grad=grad)
         result = _result(x)
-        vectors = _vectors(name, x, mean=mean, var=var, weight=weight, bias=bias)
-        vectors |= _vectors(name, x, 2 * x.shape[1], sums=sums) | _vectors(name, x, 1, count=count)
+        vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
+        vectors |= vectors_of(name, x, 2 * x.shape[1], sums=sums) | vectors_of(name, x, 1, count=count)
         self._run(name, _sizes(x, eps, relu), _rows(x), grad=_rows(grad), result=result, **vectors)
         return _shaped_like(result, x)
 
@@ -149,25 +150,25 @@ def _sizes(x: Tensor, eps: float = 0.0, relu: bool = False) -> NormArguments:
     return NormArguments(rows=x.numel() // max(channels, 1), channels=channels, relu=int(relu), eps=eps)
 
 
-def _name(what: str, x: Tensor, **others: Tensor | None) -> str:
+def entry_point(what: str, x: Tensor, **others: Tensor | None) -> str:
     """The entry point for maps like x; raises RuntimeError where others are not like it."""
     if x.dtype not in TYPES or x.dim() < 2:
         known = ", ".join(map(str, TYPES))
-        raise RuntimeError(f"norm_{what}: x: expected (B, C, ...) of one of {known}, got {_about(x)}")
+        raise RuntimeError(f"norm_{what}: x: expected (B, C, ...) of one of {known}, got {about(x)}")
     for field, other in others.items():
         if other is not None and (other.shape, other.dtype, other.device) != (x.shape, x.dtype, x.device):
-            raise RuntimeError(f"norm_{what}: {field}: expected the like of x, {_about(x)}, got {_about(other)}")
+            raise RuntimeError(f"norm_{what}: {field}: expected the like of x, {about(x)}, got {about(other)}")
     return f"laconv_norm_{what}_{TYPES[x.dtype]}"
 
 
-def _vectors(name: str, x: Tensor, length: int | None = None, **given: Tensor) -> dict[str, Tensor]:
+def vectors_of(name: str, x: Tensor, length: int | None = None, **given: Tensor) -> dict[str, Tensor]:
     """The numbers of channels as the kernels read them: one after the other."""
     length = x.shape[1] if length is None else length
     for field, vector in given.items():
         if (vector.numel(), vector.dtype, vector.device) != (length, torch.float32, x.device):
-            raise RuntimeError(f"{name}: {field}: expected {length} of float32 on {x.device}, got {_about(vector)}")
+            raise RuntimeError(f"{name}: {field}: expected {length} of float32 on {x.device}, got {about(vector)}")
     return {field: vector.contiguous() for field, vector in given.items()}
 
 
-def _about(tensor: Tensor) -> str:
+def about(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from laconvnet.kernels.cuda.library import TYPES, Library
 from laconvnet.kernels.dropout import threshold
-from laconvnet.kernels.recipe import Recipe
+from laconvnet.kernels.recipe import PackedNorm, Recipe
 
 NO_KERNEL = -3  # LACONV_NO_FUSED_KERNEL
 KERNELS = {3: "k3", 7: "k7"}  # the entry points' last word, by kernel size
 HALF_TYPES = (torch.float16, torch.bfloat16)
+# Of laconv: kernel size, channels, condition, groups and packing of what `forward` takes packed. Known here as well,
+# since what is kept for the gradients is decided by it, also where there is no library.
+PACKED_SHAPES = ((3, 16, 64, 4, 8),)
 
 
 class FusedArguments(ctypes.Structure):
@@ -37,10 +40,18 @@ class FusedArguments(ctypes.Structure):
     )
 
 
+def reads_packed(
+    dtype: torch.dtype, channels: int, condition: int, packing: int, kernel_size: int, groups: int, interleaved: bool
+) -> bool:
+    """Whether a kernel takes the condition of x (B, channels, H, W) packed, in place of (B, condition, H, W)."""
+    shape = (kernel_size, channels, condition, groups, packing)
+    return dtype in HALF_TYPES and shape in PACKED_SHAPES and not interleaved
+
+
 class Call:
     """One call's arguments, and the tensors that they point to, which must live as long."""
 
-    def __init__(self, x: Tensor, cond: Tensor, recipe: Recipe) -> None:
+    def __init__(self, x: Tensor, cond: Tensor, recipe: Recipe, norm: PackedNorm | None = None) -> None:
         batch, channels, height, width = x.shape
         self.tensors: list[Tensor] = []
         self.arguments = FusedArguments(
@@ -48,13 +59,17 @@ class Call:
             height=height,
             width=width,
             channels=channels,
-            condition=cond.shape[1],
+            condition=recipe.weight.shape[1],
             groups=recipe.groups,
             kernel_size=recipe.kernel_size,
         )
         self.give(x=_channels_last(x), cond=_channels_last(cond), weight=recipe.weight.contiguous())
         if recipe.bias is not None:
             self.give(bias=recipe.bias.contiguous())
+        if norm is not None:
+            scale, shift = norm.affine
+            self.give(scale=scale, shift=shift)
+            self.arguments.packing = norm.packing
         if recipe.dropout_p > 0.0:
             assert recipe.keys is not None
             self.give(keys=recipe.keys)
@@ -78,9 +93,9 @@ class Fused:
     def __init__(self, library: Library) -> None:
         self.library = library
 
-    def forward(self, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor | None:
-        """v2 Eq. 1-3: (B, C, H, W)."""
-        call, result = Call(x, cond, recipe), _empty_like(x)
+    def forward(self, x: Tensor, cond: Tensor, recipe: Recipe, norm: PackedNorm | None = None) -> Tensor | None:
+        """v2 Eq. 1-3: (B, C, H, W). With `norm`, of float32, cond is the packed map (B, s*s*M, h, w)."""
+        call, result = Call(x, cond, recipe, norm), _empty_like(x)
         call.give(result=result)
         return _in_format_of(x, result) if self._run("forward", call, x, recipe) else None
 

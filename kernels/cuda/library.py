@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconvnet.kernels.cuda.batch_norm import NormKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
+from laconvnet.kernels.cuda.packed_norm import PackedNormKernels
 from laconvnet.kernels.dropout import check_probability, threshold
 from laconvnet.kernels.filter_layout import FilterLayout, filters_of_a_pixel, row_length
 
@@ -38,7 +38,7 @@ class DropoutArguments(ctypes.Structure):
     )
 
 
-class Library(NormKernels):
+class Library(PackedNormKernels):
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
     Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the

@@ -12,9 +12,10 @@ from torch import Tensor
 _backward = torch.ops.aten.native_batch_norm_backward
 
 
-def statistics(x: Tensor) -> Tensor:
-    """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel."""
+def statistics(x: Tensor, relu_before: bool = False) -> Tensor:
+    """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel; of relu(x) with `relu_before`."""
     channels = x.shape[1]
+    x = F.relu(x) if relu_before else x
     own = x.new_zeros(2 * channels + 1, dtype=statistics_dtype(x))
     if x.numel():
         # Running statistics, to be thrown away: by their type the operator knows that of its results.

@@ -8,6 +8,7 @@ instead of 1 / sqrt(var + eps), and `batch_norm_gather_stats_with_counts` since 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.kernels.plain.norm import combine, finished, statistics_dtype
@@ -15,9 +16,10 @@ from laconvnet.kernels.plain.norm import combine, finished, statistics_dtype
 __all__ = ["apply", "backward_apply", "backward_reduce", "combine", "statistics"]
 
 
-def statistics(x: Tensor) -> Tensor:
-    """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel."""
+def statistics(x: Tensor, relu_before: bool = False) -> Tensor:
+    """x (B, C, ...) -> (2 C + 1): means, variances, number of values a channel; of relu(x) with `relu_before`."""
     channels = x.shape[1]
+    x = F.relu(x) if relu_before else x
     if not x.numel():
         return x.new_zeros(2 * channels + 1, dtype=statistics_dtype(x))
     mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)

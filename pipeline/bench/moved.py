@@ -24,7 +24,7 @@ from laconvnet.pipeline.model.norm import BatchNorm
 MOVED = "moved by a step"
 WORLDS = (1, 8)  # processes
 PARTS = {
-    "of_norms": ("laconv::norm_", "aten::native_batch_norm"),
+    "of_norms": ("laconv::norm_", "laconv::unpack", "aten::native_batch_norm"),
     "of_laconv": ("laconv::laconv", "laconv::dynamic_conv"),
     "of_convolutions": ("aten::convolution", "aten::mkldnn_convolution"),
 }

@@ -64,7 +64,11 @@ class Unfolded(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def reads_packed(self, x: Tensor, packing: int) -> bool:
+        """Never: the textbook knows no packing."""
+        return False
+
+    def forward(self, x: Tensor, condition: Tensor, norm: None = None) -> Tensor:
         """The same as `Filters`: x (B, d, H, W), condition (B, c, H, W) or (B, c, 1, 1) -> (B, d, H, W)."""
         inner = self.inner
         filters = F.conv2d(condition, inner.weight[:, :, None, None], inner.bias)

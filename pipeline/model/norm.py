@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet.kernels.packed import packed_rows
 from laconvnet.pipeline.distributed import world_size
 from laconvnet.pipeline.model import fused_norm, joint_norm
+from laconvnet.pipeline.model.batch_statistics import global_statistics
+from laconvnet.pipeline.model.packed_condition import Norm
 from laconvnet.pipeline.model.precision import KeepFloat32
 from laconvnet.pipeline.model.recompute import recomputing
 
@@ -21,7 +24,8 @@ from laconvnet.pipeline.model.recompute import recomputing
 class BatchNorm(KeepFloat32):
     """Normalises (B, C, ...) over all dimensions but the second; returns the input's type.
 
-    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch.
+    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch. `norm(packed, packing=s)` is
+    relu(BN(relu(packed))), unpacked: (B, s*s*C, h, w), as `kernels.packed` has it -> (B, C, h*s, w*s), channels last.
 
     In training the statistics are those of all processes of the default group (one exchange forward, one backward),
     so N processes give the outputs, input gradients and running statistics of one process on the global batch.
@@ -53,7 +57,9 @@ class BatchNorm(KeepFloat32):
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, momentum={self.momentum}"
 
-    def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False, packing: int = 0) -> Tensor:
+        if packing:
+            return self.of_packed(x, packing).condition(x)
         if self.fused and self.training and not self.frozen and fused_norm.takes(x, beside):
             return self._joint(fused_norm.FusedBatchNorm, x, beside, relu)
         if self._by_passes(x) and joint_norm.takes(x, beside):
@@ -62,6 +68,26 @@ class BatchNorm(KeepFloat32):
         if beside is not None:
             out = beside + out
         return F.relu(out) if relu else out
+
+    def takes_packed(self, x: Tensor, values: int) -> bool:
+        """Whether a map on the device of x and of its type, with so many values a channel, is best left packed.
+
+        That is on a GPU, where passes cost what they move. Statistics of one value are PyTorch's to refuse.
+        """
+        alike = (x.dtype == torch.float64) == (self.weight.dtype == torch.float64)
+        one = self.training and not self.frozen and world_size() == 1 and values == 1
+        return self._on_gpu(x) and alike and not one
+
+    def of_packed(self, packed: Tensor, packing: int) -> Norm:
+        """The norm with the statistics it is to be applied with to this map, (B, s*s*C, h, w), of which it learns."""
+        channels = (self.weight, self.bias)
+        if not self.training or self.frozen:
+            return Norm(self.running_mean, self.running_var, *channels, None, self.eps, packing)
+        with torch.no_grad():
+            own = torch.ops.laconv.norm_statistics(packed_rows(packed, self.channels), True)
+            mean, var, count = global_statistics(own.to(self.weight.dtype))
+            self._learn(mean, var, count)
+        return Norm(mean, var, *channels, count, self.eps, packing)
 
     def normalised(self, x: Tensor) -> Tensor:
         """BN(x) alone, (B, C, ...) -> the same shape and type; raises as the class does."""
@@ -90,10 +116,13 @@ class BatchNorm(KeepFloat32):
     def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
         result: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(self.weight, self.bias, self.eps, *inputs)
         out, mean, var, count = result
-        if recomputing():
-            return out
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)
+            self._learn(mean, var, count)
         return out
+
+    def _learn(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        if recomputing():  # must not count twice
+            return
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), self.momentum)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from laconvnet.kernels import chunks, fused
 from laconvnet.kernels.backend import KernelsMissing, choose
-from laconvnet.kernels.cuda.fused import Fused
-from laconvnet.kernels.recipe import Recipe
+from laconvnet.kernels.cuda.fused import PACKED_SHAPES, Fused, reads_packed
+from laconvnet.kernels.recipe import PackedNorm, Recipe
 from tests.kernels.cuda_emulated import OnCpu
 from tests.kernels.fused_emulated import Problem, error, problem
 
@@ -191,3 +191,42 @@ def test_an_empty_batch_needs_no_kernel(library: OnCpu) -> None:
     grads = fused.backward(library, given.grad, x, cond, made)
     assert grads[2] is not None
     assert not grads[2].any()
+
+
+def packed_problem(dtype: torch.dtype, packing: int, threshold: int = 0) -> tuple[Problem, Tensor, PackedNorm]:
+    """Stage 1 with a condition that is unpacked from the map that comes with it, by the norm."""
+    given = problem(dtype, 2, 16, 24, *STAGE1, threshold)
+    some = torch.Generator().manual_seed(3)
+    sides = (16 // packing, 24 // packing)
+    packed = torch.randn(2, packing**2 * 64, *sides, generator=some).to(dtype)
+    packed = packed.contiguous(memory_format=torch.channels_last)
+    mean, weight, bias = (torch.randn(64, generator=some) for _ in range(3))
+    norm = PackedNorm(mean, torch.rand(64, generator=some) + 0.1, weight, bias, 1e-5, packing)
+    return replace(given, cond=torch.ops.laconv.unpack(packed, *norm)), packed, norm
+
+
+@pytest.mark.parametrize("threshold", [0, DROPPED])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+def test_the_condition_is_taken_packed(
+    library: OnCpu, dtype: torch.dtype, threshold: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, packed, norm = packed_problem(dtype, 8, threshold)
+    x, _, made = inputs(given)
+    assert reads_packed(dtype, x.shape[1], 64, 8, 3, 4, False)
+    assert Fused(library).forward(x, packed, made, norm) is not None
+    with caplog.at_level(logging.INFO):
+        out = fused.forward(library, x, packed, made, norm)
+    assert error(out, given.forward()) < 4 * torch.finfo(dtype).eps
+    assert [("packed 8 x 8" in line, "serves" in line) for line in caplog.messages] == [(True, True)]
+    assert torch.equal(fused.forward(library, x, packed.contiguous(), made, norm), out)
+
+
+def test_what_no_kernel_takes_packed_is_unpacked(library: OnCpu) -> None:
+    given, packed, norm = packed_problem(BF16, 4)
+    x, cond, made = inputs(given)
+    assert Fused(library).forward(x, packed, made, norm) is None
+    assert torch.equal(fused.forward(library, x, packed, made, norm), chunks.forward(library, x, cond, made))
+    (kernel_size, channels, condition, groups, packing) = PACKED_SHAPES[0]
+    assert not reads_packed(BF16, channels, condition, 4, kernel_size, groups, False)
+    assert not reads_packed(BF16, channels, condition, packing, kernel_size, groups, True)
+    assert not reads_packed(torch.float32, channels, condition, packing, kernel_size, groups, False)

@@ -121,7 +121,7 @@ def test_which_kernels_a_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cuda, "ready", ready)
     monkeypatch.setattr(norm_cuda, "statistics", lambda x: "by torch")
-    run: Callable[[Tensor], object] = norm._on_gpu("norm_statistics", 0)
+    run: Callable[[Tensor], object] = norm.on_gpu("norm_statistics", 0, norm_cuda.statistics)
     x = torch.zeros(2, 3, dtype=torch.bfloat16)
     assert [run(x), run(x), run(x.double())] == ["compiled", "by torch", "by torch"]
     assert len(asked) == 2

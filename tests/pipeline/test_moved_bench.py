@@ -10,12 +10,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from laconvnet.pipeline.bench.moved import MOVED, Moved, _pretended, step_rows
+from laconvnet.pipeline.bench import moved as bench
+from laconvnet.pipeline.bench.moved import MOVED, Moved, _pretended, _step, step_rows
 from laconvnet.pipeline.bench.speed import Network
 from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.model.blocks.base import BlockConfig
+from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlock
 from laconvnet.pipeline.model.norm import BatchNorm
 
 CPU = torch.device("cpu")
+BYTES_OF_A_STEP = 79.3e9  # preset s, size 416, batch 64, bf16
 TINY = Network(ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
 
 
@@ -84,6 +88,47 @@ def test_a_map_that_is_not_channels_last_is_laid_so_once() -> None:
     assert 16 + 2 * 4 <= moved.total / x.numel() <= 1.001 * (16 + 2 * 4), "the input and the gradient, once each"
 
 
+STAGES = {  # of preset s: block of k 3 that is read packed, block of k 7, block without packing
+    "read packed": BlockConfig(dim=16, condition=64, groups=4, packing=8, kernel_size=3, words=8),
+    "unpacked": BlockConfig(dim=64, condition=128, groups=4, packing=4, kernel_size=7, words=8),
+    "not packed": BlockConfig(dim=128, condition=256, groups=8, packing=1, kernel_size=7, words=8),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_passes_over_the_condition(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often its size is read and written: forward 3 times with merge (5 where it is unpacked), which were 12."""
+    config = STAGES[name]
+    with FakeTensorMode():
+        block = LaConvBlock(config)
+        assert isinstance(block.generator, ConditionGenerator)
+        block.generator.norm.as_on_gpu = True
+        x = torch.empty(3, config.dim, 32, 32, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+        words, mask = torch.empty(3, 3, 8, dtype=torch.bfloat16), torch.ones(3, 3, dtype=torch.bool)
+        size = x[:, 0].numel() * config.condition
+        monkeypatch.setattr(bench, "_bytes", lambda tensor: int(tensor.numel() == size))
+        with Moved() as forward, torch.autocast("cpu", torch.bfloat16):
+            out = block._convolved(x.requires_grad_(), words, mask)
+        with Moved() as backward:
+            out.backward(torch.empty_like(out))
+    taken = {"laconv::laconv_packed": 1} if name == "read packed" else {"laconv::unpack": 2, "laconv::laconv": 1}
+    again = {"laconv::unpack": 2} if name == "read packed" else {}
+    of_norm = {"laconv::unpack_backward_reduce": 2, "laconv::unpack_backward_apply": 3}
+    found = [{key: value for key, value in one.by_operator.items() if value} for one in (forward, backward)]
+    ours = [{key: value for key, value in one.items() if key.startswith("laconv::")} for one in found]
+    assert ours[0] == {"laconv::norm_statistics": 1} | taken
+    assert ours[1] == {"laconv::laconv_backward": 2} | again | of_norm
+    if config.packing > 1:  # else what the affinity works on is as large
+        others = [{key: value for key, value in one.items() if key not in ours[0] | ours[1]} for one in found]
+        assert others == [{"aten::convolution": 1}, {"aten::convolution_backward": 1}], "merge, and nothing else"
+
+
+def test_a_step_of_the_small_network_stays_within_its_bytes() -> None:
+    """On the way to 45 GB, counted as of a GPU."""
+    moved = _step(Network(ModelConfig("s"), 416, 15, 64, "bf16", 1), 1, False)
+    assert moved.total < BYTES_OF_A_STEP
+
+
 def test_rows_of_a_step() -> None:
     rows = {(row["world"], row["name"]): row for row in step_rows(TINY, CPU)}
     assert set(rows) == {(world, name) for world in (1, 8) for name in ("unfold", "laconv")}
@@ -92,7 +137,7 @@ def test_rows_of_a_step() -> None:
         assert (row["bench"], row["measure"], row["unit"], row["baseline"]) == ("bytes", MOVED, "bytes", "unfold")
         assert (row["preset"], row["size"], row["batch"], row["dtype"]) == ("tiny", 32, 2, "bf16")
         assert row["ratio"] == rows[world, "unfold"]["median"] / row["median"]
-        assert 0 < row["of_norms"] == rows[world, "laconv"]["of_norms"], "the same norms in each way"
+        assert 0 < row["of_norms"] == rows[world, "laconv"]["of_norms"], "as many in each way"
         assert row["of_norms"] + row["of_laconv"] + row["of_convolutions"] < row["median"]
         assert (row["of_laconv"] > 0) == (name == "laconv")
     assert rows[8, "laconv"]["median"] < rows[8, "unfold"]["median"]

@@ -1,6 +1,7 @@
-// The normalised map, what is added to it and the ReLU, in one pass: out = relu?(beside + BN(x)).
+// The normalised map, what is added to it and the ReLU, in one pass: out = relu?(beside + BN(x)); of a map that lies
+// packed relu(BN(relu(x))), pixel by pixel.
 #pragma once
-#include "tiles.cuh"
+#include "packed.cuh"
 
 namespace laconv {
 
@@ -15,12 +16,16 @@ struct ApplyParameters {
   float eps;
   bool relu;
   Tiles tiles;
+  Packing packing;  // Source::PACKED
 };
+
+enum class Source { PLAIN, PLAIN_AND_BESIDE, PACKED };
 
 // Rows from the last to the first: the statistics were read in the other order, and what they read last is still in the
 // second-level cache.
-template <class T, int V, bool BESIDE>
+template <class T, int V, Source SOURCE>
 __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters parameters) {
+  constexpr bool BESIDE = SOURCE == Source::PLAIN_AND_BESIDE, PACKED = SOURCE == Source::PACKED;
   const Tiles& tiles = parameters.tiles;
   const float lowest = parameters.relu ? 0.f : -INFINITY;
   for (int64_t tile = blockIdx.x; tile < tiles.slices * tiles.bands; tile += gridDim.x) {
@@ -35,7 +40,8 @@ __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters p
           parameters.weight[place.channel + v] * inverse_deviation(parameters.var[place.channel + v], parameters.eps);
     const T* const source = static_cast<const T*>(parameters.x) + place.first;
     const T* const beside = static_cast<const T*>(parameters.beside) + place.first;
-    T* const target = static_cast<T*>(parameters.result) + place.first;
+    T* const target = static_cast<T*>(parameters.result);
+    const PlainRows<PACKED> plain(parameters.packing, tiles, place);
 
     for (int row = place.rows - 1 - place.line; row >= 0; row -= ROWS_AT_ONCE * tiles.lines) {
       Vector<T, V> loaded[ROWS_AT_ONCE], added[ROWS_AT_ONCE];
@@ -51,11 +57,13 @@ __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters p
         if (row - r * tiles.lines < 0) continue;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-          float out = normalised(widen(loaded[r].number[v]), mean.number[v], scale.number[v], bias.number[v]);
+          float x = widen(loaded[r].number[v]);
+          if (PACKED) x = at_least(0.f, x);
+          float out = normalised(x, mean.number[v], scale.number[v], bias.number[v]);
           if (BESIDE) out += widen(added[r].number[v]);
-          narrow(out < lowest ? lowest : out, loaded[r].number[v]);  // NaN stays NaN
+          narrow(at_least(lowest, out), loaded[r].number[v]);
         }
-        store(target + (row - r * tiles.lines) * int64_t(tiles.channels), loaded[r]);
+        store(target + plain.element(row - r * tiles.lines), loaded[r]);
       }
     }
   }
@@ -64,14 +72,16 @@ __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters p
 template <class T, int V> int apply_by(const laconv_norm_args& args, void* stream) {
   const Tiles tiles = tiles_of<V>(args);
   const ApplyParameters parameters{args.x,      args.beside, args.result,     args.mean,      args.var,
-                                   args.weight, args.bias,   float(args.eps), args.relu != 0, tiles};
+                                   args.weight, args.bias,   float(args.eps), args.relu != 0, tiles,           packing_of(args)};
   const int64_t blocks = tiles.slices * tiles.bands;
-  return args.beside ? launch(norm_apply<T, V, true>, blocks, 0, stream, parameters)
-                     : launch(norm_apply<T, V, false>, blocks, 0, stream, parameters);
+  const auto apply = args.packing  ? norm_apply<T, V, Source::PACKED>
+                     : args.beside ? norm_apply<T, V, Source::PLAIN_AND_BESIDE>
+                                   : norm_apply<T, V, Source::PLAIN>;
+  return launch(apply, blocks, 0, stream, parameters);
 }
 
 template <class T> int apply_any(const laconv_norm_args& args, void* stream) {
-  if (!fits(args)) return LACONV_BAD_SIZE;
+  if (!fits(args) || !packing_fits(args)) return LACONV_BAD_SIZE;
   return whole_vectors<T>(args) ? apply_by<T, NUMBERS_IN_16_BYTES<T>>(args, stream) : apply_by<T, 1>(args, stream);
 }
 

@@ -9,6 +9,9 @@
  *     int laconv_norm_combine_f32(const laconv_norm_args*, void* stream)
  *         x, (rows, 2 channels + 1) float32: the totals of statistics of `rows` processes -> totals, those of all
  *     int64_t laconv_norm_workspace_TYPE(int64_t channels)     floats of workspace that the first and the third want
+ * With packing s the passes are those of relu(BN(relu(x))), with neither `beside` nor `out`: x and the gradient of x lie
+ * packed, (batch, height / s, cells, s, s, channels), its result and the gradient of that (batch, height, cells * s,
+ * channels). Its statistics are those of rows with relu_before.
  * Sums are made in an order that depends on the sizes alone: the same bits on every run and every device.
  */
 #pragma once
@@ -37,6 +40,9 @@ typedef struct laconv_norm_args {
   float* workspace;
   int64_t rows, channels;
   int64_t relu;         /* 0 or 1 */
+  int64_t relu_before;  /* statistics: 0; 1: of relu(x) */
+  int64_t packing;      /* 0: x lies pixel by pixel; else the side of a cell in pixels */
+  int64_t cells;        /* with packing: cells beside each other in a picture */
   double eps;
 } laconv_norm_args;
 

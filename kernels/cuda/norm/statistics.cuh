@@ -9,6 +9,7 @@ struct StatisticsParameters {
   const void* x;
   float* partials;  // (slices, 2, channels): mean, sum of squares around it
   float* totals;    // (2 channels + 1): means, variances, rows
+  float lowest;     // what is below counts as this
   Tiles tiles;
 };
 
@@ -23,6 +24,7 @@ __device__ __forceinline__ void take_in(float& mean, float& squares, float their
 template <class T, int V>
 __global__ void __launch_bounds__(THREADS, 4) norm_statistics(const StatisticsParameters parameters) {
   const Tiles& tiles = parameters.tiles;
+  const auto number = [&](T loaded) { return at_least(parameters.lowest, widen(loaded)); };
   for (int64_t tile = blockIdx.x; tile < tiles.slices * tiles.bands; tile += gridDim.x) {
     const Place place = place_of<V>(tiles, tile);
     float mean[V] = {}, squares[V] = {}, count = 0.f;
@@ -39,11 +41,11 @@ __global__ void __launch_bounds__(THREADS, 4) norm_statistics(const StatisticsPa
         for (int v = 0; v < V; ++v) {
           float sum = 0.f, around = 0.f;
 #pragma unroll
-          for (int r = 0; r < ROWS_AT_ONCE; ++r) sum += widen(loaded[r].number[v]);
+          for (int r = 0; r < ROWS_AT_ONCE; ++r) sum += number(loaded[r].number[v]);
           const float middle = sum * (1.f / ROWS_AT_ONCE);
 #pragma unroll
           for (int r = 0; r < ROWS_AT_ONCE; ++r) {
-            const float apart = widen(loaded[r].number[v]) - middle;
+            const float apart = number(loaded[r].number[v]) - middle;
             around = fmaf(apart, apart, around);
           }
           take_in(mean[v], squares[v], middle, around, count * share, share);
@@ -55,7 +57,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_statistics(const StatisticsPa
         const float share = 1.f / (count + 1.f);
 #pragma unroll
         for (int v = 0; v < V; ++v)
-          take_in(mean[v], squares[v], widen(loaded.number[v]), 0.f, count * share, share);
+          take_in(mean[v], squares[v], number(loaded.number[v]), 0.f, count * share, share);
         count += 1.f;
       }
     }
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_statistics_total(const Statis
 
 template <class T, int V> int statistics_by(const laconv_norm_args& args, void* stream) {
   const Tiles tiles = tiles_of<V>(args);
-  const StatisticsParameters parameters{args.x, args.workspace, args.totals, tiles};
+  const StatisticsParameters parameters{args.x, args.workspace, args.totals, args.relu_before ? 0.f : -INFINITY, tiles};
   const int code = launch(norm_statistics<T, V>, tiles.slices * tiles.bands, LINES_BYTES<V>, stream, parameters);
   if (code) return code;
   return launch(norm_statistics_total<T>, divided_up(args.channels, FINAL_CHANNELS), FINAL_BYTES, stream, parameters);

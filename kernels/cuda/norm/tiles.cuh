@@ -85,6 +85,9 @@ __device__ __forceinline__ float normalised(float x, float mean, float scale, fl
   return fmaf(x - mean, scale, bias);
 }
 
+// NaN stays NaN.
+__device__ __forceinline__ float at_least(float lowest, float number) { return number < lowest ? lowest : number; }
+
 // Floats that the partial sums of both reductions need, by vectors or number by number.
 template <class T> int64_t workspace_of(int64_t channels) {
   if (channels < 1) return 0;

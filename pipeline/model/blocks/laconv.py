@@ -7,45 +7,87 @@ c condition width, g groups, k kernel size.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laconvnet import kernels
+from laconvnet.kernels.packed import reads_packed
+from laconvnet.pipeline.model import packed_condition
 from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
 from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.layers import masked_softmax, norm_act, position_code
 from laconvnet.pipeline.model.norm import BatchNorm
+from laconvnet.pipeline.model.packed_condition import Norm
+
+
+class Query(nn.Conv2d):
+    """The queries of packed pixels, (B, d*s*s, h, w) -> (B, c, h, w), or of the pixels x (B, d, h*s, w*s) and the code
+    of their positions (d, h*s, w*s), which is projected by itself: then nothing is summed or packed in memory.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__(config.dim * config.packing**2, config.condition, 1)
+        self.packing = config.packing
+
+    def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
+        if code is None:
+            return super().forward(x)
+        side = self.packing
+        by_cell = self.weight.view(len(self.weight), -1, side, side)
+        return F.conv2d(x, by_cell, stride=side) + F.conv2d(code[None], by_cell, self.bias, stride=side)
 
 
 class Affinity(nn.Module):
     """Multi-head attention from packed pixels to words (v2 Eq. 4): which words matter where.
 
-    image (B, d*s*s, h, w), words (B, L, D), mask (B, L) -> (B, c, h, w).
+    image and code as `Query` takes them, words (B, L, D), mask (B, L) -> (B, c, h, w).
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, Dropout(config.affinity_dropout)
         self.scale = 1.0 / math.sqrt(config.condition / config.heads)
-        self.query = nn.Conv2d(config.dim * config.packing**2, config.condition, 1)
+        self.query = Query(config)
         self.key = nn.Linear(config.words, config.condition)
         self.value = nn.Linear(config.words, config.condition)
 
-    def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def weights(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
         """A of Eq. 4, float32 (B, heads, L, h*w); sums to 1 over the real words."""
         batch, length, _ = words.shape
-        query = self.query(image).reshape(batch, self.heads, -1, image.shape[2] * image.shape[3])
+        query = self.query(image, code).flatten(2).unflatten(1, (self.heads, -1))
         key = self.key(words).view(batch, length, self.heads, -1).transpose(1, 2)
         return masked_softmax((key * self.scale) @ query, mask[:, None, :, None], dim=2)
 
-    def forward(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        weights = self.dropout(self.weights(image, words, mask))
+    def forward(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
+        weights = self.dropout(self.weights(image, words, mask, code))
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
-        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *image.shape[2:])
+        side = 1 if code is None else self.query.packing
+        sides = [length // side for length in image.shape[2:]]
+        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *sides)
         return attended.contiguous(memory_format=torch.channels_last)
+
+
+class Merge(nn.Conv2d):
+    """The convolution in front of the unpacking: (B, c, h, w) -> (B, c*s*s, h, w), channel (m, i, j) being channel m of
+    pixel (i, j) of a cell; with `packed` (i, j, m), so that a pixel's channels lie together (`kernels.packed`).
+    """
+
+    def __init__(self, channels: int, packing: int) -> None:
+        super().__init__(channels, channels * packing**2, 1)
+        self.packing = packing
+
+    def forward(self, x: Tensor, packed: bool = False) -> Tensor:
+        if not packed:
+            return super().forward(x)
+        assert self.bias is not None
+        weight, bias = (
+            t.unflatten(0, (-1, self.packing**2)).transpose(0, 1).flatten(0, 1) for t in (self.weight, self.bias)
+        )
+        return F.conv2d(x, weight, bias).contiguous(memory_format=torch.channels_last)
 
 
 class ConditionGenerator(nn.Module):
@@ -60,7 +102,7 @@ class ConditionGenerator(nn.Module):
         super().__init__()
         self.packing, self.activation = config.packing, config.activation
         self.affinity = Affinity(config)
-        self.merge = nn.Conv2d(config.condition, config.condition * config.packing**2, 1)
+        self.merge = Merge(config.condition, config.packing)
         self.norm = BatchNorm(config.condition)
 
     def packed(self, x: Tensor) -> Tensor:
@@ -69,8 +111,20 @@ class ConditionGenerator(nn.Module):
         return F.pixel_unshuffle(x + position_code(channels, height, width, x.device, x.dtype), self.packing)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        if self.leaves_packed(x):
+            return self.norm(self.merged(x, words, mask), packing=self.packing)  # type: ignore[no-any-return]
         condition = F.relu(self.merge(self.affinity(self.packed(x), words, mask)))
         return norm_act(self.norm, F.pixel_shuffle(condition, self.packing), "relu")
+
+    def leaves_packed(self, x: Tensor) -> bool:
+        """Whether the condition for x (B, d, H, W) is best made from the packed map."""
+        return self.norm.takes_packed(x, x[:, 0].numel())
+
+    def merged(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """What the condition is made from, before the first ReLU: (B, s*s*c, h, w), as `kernels.packed` has it."""
+        _, channels, height, width = x.shape
+        code = position_code(channels, height, width, x.device, x.dtype)
+        return self.merge(self.affinity(x, words, mask, code), packed=True)  # type: ignore[no-any-return]
 
 
 class WordCondition(nn.Module):
@@ -87,7 +141,8 @@ class WordCondition(nn.Module):
 class Filters(nn.Module):
     """The projection W1, b1 of v2 Eq. 3, fused with the dynamic convolution of Eq. 2 by the operator.
 
-    x (B, d, H, W), condition (B, inputs, H, W) or (B, inputs, 1, 1) -> (B, d, H, W).
+    x (B, d, H, W), condition (B, inputs, H, W) or (B, inputs, 1, 1) -> (B, d, H, W); or, where it `reads_packed`, the
+    packed map and the norm that makes the condition of it.
     """
 
     def __init__(self, config: BlockConfig, inputs: int) -> None:
@@ -101,11 +156,17 @@ class Filters(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        p, keys = self.dropout.draw(x)
-        return kernels.laconv(
-            x, condition, self.weight, self.bias, self.kernel_size, self.groups, p, keys, self.interleaved
-        )
+    def reads_packed(self, x: Tensor, packing: int) -> bool:
+        """Whether a kernel takes the condition for x (B, d, H, W) packed."""
+        sizes = (x.shape[1], self.weight.shape[1], packing, self.kernel_size, self.groups, self.interleaved)
+        return reads_packed(kernels.dtype_taken(x), *sizes)
+
+    # The norm comes as a plain tuple, its fields: DeepSpeed takes apart what a module is given, and joins it again so.
+    def forward(self, x: Tensor, condition: Tensor, norm: tuple[Any, ...] | None = None) -> Tensor:
+        sizes = (self.kernel_size, self.groups, *self.dropout.draw(x), self.interleaved)
+        if norm is not None:
+            return packed_condition.laconv(x, condition, Norm(*norm), self.weight, self.bias, *sizes)
+        return kernels.laconv(x, condition, self.weight, self.bias, *sizes)
 
 
 class LaConvBlock(nn.Module):
@@ -115,7 +176,7 @@ class LaConvBlock(nn.Module):
         super().__init__()
         self.config = config
         if config.generator == "affinity":
-            self.generator: nn.Module = ConditionGenerator(config)
+            self.generator: ConditionGenerator | WordCondition = ConditionGenerator(config)
             self.filters = Filters(config, config.condition)
         else:
             self.generator = WordCondition()
@@ -124,6 +185,18 @@ class LaConvBlock(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        condition = self.generator(x, words, mask)
-        out: Tensor = self.mlp(norm_act(self.norm, self.filters(x, condition), self.config.activation, x))
+        out: Tensor = self.mlp(norm_act(self.norm, self._convolved(x, words, mask), self.config.activation, x))
         return out
+
+    def _convolved(self, x: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        generator, filters, packing = self.generator, self.filters, self.config.packing
+        norm, condition = None, None
+        if (
+            isinstance(generator, ConditionGenerator)
+            and generator.leaves_packed(x)
+            and filters.reads_packed(x, packing)
+        ):
+            condition = generator.merged(x, words, mask)
+            norm = tuple(generator.norm.of_packed(condition, packing))
+        found: Tensor = filters(x, generator(x, words, mask) if condition is None else condition, norm)
+        return found
