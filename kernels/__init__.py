@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import laconvnet.kernels.attention
 import laconvnet.kernels.norm
 import laconvnet.kernels.operator
 import laconvnet.kernels.packed  # noqa: F401  (registers the operators)

@@ -15,11 +15,12 @@ from torch import Tensor
 from laconvnet.pipeline.model.blocks import laconv
 from laconvnet.pipeline.model.blocks.base import BlockConfig
 from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlock
+from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.norm import BatchNorm
 from laconvnet.pipeline.model.recompute import recomputed
 
 CONFIG = BlockConfig(
-    dim=8, condition=12, groups=2, packing=2, kernel_size=3, words=10, heads=3, affinity_dropout=0.0, filter_dropout=0.3
+    dim=8, condition=12, groups=2, packing=2, kernel_size=3, words=10, heads=3, affinity_dropout=0.2, filter_dropout=0.3
 )
 
 
@@ -52,7 +53,9 @@ def results(made: LaConvBlock, given: tuple[Tensor, ...], again: bool = False) -
     """Output, gradients and what the norms learned, by name."""
     x, words, mask, grad = given
     leaves = {"x": x.clone().requires_grad_(), "words": words.clone().requires_grad_()}
-    made.filters.dropout.keys = torch.arange(len(x))
+    for module in made.modules():
+        if isinstance(module, Dropout):
+            module.keys = torch.arange(len(x))
     call = (leaves["x"], leaves["words"], mask)
     out = recomputed(made, *call) if again else made(*call)
     out.backward(grad)
@@ -129,7 +132,7 @@ def process(rank: int, folder: str) -> None:
     found = []
     for cut in (1, 3):
         part = slice(0, cut) if rank == 0 else slice(cut, None)
-        found.append(results(block(replace(CONFIG, filter_dropout=0.0), True), _part(part)))
+        found.append(results(block(replace(CONFIG, affinity_dropout=0.0, filter_dropout=0.0), True), _part(part)))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -142,7 +145,7 @@ def _part(part: slice) -> tuple[Tensor, ...]:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     mp.spawn(process, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    one = results(block(replace(CONFIG, filter_dropout=0.0), False), inputs(CONFIG))
+    one = results(block(replace(CONFIG, affinity_dropout=0.0, filter_dropout=0.0), False), inputs(CONFIG))
     for a, b in zip(first, second, strict=True):
         joined = {}
         for name in one:
