@@ -33,13 +33,13 @@ def softmax(scores: Tensor, real: Tensor) -> Tensor:
 
 
 def forward(scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tensor:
-    """The weights by PyTorch's operators."""
+    """The weights (B, heads, L, P) by PyTorch's operators."""
     weights = softmax(scores, real)
     return _dropped(weights, keys, p).to(scores.dtype).contiguous()
 
 
 def backward(grad: Tensor, scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tensor:
-    """The gradient of scores by PyTorch's operators."""
+    """The gradient of scores (B, heads, L, P) by PyTorch's operators."""
     weights, above = softmax(scores, real), _dropped(grad.float(), keys, p)
     inner = (weights * above).sum(2, keepdim=True)
     return (weights * (above - inner)).to(scores.dtype).contiguous()

@@ -67,7 +67,7 @@ class Affinity(nn.Module):
         return found
 
     def dropped(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None) -> Tensor:
-        """A after dropout. Where there is a code, by an operator of one pass."""
+        """A after dropout, (B, heads, L, h*w). Where there is a code, by an operator of one pass."""
         if code is None:
             dropped: Tensor = self.dropout(self.weights(image, words, mask))
             return dropped
