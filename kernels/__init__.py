@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import laconvnet.kernels.attention
 import laconvnet.kernels.norm
 import laconvnet.kernels.operator
 import laconvnet.kernels.packed  # noqa: F401  (registers the operators)
@@ -136,12 +137,12 @@ def _dropout_gradients(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> Seque
 
 
 def dtype_taken(x: Tensor) -> torch.dtype:
-    """The type that the operators work in for x: its own or, where that is not float64, that of an autocast around."""
+    """The type that the operators work in for x, of any shape: its own, or if not float64 that of an autocast around."""
     return torch.get_autocast_dtype(x.device.type) if _in_autocast(x) else x.dtype
 
 
 def in_dtype_taken(x: Tensor, *others: Any) -> Any:
-    """x and the others as the operators take them: as they are, or all in the type of an autocast around."""
+    """x and the others, of any shape, as operators take them: as they are, or all in the type of an autocast around."""
     if _in_autocast(x):
         dtype = dtype_taken(x)
         return tuple(None if tensor is None else tensor.to(dtype) for tensor in (x, *others))

@@ -151,7 +151,7 @@ def _sizes(x: Tensor, eps: float = 0.0, relu: bool = False) -> NormArguments:
 
 
 def entry_point(what: str, x: Tensor, **others: Tensor | None) -> str:
-    """The entry point for maps like x; raises RuntimeError where others are not like it."""
+    """The entry point for maps like x (B, C, ...); raises RuntimeError where others are not like it."""
     if x.dtype not in TYPES or x.dim() < 2:
         known = ", ".join(map(str, TYPES))
         raise RuntimeError(f"norm_{what}: x: expected (B, C, ...) of one of {known}, got {about(x)}")
@@ -162,7 +162,7 @@ def entry_point(what: str, x: Tensor, **others: Tensor | None) -> str:
 
 
 def vectors_of(name: str, x: Tensor, length: int | None = None, **given: Tensor) -> dict[str, Tensor]:
-    """The numbers of channels as the kernels read them: one after the other."""
+    """The numbers of channels as the kernels read them, (C,) for x (B, C, ...) or of that length: dense."""
     length = x.shape[1] if length is None else length
     for field, vector in given.items():
         if (vector.numel(), vector.dtype, vector.device) != (length, torch.float32, x.device):
@@ -171,4 +171,5 @@ def vectors_of(name: str, x: Tensor, length: int | None = None, **given: Tensor)
 
 
 def about(tensor: Tensor) -> str:
+    """A tensor's shape, type and device, for messages."""
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

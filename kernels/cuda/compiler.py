@@ -58,7 +58,7 @@ def units() -> list[Unit]:
         defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
         result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
     result.append(Unit("norm_combine", "norm/combine.cu"))
-    return [*result, Unit("involution", "involution.cu"), Unit("dropout", "dropout.cu")]
+    return [*result, *(Unit(name, f"{name}.cu") for name in ("attention", "involution", "dropout"))]
 
 
 def targets(architectures: Sequence[str], known: Set[str] | None = None) -> list[str]:

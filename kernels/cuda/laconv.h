@@ -16,6 +16,9 @@
  *     int laconv_dynamic_conv_grad_filters_TYPE_KERNEL(const laconv_conv_args*, void* stream)  grad, x -> result
  *     int laconv_drop_filters_TYPE(const laconv_dropout_args*, void* stream)                   source -> result
  *     int laconv_drop_elements_TYPE(const laconv_dropout_args*, void* stream)                  source -> result
+ *     int laconv_attention_weights_TYPE(const laconv_attention_args*, void* stream)            scores -> result
+ *     int laconv_attention_weights_backward_TYPE(const laconv_attention_args*, void* stream)   grad, scores -> result;
+ *         f32, f16, bf16
  *     int laconv_involution_{forward,grad_x,grad_filters}_TYPE(...)      planar layouts, f32, f16, bf16: for the bench
  *     int laconv_fused_WHAT_TYPE_KERNEL(const laconv_fused_args*, void* stream)   WHAT in forward, grad_x, grad_filters,
  *         TYPE in f16, bf16: filters are made from the condition on the chip and never written (folder fused/)
@@ -58,6 +61,17 @@ typedef struct laconv_dropout_args {
   int64_t padded;        /* of filters: 0 or 1 */
   int64_t threshold;     /* of 256, 1 to 255: a value whose byte is below it is dropped */
 } laconv_dropout_args;
+
+/* The softmax over real words, and dropout: (images, heads, words, places). */
+typedef struct laconv_attention_args {
+  const void* scores;
+  const void* grad;      /* backward: gradient of the forward result */
+  void* result;
+  const uint8_t* real;   /* (images, words): 0 or 1 */
+  const int64_t* keys;   /* one an image, or null: no dropout */
+  int64_t threshold;     /* as above, with keys */
+  int64_t images, heads, words, places;
+} laconv_attention_args;
 
 /* The operator with the projection in it: filters = cond weight^T + bias, dropped by the rule of mask.cuh. Null where a
  * gradient is not wanted. The weight's gradients are float, summed in a fixed order; `workspace` is for their parts. */

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laconvnet.kernels.cuda.attention import AttentionKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 from laconvnet.kernels.cuda.packed_norm import PackedNormKernels
 from laconvnet.kernels.dropout import check_probability, threshold
@@ -38,7 +39,7 @@ class DropoutArguments(ctypes.Structure):
     )
 
 
-class Library(PackedNormKernels):
+class Library(PackedNormKernels, AttentionKernels):
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
     Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the

@@ -65,7 +65,7 @@ class Unfolded(nn.Module):
         self.inner = inner
 
     def reads_packed(self, x: Tensor, packing: int) -> bool:
-        """Never: the textbook knows no packing."""
+        """Never, for no x (B, d, H, W): the textbook knows no packing."""
         return False
 
     def forward(self, x: Tensor, condition: Tensor, norm: None = None) -> Tensor:

@@ -19,7 +19,7 @@ from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlo
 from laconvnet.pipeline.model.norm import BatchNorm
 
 CPU = torch.device("cpu")
-BYTES_OF_A_STEP = 79.3e9  # preset s, size 416, batch 64, bf16
+BYTES_OF_A_STEP = 75.4e9  # preset s, size 416, batch 64, bf16
 TINY = Network(ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
 
 

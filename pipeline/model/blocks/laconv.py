@@ -54,15 +54,31 @@ class Affinity(nn.Module):
         self.key = nn.Linear(config.words, config.condition)
         self.value = nn.Linear(config.words, config.condition)
 
-    def weights(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
+    def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """A of Eq. 4, float32 (B, heads, L, h*w); sums to 1 over the real words."""
+        return masked_softmax(self.scores(image, words), mask[:, None, :, None], dim=2)
+
+    def scores(self, image: Tensor, words: Tensor, code: Tensor | None = None) -> Tensor:
+        """What A is the softmax of, (B, heads, L, h*w)."""
         batch, length, _ = words.shape
         query = self.query(image, code).flatten(2).unflatten(1, (self.heads, -1))
         key = self.key(words).view(batch, length, self.heads, -1).transpose(1, 2)
-        return masked_softmax((key * self.scale) @ query, mask[:, None, :, None], dim=2)
+        found: Tensor = (key * self.scale) @ query
+        return found
+
+    def dropped(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None) -> Tensor:
+        """A after dropout, (B, heads, L, h*w). Where there is a code, by an operator of one pass."""
+        if code is None:
+            dropped: Tensor = self.dropout(self.weights(image, words, mask))
+            return dropped
+        scores = self.scores(image, words, code)
+        p, keys = self.dropout.draw(scores)
+        keys = None if keys is None else keys.to(scores.device)
+        found: Tensor = torch.ops.laconv.attention_weights(scores, mask, keys, p)
+        return found
 
     def forward(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
-        weights = self.dropout(self.weights(image, words, mask, code))
+        weights = self.dropped(image, words, mask, code)
         value = self.value(words)
         value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
         side = 1 if code is None else self.query.packing
