@@ -137,7 +137,7 @@ def _dropout_gradients(grad: Tensor, _: Tensor, keys: Tensor, p: float) -> Seque
 
 
 def dtype_taken(x: Tensor) -> torch.dtype:
-    """The type that the operators work in for x, of any shape: its own, or if not float64 that of an autocast around."""
+    """The type that operators work in for x, of any shape: its own, or if not float64 that of an autocast around."""
     return torch.get_autocast_dtype(x.device.type) if _in_autocast(x) else x.dtype
 
 
