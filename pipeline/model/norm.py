@@ -70,7 +70,7 @@ class BatchNorm(KeepFloat32):
         return F.relu(out) if relu else out
 
     def takes_packed(self, x: Tensor, values: int) -> bool:
-        """Whether a map on the device and of the type of x, of any shape, with so many values a channel, stays packed.
+        """Whether a map of the device and type of x, of any shape, with so many values a channel, best stays packed.
 
         That is on a GPU, where passes cost what they move. Statistics of one value are PyTorch's to refuse.
         """

@@ -107,7 +107,7 @@ class PackedLaConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, packed, weight, bias and of the norm's two, from that of the output, (B, C, H, W)."""
+        """The gradients of x, packed, weight, bias, and the norm's weight and bias, from the output's, (B, C, H, W)."""
         x, packed, weight, bias, keys, *saved = ctx.saved_tensors
         norm, needed = Norm(*saved, *ctx.sizes), ctx.needs_input_grad
         affine, recipe = any(needed[11:13]), (*ctx.before_keys, keys, ctx.interleaved)
