@@ -21,6 +21,7 @@ from laconvnet.kernels.plain.taps import accumulation_dtype
 from laconvnet.kernels.recipe import Recipe
 
 WORKSPACE = 24 * 2**20  # bytes of filters at once: they stay in the last cache of a GPU or CPU between the steps
+FEW_PRODUCTS = 2**21  # multiply-adds an image, below which a CPU takes as long in a half type as in float32
 
 
 def slices(images: int, bytes_per_image: int) -> Iterator[slice]:
@@ -41,6 +42,9 @@ class Projection:
         self.sizes = (recipe.kernel_size, recipe.groups)
         self.layout = backend.filter_layout(x, *self.sizes, recipe.interleaved)
         self.dtype = computing_dtype(backend, recipe.weight.device, recipe.weight.dtype)
+        if self.dtype.itemsize == 2 and x.device.type == "cpu":
+            products = recipe.weight.numel() * x.shape[2] * x.shape[3]
+            self.dtype = self.dtype if products >= FEW_PRODUCTS else torch.float32
         self.weight = self._ordered(recipe.weight.to(self.dtype))
         self.bias = None if recipe.bias is None else self._ordered(recipe.bias.to(self.dtype))
 

@@ -1,9 +1,9 @@
 // Dynamic convolution with vectors along a row of pixels.
 //
-// With filters in planes (one plane a tap and group) all three sums of `dynamic_conv.cpp` are multiply-adds of rows that
-// lie contiguously: nothing is shuffled, and one load of filters serves up to eight channels, whose sums stay in
-// registers. A task is (image, a few groups, block of rows): it copies its rows of x and grad into scratch that stays
-// in the cache, zeros left and right of each row, so that the inner loops know no borders.
+// With filters in planes (one plane a tap and group) all three sums of `dynamic_conv.cpp` are multiply-adds of rows
+// that lie contiguously: one load of filters serves up to eight channels, whose sums stay in registers. A task is
+// (image, a few groups, block of rows): it copies its rows of x and grad into scratch that stays in the cache, zeros
+// left and right of each row, so that the inner loops know no borders.
 
 #pragma once
 
@@ -15,7 +15,6 @@
 namespace laconv {
 
 constexpr Index kScratch = 1 << 16;  // floats of one copied map: half of a common second-level cache
-constexpr Index kLine = 16;          // floats of a cache line
 
 // The rows that the taps of row y reach: y + first .. y + last lie inside the image.
 struct Reach {
@@ -53,7 +52,7 @@ struct Blocks {
 class Rows {
  public:
   Rows(const Shape& s, const Blocks& cut)
-      : s_(s), plane_(cut.copied * s.pitch()), data_(cut.together * s.per_group() * plane_) {}
+      : s_(s), plane_(cut.copied * s.pitch()), data_(cut.together * s.per_group() * plane_ + kWidest) {}
 
   // The rows that the taps of `at` reach.
   template <typename T>
@@ -77,7 +76,7 @@ class Rows {
     }
   }
 
-  // Pixel 0 of a row; `side` floats before and behind the row may be read.
+  // Pixel 0 of a row; `side` floats before and behind the row may be read, and a vector further for nothing.
   const float* row(Index group, Index i, Index y) const {
     return data_.data() + ((group - group_) * s_.per_group() + i) * plane_ + (y - first_) * s_.pitch() + s_.side();
   }
@@ -121,22 +120,50 @@ class Row {
 
 // out[ch] = sum over rows r and taps t of filters[r, t] * x[ch, r, t]: forward and grad_x are both this sum. `ahead`:
 // how far away the filters lie that are wanted next; a cache can not foresee that of so many planes.
+template <int Lanes, int Channels, int Taps, typename T>
+inline void accumulate(typename Vector<Lanes>::type* sums, const T* filters, Index filter_tap, Index ahead,
+                       const float* x, Index x_plane) {
+  typename Vector<Lanes>::type filter[Taps];
+  for (int t = 0; t < Taps; ++t) {
+    if (ahead) __builtin_prefetch(filters + t * filter_tap + ahead);
+    filter[t] = load<Lanes>(filters + t * filter_tap);
+  }
+  for (int i = 0; i < Channels; ++i)
+    windows<Lanes>(x + i * x_plane, std::make_integer_sequence<int, Taps>(),
+                   [&](auto t, auto pixels) { sums[i] += filter[t()] * pixels; });
+}
+
 template <int Lanes, int Channels, typename T>
 inline void accumulate(float* out, Index out_plane, const T* filters, Index filter_row, Index filter_tap, Index ahead,
                        const float* x, Index x_row, Index x_plane, Index rows, Index taps) {
   typename Vector<Lanes>::type sums[Channels] = {};
-  for (Index r = 0; r < rows; ++r)
-    for (Index t = 0; t < taps; ++t) {
-      const T* place = filters + r * filter_row + t * filter_tap;
-      if (ahead) __builtin_prefetch(place + ahead);
-      const auto filter = load<Lanes>(place);
-      const float* pixel = x + r * x_row + t;
-      for (int i = 0; i < Channels; ++i) sums[i] += filter * load<Lanes>(pixel + i * x_plane);
-    }
+  tap_blocks(taps, [&](Index t, auto count) {
+    for (Index r = 0; r < rows; ++r)
+      accumulate<Lanes, Channels, count()>(sums, filters + r * filter_row + t * filter_tap, filter_tap, ahead,
+                                           x + r * x_row + t, x_plane);
+  });
   for (int i = 0; i < Channels; ++i) store<Lanes>(out + i * out_plane, sums[i]);
 }
 
-// out[r, t] = sum over channels of grad[ch] * x[ch, r, t]. `ahead` as above.
+// out[r, t] = sum over channels of grad[ch] * x[ch, r, t], of channels so few that registers hold all grad. `ahead` as
+// above.
+template <int Lanes, int Channels, typename T>
+inline void correlate_few(T* out, Index out_row, Index out_tap, Index ahead, const float* grad, Index grad_plane,
+                          const float* x, Index x_row, Index x_plane, Index rows, Index taps) {
+  typename Vector<Lanes>::type upper[Channels];
+  for (int i = 0; i < Channels; ++i) upper[i] = load<Lanes>(grad + i * grad_plane);
+  for (Index r = 0; r < rows; ++r)
+    for (Index t = 0; t < taps; ++t) {
+      T* target = out + r * out_row + t * out_tap;
+      __builtin_prefetch(target + ahead, 1);
+      const float* pixel = x + r * x_row + t;
+      typename Vector<Lanes>::type sum = {};
+      for (int i = 0; i < Channels; ++i) sum += upper[i] * load<Lanes>(pixel + i * x_plane);
+      store<Lanes>(target, sum);
+    }
+}
+
+// The same of any number of channels: registers hold the sums of some taps.
 template <int Lanes, int Rows, int Taps, typename T>
 inline void correlate(T* out, Index out_row, Index out_tap, Index ahead, const float* grad, Index grad_plane,
                       const float* x, Index x_row, Index x_plane, Index channels) {
@@ -176,10 +203,9 @@ class RowsForward {
                        ((down.first + s_.reach()) * s_.kernel + s_.reach() - s_.side()) * tap;
     along<Lanes>(s_.width, [&](Index w, auto lanes) {
       blocks(s_.per_group(), [&](Index i, auto channels) {
-        accumulate<lanes(), channels()>(row_.at(at, group, i) + w, s_.width, filters + w, s_.kernel * tap, tap,
-                                      i ? 0 : s_.width,
-                                      x_.row(group, i, y + down.first) + w - s_.side(), s_.pitch(), x_.plane(),
-                                      down.count(), s_.taps());
+        accumulate<lanes(), channels()>(
+            row_.at(at, group, i) + w, s_.width, filters + w, s_.kernel * tap, tap, i ? 0 : s_.width,
+            x_.row(group, i, y + down.first) + w - s_.side(), s_.pitch(), x_.plane(), down.count(), s_.taps());
       });
     });
   }
@@ -221,15 +247,23 @@ class RowsBackward {
         std::fill_n(out + t * tap, s_.width, T(0.0f));
     }
     out += ((down.first + s_.reach()) * s_.kernel + s_.reach() - s_.side()) * tap;
+    const bool few = is_block(s_.per_group());
     along<Lanes>(s_.width, [&](Index w, auto lanes) {
-      row_pairs(down.count(), [&](Index r, auto rows) {
-        tap_blocks(s_.taps(), [&](Index t, auto taps) {
-          correlate<lanes(), rows(), taps()>(
-              out + w + (r * s_.kernel + t) * tap, s_.kernel * tap, tap, s_.width, grad_.row(group, 0, y) + w,
-              grad_.plane(), x_.row(group, 0, y + down.first + r) + w + t - s_.side(), s_.pitch(), x_.plane(),
-              s_.per_group());
+      const float* grad = grad_.row(group, 0, y) + w;
+      const float* x = x_.row(group, 0, y + down.first) + w - s_.side();
+      if (few)
+        blocks(s_.per_group(), [&](Index, auto channels) {
+          correlate_few<lanes(), channels()>(out + w, s_.kernel * tap, tap, s_.width, grad, grad_.plane(), x,
+                                             s_.pitch(), x_.plane(), down.count(), s_.taps());
         });
-      });
+      else
+        row_pairs(down.count(), [&](Index r, auto rows) {
+          tap_blocks(s_.taps(), [&](Index t, auto taps) {
+            correlate<lanes(), rows(), taps()>(out + w + (r * s_.kernel + t) * tap, s_.kernel * tap, tap, s_.width,
+                                               grad, grad_.plane(), x + r * s_.pitch() + t, s_.pitch(), x_.plane(),
+                                               s_.per_group());
+          });
+        });
     });
   }
 
@@ -247,9 +281,9 @@ class RowsBackward {
       }
     along<Lanes>(s_.width, [&](Index w, auto lanes) {
       blocks(s_.per_group(), [&](Index i, auto channels) {
-        accumulate<lanes(), channels()>(row_.at(at, group, i) + w, s_.width, filters_.data() + w, s_.taps() * s_.pitch(),
-                                      s_.pitch() + 1, 0, grad_.row(group, i, q + to.first) + w - s_.side(), s_.pitch(),
-                                      grad_.plane(), to.count(), s_.taps());
+        accumulate<lanes(), channels()>(
+            row_.at(at, group, i) + w, s_.width, filters_.data() + w, s_.taps() * s_.pitch(), s_.pitch() + 1, 0,
+            grad_.row(group, i, q + to.first) + w - s_.side(), s_.pitch(), grad_.plane(), to.count(), s_.taps());
       });
     });
   }

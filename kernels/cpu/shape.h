@@ -9,6 +9,8 @@ namespace laconv {
 
 using Index = std::int64_t;
 
+constexpr Index kLine = 16;  // floats of a cache line
+
 struct Shape {
   Index batch, channels, height, width, kernel, groups;
   bool interleaved;

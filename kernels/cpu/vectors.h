@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "bfloat16.h"
 #include "shape.h"
@@ -23,6 +24,7 @@ template <int Lanes>
 struct Vector {
   typedef float type __attribute__((vector_size(Lanes * sizeof(float))));
   typedef std::uint32_t bits __attribute__((vector_size(Lanes * sizeof(float))));
+  typedef std::int32_t places __attribute__((vector_size(Lanes * sizeof(float))));
   typedef std::uint16_t halves __attribute__((vector_size(Lanes * sizeof(Bfloat16))));
 };
 
@@ -57,6 +59,34 @@ inline void store(Bfloat16* to, typename Vector<Lanes>::type value) {
   std::memcpy(static_cast<void*>(to), &halves, sizeof(halves));
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define LACONV_PICK(lanes, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LACONV_PICK(lanes, a, b, ...) __builtin_shuffle(a, b, typename Vector<lanes>::places{__VA_ARGS__})
+#endif
+
+template <int Lanes, int Shift, int... Lane>
+inline typename Vector<Lanes>::type shifted(typename Vector<Lanes>::type a, typename Vector<Lanes>::type b,
+                                            std::integer_sequence<int, Lane...>) {
+  return LACONV_PICK(Lanes, a, b, (Shift + Lane)...);
+}
+
+// Calls work(t as a constant, the vector that lies t behind `from`) for all T, which count from 0. Many that overlap
+// are picked out of two loads where one instruction does so: most of them would cross a line of the cache, which takes
+// twice as long. Up to 2 * Lanes numbers are read.
+template <int Lanes, int... T, typename Work>
+inline void windows(const float* from, std::integer_sequence<int, T...>, Work work) {
+#ifdef __AVX512VL__
+  if constexpr (Lanes >= 8 && sizeof...(T) > 4 && sizeof...(T) <= Lanes) {
+    const auto a = load<Lanes>(from), b = load<Lanes>(from + Lanes);
+    const auto lanes = std::make_integer_sequence<int, Lanes>();
+    (work(std::integral_constant<int, T>(), shifted<Lanes, T>(a, b, lanes)), ...);
+    return;
+  }
+#endif
+  (work(std::integral_constant<int, T>(), load<Lanes>(from + T)), ...);
+}
+
 // Calls work(w, lanes as a constant) for vectors [w, w + lanes) that cover a row of at least `Lanes`; the last may
 // overlap the one before. The widest are halved at the row's end where that covers it.
 template <int Lanes, typename Work>
@@ -82,6 +112,9 @@ inline void blocks(Index n, Work work) {
   if (n & 2) work(i, std::integral_constant<int, 2>()), i += 2;
   if (n & 1) work(i, std::integral_constant<int, 1>());
 }
+
+// Whether n of something is one of these blocks.
+inline bool is_block(Index n) { return n == 1 || n == 2 || n == 4 || n == 8; }
 
 // Calls work(first, their number as a constant) for the taps of a kernel's row: all at once for the common sizes.
 template <typename Work>
@@ -115,13 +148,6 @@ inline void copy(const From* from, To* to, Index width) {
     for (Index w = 0; w < width; ++w) to[w] = To(float(from[w]));
 }
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define LACONV_PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-typedef int Picked __attribute__((vector_size(16)));
-#define LACONV_PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, Picked{i, j, k, l})
-#endif
-
 // to[c][r] = from[r][c]; distances between rows in numbers.
 template <typename From, typename To>
 inline void transpose(const From* from, Index from_row, To* to, Index to_row, Index rows, Index columns) {
@@ -132,13 +158,13 @@ inline void transpose(const From* from, Index from_row, To* to, Index to_row, In
       const From* source = from + r * from_row + c;
       const auto a0 = load<4>(source), a1 = load<4>(source + from_row);
       const auto a2 = load<4>(source + 2 * from_row), a3 = load<4>(source + 3 * from_row);
-      const auto b0 = LACONV_PICK(a0, a1, 0, 4, 1, 5), b1 = LACONV_PICK(a0, a1, 2, 6, 3, 7);
-      const auto b2 = LACONV_PICK(a2, a3, 0, 4, 1, 5), b3 = LACONV_PICK(a2, a3, 2, 6, 3, 7);
+      const auto b0 = LACONV_PICK(4, a0, a1, 0, 4, 1, 5), b1 = LACONV_PICK(4, a0, a1, 2, 6, 3, 7);
+      const auto b2 = LACONV_PICK(4, a2, a3, 0, 4, 1, 5), b3 = LACONV_PICK(4, a2, a3, 2, 6, 3, 7);
       To* target = to + c * to_row + r;
-      store<4>(target, LACONV_PICK(b0, b2, 0, 1, 4, 5));
-      store<4>(target + to_row, LACONV_PICK(b0, b2, 2, 3, 6, 7));
-      store<4>(target + 2 * to_row, LACONV_PICK(b1, b3, 0, 1, 4, 5));
-      store<4>(target + 3 * to_row, LACONV_PICK(b1, b3, 2, 3, 6, 7));
+      store<4>(target, LACONV_PICK(4, b0, b2, 0, 1, 4, 5));
+      store<4>(target + to_row, LACONV_PICK(4, b0, b2, 2, 3, 6, 7));
+      store<4>(target + 2 * to_row, LACONV_PICK(4, b1, b3, 0, 1, 4, 5));
+      store<4>(target + 3 * to_row, LACONV_PICK(4, b1, b3, 2, 3, 6, 7));
     }
     for (; c < columns; ++c)
       for (Index i = r; i < r + 4; ++i) to[c * to_row + i] = To(float(from[i * from_row + c]));

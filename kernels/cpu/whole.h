@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <new>
 #include <vector>
 
 #include "shape.h"
@@ -29,6 +30,22 @@ struct ImageGroups {
 
 constexpr int kLanes = 8;
 
+// Memory that begins with a cache line: else it is chance whether vectors cross from one to the next.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+
+  Aligned() = default;
+  template <typename Other>
+  Aligned(const Aligned<Other>&) {}
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(kLine * sizeof(float))));
+  }
+  void deallocate(T* data, std::size_t) { ::operator delete(data, std::align_val_t(kLine * sizeof(float))); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+
 // A small matrix whose rows are filled up with zeros to whole vectors.
 class Matrix {
  public:
@@ -41,7 +58,7 @@ class Matrix {
   const Index rows, columns, pitch;
 
  private:
-  std::vector<float> data_;
+  std::vector<float, Aligned<float>> data_;
 };
 
 // c = a b; each number of c is one sum in the order of a's columns.

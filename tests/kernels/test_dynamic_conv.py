@@ -78,8 +78,9 @@ def test_equals_the_literal_sum(shape: Shape, channels_last: bool) -> None:
         assert out.stride() == torch.empty_like(x).stride()
 
 
-# Vectors of 8, 4 and 1 pixels; blocks of 8, 4, 2 and 1 channels; groups narrower than a cache line together, the last
-# set smaller; a map cut into several blocks of rows; maps that every kernel covers whole.
+# Vectors of 16, 8, 4 and 1 pixels, the last of a row whole or half; blocks of 8, 4, 2 and 1 channels; groups narrower
+# than a cache line together, the last set smaller; a map cut into several blocks of rows; maps that every kernel covers
+# whole.
 COMPILED = [
     (2, 15, 9, 13, 5, 1),
     (1, 24, 6, 5, 7, 2),
@@ -91,6 +92,8 @@ COMPILED = [
     (3, 21, 4, 3, 7, 3),
     (64, 64, 4, 4, 7, 8),
     (2, 34, 2, 2, 7, 2),
+    (1, 24, 5, 28, 7, 1),
+    (2, 6, 6, 20, 5, 3),
 ]
 
 
