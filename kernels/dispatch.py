@@ -17,10 +17,10 @@ from laconvnet.files import publish_json, read_json
 FILE = Path(__file__).resolve().parent / "cuda" / "dispatch.json"
 FUSED, CHUNKS = "fused", "chunks"  # the two paths, as the bench names them
 _LAYER = ("direction", "dtype", "kernel_size", "channels", "condition", "groups")
-Layer = tuple[Any, ...]  # the values of _LAYER
+Measured = tuple[Any, ...]  # the values of _LAYER
 
 
-def slower(chip: str, layer: Layer, pixels: int) -> bool:
+def slower(chip: str, layer: Measured, pixels: int) -> bool:
     """Whether the fused kernels were slower than the dependable path for this layer, at the size nearest to `pixels`.
 
     `chip` is the name that CUDA gives, `layer` direction (forward or backward), dtype (such as bf16), kernel size,
@@ -34,8 +34,8 @@ def slower(chip: str, layer: Layer, pixels: int) -> bool:
 
 
 @functools.cache
-def _rows() -> dict[Layer, list[dict[str, Any]]]:
-    found: dict[Layer, list[dict[str, Any]]] = {}
+def _rows() -> dict[Measured, list[dict[str, Any]]]:
+    found: dict[Measured, list[dict[str, Any]]] = {}
     for row in read_json(FILE):
         found.setdefault((row["chip"], *(row[name] for name in _LAYER)), []).append(row)
     return found
@@ -43,7 +43,7 @@ def _rows() -> dict[Layer, list[dict[str, Any]]]:
 
 def pairs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The file's rows from those of `kernels.bench`: of layers that both paths were timed for, with a warm cache."""
-    timed: dict[Layer, dict[str, Any]] = {}
+    timed: dict[Measured, dict[str, Any]] = {}
     for row in rows:
         wanted = row["operation"] == "laconv" and row["direction"] != "both" and row["cache"] == "warm"
         if wanted and row["name"] in (FUSED, CHUNKS) and row["median"] is not None:
@@ -60,5 +60,5 @@ def keep(rows: Iterable[Mapping[str, Any]], file: Path) -> int:
     return len(new)
 
 
-def _layer(row: Mapping[str, Any]) -> Layer:
+def _layer(row: Mapping[str, Any]) -> Measured:
     return tuple(row[name] for name in ("chip", *_LAYER, "pixels"))

@@ -70,7 +70,7 @@ class Kind(NamedTuple):
         packing = 0 if inputs.norm is None else inputs.norm.packing
         return cls(x.device, step, x.dtype, *sizes, recipe.dropout_p > 0.0, packing)
 
-    def layer(self) -> dispatch.Layer:
+    def layer(self) -> dispatch.Measured:
         """What rows of measurements call it."""
         direction = "forward" if self.step == FORWARD else "backward"
         return (direction, _NAMES[self.dtype], self.kernel_size, self.channels, self.condition, self.groups)

@@ -22,7 +22,7 @@ Gradient = Callable[
 def applied(name: str, gradient: Gradient, images: Sequence[int], arguments: Sequence[Any]) -> Tensor:
     """The result of operator `name` of namespace laconv for these arguments, whatever transform is under way.
 
-    `images` are the places of the arguments that have a dimension for images, which calls under `vmap` are joined in.
+    `images` are the places of the arguments (B, ...), in whose dimension for images calls under `vmap` are joined.
     Raises RuntimeError for forward-mode derivatives, for second ones, and for a `vmap` over anything but images.
     """
     operator = getattr(torch.ops.laconv, name)

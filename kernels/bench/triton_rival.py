@@ -32,7 +32,7 @@ def takes(x: Tensor, cond: Tensor) -> bool:
 
 
 def laconv(x: Tensor, cond: Tensor, weight: Tensor, bias: Tensor, kernel_size: int, groups: int) -> Tensor:
-    """v2 Eq. 1-3 without dropout, as `kernels.laconv`; x and cond channels last, what `takes` allows."""
+    """v2 Eq. 1-3 without dropout, as `kernels.laconv`: x (B, C, H, W), cond (B, M, H, W), channels last."""
     batch, channels, height, width = x.shape
     out, pixels = torch.empty_like(x), batch * height * width
     sizes = {"KERNEL": kernel_size, "CONDITION": cond.shape[1], "CHANNELS": channels, "GROUPS": groups}

@@ -40,7 +40,7 @@ class NormKernels:
         return totals
 
     def norm_combine(self, every: Tensor) -> Tensor:
-        """(processes, 2 C + 1), the statistics of each, float32 -> (2 C + 1), those of all together."""
+        """(processes, 2*C + 1), the statistics of each, float32 -> (2*C + 1,), those of all together."""
         if every.dim() != 2 or every.dtype != torch.float32 or every.shape[1] % 2 == 0:
             raise RuntimeError(f"norm_combine: every: expected (processes, 2 C + 1) float32, got {about(every)}")
         totals = every.new_empty(every.shape[1])

@@ -49,7 +49,7 @@ def reads_packed(
 
 
 class Call:
-    """One call's arguments, and the tensors that they point to, which must live as long."""
+    """One call's arguments, and the tensors they point to, which live as long: x (B, C, H, W) and so on (`Fused`)."""
 
     def __init__(self, x: Tensor, cond: Tensor, recipe: Recipe, norm: PackedNorm | None = None) -> None:
         batch, channels, height, width = x.shape
@@ -76,7 +76,7 @@ class Call:
             self.arguments.threshold = threshold(recipe.dropout_p)
 
     def give(self, **tensors: Tensor) -> None:
-        """Sets the addresses of these arguments."""
+        """Sets the addresses of these arguments, of any shape."""
         for name, tensor in tensors.items():
             self.tensors.append(tensor)
             setattr(self.arguments, name, tensor.data_ptr())

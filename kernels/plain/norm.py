@@ -26,12 +26,12 @@ def statistics(x: Tensor, relu_before: bool = False) -> Tensor:
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
-    """What the statistics of a map are computed and held in."""
+    """What the statistics of a map of any shape are computed and held in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def combine(every: Tensor) -> Tensor:
-    """(processes, 2 C + 1), the statistics of each -> (2 C + 1), those of all together.
+    """(processes, 2*C + 1), the statistics of each -> (2*C + 1,), those of all together.
 
     Combined like this they are exact and do not cancel (Chan, Golub and LeVeque 1983).
     """

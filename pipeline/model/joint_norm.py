@@ -14,7 +14,7 @@ from laconvnet.pipeline.model.batch_statistics import global_statistics
 
 
 def takes(x: Tensor, beside: Tensor | None) -> bool:
-    """Whether what is added can be added in the same pass."""
+    """Whether what is added to x (B, C, ...) can be added in the same pass."""
     return beside is None or (beside.shape == x.shape and beside.dtype == x.dtype)
 
 
