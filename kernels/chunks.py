@@ -77,10 +77,8 @@ class Projection:
             rows = self._rows(cond)
             if upper.dtype == grad_weight.dtype:
                 grad_weight.addmm_(upper, rows)
-            elif upper.device.type == "cpu":  # it knows no `out_dtype`: a chunk's sum is rounded, the sum of all is not
-                grad_weight += torch.mm(upper, rows)
             else:
-                grad_weight += torch.mm(upper, rows, out_dtype=grad_weight.dtype)
+                grad_weight += _wide_product(upper, rows, grad_weight.dtype)
         if grad_cond is not None:
             by_pixel = grad_cond.permute(0, 2, 3, 1)
             if grad_cond.dtype == upper.dtype and by_pixel.is_contiguous():
@@ -98,6 +96,11 @@ class Projection:
     def _rows(self, cond: Tensor) -> Tensor:
         """(b, M, H, W) -> (b*P, M), without a copy where it lies channels-last."""
         return cond.permute(0, 2, 3, 1).reshape(-1, cond.shape[1]).to(self.dtype)
+
+
+def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a b in a wider type; on a CPU, whose `mm` knows no `out_dtype`, it is rounded to theirs first."""
+    return torch.mm(a, b) if a.device.type == "cpu" else torch.mm(a, b, out_dtype=dtype)
 
 
 def forward(backend: Backend, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor:

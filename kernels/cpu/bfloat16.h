@@ -7,9 +7,8 @@
 
 namespace laconv {
 
-constexpr std::uint32_t kQuiet = 0x00400000u;  // makes sure that what is left of a NaN is one
-
-// To the nearest number of 16 bits, in the upper half; between two, to the even one. `Bits`: one float32 or a vector.
+// To the nearest number of 16 bits, in the upper half; between two, to the even one. `Bits`: one float32 or a vector. A
+// NaN stays one: those that come of such numbers, or of none, have nothing in the lower half that could be carried.
 template <typename Bits>
 inline Bits rounded(Bits bits) {
   return bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -22,7 +21,7 @@ struct Bfloat16 {
   explicit Bfloat16(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
-    half = static_cast<std::uint16_t>((value == value ? rounded(bits) : bits | kQuiet) >> 16);
+    half = static_cast<std::uint16_t>(rounded(bits) >> 16);
   }
   explicit operator float() const {
     const std::uint32_t bits = std::uint32_t{half} << 16;

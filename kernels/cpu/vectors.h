@@ -54,8 +54,7 @@ template <int Lanes>
 inline void store(Bfloat16* to, typename Vector<Lanes>::type value) {
   typename Vector<Lanes>::bits bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  const auto upper = value == value ? rounded(bits) : bits | kQuiet;
-  const auto halves = __builtin_convertvector(upper >> 16, typename Vector<Lanes>::halves);
+  const auto halves = __builtin_convertvector(rounded(bits) >> 16, typename Vector<Lanes>::halves);
   std::memcpy(static_cast<void*>(to), &halves, sizeof(halves));
 }
 

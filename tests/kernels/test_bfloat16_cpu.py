@@ -68,7 +68,7 @@ def test_the_convolution_is_that_of_float32_rounded_once(
 def test_numbers_that_are_none_stay_so(width: int) -> None:
     x, _, _ = maps((1, 4, 5, width, 1, 2))
     x[0, 0, 0, :3], x[0, 1, 2, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf]), torch.finfo(BF16).max
-    x[0, 2, 0, 0] = torch.tensor(0x7FFF, dtype=torch.int16).view(BF16)  # a NaN that rounding up would make a zero
+    x[0, 2, 0, 0] = torch.tensor(0x7FFF, dtype=torch.int16).view(BF16)  # the NaN next to zero, were it carried
     ones = torch.ones(1, 2, 5, width, dtype=BF16)
     torch.testing.assert_close(native.dynamic_conv(x, ones, 1, 2, False), x, rtol=0, atol=0, equal_nan=True)
     doubled = native.dynamic_conv(x, 2 * ones, 1, 2, False)

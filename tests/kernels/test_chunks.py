@@ -64,12 +64,8 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def as_on_a_gpu(library: OnCpu, monkeypatch: pytest.MonkeyPatch) -> OnCpu:
     """The operator takes the emulated CUDA library, and computes in the type of its inputs."""
-    product = torch.mm  # the CPU's knows no `out_dtype`
-
-    def widened(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
-        return product(a.to(out_dtype or a.dtype), b.to(out_dtype or b.dtype), out=out)
-
-    monkeypatch.setattr(torch, "mm", widened)
+    monkeypatch.setattr(chunks, "_wide_product", lambda a, b, dtype: a.to(dtype) @ b.to(dtype))
+    monkeypatch.setattr(chunks, "FEW_PRODUCTS", 0)
     for module in (operator, chunks):
         monkeypatch.setattr(module, "computing_dtype", lambda backend, device, dtype: dtype)
     monkeypatch.setattr(operator, "backend", lambda device, dtype: library)
