@@ -82,7 +82,7 @@ def test_every_kernel_keeps_its_numbers_in_registers(built: Built) -> None:
 
 
 def test_the_library_is_small_and_whole(built: Built) -> None:
-    assert built.library.stat().st_size <= 4 * 2**20  # about 1.5 MiB each
+    assert built.library.stat().st_size <= 3 * 2**20 * len(toolchain.ARCHITECTURES)
     assert sorted(path.name for path in built.folder.iterdir()) == sorted((cache.LIBRARY, cache.LOG, cache.MANIFEST))
     library = ctypes.CDLL(str(built.library))
     assert library.laconv_norm_combine_f32

@@ -14,7 +14,7 @@ from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.networks import Precision
 from laconvnet.launch.commands.bench.options import Device, Record, device_of, end_of
 from laconvnet.launch.commands.bench.progress import bar
-from laconvnet.launch.commands.bench.tables import check_plot, layer
+from laconvnet.launch.commands.bench.tables import check_plot
 from laconvnet.launch.commands.bench.tables import plot as draw
 from laconvnet.pipeline.errors import ConfigError
 
@@ -97,13 +97,17 @@ def kernel(
     with Measured(json, record) as measured:
         end = end_of(minutes)
         lists = bench.rows(cases, names, where, rounds or (3 if quick else 9), not quick, quick, without)
+        begun = 0
         for found in bar(lists, total=total, unit="layer", desc="bench"):
             measured.add(found)
+            begun += 1
             if time.monotonic() > end:
                 break
-    missing = total - len({layer(row) for row in measured.table})
-    if missing:
-        print(f"laconvnet: {missing} of {total} layers were not begun within {minutes:g} minutes", file=sys.stderr)
+    if not measured.table:
+        raise ConfigError(f"command line: --without: {', '.join(without)}: {where} has no other way")
+    if begun < total:
+        words = f"{total - begun} of {total} layers were not begun within {minutes:g} minutes"
+        print(f"laconvnet: {words}", file=sys.stderr)
     if dispatch:
         print(f"laconvnet: {keep(measured.table, dispatch)} layers in {dispatch}", file=sys.stderr)
     if plot:
