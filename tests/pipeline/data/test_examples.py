@@ -152,8 +152,10 @@ def test_a_process_does_not_grow_by_the_tables_of_its_set(tmp_path: Path) -> Non
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", _OPENED, str(folder)],
-        # Arrow's own pool keeps what was freed for the next use, now more of it and now less.
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+        # What was freed is given back: Arrow's own pool and malloc's arenas keep it, now more of it and now less.
+        env=os.environ
+        | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+        | {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         check=True,
