@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +31,6 @@ SHAPES = [
     (64, 256, 1, 1),
     (0, 16, 3, 3),
 ]
-
-
-@pytest.fixture(scope="module")
-def way() -> cuda.Library:
-    """The compiled library; a machine that cannot compile it fails here, by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = cuda.ready(torch.device("cuda", 0))
-    assert found is not None, cuda.why_not(torch.device("cuda", 0))
-    return found
 
 
 class ByTorch:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 
@@ -18,16 +16,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is False"),
 ]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def way() -> cuda.Library:
-    """The compiled library; a machine that cannot compile it fails here, by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = cuda.ready(torch.device("cuda", 0))
-    assert found is not None, cuda.why_not(torch.device("cuda", 0))
-    return found
 
 
 def on_gpu(these: Given) -> Given:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,12 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda import cache
+from laconvnet.kernels.cuda.compiler import units
 from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
+from tests.kernels import compilers
+from tests.kernels.mask_reference import of_filters
 
 HERE = Path(__file__).parent
 FLAGS = ("-O2", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
@@ -40,45 +42,15 @@ class Counts(NamedTuple):
     phases: int
 
 
-def build(source: str, folder: Path, *macros: str, extra: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """A unit of the kernel library, such as fused/k3.cu, compiled for the CPU."""
-    compiler = shutil.which("g++")
-    assert compiler is not None
-    path = folder / f"{Path(source).stem}_{abs(hash(macros))}.so"
-    command = [compiler, *FLAGS, *extra, f"-I{HERE}", *(f"-D{macro}" for macro in macros), "-xc++"]
-    subprocess.run([*command, "-shared", cache.SOURCES / source, "-o", path], check=True)
-    return ctypes.CDLL(str(path))
-
-
-def octets(key: int, height: int, width: int, groups: int, blocks: int) -> np.ndarray:
-    """Philox4x32-7 of counters (pixel, group, block, 0): (H * W, groups, blocks, 16) bytes. The rule is in mask.cuh."""
-    counter = np.zeros((4, height * width, groups, blocks), np.uint64)
-    counter[0] = np.arange(height * width)[:, None, None]
-    counter[1] = np.arange(groups)[:, None]
-    counter[2] = np.arange(blocks)
-    low, key0, key1 = np.uint64(0xFFFFFFFF), key & 0xFFFFFFFF, key >> 32
-    for _ in range(7):
-        first, second = counter[0] * np.uint64(0xD2511F53), counter[2] * np.uint64(0xCD9E8D57)
-        shift = np.uint64(32)
-        halves = (second >> shift) ^ counter[1] ^ np.uint64(key0), (first >> shift) ^ counter[3] ^ np.uint64(key1)
-        counter = np.stack([halves[0], second & low, halves[1], first & low])
-        key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
-    words = np.ascontiguousarray(np.moveaxis(counter, 0, -1).astype("<u4"))
-    return words.view(np.uint8).reshape(height * width, groups, blocks, 16)
-
-
-def kept(key: int, height: int, width: int, groups: int, kernel_size: int, threshold: int) -> Tensor:
-    """Which filter values of an image are kept: bool (k*k*groups, H, W)."""
-    k = kernel_size
-    dy, dx = (axis.reshape(-1) for axis in np.mgrid[:k, :k])
-    if k <= 3:
-        block, byte, blocks = np.zeros_like(dy), k * dy + dx, 1
-    else:
-        columns = (k + 1) // 2
-        block, byte = dx // 2 + columns * (dy // 8), 2 * (dy % 8) + dx % 2
-        blocks = int(block.max()) + 1
-    drawn = octets(key, height, width, groups, blocks)[:, :, block, byte]  # (H * W, groups, k * k)
-    return torch.from_numpy(drawn >= threshold).permute(2, 1, 0).reshape(-1, height, width)
+def build(source: str, folder: Path) -> Fused:
+    """The units of the kernel library that are made of a source, such as fused/k3.cu, compiled for the CPU."""
+    libraries = []
+    for unit in (unit for unit in units() if unit.source == source):
+        path = folder / f"{unit.name}.so"
+        command = [compilers.gxx(), *FLAGS, f"-I{HERE}", *unit.macros, "-xc++", "-shared"]
+        subprocess.run([*command, cache.SOURCES / source, "-o", path], check=True)
+        libraries.append(ctypes.CDLL(str(path)))
+    return Fused(*libraries)
 
 
 @dataclass(frozen=True)
@@ -99,9 +71,9 @@ class Problem:
         """What filters are multiplied by, float64 (B, k*k*g, H, W): 0 or the scale of those that are kept."""
         if self.keys is None:
             return 1.0
-        sides = (*self.x.shape[2:], self.groups, self.kernel_size, self.threshold)
-        masks = torch.stack([kept(int(key) % 2**64, *sides) for key in self.keys])
-        return masks.double() * (256 / (256 - self.threshold))
+        (height, width), k = self.x.shape[2:], self.kernel_size
+        masks = [of_filters(int(key), height, width, k, self.groups, self.threshold / 256) for key in self.keys]
+        return torch.stack(masks)
 
     def double(self) -> Problem:
         """The same numbers in float64."""

@@ -15,11 +15,9 @@ from torch import Tensor
 from laconvnet.kernels.cuda import cache
 from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.plain import taps
-from tests.kernels import compilers
 from tests.kernels.fused_emulated import Fused, Guarded, Packed, Problem, build, error, problem, sizes
 
 HALVES = (torch.float16, torch.bfloat16)
-SPELLED = {torch.float16: ("laconv::half", "f16"), torch.bfloat16: ("laconv::bfloat16", "bf16")}
 SHAPE = (16, 64, 4, 3)  # channels, condition, groups, kernel size
 PICTURES = [  # B, H, W, threshold, bias
     (1, 1, 1, 0, True),
@@ -35,10 +33,7 @@ REFUSED, BAD_SIZE = -3, -1
 
 @pytest.fixture(scope="session")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> Fused:
-    compilers.gxx()
-    folder = tmp_path_factory.mktemp("fused_k3")
-    macros = [(f"LACONV_TYPE={spelled}", f"LACONV_TYPE_NAME={name}") for spelled, name in SPELLED.values()]
-    return Fused(*(build("fused/k3.cu", folder, *of_type) for of_type in macros))
+    return build("fused/k3.cu", tmp_path_factory.mktemp("fused_k3"))
 
 
 @functools.cache

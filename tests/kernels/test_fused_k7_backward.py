@@ -12,21 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.kernels.plain import taps
-from tests.kernels import compilers
 from tests.kernels.fused_emulated import Fused, Guarded, Problem, build, error, problem, sizes
 
 HALVES = (torch.float16, torch.bfloat16)
 BAD_SIZE, NO_FUSED_KERNEL = -1, -3
 KB = 1024
-CPP = {torch.float16: ("laconv::half", "f16"), torch.bfloat16: ("laconv::bfloat16", "bf16")}
 
 
 @pytest.fixture(scope="session")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> Fused:
-    compilers.gxx()
-    folder = tmp_path_factory.mktemp("k7_backward")
-    macros = [(f"LACONV_TYPE={spelled}", f"LACONV_TYPE_NAME={name}") for spelled, name in CPP.values()]
-    return Fused(*(build("fused/k7_backward.cu", folder, *of_type) for of_type in macros))
+    return build("fused/k7_backward.cu", tmp_path_factory.mktemp("k7_backward"))
 
 
 def torch_path(given: Problem) -> dict[str, Tensor]:

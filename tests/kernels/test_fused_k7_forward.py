@@ -15,11 +15,10 @@ from torch import Tensor
 from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
-from tests.kernels import compilers
-from tests.kernels.fused_emulated import Fused, Problem, build, error, kept, problem
+from tests.kernels.fused_emulated import Fused, Problem, build, error, problem
+from tests.kernels.mask_reference import of_filters
 
 HALVES = (torch.float16, torch.bfloat16)
-CPP = {torch.float16: ("laconv::half", "f16"), torch.bfloat16: ("laconv::bfloat16", "bf16")}
 KB = 1024
 H100 = (132, 227 * KB)
 ONE_PROCESSOR = (1, 227 * KB)  # strips as high as the picture: the kernels walk
@@ -30,10 +29,7 @@ NO_FUSED_KERNEL, BAD_SIZE = -3, -1
 
 @pytest.fixture(scope="session")
 def _built(tmp_path_factory: pytest.TempPathFactory) -> Fused:
-    compilers.gxx()
-    folder = tmp_path_factory.mktemp("k7_forward")
-    macros = [(f"LACONV_TYPE={spelled}", f"LACONV_TYPE_NAME={name}") for spelled, name in CPP.values()]
-    return Fused(*(build("fused/k7_forward.cu", folder, *of_type) for of_type in macros))
+    return build("fused/k7_forward.cu", tmp_path_factory.mktemp("k7_forward"))
 
 
 @pytest.fixture
@@ -125,7 +121,7 @@ def test_mask_is_the_rule_bit_for_bit(fused: Fused, condition: int, dtype: torch
     assert keys is not None
     given = replace(given, x=torch.ones_like(given.x), weight=torch.zeros_like(given.weight))
     scale = 256 / (256 - threshold)
-    masks = torch.stack([kept(int(key) % 2**64, height, width, groups, 7, threshold) for key in keys])
+    masks = torch.stack([of_filters(int(key), height, width, 7, groups, threshold / 256) != 0 for key in keys])
     assert 0 < masks.double().mean() < 1
     for row in range(7):
         powers = torch.zeros(7, 7, groups, dtype=dtype)

@@ -119,14 +119,20 @@ def test_what_runs_keeps_the_library_that_it_has(place: Path, make: Maker) -> No
         assert loaded.read() == b"machine code"
 
 
-def test_several_processes_at_once(place: Path, tmp_path: Path) -> None:
-    slow = Maker(tmp_path, 0.3)
+def obtained_by_three(folder: Path) -> Maker:
+    """What three processes asked for the library at once, and got."""
+    slow = Maker(folder, 0.3)
     processes = [FORK.Process(target=obtain, args=(slow,)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
+    return slow
+
+
+def test_several_processes_at_once(place: Path, tmp_path: Path) -> None:
+    slow = obtained_by_three(tmp_path)
     assert slow.count == 1
     assert obtain(slow).path.exists()
 
@@ -139,13 +145,7 @@ def test_without_locks_the_first_result_stays(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    slow = Maker(tmp_path, 0.3)
-    processes = [FORK.Process(target=obtain, args=(slow,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    slow = obtained_by_three(tmp_path)
     assert slow.count == 3
     assert [path.name for path in place.iterdir() if path.is_dir()] == [NAME]
 
