@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconvnet.kernels import cuda
+from laconvnet.kernels.backend import backend
+from laconvnet.kernels.cuda import Library
 from laconvnet.kernels.cuda.batch_norm import TYPES
 from laconvnet.kernels.plain import norm as by_cpu
 from laconvnet.kernels.plain import norm_cuda as by_torch
@@ -47,11 +48,12 @@ for _schema in (
 
 
 def on_gpu(name: str, x: int, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled kernel where there is one for the device and the type of its argument number x, else ``plain``."""
+    """The compiled kernel where the backend has one for the type of argument number x, else ``plain``."""
 
     def run(*arguments: Any) -> Any:
-        kernels = cuda.ready(arguments[x].device) if arguments[x].dtype in TYPES else None
-        return (plain if kernels is None else getattr(kernels, name))(*arguments)
+        device, dtype = arguments[x].device, arguments[x].dtype
+        there = backend(device, dtype) if dtype in TYPES else None
+        return (getattr(there, name) if isinstance(there, Library) else plain)(*arguments)
 
     return run
 

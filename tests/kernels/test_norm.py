@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laconvnet.kernels import cuda, norm
+from laconvnet.kernels.backend import choose
 from laconvnet.kernels.plain import norm_cuda
 from tests.kernels import batch_norm_double
 from tests.kernels.norms import Found, given
@@ -106,11 +107,14 @@ def test_shapes_without_data() -> None:
 
 
 def test_which_kernels_a_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled ones for their types where they are there, else PyTorch's; nobody is asked for float64."""
+    """The compiled ones for their types where they are there and wanted, else PyTorch's; none for float64 is asked."""
     asked: list[torch.device] = []
 
-    class Compiled:
-        def norm_statistics(self, x: Tensor) -> str:
+    class Compiled(cuda.Library):
+        def __init__(self) -> None:
+            pass
+
+        def norm_statistics(self, x: Tensor, relu_before: bool = False) -> Any:
             return "compiled"
 
     there: list[Compiled | None] = [Compiled(), None]
@@ -122,6 +126,10 @@ def test_which_kernels_a_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "ready", ready)
     monkeypatch.setattr(norm_cuda, "statistics", lambda x: "by torch")
     run: Callable[[Tensor], object] = norm.on_gpu("norm_statistics", 0, norm_cuda.statistics)
-    x = torch.zeros(2, 3, dtype=torch.bfloat16)
-    assert [run(x), run(x), run(x.double())] == ["compiled", "by torch", "by torch"]
-    assert len(asked) == 2
+    with FakeTensorMode():
+        x = torch.zeros(2, 3, dtype=torch.bfloat16, device="cuda")
+        assert [run(x), run(x), run(x.double())] == ["compiled", "by torch", "by torch"]
+        assert len(asked) == 2
+        choose("plain")
+        assert run(x) == "by torch"
+        assert len(asked) == 2
