@@ -126,13 +126,13 @@ def backward(
     Those of weight and bias are in at least float32; that of bias can be had without a bias, too. What is not `wanted`
     is not computed, but None.
     """
-    weight, for_filters = recipe.weight, any(wanted[1:])
+    for_filters = any(wanted[1:])
     shape = (recipe.kernel_size, recipe.groups, recipe.interleaved)
     projection = Projection(backend, x, recipe)
-    accumulated = projection.weight.new_zeros(projection.weight.shape, dtype=accumulation_dtype(weight.dtype))
     grad_x, grad_cond = (torch.empty_like(t) if one else None for t, one in zip((x, cond), wanted[:2], strict=True))
-    grad_weight = accumulated if wanted[2] else None
-    grad_bias = accumulated.new_zeros(len(accumulated)) if wanted[3] else None
+    like, dtype = projection.weight, accumulation_dtype(recipe.weight.dtype)
+    grad_weight = torch.zeros_like(like, dtype=dtype) if wanted[2] else None
+    grad_bias = like.new_zeros(len(like), dtype=dtype) if wanted[3] else None
     for part in _parts(x, projection):
         source = x[part].to(projection.dtype) if for_filters else None
         filters = place = None
