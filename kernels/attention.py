@@ -25,24 +25,31 @@ for _schema in (
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def softmax(scores: Tensor, real: Tensor) -> Tensor:
-    """Over the real words, float32 (B, heads, L, P)."""
-    without = ~real[:, None, :, None]
-    filled = scores.float().masked_fill(without, torch.finfo(torch.float32).min)
-    return torch.softmax(filled, 2).masked_fill(without, 0.0)
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax of `scores` along `dim` over the positions where `mask` (broadcastable, True = real) holds.
+
+    Returns float32 in the shape of `scores`. A row without a real position gives zeros. Computed in float32, where the
+    smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
+    """
+    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
 
 
 def forward(scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tensor:
     """The weights (B, heads, L, P) by PyTorch's operators."""
-    weights = softmax(scores, real)
+    weights = _of_words(scores, real)
     return _dropped(weights, keys, p).to(scores.dtype).contiguous()
 
 
 def backward(grad: Tensor, scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tensor:
     """The gradient of scores (B, heads, L, P) by PyTorch's operators."""
-    weights, above = softmax(scores, real), _dropped(grad.float(), keys, p)
+    weights, above = _of_words(scores, real), _dropped(grad.float(), keys, p)
     inner = (weights * above).sum(2, keepdim=True)
     return (weights * (above - inner)).to(scores.dtype).contiguous()
+
+
+def _of_words(scores: Tensor, real: Tensor) -> Tensor:
+    return masked_softmax(scores, real[:, None, :, None], 2)
 
 
 def _dropped(values: Tensor, keys: Tensor | None, p: float) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from laconvnet.kernels import chunks, fused, shared_filters
 from laconvnet.kernels.backend import backend, computing_dtype, gradients
+from laconvnet.kernels.formats import formatted
 from laconvnet.kernels.recipe import Recipe
 
 LIBRARY = torch.library.Library("laconv", "DEF")
@@ -61,14 +62,9 @@ def laconv_backward(grad: Tensor, x: Tensor, cond: Tensor, *rest: Any) -> tuple[
 def _as_tensors(grads: Sequence[Tensor | None], likes: Sequence[Tensor | None], first: Tensor) -> tuple[Tensor, ...]:
     """Each gradient in type and memory format of its tensor; an empty one like `first`, (0,), for none."""
     return tuple(
-        first.new_empty(0) if grad is None or like is None else _formatted(grad, like)
+        first.new_empty(0) if grad is None or like is None else formatted(grad, like)
         for grad, like in zip(grads, likes, strict=True)
     )
-
-
-def _formatted(grad: Tensor, like: Tensor) -> Tensor:
-    strides = torch.empty_like(like, device="meta").stride()
-    return grad if grad.dtype == like.dtype and grad.stride() == strides else torch.empty_like(like).copy_(grad)
 
 
 def _by_pixel(x: Tensor, cond: Tensor) -> bool:

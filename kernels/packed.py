@@ -24,11 +24,12 @@ from torch import Tensor
 from laconvnet.kernels import fused
 from laconvnet.kernels.backend import backend
 from laconvnet.kernels.cuda.fused import reads_packed
+from laconvnet.kernels.formats import channels_last
 from laconvnet.kernels.norm import LIBRARY, on_gpu
 from laconvnet.kernels.operator import in_input_types
 from laconvnet.kernels.plain import norm as by_cpu
 from laconvnet.kernels.plain import norm_cuda as by_torch
-from laconvnet.kernels.plain.packed import Passes
+from laconvnet.kernels.plain.packed import Passes, unpacked_shape
 from laconvnet.kernels.plain.packed import rows as packed_rows
 from laconvnet.kernels.recipe import PackedNorm, Recipe
 
@@ -60,10 +61,8 @@ for _device in ("CPU", "CUDA"):
     LIBRARY.impl("laconv_packed", in_input_types(laconv_packed), _device)
 
 
-def _fake_unpack(packed: Tensor, mean: Tensor, *rest: Any) -> Tensor:
-    batch, _, height, width = packed.shape
-    shape = (batch, len(mean), height * rest[-1], width * rest[-1])
-    return packed.new_empty(shape).contiguous(memory_format=torch.channels_last)
+def _fake_unpack(packed: Tensor, *rest: Any) -> Tensor:
+    return channels_last(packed.new_empty(unpacked_shape(packed, rest[-1])))
 
 
 def _fake_reduce(grad: Tensor, packed: Tensor, mean: Tensor, *_: Any) -> Tensor:

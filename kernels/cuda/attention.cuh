@@ -23,7 +23,7 @@ template <class T> struct Attended {
   const uint8_t* real;
   int64_t words, places, first, first_of_image;  // elements: of word 0, within all images and within its own
   float highest = -INFINITY, sum = 0.f;
-  uint64_t key = 0;
+  Key key{};
 
   __device__ __forceinline__ Attended(const AttentionParameters& parameters, int64_t item)
       : words(parameters.words), places(parameters.places) {

@@ -7,8 +7,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from laconvnet.kernels.cuda.batch_norm import TYPES, about
+from laconvnet.kernels.cuda.batch_norm import TYPES
 from laconvnet.kernels.dropout import threshold
+from laconvnet.kernels.formats import about
 
 
 class AttentionArguments(ctypes.Structure):

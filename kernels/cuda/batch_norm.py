@@ -7,6 +7,8 @@ import ctypes
 import torch
 from torch import Tensor
 
+from laconvnet.kernels.formats import about, formatted
+
 TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
@@ -65,7 +67,7 @@ class NormKernels:
         vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         maps = {"beside": None if beside is None else _rows(beside), "result": result}
         self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors)
-        return _shaped_like(result, x)
+        return formatted(result, x)
 
     def norm_backward_reduce(
         self,
@@ -89,7 +91,7 @@ class NormKernels:
         maps["out"] = _rows(out) if by_result and out is not None else None
         more = {"totals": totals, "workspace": self._workspace(x)}
         self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors, **more)
-        return totals, x.new_empty(0) if masked is None else _shaped_like(masked, x)
+        return totals, x.new_empty(0) if masked is None else formatted(masked, x)
 
     def norm_backward_apply(
         self,
@@ -110,7 +112,7 @@ class NormKernels:
         vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         vectors |= vectors_of(name, x, 2 * x.shape[1], sums=sums) | vectors_of(name, x, 1, count=count)
         self._run(name, _sizes(x, eps, relu), _rows(x), grad=_rows(grad), result=result, **vectors)
-        return _shaped_like(result, x)
+        return formatted(result, x)
 
     def _workspace(self, x: Tensor) -> Tensor:
         floats = getattr(self._library, f"laconv_norm_workspace_{TYPES[x.dtype]}")
@@ -134,11 +136,6 @@ def _rows(tensor: Tensor) -> Tensor:
 def _result(x: Tensor) -> Tensor:
     """Memory for a map like x, dense, channels last; where x lies so, with its very strides."""
     return torch.empty_like(x) if _lies_so(x) else torch.empty_like(_rows(x)).movedim(-1, 1)
-
-
-def _shaped_like(result: Tensor, x: Tensor) -> Tensor:
-    """The result in the memory format that torch.empty_like gives."""
-    return result if _lies_so(x) else torch.empty_like(x).copy_(result)
 
 
 def _lies_so(x: Tensor) -> bool:
@@ -168,8 +165,3 @@ def vectors_of(name: str, x: Tensor, length: int | None = None, **given: Tensor)
         if (vector.numel(), vector.dtype, vector.device) != (length, torch.float32, x.device):
             raise RuntimeError(f"{name}: {field}: expected {length} of float32 on {x.device}, got {about(vector)}")
     return {field: vector.contiguous() for field, vector in given.items()}
-
-
-def about(tensor: Tensor) -> str:
-    """A tensor's shape, type and device, for messages."""
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"

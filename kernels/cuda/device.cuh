@@ -52,12 +52,12 @@ __device__ __forceinline__ void widen_word(uint32_t word, half, float& first, fl
       : "=f"(first), "=f"(second)
       : "r"(word));
 }
-__device__ __forceinline__ uint32_t narrow_word(float first, float second, bfloat16) {
+__device__ __forceinline__ uint32_t packed(float first, float second, bfloat16) {
   uint32_t word;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
   return word;
 }
-__device__ __forceinline__ uint32_t narrow_word(float first, float second, half) {
+__device__ __forceinline__ uint32_t packed(float first, float second, half) {
   uint32_t word;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
   return word;
@@ -154,7 +154,7 @@ template <class T, int V> struct alignas(sizeof(T) * V) Packed {
   __device__ __forceinline__ void narrow_from(const Wide<T>* wide) {
 #pragma unroll
     for (int i = 0; i < UNITS; ++i) {
-      if constexpr (UNITS < V) unit[i] = narrow_word(wide[2 * i], wide[2 * i + 1], T());
+      if constexpr (UNITS < V) unit[i] = packed(wide[2 * i], wide[2 * i + 1], T());
       else narrow(wide[i], unit[i]);
     }
   }

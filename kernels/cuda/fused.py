@@ -13,6 +13,7 @@ from torch import Tensor
 
 from laconvnet.kernels.cuda.library import TYPES, Library
 from laconvnet.kernels.dropout import threshold
+from laconvnet.kernels.formats import channels_last, formatted
 from laconvnet.kernels.recipe import PackedNorm, Recipe
 
 NO_KERNEL = -3  # LACONV_NO_FUSED_KERNEL
@@ -63,7 +64,7 @@ class Call:
             groups=recipe.groups,
             kernel_size=recipe.kernel_size,
         )
-        self.give(x=_channels_last(x), cond=_channels_last(cond), weight=recipe.weight.contiguous())
+        self.give(x=channels_last(x), cond=channels_last(cond), weight=recipe.weight.contiguous())
         if recipe.bias is not None:
             self.give(bias=recipe.bias.contiguous())
         if norm is not None:
@@ -97,13 +98,13 @@ class Fused:
         """v2 Eq. 1-3: (B, C, H, W). With `norm`, of float32, cond is the packed map (B, s*s*M, h, w)."""
         call, result = Call(x, cond, recipe, norm), _empty_like(x)
         call.give(result=result)
-        return _in_format_of(x, result) if self._run("forward", call, x, recipe) else None
+        return formatted(result, x) if self._run("forward", call, x, recipe) else None
 
     def grad_x(self, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe) -> Tensor | None:
         """The gradient of x, (B, C, H, W)."""
         call, result = Call(x, cond, recipe), _empty_like(x)
-        call.give(grad=_channels_last(grad), result=result)
-        return _in_format_of(x, result) if self._run("grad_x", call, x, recipe) else None
+        call.give(grad=channels_last(grad), result=result)
+        return formatted(result, x) if self._run("grad_x", call, x, recipe) else None
 
     def grad_filters(
         self, grad: Tensor, x: Tensor, cond: Tensor, recipe: Recipe, of_cond: bool, of_weight: bool
@@ -113,7 +114,7 @@ class Fused:
         Only those that are wanted are computed; that of bias comes with that of weight, whether there is one or not.
         """
         call = Call(x, cond, recipe)
-        call.give(grad=_channels_last(grad))
+        call.give(grad=channels_last(grad))
         grad_cond = grad_weight = grad_bias = None
         if of_cond:
             grad_cond = _empty_like(cond)
@@ -127,7 +128,7 @@ class Fused:
             call.arguments.workspace_bytes = size
         if not self._run("grad_filters", call, x, recipe):
             return None
-        return None if grad_cond is None else _in_format_of(cond, grad_cond), grad_weight, grad_bias
+        return None if grad_cond is None else formatted(grad_cond, cond), grad_weight, grad_bias
 
     def _workspace(self, call: Call, x: Tensor, recipe: Recipe) -> int:
         name = _entry("workspace", x, recipe)
@@ -146,14 +147,5 @@ def _entry(what: str, x: Tensor, recipe: Recipe) -> str | None:
     return f"laconv_fused_{what}_{TYPES[x.dtype]}_{kernel}"
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
 def _empty_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.channels_last)
-
-
-def _in_format_of(like: Tensor, result: Tensor) -> Tensor:
-    expected = torch.empty_like(like)
-    return result if result.stride() == expected.stride() else expected.copy_(result)

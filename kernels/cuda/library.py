@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from laconvnet.kernels.cuda import batch_norm
 from laconvnet.kernels.cuda.attention import AttentionKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
 from laconvnet.kernels.cuda.packed_norm import PackedNormKernels
 from laconvnet.kernels.dropout import check_probability, threshold
 from laconvnet.kernels.filter_layout import FilterLayout, filters_of_a_pixel, row_length
+from laconvnet.kernels.formats import about, formatted
 
-TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
+TYPES = {**batch_norm.TYPES, torch.float64: "f64"}
 LARGEST_PADDED_CHANNELS = 2**20  # as in layout.cuh
 _SIZE_NAMES = {number: name for name, number in KERNEL_SIZES.items() if number}
 
@@ -137,7 +139,7 @@ class Library(PackedNormKernels, AttentionKernels):
         name, padded = f"{self.family}_grad_filters", layout is FilterLayout.PADDED_ROWS
         _check(name, x, None, kernel_size, groups, padded)
         if grad.shape != x.shape or grad.dtype != x.dtype or grad.device != x.device:
-            raise RuntimeError(f"{name}: grad: expected the like of x, {_about(x)}, got {_about(grad)}")
+            raise RuntimeError(f"{name}: grad: expected the like of x, {about(x)}, got {about(grad)}")
         arguments = _arguments(x, kernel_size, groups, interleaved, padded)
         images, _ = _alignments(x, padded)
         above, source = self._laid_out(grad, images), self._laid_out(x, images)
@@ -158,7 +160,7 @@ class Library(PackedNormKernels, AttentionKernels):
         padded = filters.dim() == 4 and filters.shape[1] == filters_of_a_pixel(kernel_size, groups, padded=True)
         if not padded and (filters.dim() != 4 or filters.shape[1] != kernel_size**2 * groups):
             raise RuntimeError(
-                f"{name}: filters {_about(filters)} do not fit kernel_size {kernel_size}, groups {groups}"
+                f"{name}: filters {about(filters)} do not fit kernel_size {kernel_size}, groups {groups}"
             )
         values = filters.contiguous(memory_format=torch.channels_last)
         sizes = {"groups": groups, "kernel_size": kernel_size, "padded": int(padded)}
@@ -205,9 +207,7 @@ class Library(PackedNormKernels, AttentionKernels):
     def _shaped_like(self, result: Tensor, like: Tensor, out: Tensor | None = None) -> Tensor:
         if out is not None:
             return out if result is out else out.copy_(result)
-        if result.stride() == torch.empty_like(like, device="meta").stride():
-            return result
-        return torch.empty_like(like).copy_(result)
+        return formatted(result, like)
 
     def _launch(self, name: str, arguments: ctypes.Structure, result: Tensor) -> None:
         self.launched(name, arguments, result.device)
@@ -265,7 +265,7 @@ def _keys(name: str, values: Tensor, keys: Tensor, p: float) -> Tensor:
         raise RuntimeError(f"{name}: {error}") from error
     if p == 0.0 or keys.dtype != torch.int64 or keys.shape != values.shape[:1]:
         raise RuntimeError(
-            f"{name}: expected p > 0 and keys ({values.shape[0]},) int64, got p {p} and keys {_about(keys)}"
+            f"{name}: expected p > 0 and keys ({values.shape[0]},) int64, got p {p} and keys {about(keys)}"
         )
     if keys.device.type != "cpu" and keys.device != values.device:
         raise RuntimeError(f"{name}: keys: expected the CPU or {values.device}, got {keys.device}")
@@ -275,10 +275,6 @@ def _keys(name: str, values: Tensor, keys: Tensor, p: float) -> Tensor:
 def _alignments(x: Tensor, padded: bool) -> tuple[int, int]:
     """Of images and of filters, in bytes; filters that lie one by one are loaded so from any address (laconv.h)."""
     return (4 * x.element_size(), 16) if padded else (1, 1)
-
-
-def _about(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
 
 def _type_name(tensor: Tensor) -> str:
@@ -295,5 +291,5 @@ def _check(name: str, x: Tensor, filters: Tensor | None, kernel_size: int, group
         wanted = (x.shape[0], filters_of_a_pixel(kernel_size, groups, padded), *x.shape[2:])
         fits = filters.shape == wanted and filters.dtype == x.dtype and filters.device == x.device
     if not fits:
-        there = "" if filters is None else f" and filters {_about(filters)}"
-        raise RuntimeError(f"{name}: x {_about(x)}{there} do not fit kernel_size {kernel_size}, groups {groups}")
+        there = "" if filters is None else f" and filters {about(filters)}"
+        raise RuntimeError(f"{name}: x {about(x)}{there} do not fit kernel_size {kernel_size}, groups {groups}")

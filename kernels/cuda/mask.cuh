@@ -29,27 +29,23 @@ __host__ __device__ constexpr int mask_tap(int k, int block, int place) {
   return dy < k && dx < k ? dy * k + dx : -1;
 }
 
-__device__ __forceinline__ uint64_t mask_key(const MaskRule& rule, int64_t image) {
-  return load_constant<uint64_t>(rule.keys + image);
-}
-
-// The bytes of a block of taps; pixel = y * W + x.
-__host__ __device__ __forceinline__ Bits128 filter_bits(uint64_t key, uint32_t pixel, uint32_t group, uint32_t block) {
-  return philox({{pixel, group, block, 0}}, uint32_t(key), uint32_t(key >> 32));
-}
-
-// The bytes of elements 16 * counter to 16 * counter + 15 of an image of any other tensor.
-__host__ __device__ __forceinline__ Bits128 element_bits(uint64_t key, uint64_t counter) {
-  return philox({{uint32_t(counter), uint32_t(counter >> 32), 0, 1}}, uint32_t(key), uint32_t(key >> 32));
-}
-
-// The same for kernels that keep a key's words in registers.
-using Bytes16 = Bits128;
+// The words of a key.
 struct alignas(8) Key {
   uint32_t low, high;
 };
-__host__ __device__ __forceinline__ Bytes16 philox7(uint32_t pixel, uint32_t group, uint32_t block, Key key) {
+
+__device__ __forceinline__ Key mask_key(const MaskRule& rule, int64_t image) {
+  return load_constant<Key>(rule.keys + image);
+}
+
+// The bytes of a block of taps; pixel = y * W + x.
+__host__ __device__ __forceinline__ Bits128 filter_bits(Key key, uint32_t pixel, uint32_t group, uint32_t block) {
   return philox({{pixel, group, block, 0}}, key.low, key.high);
+}
+
+// The bytes of elements 16 * counter to 16 * counter + 15 of an image of any other tensor.
+__host__ __device__ __forceinline__ Bits128 element_bits(Key key, uint64_t counter) {
+  return philox({{uint32_t(counter), uint32_t(counter >> 32), 0, 1}}, key.low, key.high);
 }
 
 }  // namespace laconv

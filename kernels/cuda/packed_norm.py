@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from laconvnet.kernels.cuda.batch_norm import NormArguments, NormKernels, about, entry_point, vectors_of
+from laconvnet.kernels.cuda.batch_norm import NormArguments, NormKernels, entry_point, vectors_of
+from laconvnet.kernels.formats import about, channels_last, formatted
+from laconvnet.kernels.plain.packed import unpacked_shape
 
 
 class PackedNormKernels(NormKernels):
@@ -22,7 +24,7 @@ class PackedNormKernels(NormKernels):
         name, sizes = _call("apply", packed, len(mean), eps, packing)
         vectors = _of_channels(name, packed, mean, var, weight, bias)
         result = _plain(packed, packing)
-        self._run(name, sizes, _channels_last(packed), result=result, **vectors)
+        self._run(name, sizes, channels_last(packed), result=result, **vectors)
         return result
 
     def unpack_backward_reduce(
@@ -41,7 +43,7 @@ class PackedNormKernels(NormKernels):
         vectors = _of_channels(name, packed, mean, var, weight, bias)
         totals = torch.empty(2 * len(mean), device=packed.device)
         more = {"totals": totals, "workspace": self._workspace(packed[:, : len(mean)])}
-        self._run(name, sizes, _channels_last(packed), grad=_gradient(name, grad, packed, packing), **vectors, **more)
+        self._run(name, sizes, channels_last(packed), grad=_gradient(name, grad, packed, packing), **vectors, **more)
         return totals
 
     def unpack_backward_apply(
@@ -61,10 +63,10 @@ class PackedNormKernels(NormKernels):
         name, sizes = _call("backward_apply", packed, len(mean), eps, packing)
         vectors = _of_channels(name, packed, mean, var, weight, bias)
         vectors |= vectors_of(name, packed, 2 * len(mean), sums=sums) | vectors_of(name, packed, 1, count=count)
-        source = _channels_last(packed)
+        source = channels_last(packed)
         result = torch.empty_like(source)
         self._run(name, sizes, source, grad=_gradient(name, grad, packed, packing), result=result, **vectors)
-        return result if packed is source else torch.empty_like(packed).copy_(result)
+        return formatted(result, packed)
 
 
 def _call(what: str, packed: Tensor, channels: int, eps: float, packing: int) -> tuple[str, NormArguments]:
@@ -87,18 +89,12 @@ def _of_channels(
 
 def _plain(packed: Tensor, packing: int) -> Tensor:
     """Memory for the map (B, M, h*s, w*s), channels last."""
-    batch, channels, height, width = packed.shape
-    shape = (batch, channels // packing**2, height * packing, width * packing)
+    shape = unpacked_shape(packed, packing)
     return torch.empty(shape, dtype=packed.dtype, device=packed.device, memory_format=torch.channels_last)
 
 
 def _gradient(name: str, grad: Tensor, packed: Tensor, packing: int) -> Tensor:
-    batch, channels, height, width = packed.shape
-    shape = (batch, channels // packing**2, height * packing, width * packing)
+    shape = unpacked_shape(packed, packing)
     if (grad.shape, grad.dtype, grad.device) != (shape, packed.dtype, packed.device):
         raise RuntimeError(f"{name}: grad: expected {shape}, like packed {about(packed)}, got {about(grad)}")
-    return _channels_last(grad)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_last(grad)

@@ -12,6 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def unpacked_shape(packed: Tensor, packing: int) -> tuple[int, int, int, int]:
+    """Of the map that packed (B, s*s*M, h, w) stands for: (B, M, h*s, w*s)."""
+    batch, channels, height, width = packed.shape
+    return batch, channels // packing**2, height * packing, width * packing
+
+
 def rows(packed: Tensor, channels: int) -> Tensor:
     """(B, s*s*M, h, w) -> (B*h*w*s*s, M): a row a pixel, cell by cell; the same memory where it is channels last."""
     return packed.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from laconvnet.pipeline.distributed import stack
-from laconvnet.pipeline.model.batch_statistics import global_statistics
+from laconvnet.pipeline.model.batch_statistics import global_statistics, global_sums
 
 EXTENSION = "syncbn"
 DTYPES = (torch.float16, torch.float32)  # the kernels know no bfloat16
@@ -71,7 +70,7 @@ class FusedBatchNorm(torch.autograd.Function):
             added = None if beside is None else _rows(beside)
             grad = syncbn.relu_bw_c_last(grad, rows, added, mean, scale, weight, bias)
         *_, grad_weight, grad_bias = syncbn.reduce_bn_c_last(grad, rows, mean, scale, weight)
-        sums = stack(torch.cat([grad_bias, grad_weight])).sum(0)
+        sums = global_sums(torch.cat([grad_bias, grad_weight]))
         of_grad, of_grad_and_x = sums[: len(weight)], sums[len(weight) :] / scale
         grad_x = syncbn.batchnorm_backward_c_last(
             grad, rows, mean, scale, weight, of_grad, of_grad_and_x, total.int().view(1)

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import laconvnet.kernels.norm  # noqa: F401  (registers the operators)
-from laconvnet.pipeline.distributed import stack, world_size
-from laconvnet.pipeline.model.batch_statistics import global_statistics
+from laconvnet.pipeline.model.batch_statistics import global_statistics, global_sums
 
 
 def takes(x: Tensor, beside: Tensor | None) -> bool:
@@ -58,7 +57,7 @@ class JointBatchNorm(torch.autograd.Function):
         own, masked = torch.ops.laconv.norm_backward_reduce(above, values, sign, *channels, ctx.eps, ctx.relu)
         if sign is not None:
             above = masked
-        sums = own if world_size() == 1 else stack(own).sum(0)
+        sums = global_sums(own)
         again = ctx.relu and sign is None
         grad_x = torch.ops.laconv.norm_backward_apply(above, values, *channels, sums, total, ctx.eps, again)
         grad_bias, grad_weight = own.chunk(2)

@@ -10,8 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from laconvnet.kernels.attention import masked_softmax
 from laconvnet.pipeline.model.draws import Dropout
-from laconvnet.pipeline.model.layers import AttentivePool, masked_softmax
+from laconvnet.pipeline.model.layers import AttentivePool
 from laconvnet.pipeline.model.precision import KeepFloat32, no_autocast
 
 PAD = 0

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet.kernels.attention import masked_softmax
 from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -69,16 +70,6 @@ def position_code(channels: int, height: int, width: int, device: torch.device, 
     rows = along(height).T[:, None, :].expand(height, width, half)
     columns = along(width).T[None, :, :].expand(height, width, half)
     return torch.cat([rows, columns], dim=2).to(dtype).permute(2, 0, 1)
-
-
-def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Softmax of `scores` along `dim` over the positions where `mask` (broadcastable, True = real) holds.
-
-    Returns float32 in the shape of `scores`. A row without a real position gives zeros. Computed in float32, where the
-    smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
-    """
-    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
-    return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
 
 
 class AttentivePool(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from laconvnet import kernels
-from laconvnet.pipeline.distributed import stack, world_size
+from laconvnet.pipeline.model.batch_statistics import global_sums
 
 
 class Norm(NamedTuple):
@@ -42,7 +42,7 @@ class Norm(NamedTuple):
         if self.total is None or own is None:
             sums, count = self.mean.new_zeros(2 * len(self.mean)), self.mean.new_ones(1)
         else:
-            sums, count = own if world_size() == 1 else stack(own).sum(0), self.total
+            sums, count = global_sums(own), self.total
         of_packed = torch.ops.laconv.unpack_backward_apply(grad, packed, *channels, sums, count, *sizes)
         of_bias, of_weight = (None, None) if own is None else own.chunk(2)
         return of_packed, of_weight, of_bias

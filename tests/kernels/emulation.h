@@ -191,7 +191,7 @@ template <class T> void widen_word(uint32_t word, T, float& first, float& second
   first = widen(T{uint16_t(word)});
   second = widen(T{uint16_t(word >> 16)});
 }
-template <class T> uint32_t narrow_word(float first, float second, T) {
+template <class T> uint32_t packed(float first, float second, T) {
   T low, high;
   narrow(first, low);
   narrow(second, high);

@@ -33,12 +33,6 @@ inline float upper(uint32_t pair, bfloat16) { return widen(bfloat16{uint16_t(pai
 inline float lower(uint32_t pair, half) { return widen(half{uint16_t(pair)}); }
 inline float upper(uint32_t pair, half) { return widen(half{uint16_t(pair >> 16)}); }
 
-template <class T> uint32_t packed(float low, float high, T) {
-  T first, second;
-  narrow(low, first);
-  narrow(high, second);
-  return uint32_t(first.bits) | uint32_t(second.bits) << 16;
-}
 inline float relu(float number) { return number > 0 || isnan(number) ? number : 0.f; }
 template <class T> uint32_t packed_relu(float low, float high, T type) { return packed(relu(low), relu(high), type); }
 template <class T> uint32_t relu_pair(uint32_t pair, T type) {

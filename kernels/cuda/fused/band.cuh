@@ -59,7 +59,7 @@ __device__ __forceinline__ void band_of(uint32_t pair, const BandLane& lane, uin
 __device__ __forceinline__ uint32_t threshold_pair(uint32_t threshold) {
   return 0x64006400u | threshold | threshold << 16;
 }
-__device__ __forceinline__ uint32_t dropped(uint32_t pair, const Bytes16& random, int row, uint32_t threshold_pair) {
+__device__ __forceinline__ uint32_t dropped(uint32_t pair, const Bits128& random, int row, uint32_t threshold_pair) {
   const uint32_t drawn = bytes(random.word[row >> 1], threshold_pair, row & 1 ? 0x5352u : 0x5150u);
   return pair & at_least(drawn, threshold_pair);
 }

@@ -173,14 +173,14 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
   // Calls take(kernel_row, words) for each kernel row, words[patch][row of pixels]. `place`: of the first of 8 rows of
   // x.
   template <class Take> __device__ __forceinline__ void step(uint32_t place, int y, const Take& take) {
-    Bytes16 random[PATCHES][2];
+    Bits128 random[PATCHES][2];
     if (DROP) {
       const Key key_here = key_of_row(key, y, call.zero);
 #pragma unroll
       for (int patch = 0; patch < PATCHES; ++patch)
 #pragma unroll
         for (int row = 0; row < 2; ++row)
-          random[patch][row] = philox7(uint32_t((y + row) * call.width + column + 8 * patch), group, t, key_here);
+          random[patch][row] = filter_bits(key_here, uint32_t((y + row) * call.width + column + 8 * patch), group, t);
     }
     uint32_t of_upper_row[PATCHES] = {};  // waits for the same kernel row of the lower pixels
 #pragma unroll
@@ -211,7 +211,7 @@ template <class T, int MEMBERS, int PATCHES, bool DROP> struct FilterGradient {
 
  private:
   // Of the lane's pair of keys in both blocks: its pair of taps.
-  __device__ __forceinline__ uint32_t taps(const float* first, const float* second, const Bytes16& random,
+  __device__ __forceinline__ uint32_t taps(const float* first, const float* second, const Bits128& random,
                                            int kernel_row) const {
     const uint32_t pair = packed(from_first ? first[0] : second[0], from_first ? first[1] : second[1], T{});
     const uint32_t turned = bytes(shuffled(pair, lower), shuffled(pair, upper), selector);

@@ -109,7 +109,7 @@ inline Dropout dropout_of(const laconv_fused_args& args) {
 }
 
 // Zero where the byte of this tap says so. A dropped value is zero whatever it was, NaN too.
-__device__ __forceinline__ float dropped(float filter, const Bytes16& drawn, int tap, const Dropout& dropout) {
+__device__ __forceinline__ float dropped(float filter, const Bits128& drawn, int tap, const Dropout& dropout) {
   return drawn.byte(tap) >= dropout.threshold ? filter : 0.f;
 }
 

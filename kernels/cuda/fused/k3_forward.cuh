@@ -77,10 +77,10 @@ __global__ void __launch_bounds__(THREADS, 2) forward(const ForwardParameters pa
         Pixels pixels;
         condition.load(pixels, parameters.zero, &shared.affine, t);
         condition.advance(y);
-        Bytes16 drawn[PIXELS];
+        Bits128 drawn[PIXELS];
         if (DROP) {
 #pragma unroll
-          for (int i = 0; i < PIXELS; ++i) drawn[i] = philox7(pixel_number + unsigned(i), unsigned(t), 0, key);
+          for (int i = 0; i < PIXELS; ++i) drawn[i] = filter_bits(key, pixel_number + unsigned(i), unsigned(t), 0);
         }
 
         float sum[PIXELS][MEMBERS] = {};

@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(THREADS, WEIGHT ? 2 : 4) grad_filters(const Gr
 #pragma unroll
       for (int row = 0; row < ROWS; ++row) {
         if (DROP) {
-          const Bytes16 drawn = philox7(pixel_number, unsigned(t), 0, key);
+          const Bits128 drawn = filter_bits(key, pixel_number, unsigned(t), 0);
           pixel_number += unsigned(strips.width);
 #pragma unroll
           for (int tap = 0; tap < TAPS; ++tap)

@@ -66,10 +66,10 @@ __global__ void __launch_bounds__(THREADS, DROP ? 2 : 3) grad_x(const GradXParam
       Pixels pixels;
       condition.load(pixels, parameters.zero);
       if (y + 1 < strips.height) condition.advance(y);
-      Bytes16 drawn[PIXELS];
+      Bits128 drawn[PIXELS];
       if (DROP) {
 #pragma unroll
-        for (int i = 0; i < PIXELS; ++i) drawn[i] = philox7(pixel_number + unsigned(i), unsigned(t), 0, key);
+        for (int i = 0; i < PIXELS; ++i) drawn[i] = filter_bits(key, pixel_number + unsigned(i), unsigned(t), 0);
       }
 
 #pragma unroll

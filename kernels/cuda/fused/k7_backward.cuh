@@ -53,7 +53,7 @@ __device__ __forceinline__ Key key_of_row(const Key& key, int y, uint32_t zero) 
 // The mask of a pixel's kernel row, for the pair of taps of lane t: Philox's block is t, and of its 16 bytes the
 // kernel row owns two. Beside the byte 0x64 a byte is the half-precision number 1024 + byte, so one comparison serves
 // the pair; digit 5 of the selector is the 0x64 of the threshold.
-__device__ __forceinline__ uint32_t kept(const Bytes16& random, int kernel_row, uint32_t threshold) {
+__device__ __forceinline__ uint32_t kept(const Bits128& random, int kernel_row, uint32_t threshold) {
   return at_least(bytes(random.word[kernel_row / 2], threshold, kernel_row % 2 ? 0x5352u : 0x5150u), threshold);
 }
 

@@ -54,12 +54,8 @@ __global__ void __launch_bounds__(NarrowShape<T, CONDITION>::GROUPS* LANES, 2) f
     loaded.load(pixel);
     ConditionOperands<PARTS> condition;
     condition.take(loaded, parameters.zero);
-    Bytes16 random[4];
-    if constexpr (DROP) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        random[i] = philox7((y + (i >> 1)) * width + strip.x + q + 8 * (i & 1), strip.group, t, key);
-    }
+    Bits128 random[4];
+    if constexpr (DROP) draw(random, key, strip, y, width, q, t);
     wait_copies<1>();
     synchronize_warp();
 

@@ -115,12 +115,8 @@ __global__ void __launch_bounds__(WideShape<T, CONDITION>::MOST_THREADS, 1) wide
         projection.filters(filters[dy], condition, dy, chunk * PARTS, lane, {filters[dy][0], filters[dy][1]});
       condition.take(loaded, parameters.zero);
     }
-    Bytes16 random[4];
-    if constexpr (DROP) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        random[i] = philox7((y + (i >> 1)) * width + strip.x + q + 8 * (i & 1), strip.group, t, key);
-    }
+    Bits128 random[4];
+    if constexpr (DROP) draw(random, key, strip, y, width, q, t);
     wait_copies<1>();
     synchronize_warp();
 

@@ -84,11 +84,11 @@ __global__ void __launch_bounds__(THREADS, 2) k7_grad_x(const GradXParameters pa
     }
     source.load(grad, of_grad, inside);
     condition.load(cond, of_condition, call.zero);
-    Bytes16 random[PATCHES];
+    Bits128 random[PATCHES];
     if (DROP) {
 #pragma unroll
       for (int patch = 0; patch < PATCHES; ++patch)
-        random[patch] = philox7(first_pixel + left - HALF_PATCH + q + 8 * patch, group, t, key);
+        random[patch] = filter_bits(key, first_pixel + left - HALF_PATCH + q + 8 * patch, group, t);
     }
 #pragma unroll
     for (int kernel_row = 0; kernel_row < TAPS; ++kernel_row) {

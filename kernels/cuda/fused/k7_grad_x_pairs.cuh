@@ -99,11 +99,11 @@ __global__ void __launch_bounds__(GradXPairs<T, CONDITION>::WARPS* LANES, GradXP
     }
 
     source.load(grad, of_grad, inside);
-    Bytes16 random[2];
+    Bits128 random[2];
     if (DROP) {
 #pragma unroll
       for (int patch = 0; patch < 2; ++patch)
-        random[patch] = philox7(uint32_t(first_pixel + left + q + 8 * (2 * half + patch)), group, t, key);
+        random[patch] = filter_bits(key, uint32_t(first_pixel + left + q + 8 * (2 * half + patch)), group, t);
     }
     KernelRows own, other;
 #pragma unroll

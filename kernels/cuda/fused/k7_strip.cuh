@@ -48,6 +48,14 @@ struct WarpStrip {
   bool any;  // the last blocks have warps without a group or a strip
 };
 
+// The random bytes of a lane's four pixels of a step: number i is column q of half i & 1, row y + (i >> 1).
+__device__ __forceinline__ void draw(Bits128 (&random)[4], Key key, const WarpStrip& strip, int y, int width, int q,
+                                     int t) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    random[i] = filter_bits(key, (y + (i >> 1)) * width + strip.x + q + 8 * (i & 1), strip.group, t);
+}
+
 template <int GROUPS> __device__ __forceinline__ WarpStrip warp_strip(const Forward& parameters) {
   const int warp = int(threadIdx.x) / LANES;
   const unsigned bundle = blockIdx.x % unsigned(parameters.bundles);

@@ -29,17 +29,7 @@ __device__ __forceinline__ float upper(uint32_t pair, bfloat16) { return __uint_
 __device__ __forceinline__ float lower(uint32_t pair, half) { return widen(half{uint16_t(pair)}); }
 __device__ __forceinline__ float upper(uint32_t pair, half) { return widen(half{uint16_t(pair >> 16)}); }
 
-__device__ __forceinline__ uint32_t packed(float low, float high, bfloat16) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-__device__ __forceinline__ uint32_t packed(float low, float high, half) {
-  uint32_t pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-// The same, negative numbers as zero (NaN stays).
+// `packed`, negative numbers as zero (NaN stays).
 __device__ __forceinline__ uint32_t packed_relu(float low, float high, bfloat16) {
   uint32_t pair;
   asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));

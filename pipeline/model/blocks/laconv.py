@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laconvnet import kernels
+from laconvnet.kernels.attention import masked_softmax
 from laconvnet.kernels.packed import reads_packed
 from laconvnet.pipeline.model import packed_condition
 from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
 from laconvnet.pipeline.model.draws import Dropout
-from laconvnet.pipeline.model.layers import masked_softmax, norm_act, position_code
+from laconvnet.pipeline.model.layers import norm_act, position_code
 from laconvnet.pipeline.model.norm import BatchNorm
 from laconvnet.pipeline.model.packed_condition import Norm
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laconvnet.kernels.attention import masked_softmax
 from laconvnet.pipeline.model.blocks.base import BlockConfig
 from laconvnet.pipeline.model.blocks.laconv import Affinity, ConditionGenerator, LaConvBlock
-from laconvnet.pipeline.model.layers import masked_softmax, position_code
+from laconvnet.pipeline.model.layers import position_code
 from laconvnet.pipeline.model.net import PRESETS
 
 CONFIG = BlockConfig(dim=8, condition=12, groups=2, packing=2, kernel_size=3, words=10, heads=3)
