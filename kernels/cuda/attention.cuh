@@ -18,6 +18,9 @@ struct AttentionParameters {
   MaskRule rule;
 };
 
+// Room for 64 registers a thread: left to itself, nvcc 13 aims at 32 for sm_80 and spills.
+constexpr int ATTENTION_BLOCKS = 8;  // of a multiprocessor
+
 // What a thread knows of its place of a head. A place without a real word has weights of zero.
 template <class T> struct Attended {
   const uint8_t* real;
@@ -60,7 +63,9 @@ template <class T> struct Attended {
   }
 };
 
-template <class T> __global__ void __launch_bounds__(THREADS) attention_weights(const AttentionParameters parameters) {
+template <class T>
+__global__ void __launch_bounds__(THREADS, ATTENTION_BLOCKS)
+    attention_weights(const AttentionParameters parameters) {
   const T* const scores = static_cast<const T*>(parameters.scores);
   for (int64_t item = int64_t(blockIdx.x) * THREADS + threadIdx.x; item < parameters.total;
        item += int64_t(gridDim.x) * THREADS) {
@@ -75,7 +80,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) attention_weights(
 
 // weight * (g - sum of weight * g over the words), g the gradient of the weights before dropout.
 template <class T>
-__global__ void __launch_bounds__(THREADS) attention_weights_backward(const AttentionParameters parameters) {
+__global__ void __launch_bounds__(THREADS, ATTENTION_BLOCKS)
+    attention_weights_backward(const AttentionParameters parameters) {
   const T* const scores = static_cast<const T*>(parameters.scores);
   for (int64_t item = int64_t(blockIdx.x) * THREADS + threadIdx.x; item < parameters.total;
        item += int64_t(gridDim.x) * THREADS) {
