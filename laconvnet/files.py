@@ -1,5 +1,8 @@
 """Files and folders that are there whole or not at all, and JSON whose faults can be told apart.
 
+A file that is read is absent (FileNotFoundError), damaged (ValueError), or it cannot be read (any other OSError). The
+last says nothing about the file: it is tried again for a while, and never taken for one of the other two.
+
 What is published is written under a temporary name in the same folder, synced to the disk and renamed; then the folder
 that holds it is synced. A kill or a power failure leaves what was there or the whole new thing, and at most a
 temporary, which `remove_leftovers` clears. This module knows the standard library only.
@@ -7,18 +10,77 @@ temporary, which `remove_leftovers` clears. This module knows the standard libra
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
 
 _MARK = ".partial."
+# What storage says while a server is gone, a handle is stale or a device stutters; the next attempt may succeed.
+_PASSING = frozenset((errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO))
+_PAUSES_SECONDS = (0.1, 0.5, 2.0)  # before each further attempt
+
+
+def retried(path: Path, read: Callable[[], T]) -> T:
+    """What ``read`` returns, which only reads ``path``: an error of the storage that may pass is waited out.
+
+    Raises the last OSError, naming the file, where it does not pass; one that says that there is no such file, or that
+    it may not be read, at once.
+    """
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            with naming(path):
+                return read()
+        except OSError as error:
+            if pause is None or error.errno not in _PASSING:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an OSError that names no file (of a write, a sync) names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def read_bytes(file: Path) -> bytes:
+    """All bytes of a file. Raises OSError as `retried`."""
+    return retried(file, file.read_bytes)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is absent. Raises OSError, naming the folder, as `retried`."""
+    try:
+        return sorted(retried(folder, lambda: os.listdir(folder)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def appending(file: Path) -> IO[str]:
+    """The file, opened to add lines to it; a last line that a kill has left torn does not swallow the next one."""
+    with naming(file):
+        stream = file.open("a+b")
+        if size := stream.seek(0, os.SEEK_END):
+            stream.seek(size - 1)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+        stream.close()
+        return file.open("a", encoding="utf-8")
 
 
 @contextmanager
@@ -29,7 +91,8 @@ def publishing(file: Path, first: bool = False) -> Iterator[Path]:
     """
     partial = _beside(file)
     try:
-        yield partial
+        with naming(file):
+            yield partial
         _sync(partial)  # or the name might outlive a power failure that the bytes did not
         if first:
             with suppress(FileExistsError):
@@ -70,7 +133,8 @@ def publishing_folder(folder: Path, durable: bool = True) -> Iterator[Path]:
     partial = _beside(folder)
     try:
         partial.mkdir()
-        yield partial
+        with naming(folder):
+            yield partial
         if durable:
             sync_tree(partial)
         os.replace(partial, folder)
@@ -105,11 +169,11 @@ def _is_older(path: Path, seconds: float) -> bool:
 def read_json(file: Path) -> Any:
     """The value in a JSON file.
 
-    Raises FileNotFoundError for an absent file, another OSError for one that cannot be read, and ValueError naming the
-    file and the position in it for one that is damaged.
+    Raises FileNotFoundError for an absent file, another OSError for one that cannot be read, see `retried`, and
+    ValueError naming the file and the position in it for one that is damaged.
     """
     try:
-        return json.loads(file.read_bytes().decode("utf-8"))
+        return json.loads(read_bytes(file).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: byte {error.start}: not UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
@@ -148,6 +212,7 @@ def sync_tree(folder: Path) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

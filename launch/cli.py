@@ -61,19 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"laconvnet: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        anew = list(argv if argv is not None else sys.argv[1:])[:1] == ["bench"]
-        then = "begins anew" if anew else "goes on from what is done"
-        print(f"laconvnet: interrupted; the same command {then}", file=sys.stderr)
+        print(f"laconvnet: interrupted; {_begun_again(argv)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output (head, say) has seen enough.
         sys.stderr.close()
         return DONE
-    except WRONG_PATH as error:
+    except OSError as error:
         if error.filename is None:  # of our own making: it tells more as it stands
             raise
-        print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
-        return MISTAKE
+        if isinstance(error, WRONG_PATH):
+            print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
+            return MISTAKE
+        print(f"laconvnet: {error.filename}: {error.strerror}; {_begun_again(argv)}", file=sys.stderr)
+        return FAILED
+
+
+def _begun_again(argv: Sequence[str] | None) -> str:
+    anew = list(argv if argv is not None else sys.argv[1:])[:1] == ["bench"]
+    return f"the same command {'begins anew' if anew else 'goes on from what is done'}"
 
 
 def entry() -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet.files import find_object, publish_json
-from laconvnet.pipeline.runs import history, layout
+from laconvnet.pipeline.runs import fence, history, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
 
 if TYPE_CHECKING:
@@ -204,9 +204,9 @@ def _stop_when_told(marker: Path) -> None:
 
 def check_fence(folder: Path, job: str) -> None:
     """Raises Orphaned where this process belongs to an earlier start of its job than the newest."""
-    newest = find_object(layout.fence_file(folder, job))
-    if newest is not None and newest["start"] > starts():
-        raise Orphaned(f"job {job} has been started again ({newest['start']}); what start {starts()} did is not kept")
+    newest = fence.newest(layout.fence_file(folder, job))
+    if newest is not None and newest > starts():
+        raise Orphaned(f"job {job} has been started again ({newest}); what start {starts()} did is not kept")
 
 
 def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:

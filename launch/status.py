@@ -24,7 +24,7 @@ from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
 from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs import history, layout
+from laconvnet.pipeline.runs import checkpoints, history, layout
 
 COLUMNS = (
     "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels", "eta",
@@ -145,9 +145,9 @@ def progress(folder: Path, log: Path | None = None) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest committed checkpoint of a run, None where there is none."""
-    found = layout.committed(folder)
-    return found[-1].name if found else None
+    """The newest checkpoint of a run by its marker, None where there is none; its files are not looked at."""
+    found = (place for place in reversed(checkpoints.published(folder)) if (place / layout.COMMIT).is_file())
+    return next((place.name for place in found), None)
 
 
 def log_file(folder: Path, rank: int = 0) -> Path | None:

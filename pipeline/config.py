@@ -52,13 +52,6 @@ class TrainConfig:
     seed: int = 0
 
 
-# What may differ between a run and its resumption: nothing of it changes what is learned.
-_FREE = (
-    *("engine", "guard", "checkpoint", "log", "data.threads", "data.hw_decoder_load", "data.patience"),
-    *("optimizer.implementation", "init_from"),
-)
-
-
 def parser() -> jsonargparse.ArgumentParser:
     """The parser of a training configuration; its help lists every key with type, default and meaning."""
     result = jsonargparse.ArgumentParser(prog="laconvnet train", exit_on_error=False, usage=jsonargparse.SUPPRESS)
@@ -95,21 +88,17 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def dump(config: TrainConfig) -> str:
     """The whole configuration as YAML that `load` reads back."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+    return as_yaml(asdict(config))
 
 
-def check_resumable(config: TrainConfig, file: Path) -> None:
-    """Raises ConfigError when a run was started with another configuration in anything that shapes what it learns."""
-    # What an older version did not write yet had the value that is the default now.
-    before, now = (_flat(_plain(asdict(found))) for found in (load(file), config))
-    for key in sorted(before.keys() | now.keys()):
-        if key.startswith(_FREE):
-            continue
-        if before.get(key) != now.get(key):
-            raise ConfigError(
-                f"{file}: {key} is {before.get(key)!r} in this run but {now.get(key)!r} is asked for; "
-                "a run keeps its configuration: give another --run folder for another one"
-            )
+def as_yaml(tree: dict[str, Any]) -> str:
+    """A tree of keys as YAML, in its order."""
+    return yaml.safe_dump(_plain(tree), sort_keys=False)
+
+
+def flat(config: TrainConfig | dict[str, Any]) -> dict[str, Any]:
+    """Every value by its dotted key, as YAML would give it; of a configuration, or of a tree of keys."""
+    return _flat(config if isinstance(config, dict) else _plain(asdict(config)))
 
 
 def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:

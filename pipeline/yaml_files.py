@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from laconvnet import configs
+from laconvnet.files import read_bytes
 from laconvnet.pipeline.errors import ConfigError
 
 BASE = "base"  # of a train configuration: the file that this one overrides
@@ -56,7 +57,7 @@ def read(file: Path, expected: str = "expected a YAML file", as_text: bool = Fal
     """
     file = configs.found(file)
     try:
-        value, root, faults = _parsed(file.read_text(encoding="utf-8"), as_text)
+        value, root, faults = _parsed(read_bytes(file).decode("utf-8"), as_text)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); {expected}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

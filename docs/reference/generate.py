@@ -23,6 +23,7 @@ from docstring_parser import parse
 from laconvnet.launch import cli
 from laconvnet.launch.slurm.cluster import OURS, Cluster
 from laconvnet.pipeline import config
+from laconvnet.pipeline.runs import resumable
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
@@ -128,8 +129,8 @@ def configuration() -> str:
         "all of it, resolved; `laconvnet train --help-keys` prints this list.\n"
     )
     parts.append(
-        "A ✓ in the last column marks a key that may differ at a resume: it does not shape what is learned, with one "
-        "exception: `engine.accumulate` changes what batch norm sees.\n"
+        "A ✓ in the last column marks a key that may differ at a resume: it does not shape what is learned. "
+        "`elsewhere` marks one that may name the same thing by another path.\n"
     )
     hints = get_type_hints(config.TrainConfig)
     own = [one for one in fields(config.TrainConfig) if not is_dataclass(hints[one.name])]
@@ -158,7 +159,7 @@ def _group(prefix: str, kind: Any, keys: list[Field[Any]]) -> str:
     lines = ["| key | type | default | meaning | resume |", "|---|---|---|---|---|"]
     for key in keys:
         name = f"{prefix}.{key.name}".lstrip(".")
-        free = "✓" if name.startswith(config._FREE) else ""
+        free = "✓" if resumable.may_differ(name) else "elsewhere" if name in resumable.LOCATIONS else ""
         told = _cell(meaning.get(key.name, ""))
         lines.append(f"| `{name}` | {_cell(_kind(hints[key.name]))} | {_default(key)} | {told} | {free} |")
     summary = " ".join(part for part in (about.short_description, about.long_description) if part and prefix)

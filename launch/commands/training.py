@@ -31,6 +31,7 @@ def train(
     config: Annotated[Path | None, Arg("YAML file of configuration keys", "FILE")] = None,
     run: Annotated[Path | None, Arg("folder of the run: configuration, log and checkpoints", "DIR")] = None,
     print_config: Annotated[bool, Arg("print the resolved configuration and stop")] = False,
+    explain_resume: Annotated[bool, Arg("say what a start would go on from and what differs, and stop")] = False,
     help_keys: Annotated[bool, Arg("describe every key of the configuration and stop")] = False,
 ) -> int:
     """Start or resume a run.
@@ -51,6 +52,12 @@ def train(
         return 0
     if run is None:
         raise ConfigError("command line: --run is missing; expected the folder to keep the run in, such as runs/first")
+    if explain_resume:
+        from laconvnet.pipeline.training import resume
+
+        lines, works = resume.explain(resolved, run)
+        print("\n".join(lines))
+        return 0 if works else 2
     from laconvnet.pipeline.training import loop
 
     return 0 if loop.train(resolved, run) else 130

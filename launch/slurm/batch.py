@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.files import find_object, publish_json
+from laconvnet.files import appending, find_object, publish_json
 from laconvnet.launch.job import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
@@ -220,7 +220,7 @@ def _messages(folder: Path, job: str) -> list[str]:
 
 def note(folder: Path, entry: dict[str, Any]) -> None:
     """Add a line to the history of the stage's starts."""
-    with (folder / layout.STARTS).open("a", encoding="utf-8") as stream:
+    with appending(folder / layout.STARTS) as stream:
         stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
 
 

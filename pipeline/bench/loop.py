@@ -30,7 +30,8 @@ import torch
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.bench.training import CONFIG, LOOKS
 from laconvnet.pipeline.data.loader import Batch
-from laconvnet.pipeline.training import checkpoint, loop
+from laconvnet.pipeline.runs import checkpoints
+from laconvnet.pipeline.training import loop
 from laconvnet.pipeline.training.session import Session
 from laconvnet.pipeline.training.state import whole
 
@@ -121,7 +122,7 @@ def watch(part: str, folder: Path, tell: Tell) -> bool:
     if not loop.train(config, run, functools.partial(PARTS[part], tell)):
         return False
     if part == "checkpoint":
-        (*_, last) = checkpoint.published(run)
+        (*_, last) = checkpoints.published(run)
         tell({"bytes": sum(file.stat().st_size for file in last.iterdir())})
     return True
 

@@ -16,6 +16,7 @@ from laconvnet.kernels.bench import Row, spread
 from laconvnet.pipeline.bench.reads import NODE
 from laconvnet.pipeline.bench.rows import counted
 from laconvnet.pipeline.model import ModelConfig, build_model
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 
 WORDS = 10_000
@@ -59,9 +60,9 @@ def _tried(size: int, rounds: int) -> dict[str, list[float]]:
             ended = [time.perf_counter()]
             checkpoint.save(checkpoint.folder_of(run, 1), {**state, "model": copied}, "{}")
             ended.append(time.perf_counter())
-            found = checkpoint.newest(run)
+            found = checkpoints.newest(run)
             assert found is not None
-            loaded, _ = checkpoint.read(found)
+            loaded, _ = checkpoint.read(found, ())
             for tensor in loaded["model"].values():
                 tensor.sum()  # looks at every page of it
             ended.append(time.perf_counter())

@@ -12,6 +12,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model
+from laconvnet.pipeline.runs import checkpoints, resumable
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.tasks import TASKS, Task
 from laconvnet.pipeline.training import checkpoint
@@ -35,7 +36,9 @@ def restore(run: Path) -> Restored:
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: no {CONFIG} in it; expected the --run folder of `laconvnet train`")
     config = configuration.load(run / CONFIG)
-    state, words = checkpoint.read(checkpoint.resolve(run))
+    place = checkpoints.resolve(run)
+    resumable.check_seal(config, run, place)
+    state, words = checkpoint.read(place)
     vocabulary = Vocabulary.from_json(words)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     model = rebuild(config, vocabulary, state["ema"] or state["model"])

@@ -20,14 +20,25 @@ def starts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def newest(file: Path) -> int | None:
+    """The newest start that a fence names, None where none has written it yet.
+
+    Raises TrainingError for one that is damaged, OSError for one that cannot be read: neither says that nobody has.
+    """
+    try:
+        return int(read_object(file)["start"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{file}: does not name the newest start of this job ({error}); expected what its batch script wrote: this "
+            "one publishes nothing more"
+        ) from error
+
+
 def check() -> None:
     """Raises TrainingError where this job has been started again since this process was."""
     path = os.environ.get(FENCE)
-    if not path:
-        return
-    try:
-        newest = read_object(Path(path))["start"]
-    except (OSError, ValueError, KeyError):
-        return  # no start has written the file yet
-    if newest > starts():
-        raise TrainingError(f"{path}: this job has been started again (start {newest}); this older one stops here")
+    last = newest(Path(path)) if path else None
+    if last is not None and last > starts():
+        raise TrainingError(f"{path}: this job has been started again (start {last}); this older one stops here")

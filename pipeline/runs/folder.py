@@ -10,6 +10,7 @@ from pathlib import Path
 from laconvnet.files import publish_json, publish_text, remove_leftovers
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.runs import resumable
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, INCIDENTS
 from laconvnet.pipeline.runs.version import code_version, version_of
 
@@ -19,7 +20,7 @@ _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda1
 def check(config: TrainConfig, run: Path) -> None:
     """Raises ConfigError when the folder holds a run of another configuration."""
     if (run / CONFIG).exists():
-        configuration.check_resumable(config, run / CONFIG)
+        resumable.check(config, run / CONFIG)
 
 
 def sweep(run: Path) -> None:
@@ -34,12 +35,17 @@ def sweep(run: Path) -> None:
 
 
 def prepare(config: TrainConfig, run: Path, kernels: str | None = None) -> None:
-    """Sweep, and write the resolved configuration and the surroundings of a first start, ``kernels`` among them."""
+    """Sweep, and write the resolved configuration and the surroundings of a first start, ``kernels`` among them.
+
+    At a later one the configuration says where the data lies now.
+    """
     sweep(run)
-    if not (run / CONFIG).exists():
-        run.mkdir(parents=True, exist_ok=True)
-        publish_json(run / ENVIRONMENT, _environment(kernels))
-        publish_text(run / CONFIG, configuration.dump(config))
+    if (run / CONFIG).exists():
+        resumable.follow(config, run / CONFIG)
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    publish_json(run / ENVIRONMENT, _environment(kernels))
+    publish_text(run / CONFIG, configuration.dump(config))
 
 
 def _environment(kernels: str | None) -> dict[str, object]:

@@ -16,13 +16,15 @@
       config.yaml               the resolved configuration
       environment.json          where it ran, with which versions
       log.jsonl                 a line each `log.every` steps
-      checkpoints/step-S/       state.pt, vocabulary.json, and COMMIT: what these two must be
+      owner.json                the process that trains here, while it does
+      checkpoints/step-S/       state.pt, vocabulary.json, and COMMIT: what these two must be, of which run they are
+      checkpoints/damaged-*/    a checkpoint that a start has found damaged and set aside
       incidents/step-S/         of a bad step: rank-R.json, and state/, which is a checkpoint
       profile/                  rank-R.json: the trace of `log.profile`
       eval/                     results, and beside each its .answers.jsonl
       report.html               the report, where --out names no other path
 
-Paths are made, never looked at; `committed` alone reads a folder. Nothing here knows torch.
+Paths are made, never looked at. Nothing here knows torch.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SUBMISSION = "submission.json"  # in `jobs`: what the batch script must know
 _ARRAY = re.compile(r"array-(\d+)")
 
 # A run
-CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.jsonl"
+CONFIG, ENVIRONMENT, LOG, OWNER = "config.yaml", "environment.json", "log.jsonl", "owner.json"
 CHECKPOINTS, INCIDENTS, PROFILE, EVALUATIONS = "checkpoints", "incidents", "profile", "eval"
 STATE, VOCABULARY, COMMIT = "state.pt", "vocabulary.json", "COMMIT"  # of a checkpoint; the marker is written last
 INCIDENT_STATE = "state"  # the checkpoint of an incident
@@ -59,10 +61,9 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def committed(run: Path) -> list[Path]:
-    """The published checkpoints of a run, oldest first."""
-    found = (marker.parent for marker in (run / CHECKPOINTS).glob(f"step-*/{COMMIT}"))
-    return sorted((folder for folder in found if _STEP.fullmatch(folder.name)), key=step_of)
+def is_step(name: str) -> bool:
+    """Whether this is the name of a step's folder."""
+    return bool(_STEP.fullmatch(name))
 
 
 def rank_record(folder: Path, rank: int) -> Path:

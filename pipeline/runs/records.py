@@ -8,20 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from laconvnet.files import read_bytes
+
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON lines file. A torn line, which a killed run leaves, is passed over."""
+    """The objects of a JSON lines file, none of an absent one. A torn line, which a killed run leaves, is passed over.
+
+    Raises OSError for a file that cannot be read.
+    """
     try:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if isinstance(value, dict):
-                    yield value
+        lines = read_bytes(file).decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
         return
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            yield value
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -1,22 +1,27 @@
-"""Checkpoints: one folder a step, published whole or not at all."""
+"""Checkpoints: one folder a step, published whole or not at all. `runs.checkpoints` tells which are there."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import shutil
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 
-from laconvnet.files import publishing_folder, read_object, sync_tree
+from laconvnet.files import naming, publishing_folder, read_bytes, retried, sync_tree
 from laconvnet.pipeline.errors import ConfigError, TrainingError
-from laconvnet.pipeline.runs import fence
-from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, committed, step_folder, step_of
+from laconvnet.pipeline.runs import checkpoints, fence
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, step_folder, step_of
+
+SERVES = ("step", "task", "data", "model", "ema")  # of a state: what answering and another stage need
+RESUMES = (*SERVES, "updates", "moments", "loss_scale")  # what its own run needs to go on
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,28 @@ class CheckpointConfig:
             raise ConfigError(f"checkpoint: every={self.every}, keep={self.keep}: expected at least 1 of each")
 
 
-class Writer:
-    """Publishes checkpoints in a thread, one at a time, while training goes on. Only the main process has one."""
+@dataclass(frozen=True)
+class Origin:
+    """Which run a checkpoint is of: its configuration (`resumable.seal`) and the code (`git describe`)."""
 
-    def __init__(self, run: Path, config: CheckpointConfig) -> None:
-        self._run, self._config = run, config
+    config: str | None = None
+    code: str | None = None
+
+
+class Writer:
+    """Publishes checkpoints in a thread, one at a time, while training goes on. Only the main process has one.
+
+    ``may_publish`` raises where this process must not publish any more.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: CheckpointConfig,
+        origin: Origin = Origin(),
+        may_publish: Callable[[], None] = fence.check,
+    ) -> None:
+        self._run, self._config, self._origin, self._may_publish = run, config, origin, may_publish
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -57,9 +79,8 @@ class Writer:
         A disk without room for it is a failure like any other: nothing is begun.
         """
         self._join()
-        needed, free = _bytes(state), shutil.disk_usage(self._run).free
-        if free < needed * 1.05:
-            self._failure = OSError(f"it takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left")
+        if not self._failure:
+            self._failure = self._without_room(_bytes(state))
         if self._failure:
             return
         # The next step writes over the tensors that the state names.
@@ -71,6 +92,8 @@ class Writer:
     def finish(self) -> None:
         """Return when nothing is being written; raises TrainingError where a checkpoint could not be."""
         self._join()
+        if isinstance(self._failure, TrainingError):  # it has been told to publish nothing
+            raise self._failure
         if self._failure:
             raise TrainingError(
                 f"{self._run}: the checkpoint could not be written ({self._failure}); the ones before are whole: make "
@@ -82,9 +105,18 @@ class Writer:
             self._thread.join()
             self._thread = None
 
+    def _without_room(self, needed: int) -> OSError | None:
+        try:
+            free = shutil.disk_usage(self._run).free
+        except OSError as error:
+            return error
+        if free < needed * 1.05:
+            return OSError(f"it takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left")
+        return None
+
     def _write(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
         try:
-            save(folder_of(self._run, step), state, vocabulary, score)
+            save(folder_of(self._run, step), state, vocabulary, score, self._origin, self._may_publish)
             _prune(self._run, self._config, step)
         except BaseException as error:  # handed to the thread that trains
             self._failure = error
@@ -94,40 +126,72 @@ def folder_of(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / step_folder(step)
 
 
-def save(final: Path, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
+def save(
+    final: Path,
+    state: dict[str, Any],
+    vocabulary: str,
+    score: float | None = None,
+    origin: Origin = Origin(),
+    may_publish: Callable[[], None] = fence.check,
+) -> None:
     """Publish a checkpoint as this folder. One process calls it.
 
     Everything is written and synced in a folder of another name, the commit marker last, and the rename makes it a
-    checkpoint: a kill at any point leaves the ones before untouched.
+    checkpoint: a kill at any point leaves the ones before untouched. ``may_publish`` raises where this process must
+    not publish any more.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     with publishing_folder(final) as partial:
-        with (partial / STATE).open("wb") as file:
+        with naming(final / STATE), (partial / STATE).open("wb") as file:
             torch.save(state, file)
         (partial / VOCABULARY).write_text(vocabulary, encoding="utf-8")
         marker = {
-            "version": 1,
+            "version": checkpoints.VERSION,
             "step": state["step"],
             "score": score,
-            "files": {name: _describe(partial / name) for name in (STATE, VOCABULARY)},
+            "config": origin.config,
+            "data": state.get("data"),
+            "code": origin.code,
+            "files": {name: checkpoints.describe(partial / name) for name in (STATE, VOCABULARY)},
         }
         (partial / COMMIT).write_text(json.dumps(marker))
         sync_tree(partial)  # takes long: nothing but the rename may come after the look at the fence
-        fence.check()
+        may_publish()
         if final.exists():
             _drop(final)
 
 
 def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
-    """Drop what is neither among the newest nor the best after the checkpoint of this step was published."""
-    there = published(run)
-    # Those ahead were passed over by this start for damage: counted as newest, they would drive out the whole ones.
-    behind = [folder for folder in there if step_of(folder) <= step]
-    scores = {folder: score for folder in behind if (score := _score(folder)) is not None}
-    kept = {*behind[-config.keep :], *([min(scores, key=lambda folder: scores[folder])] if scores else [])}
-    for folder in there:
+    """Drop what is neither among the newest nor the best after the checkpoint of this step was published.
+
+    What is ahead of it is not this start's to judge, and what is damaged is never dropped: a start sets it aside.
+    """
+    behind = [folder for folder in checkpoints.published(run) if step_of(folder) <= step]
+    scores: dict[Path, float] = {}
+    kept = {*behind[-config.keep :]}
+    for folder in behind:
+        try:
+            score = checkpoints.read_marker(folder).score
+        except checkpoints.Damaged:
+            kept.add(folder)
+        else:
+            scores |= {folder: score} if score is not None else {}
+    if scores:
+        kept.add(min(scores, key=lambda folder: scores[folder]))
+    for folder in behind:
         if folder not in kept:
             _drop(folder)
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a damaged checkpoint out of the run's way, whole as it is; where to."""
+    taken = folder.with_name(f"damaged-{folder.name}")
+    number = 1
+    while taken.exists():
+        number += 1
+        taken = folder.with_name(f"damaged-{folder.name}-{number}")
+    folder.rename(taken)
+    return taken
 
 
 def _drop(folder: Path) -> None:
@@ -136,13 +200,6 @@ def _drop(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone)
-
-
-def _score(folder: Path) -> float | None:
-    try:
-        return read_object(folder / COMMIT).get("score")
-    except (OSError, ValueError):
-        return None
 
 
 def _bytes(state: Any) -> int:
@@ -159,51 +216,22 @@ def _copied(state: Any) -> Any:
     return {name: _copied(value) for name, value in state.items()} if isinstance(state, dict) else state
 
 
-def published(run: Path) -> list[Path]:
-    """The committed checkpoints of a run, oldest first."""
-    return committed(run)
-
-
-def newest(run: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None. One whose files are not what its marker says is passed over."""
-    return next((folder for folder in reversed(published(run)) if is_whole(folder)), None)
-
-
-def resolve(place: Path) -> Path:
-    """A run folder or checkpoint folder to a checkpoint; raises ConfigError where there is none."""
-    if (place / COMMIT).is_file():
-        if not is_whole(place):
-            raise ConfigError(f"{place}: its files are not those that were written; use another checkpoint")
-        return place
-    found = newest(place)
-    if found is None:
-        raise ConfigError(
-            f"{place}: holds no whole checkpoint; expected a run folder of `laconvnet train` that has saved one"
-        )
-    return found
-
-
-def read(folder: Path) -> tuple[dict[str, Any], str]:
+def read(folder: Path, fields: Sequence[str] = SERVES) -> tuple[dict[str, Any], str]:
     """State and vocabulary of a published checkpoint. Only tensors and plain values are unpickled.
 
     The tensors are mapped from the file: a process reads those it looks at, and a node keeps them in memory once.
+    Raises ConfigError for a state that lacks one of ``fields`` or holds anything else than data.
     """
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
-    return state, (folder / VOCABULARY).read_text(encoding="utf-8")
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint was published here and its files are still what its marker says."""
+    file = folder / STATE
     try:
-        files = read_object(folder / COMMIT)["files"]
-        return all(_describe(folder / name) == described for name, described in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _describe(file: Path) -> dict[str, Any]:
-    digest = xxhash.xxh3_64()
-    with file.open("rb") as data:
-        while block := data.read(1 << 22):
-            digest.update(block)
-    return {"bytes": file.stat().st_size, "xxh3": digest.hexdigest()}
+        state = retried(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks for {found[1]} to be run" if found else "is no file of torch.save"
+        raise ConfigError(f"{file}: {what}, and nothing in it was; use a checkpoint that you trust") from error
+    missing = [name for name in fields if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise ConfigError(
+            f"{file}: has no {', '.join(missing)}; expected what `laconvnet train` saves: use another checkpoint"
+        )
+    return state, read_bytes(folder / VOCABULARY).decode("utf-8")

@@ -26,7 +26,8 @@ class EngineConfig:
     """Precision, sharding and memory. Of what a step computes only its rounding depends on them, but for `accumulate`.
 
     Batch norm sees one micro-batch at a time: another `accumulate` gives other statistics, so another result, though
-    the gradient is averaged over the same examples. It may be changed at a resume all the same.
+    the gradient is averaged over the same examples: alone of these keys a run keeps it. Less memory without another
+    result is what `recompute`, `zero` and more processes are for.
 
     Args:
         zero: DeepSpeed's ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients as well, 3 weights as well.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from laconvnet.files import appending, naming
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
@@ -53,7 +54,8 @@ class Log:
 
     def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
         self._config, self._progress = config, progress
-        self._file = (run / LOG).open("a") if progress.trackers.is_main_process else None
+        self._path = run / LOG
+        self._file = appending(self._path) if progress.trackers.is_main_process else None
         self._sums: dict[str, Tensor] = {}
         self._taken = self._count = 0
         self._waited = 0.0
@@ -102,8 +104,9 @@ class Log:
             "time": time.time(),
         }
         if self._file:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            with naming(self._path):
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
             print(_line(row), file=sys.stderr, flush=True)
         shown = (*means, "lr", "samples_per_s", "data_wait", "mfu", "loss_scale")
         run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.prefetch import Stalled
-from laconvnet.pipeline.errors import TrainingError
-from laconvnet.pipeline.runs import folder
-from laconvnet.pipeline.runs.layout import INCIDENT_STATE, step_of
-from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels
+from laconvnet.pipeline.data.sizes import Sizes
+from laconvnet.pipeline.distributed import Ranks
+from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.runs import checkpoints, fence, folder, owner, resumable
+from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, step_of
+from laconvnet.pipeline.runs.owner import Owner
+from laconvnet.pipeline.runs.version import code_version
+from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels, resume
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.log import Log, Progress
 from laconvnet.pipeline.training.profile import profiled
 from laconvnet.pipeline.training.session import Session, Source, report_start
+from laconvnet.pipeline.training.signals import stop_signals
 from laconvnet.pipeline.training.start import start
+
+T = TypeVar("T")
 
 _GO_ON, _STOP, _FAILED = 0, 1, 2
 
@@ -34,30 +41,59 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     session together: a measurement watches its steps by one of its own. Raises ConfigError before any work for what
     cannot run, TrainingError for what cannot go on.
     """
+    faulthandler.enable(file=2)  # a signal such as SIGBUS, of a file cut off while it is mapped, leaves where it struck
     source = Source.open(config)
-    total = source.total
     folder.check(config, run)
-    if checkpoint.is_whole(checkpoint.folder_of(run, total)):
-        if os.environ.get("RANK", "0") == "0":
-            folder.sweep(run)  # it may have been killed while it tidied up
-        print(f"{run}: complete, all {total} steps are done", file=sys.stderr)
+    if checkpoints.is_whole(checkpoint.folder_of(run, source.total)):
+        _tidy_up(run)
+        print(f"{run}: complete, all {source.total} steps are done", file=sys.stderr)
         return True
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
-    start_state = start(config, _agree_on_the_first_checkpoint(engine, run), source.examples)
-    laconv = kernels.settle(start_state.model, engine)
-    session = made(config, source, engine, start_state)
-    if engine.is_main:
-        folder.prepare(config, run, laconv.words if laconv else None)
-        report_start(source, engine, config, start_state)
-        if laconv:
-            print(f"LaConv runs in {laconv.words}", file=sys.stderr)
-    del start_state  # and with it the checkpoint, which the session has taken in
-    writer = checkpoint.Writer(run, config.checkpoint) if engine.is_main else None
+    with ExitStack() as held:
+        own = _by_main(engine, lambda: held.enter_context(owner.take(run)))
+        start_state = start(config, _agree_on_the_first_checkpoint(engine, config, run), source.examples)
+        laconv = kernels.settle(start_state.model, engine)
+        session = made(config, source, engine, start_state)
+        if engine.is_main:
+            folder.prepare(config, run, laconv.words if laconv else None)
+            report_start(source, engine, config, start_state)
+            if laconv:
+                print(f"LaConv runs in {laconv.words}", file=sys.stderr)
+        del start_state  # and with it the checkpoint, which the session has taken in
+        return _train(session, run, _writer(config, run, own) if own else None, laconv.kind if laconv else None)
+
+
+def _tidy_up(run: Path) -> None:
+    """Clear what a kill may have left behind in a run that is complete, where nobody is at work there."""
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(ConfigError, OSError), owner.take(run):
+            folder.sweep(run)
+
+
+def _by_main(engine: Engine, work: Callable[[], T]) -> T | None:
+    """What the main process finds, None on the others; where it raises, all do."""
+    return Ranks(engine.rank, engine.world).each(lambda: work() if engine.is_main else None)
+
+
+def _writer(config: TrainConfig, run: Path, own: Owner) -> checkpoint.Writer:
+    def may_publish() -> None:
+        fence.check()
+        own.check()
+
+    origin = checkpoint.Origin(resumable.seal(run / CONFIG), code_version())
+    return checkpoint.Writer(run, config.checkpoint, origin, may_publish)
+
+
+def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv: str | None) -> bool:
+    """Take the steps that are left; whether the run was finished."""
+    engine, total = session.engine, session.source.total
+    left = f"{run} goes on from its last checkpoint"
     try:
-        with _stop_signals() as signals:
-            done, signalled = _take_steps(session, run, writer, signals, laconv.kind if laconv else None)
+        with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
+            done, signalled = _take_steps(session, run, writer, signals, laconv)
             _agree_on_the_last_checkpoint(engine, writer)  # where a second signal may come while it is written
+            Ranks(engine.rank, engine.world).each(sizes.check)
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
     except TrainingError:
@@ -115,9 +151,9 @@ def _progress(session: Session, laconv: str | None) -> Progress:
     return Progress(session.source.total, engine.world, engine.accelerator, work, peak, laconv)
 
 
-def _agree_on_the_first_checkpoint(engine: Engine, run: Path) -> Path | None:
+def _agree_on_the_first_checkpoint(engine: Engine, config: TrainConfig, run: Path) -> Path | None:
     """The checkpoint that all processes go on from: one looks, for another may see the newest later, or not yet."""
-    found = checkpoint.newest(run) if engine.is_main else None
+    found = _by_main(engine, lambda: resume.choose(config, run))
     step = engine.agree(step_of(found) if found else -1)
     return checkpoint.folder_of(run, step) if step >= 0 else None
 
@@ -147,24 +183,3 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
     first = record["first_not_finite"]
     where = f"first in the output of {first}" if first else "in the backward pass"
     watch.bad(run, step, f"loss or gradient is not finite, {where} (process {session.engine.rank})")
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """SIGTERM, SIGUSR2 and Ctrl-C only leave a note: all ranks hear of it by the end of the next step, save and leave.
-
-    A second Ctrl-C leaves at once, for a person who sees that no step ends any more.
-    """
-    signals: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and number in signals:
-            raise KeyboardInterrupt
-        signals.append(number)
-
-    kept = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
-    try:
-        yield signals
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

@@ -15,6 +15,7 @@ from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS, step_of
 from laconvnet.pipeline.training import checkpoint, guard, kernels
 from laconvnet.pipeline.training.engine import Engine
@@ -38,7 +39,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     if not 0 <= step < source.total:
         raise ConfigError(f"{run}: step {step}: this run has the steps 0 to {source.total - 1}")
     place = _before(run, step)
-    state, words = checkpoint.read(place)
+    state, words = checkpoint.read(place, checkpoint.RESUMES)
     vocabulary = Vocabulary.from_json(words)
     start_state = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
@@ -56,11 +57,11 @@ def replay(run: Path, step: int) -> dict[str, Any]:
 def _before(run: Path, step: int) -> Path:
     kept = guard.folder_of(run, step) / INCIDENT_STATE
     if kept.is_dir():
-        return checkpoint.resolve(kept)
-    earlier = [place for place in checkpoint.published(run) if step_of(place) <= step]
+        return checkpoints.resolve(kept)
+    earlier = [place for place in checkpoints.published(run) if step_of(place) <= step]
     if not earlier:
         raise ConfigError(f"{run}: no checkpoint at or before step {step} is left; checkpoint.keep says how many stay")
-    return checkpoint.resolve(earlier[-1])
+    return checkpoints.resolve(earlier[-1])
 
 
 def _examined(session: Session, step: int, batches: list[Batch]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
 from laconvnet.pipeline.model.backbones import load_weights
 from laconvnet.pipeline.model.plugin import PlugIn
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 
 _WORDS = "language.embedding.weight"
@@ -45,7 +46,7 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
     """
     torch.manual_seed(config.seed)
     if own:
-        state, words = checkpoint.read(own)
+        state, words = checkpoint.read(own, checkpoint.RESUMES)
         if state["data"] != examples.fingerprint:
             raise ConfigError(
                 f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of "
@@ -55,7 +56,7 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
         summary = f"resuming {own}{_other_draws(state)}"
         return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, summary)
     if config.init_from:
-        return _inherit(config, examples, checkpoint.resolve(Path(config.init_from)))
+        return _inherit(config, examples, checkpoints.resolve(Path(config.init_from)))
     vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0, config.data.answer_minimum)
     model, summary = _fresh(config, vocabulary)
     if config.model.backbone_weights:

@@ -11,9 +11,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from laconvnet.pipeline.config import TrainConfig, check_resumable, dump, load
+from laconvnet.pipeline.config import TrainConfig, dump, load
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import resumable
 from tests.messages import tells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +277,7 @@ def started(file: Path) -> TrainConfig:
             "model.heads.anchors.sizes is [[137, 256], [248, 272], [386, 271]] in this run",
         ),
         (("--data.vectors", "x"), "data.vectors is None in this run but 'x' is asked for"),
+        (("--engine.accumulate", "2"), "engine.accumulate is 1 in this run but 2 is asked for"),
         (("--data.split", "all"), "data.split is 'train' in this run but 'all' is asked for"),
         (("--data.blank", "true"), "data.blank is False in this run but True is asked for"),
         (
@@ -287,9 +289,9 @@ def started(file: Path) -> TrainConfig:
 def test_a_run_resumes_with_its_own_configuration_only(
     file: Path, started: TrainConfig, words: tuple[str, ...], expected: str
 ) -> None:
-    check_resumable(started, file)
+    resumable.check(started, file)
     with pytest.raises(ConfigError) as caught:
-        check_resumable(load(file, words), file)
+        resumable.check(load(file, words), file)
     message = str(caught.value)
     assert message.startswith(f"{file}: {expected}")
     assert "--run" in message
@@ -302,10 +304,10 @@ def test_a_run_started_before_a_key_was_there_resumes(file: Path, started: Train
     assert tree["model"].pop("conditions", "missing") is None
     file.write_text(yaml.safe_dump(tree))
     assert load(file) == started
-    check_resumable(started, file)
+    resumable.check(started, file)
     other = load(None, ["--data.folder", "somewhere", "--model.conditions", "[64, 64, 128, 256, 512]"])
     with pytest.raises(ConfigError, match=r"model\.conditions is None .*64, 64, 128, 256, 512"):
-        check_resumable(other, file)
+        resumable.check(other, file)
 
 
 def test_what_does_not_shape_the_learning_may_change(file: Path, started: TrainConfig) -> None:
@@ -313,4 +315,29 @@ def test_what_does_not_shape_the_learning_may_change(file: Path, started: TrainC
     free += ["--log.every", "1", "--data.threads", "7", "--init_from", "elsewhere"]
     changed = load(file, free)
     assert changed != started
-    check_resumable(changed, file)
+    resumable.check(changed, file)
+
+
+@pytest.mark.parametrize("spelled", ["somewhere/", "./somewhere", "/elsewhere"])
+def test_a_set_may_be_named_in_other_words(file: Path, started: TrainConfig, spelled: str) -> None:
+    """What lies there is compared by its content when the run starts; the file then says where it is now."""
+    moved = load(file, ["--data.folder", spelled])
+    resumable.check(moved, file)
+    before = resumable.seal(file)
+    resumable.follow(moved, file)
+    assert load(file) == moved
+    assert resumable.seal(file) == before == resumable.seal_of(started)
+
+
+def test_the_seal_is_of_what_shapes_the_learning_alone(file: Path, started: TrainConfig) -> None:
+    before = resumable.seal(file)
+    free = load(file, ["--engine.zero", "3", "--log.every", "7", "--init_from", "x"])
+    assert resumable.seal_of(free) == before
+    for words in (["--seed", "1"], ["--engine.accumulate", "2"], ["--data.vectors", "glove.txt"]):
+        assert resumable.seal_of(load(file, words)) != before
+    tree = yaml.safe_load(file.read_text())
+    del tree["model"]["conditions"]  # as a version wrote it that did not know the key
+    file.write_text(yaml.safe_dump(tree))
+    older = resumable.seal(file)
+    resumable.follow(load(file, ["--data.folder", "moved"]), file)
+    assert resumable.seal(file) == older

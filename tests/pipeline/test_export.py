@@ -14,6 +14,7 @@ from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.export import export
 from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 
@@ -41,7 +42,7 @@ def run(tmp_path: Path) -> Path:
 def test_safetensors_hold_the_ema_and_how_to_use_it(run: Path, tmp_path: Path) -> None:
     result = export(run, "safetensors", tmp_path / "out" / "model.safetensors")
     assert (result["step"], result["bytes"]) == (7, (tmp_path / "out" / "model.safetensors").stat().st_size)
-    state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(run))  # type: ignore[arg-type]
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         facts = file.metadata()
         assert set(file.keys()) == set(state["ema"])
@@ -61,7 +62,7 @@ def test_pt2_answers_as_the_model_does_for_any_number_of_examples(run: Path, tmp
     assert Vocabulary.from_json(extra["vocabulary.txt"]).words == WORDS.words
     config = configuration.load(run / CONFIG)
     model = build_model(config.model, len(WORDS)).eval()
-    state, _ = checkpoint.read(checkpoint.newest(run))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(run))  # type: ignore[arg-type]
     model.load_state_dict(state["ema"])
     for count in (1, 3):
         images = torch.rand(count, 3, 64, 64)

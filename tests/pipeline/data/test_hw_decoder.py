@@ -11,13 +11,14 @@ import pytest
 import torch
 from nvidia.dali.pipeline import Pipeline
 
-from laconvnet.pipeline.config import check_resumable, dump, load
+from laconvnet.pipeline.config import dump, load
 from laconvnet.pipeline.data import loader as loading
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import resumable
 
 CONFIG = DataConfig("unused", size=64, words=6, batch=4, threads=1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -87,7 +88,7 @@ def test_what_is_no_share_is_refused(share: float) -> None:
 def test_a_run_may_go_on_with_another_share(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(dump(load(None, ["--data.folder", "x"])))
-    check_resumable(load(None, ["--data.folder", "x", "--data.hw_decoder_load", "1"]), file)
+    resumable.check(load(None, ["--data.folder", "x", "--data.hw_decoder_load", "1"]), file)
 
 
 def test_batches_lie_channels_last(sets: dict[str, Path]) -> None:

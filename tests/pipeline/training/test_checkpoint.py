@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet import files
 from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.runs import checkpoints
+from laconvnet.pipeline.runs.layout import step_of
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import comes_to, start
 
 
 def state(step: int) -> dict[str, Any]:
-    return {"step": step, "task": "rec", "model": {"weight": torch.full((3,), float(step))}, "moments": {}, "ema": None}
+    weights = {"weight": torch.full((3,), float(step))}
+    return {"step": step, "task": "rec", "data": "a set", "model": weights, "moments": {}, "ema": None}
 
 
 WORDS = '{"words": ["red"], "answers": []}'
@@ -37,7 +41,7 @@ def save(run: Path, step: int, keep: int = 2, **reported: float) -> Path:
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     folder = save(tmp_path, 7)
     assert folder.name == "step-00000007"
-    assert checkpoint.newest(tmp_path) == folder
+    assert checkpoints.newest(tmp_path) == folder
     found, vocabulary = checkpoint.read(folder)
     assert found["step"] == 7
     assert torch.equal(found["model"]["weight"], torch.full((3,), 7.0))
@@ -48,16 +52,18 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10):
         save(tmp_path, step)
-    assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000009", "step-00000010"]
+    assert [folder.name for folder in checkpoints.published(tmp_path)] == ["step-00000009", "step-00000010"]
 
 
-def test_a_damaged_one_ahead_does_not_drive_out_the_whole_ones(tmp_path: Path) -> None:
-    """It was the newest, the run went on from the one before, and now it would be the newest again."""
-    save(tmp_path, 4)
-    damaged = save(tmp_path, 8)
-    (damaged / "state.pt").write_bytes(b"")
-    assert save(tmp_path, 6, keep=1) == checkpoint.newest(tmp_path)
-    assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000006"]
+def test_a_damaged_one_is_never_dropped(tmp_path: Path) -> None:
+    """Neither for its age nor because it lies ahead: a start sets it aside, whoever owns it looks at it."""
+    old, ahead = save(tmp_path, 2), save(tmp_path, 8)
+    (old / "COMMIT").write_text("{}")
+    (ahead / "state.pt").write_bytes(b"")
+    save(tmp_path, 4, keep=1)
+    save(tmp_path, 6, keep=1)
+    assert [step_of(folder) for folder in checkpoints.published(tmp_path)] == [2, 6, 8]
+    assert checkpoints.newest(tmp_path) == checkpoint.folder_of(tmp_path, 6)
 
 
 def test_one_that_is_being_deleted_is_none_from_the_first_moment(
@@ -77,34 +83,110 @@ def test_one_that_is_being_deleted_is_none_from_the_first_moment(
     assert removed[-1].name == ".step-00000001.dropped"
     assert (removed[-1] / "COMMIT").exists()
     assert not first.exists()
-    assert checkpoint.published(tmp_path) == [checkpoint.folder_of(tmp_path, 2)]
+    assert checkpoints.published(tmp_path) == [checkpoint.folder_of(tmp_path, 2)]
 
 
-def test_without_its_marker_it_is_none(tmp_path: Path) -> None:
+def test_without_its_marker_it_is_damaged(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
     (second / "COMMIT").unlink()
-    assert checkpoint.newest(tmp_path) == first
+    assert checkpoints.newest(tmp_path) == first
+    assert checkpoints.inspect(second).damage == "COMMIT is gone"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip"])
-def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"), [("truncate", "bytes"), ("flip", "other bytes"), ("delete", "gone"), ("marker", "COMMIT")]
+)
+def test_a_damaged_one_is_told_from_a_whole_one(tmp_path: Path, damage: str, told: str) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
-    file = second / "state.pt"
+    file = second / ("COMMIT" if damage == "marker" else "state.pt")
     data = bytearray(file.read_bytes())
-    if damage == "truncate":
-        del data[-1]
+    if damage == "delete":
+        file.unlink()
     else:
-        data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    assert checkpoint.newest(tmp_path) == first
-    with pytest.raises(ConfigError, match="not those that were written"):
-        checkpoint.resolve(second)
+        if damage == "flip":
+            data[len(data) // 2] ^= 1
+        else:
+            del data[-1]
+        file.write_bytes(data)
+    assert checkpoints.newest(tmp_path) == first
+    assert told in (checkpoints.inspect(second).damage or "")
+    for place in (second, tmp_path):  # an older one is not what was asked for
+        with pytest.raises(ConfigError, match=f"{second}.*damaged.*{told}"):
+            checkpoints.resolve(place)
 
 
 def test_a_run_without_any_says_so(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
-    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
-        checkpoint.resolve(tmp_path)
+    assert checkpoints.newest(tmp_path) is None
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        checkpoints.resolve(tmp_path)
+
+
+def test_one_of_a_newer_version_is_not_damaged(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    marker = json.loads((folder / "COMMIT").read_text())
+    (folder / "COMMIT").write_text(json.dumps(marker | {"version": 99}))
+    for look in (checkpoints.inspect, checkpoints.resolve, checkpoints.is_whole):
+        with pytest.raises(ConfigError, match=r"COMMIT: version 99, expected one of 1, 2"):
+            look(folder)
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("passes", [True, False])
+def test_what_cannot_be_read_is_neither_absent_nor_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    """A stale handle passes: it is waited out. One that stays ends the look at this file, by its name."""
+    newest = save(tmp_path, 2)
+    monkeypatch.setattr(files, "_PAUSES_SECONDS", (0.0, 0.0))
+    failures = [0]
+    listed = os.listdir
+
+    def stale(folder: Path) -> list[str]:
+        failures[0] += 1
+        if not passes or failures[0] < 3:
+            raise OSError(number, os.strerror(number))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", stale)
+    if passes:
+        assert checkpoints.newest(tmp_path) == newest
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            checkpoints.newest(tmp_path)
+        assert caught.value.filename == str(tmp_path / "checkpoints")
+    assert failures[0] == 3
+
+
+def test_a_short_read_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path, 1)
+    real = checkpoints._described
+    looks = [0]
+
+    def short(file: Path) -> dict[str, Any]:
+        looks[0] += 1
+        found = real(file)
+        return found | {"bytes": found["bytes"] - 1} if looks[0] == 1 else found
+
+    monkeypatch.setattr(checkpoints, "_described", short)
+    assert checkpoints.inspect(folder).is_whole
+    assert looks[0] == 3
+
+
+def test_a_state_without_a_field_is_told(tmp_path: Path) -> None:
+    folder = checkpoint.folder_of(tmp_path, 1)
+    checkpoint.save(folder, {name: value for name, value in state(1).items() if name != "task"}, WORDS)
+    with pytest.raises(ConfigError, match=r"state\.pt: has no task"):
+        checkpoint.read(folder)
+    with pytest.raises(ConfigError, match=r"has no task, updates, loss_scale"):
+        checkpoint.read(folder, checkpoint.RESUMES)
+
+
+def test_one_that_is_set_aside_makes_room_for_its_step_again(tmp_path: Path) -> None:
+    places = [checkpoint.set_aside(save(tmp_path, 3)) for _ in range(2)]
+    assert [place.name for place in places] == ["damaged-step-00000003", "damaged-step-00000003-2"]
+    assert all((place / "COMMIT").exists() for place in places)
+    assert checkpoints.published(tmp_path) == []
 
 
 def test_a_failed_write_leaves_the_last_one_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +198,7 @@ def test_a_failed_write_leaves_the_last_one_and_no_litter(tmp_path: Path, monkey
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TrainingError, match="No space left"):
         save(tmp_path, 2)
-    assert checkpoint.newest(tmp_path) == first
+    assert checkpoints.newest(tmp_path) == first
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
 
 
@@ -129,7 +211,7 @@ def test_a_hostile_state_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     folder = checkpoint.folder_of(tmp_path, 1)
     checkpoint.save(folder, {"step": 1, "model": _Evil()}, "{}")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ConfigError, match=r"state\.pt: asks for \w+\.mkdir to be run, and nothing in it was"):
         checkpoint.read(folder)
     assert not (tmp_path / "was-run").exists()
 
@@ -166,9 +248,9 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
             done = int(process.output.split()[-1])
         finally:
             process.kill()
-        found = checkpoint.newest(run)
+        found = checkpoints.newest(run)
         assert found is not None
-        loaded, _ = checkpoint.read(found)
+        loaded, _ = checkpoint.read(found, ["step", "model"])
         assert loaded["step"] >= done
         assert loaded["model"]["weight"].unique().tolist() == [float(loaded["step"])]
         last = max(last, loaded["step"])
@@ -178,7 +260,7 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
 def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.2)):
         save(tmp_path, step, keep=2, loss=loss)
-    assert [int(folder.name[5:]) for folder in checkpoint.published(tmp_path)] == [2, 4, 5]
+    assert [int(folder.name[5:]) for folder in checkpoints.published(tmp_path)] == [2, 4, 5]
 
 
 def test_what_is_written_is_the_state_at_the_call(tmp_path: Path) -> None:
@@ -204,7 +286,7 @@ def test_a_disk_without_room_is_told_and_leaves_the_ones_before(
     assert writer.failed
     with pytest.raises(TrainingError, match=r"could not be written .*takes 0 MB, .* 0 MB left"):
         writer.finish()
-    assert [folder.name for folder in checkpoint.published(tmp_path)] == ["step-00000001"]
+    assert [folder.name for folder in checkpoints.published(tmp_path)] == ["step-00000001"]
 
 
 def test_a_full_disk_in_the_middle_of_writing_leaves_the_ones_before(tmp_path: Path) -> None:
@@ -221,7 +303,7 @@ def test_a_full_disk_in_the_middle_of_writing_leaves_the_ones_before(tmp_path: P
         big = {**state(2), "model": {"weight": torch.rand(2_000_000)}}
         with pytest.raises((OSError, RuntimeError), match=r"No space left|unexpected pos|file write failed"):
             checkpoint.save(checkpoint.folder_of(place, 2), big, WORDS)
-        assert checkpoint.newest(place) == checkpoint.folder_of(place, 1)
+        assert checkpoints.newest(place) == checkpoint.folder_of(place, 1)
         assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
         save(place, 3)
     finally:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from laconvnet.launch import cli
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.model.net import PRESETS
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import train
@@ -84,7 +85,7 @@ def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, r
     keys = ["--config", str(TINY), "--data.folder", str(refcoco), "--schedule.epochs", "0.3"]
     place = tmp_path / "run"
     train(1, place, [*keys, "--checkpoint.every", "1", "--checkpoint.keep", "9"])
-    whole, _ = checkpoint.read(checkpoint.resolve(place))
+    whole, _ = checkpoint.read(checkpoints.resolve(place))
     file = place / CONFIG
     tree = yaml.safe_load(file.read_text())
     del tree["model"]["conditions"]
@@ -95,6 +96,6 @@ def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, r
     assert "is asked for" in output
     (output,) = train(1, place, keys)
     assert "resuming" in output
-    again, _ = checkpoint.read(checkpoint.resolve(place))
+    again, _ = checkpoint.read(checkpoints.resolve(place))
     assert again["step"] == whole["step"] > 1
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in whole["model"].items())

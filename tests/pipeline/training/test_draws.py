@@ -11,6 +11,7 @@ import pytest
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.model import draws
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import start
 from tests.pipeline.training.ranks import run
@@ -139,7 +140,7 @@ def test_a_replay_on_one_process_draws_what_two_have_drawn(tmp_path: Path, refco
 def test_a_checkpoint_of_other_draws_is_resumed_and_told(folder: Path, refcoco: Path, alone: list[float]) -> None:
     config = configuration.load(HERE / "tiny.yaml", ["--data.folder", str(refcoco), *DROPOUTS])
     examples = Examples.open(refcoco, "expression", config.data.split)
-    (newest, *_) = checkpoint.published(folder / "alone")
+    (newest, *_) = checkpoints.published(folder / "alone")
     state, vocabulary = checkpoint.read(newest)
     assert state["draws"] == draws.VERSION
     assert "dropout" not in start(config, newest, examples).summary

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import step_of
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
@@ -91,7 +92,7 @@ def test_a_run_walks_over_worlds_and_stages(
         loaded = torch.load(tmp_path / "walk" / f"start-{start}" / f"begun-{step}.pt", weights_only=True)
         assert loaded.pop("adam_steps") == [saved["updates"]]
         assert_same(loaded, saved, f"step {step}")
-    assert [step_of(path) for path in checkpoint.published(folder)] == [*HAND_OVERS, len(walked)]
+    assert [step_of(path) for path in checkpoints.published(folder)] == [*HAND_OVERS, len(walked)]
     # Only the order of summation differs; the network's kinks make more of it step by step.
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     nudges = {f"nudge-{seed}": nudge(seed, dtype) for seed in SEEDS}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.engine import Engine, EngineConfig, allow_tf32
 from tests.pipeline.training.ranks import run
@@ -56,7 +57,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> Measured:
 def test_recomputed_activations_change_nothing(tmp_path: Path, refcoco: Path, plain: list[float]) -> None:
     keys = ["--engine.zero", "1", "--engine.recompute", "[1, 3, 5]", "--model.filter_dropout", "0.0"]
     assert losses(tmp_path / "run", refcoco, *keys)[:3] == plain[:3]
-    state, _ = checkpoint.read(checkpoint.newest(tmp_path / "run"))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(tmp_path / "run"))  # type: ignore[arg-type]
     counted = {int(value) for name, value in state["model"].items() if name.endswith("num_batches_tracked")}
     assert counted == {state["step"]}
 
@@ -72,7 +73,7 @@ def test_offloaded_state_changes_nothing_but_rounding(
 def test_micro_batches_add_up_to_the_step(tmp_path: Path, refcoco: Path, frozen: Measured) -> None:
     # Batch norm sees one micro-batch at a time: frozen, the two ways compute the same.
     assert_rounding(losses(tmp_path / "cut", refcoco, *FROZEN, "--engine.accumulate", "4"), *frozen)
-    state, _ = checkpoint.read(checkpoint.newest(tmp_path / "cut"))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(tmp_path / "cut"))  # type: ignore[arg-type]
     assert all(
         torch.equal(value, torch.zeros_like(value))
         for name, value in state["model"].items()
@@ -89,7 +90,7 @@ def test_fp16_overflows_are_counted_and_the_scale_falls(tmp_path: Path, refcoco:
     assert 1 <= log[-1]["skipped"] < len(log) - 2
     assert log[-1]["loss_scale"] == 2e5 / 2 ** log[-1]["skipped"]
     assert not (folder / "incidents").exists()
-    state, _ = checkpoint.read(checkpoint.newest(folder))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(folder))  # type: ignore[arg-type]
     assert state["updates"] == len(log) - log[-1]["skipped"]
     assert state["loss_scale"]["cur_scale"] == log[-1]["loss_scale"]
 

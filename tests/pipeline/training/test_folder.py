@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from laconvnet.pipeline import config as configuration
-from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.runs import checkpoints, folder
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 
@@ -33,5 +33,5 @@ def test_a_start_sweeps_out_what_a_kill_left_and_nothing_else(tmp_path: Path) ->
     folder.prepare(configuration.load(TINY, ["--data.folder", "x"]), tmp_path)
     assert not [place for place in (*left, *files) if place.exists()]
     assert others.exists()
-    assert all(checkpoint.is_whole(place) for place in kept)
+    assert all(checkpoints.is_whole(place) for place in kept)
     assert configuration.load(tmp_path / CONFIG).data.folder == "x"

@@ -11,6 +11,7 @@ import torch
 
 from laconvnet.files import read_object
 from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint, guard
 from tests.pipeline.training.ranks import run
 
@@ -74,7 +75,7 @@ def test_a_loss_that_is_bad_on_one_rank_leaves_the_step_out_on_both(tmp_path: Pa
     assert torch.tensor(ours["terms"]["loss"]).isfinite()
     assert torch.tensor(theirs["terms"]["loss"]).isnan()
     assert (ours["world"], theirs["rank"]) == (2, 1)
-    state, _ = checkpoint.read(checkpoint.newest(folder))  # type: ignore[arg-type]
+    state, _ = checkpoint.read(checkpoints.newest(folder))  # type: ignore[arg-type]
     assert state["updates"] == state["step"] - 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
     kept, _ = checkpoint.read(folder / "incidents" / "step-00000004" / "state")

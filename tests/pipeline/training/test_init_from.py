@@ -13,6 +13,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import start
 from tests.pipeline.training.ranks import train
@@ -35,7 +36,7 @@ def config(data: Path, earlier: Path, **model: str) -> TrainConfig:
 
 
 def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
-    state, words = checkpoint.read(checkpoint.resolve(earlier))
+    state, words = checkpoint.read(checkpoints.resolve(earlier))
     start_state = start(config(refcoco, earlier), None, Examples.open(refcoco, "expression", "train"))
     assert start_state.step == 0
     assert start_state.state is None
@@ -46,7 +47,7 @@ def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: 
 
 
 def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
-    state, stored = checkpoint.read(checkpoint.resolve(earlier))
+    state, stored = checkpoint.read(checkpoints.resolve(earlier))
     old = Vocabulary.from_json(stored)
     start_state = start(config(clevr, earlier, task="vqa"), None, Examples.open(clevr, "question", "train"))
     assert start_state.vocabulary.words[: len(old.words)] == old.words
@@ -85,8 +86,9 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         for name, tensor in start_state.model.state_dict().items()
     }
     own = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
+    own |= {"updates": 3, "loss_scale": None}
     checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, start_state.vocabulary.to_json())
-    resumed = start(asked, checkpoint.newest(tmp_path), examples)
+    resumed = start(asked, checkpoints.newest(tmp_path), examples)
     assert resumed.step == 3
     assert "resuming" in resumed.summary
     for name, tensor in resumed.model.state_dict().items():
@@ -95,7 +97,7 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, start_state.vocabulary.to_json()
     )
     with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
-        start(asked, checkpoint.newest(tmp_path), examples)
+        start(asked, checkpoints.newest(tmp_path), examples)
 
 
 def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> None:
@@ -105,7 +107,7 @@ def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> 
     keys = ["--data.folder", str(refcoco), "--data.vectors", str(vectors), "--model.language.word_dim", "16"]
     output = train(1, folder, ["--config", str(TINY), *keys, "--schedule.epochs", "0.5"])
     assert "2 of" in output[0]
-    state, stored = checkpoint.read(checkpoint.resolve(folder))
+    state, stored = checkpoint.read(checkpoints.resolve(folder))
     number = Vocabulary.from_json(stored).words.index("red") + 2
     assert state["model"]["language.embedding.weight"][number].tolist() == [0.5] * 16
     assert "language.embedding.weight" not in state["moments"]
@@ -115,7 +117,7 @@ def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, c
     folder = tmp_path / "vqa"
     keys = ["--data.folder", str(clevr), "--model.task", "vqa", "--schedule.epochs", "0.3"]
     train(1, folder, ["--config", str(TINY), *keys])
-    path = checkpoint.resolve(folder)
+    path = checkpoints.resolve(folder)
     state, stored = checkpoint.read(path)
     words = Vocabulary.from_json(stored)
     dropped = words.answers[:3]

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import step_of
-from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import Rank, comes_to, finish, stands_still, start
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def _undisturbed(place: Path, refcoco: Path, stage: str) -> Undisturbed:
     finish(start(2, command(run, refcoco, stage, every=1, keep=99), WATCHED=str(place)))
     ranks = [output(place, rank) for rank in (0, 1)]
     steps = [{row["step"]: (row["rows"], row["loss"]) for row in rows if "step" in row} for rows in ranks]
-    saved = checkpoint.published(run)
+    saved = checkpoints.published(run)
     totals = [row["lines"] for row in ranks[0] if "lines" in row][-1]
     return Undisturbed(
         {number: [ranked[number] for ranked in steps] for number in steps[0]},
@@ -181,9 +181,9 @@ class Lap:
     def newest(self) -> int:
         """The step that a start would go on from; whatever a kill left, no checkpoint is half there or another."""
         for folder in sorted((self.run / "checkpoints").glob("step-*")):
-            assert checkpoint.is_whole(folder), f"{folder} is not whole"
+            assert checkpoints.is_whole(folder), f"{folder} is not whole"
             assert marker(folder) == self.whole.files[step_of(folder)], f"{folder} holds another state"
-        found = checkpoint.newest(self.run)
+        found = checkpoints.newest(self.run)
         return step_of(found) if found else 0
 
     def check_the_start(self, watched: Path, before: int) -> None:
@@ -202,7 +202,7 @@ class Lap:
         assert logged(self.run) == self.whole.losses
         last = len(self.whole.steps)
         kept = sorted((self.run / "checkpoints").iterdir())
-        assert kept == checkpoint.published(self.run)
+        assert kept == checkpoints.published(self.run)
         # Killed between its last checkpoint and the end, a run is complete: a start leaves the older ones as they are.
         trained = output(self.place / f"start-{self.starts}", 0)
         assert len(kept) == KEEP or (not trained and len(kept) > KEEP)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import finish, run, stands_still, start, train
 
@@ -29,14 +30,14 @@ def losses(run_folder: Path) -> dict[int, float]:
 
 
 def last_state(run_folder: Path) -> dict[str, Any]:
-    found = checkpoint.newest(run_folder)
+    found = checkpoints.newest(run_folder)
     assert found is not None
     return checkpoint.read(found)[0]
 
 
 def drop_after(run_folder: Path, step: int) -> None:
     """Put a finished run back to where it stood after this step."""
-    for folder in checkpoint.published(run_folder):
+    for folder in checkpoints.published(run_folder):
         if int(folder.name.removeprefix("step-")) > step:
             (folder / "COMMIT").unlink()
 
@@ -84,9 +85,9 @@ def test_the_losses_after_a_resume_are_those_of_the_undisturbed_run(
 _SHORT_SIGHTED = """
 import os, sys
 from laconvnet.launch import cli
-from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.runs import checkpoints
 if os.environ["RANK"] == "1":
-    checkpoint.newest = lambda run: None
+    checkpoints.survey = lambda run: iter(())
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -130,7 +131,7 @@ def test_a_signal_to_one_rank_stops_both_and_more_of_them_while_saving_are_harml
     environment = {"WATCHED": str(tmp_path), "STOP_AFTER": f"2:{name}", "STOP_AT": "checkpoint:30"}
     started = start(2, [str(HERE / "watched.py"), *command, "--checkpoint.every", "1000"], **environment)
     assert stands_still(started)
-    assert checkpoint.newest(folder) is None
+    assert checkpoints.newest(folder) is None
     for number in (signal.SIGUSR2, signal.SIGTERM):
         for rank in started:
             os.kill(rank.pid, number)
@@ -138,7 +139,7 @@ def test_a_signal_to_one_rank_stops_both_and_more_of_them_while_saving_are_harml
     os.kill(started[0].pid, signal.SIGCONT)
     message = finish(started, expected=130)
     assert "stopped at step 2 of" in message[0]
-    assert [folder.name for folder in checkpoint.published(folder)] == ["step-00000002"]
+    assert [folder.name for folder in checkpoints.published(folder)] == ["step-00000002"]
     assert last_state(folder)["step"] == max(losses(folder)) == 2
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
 from tests.rounding import SEEDS, TIMES, assert_rounding, nudge
@@ -64,7 +65,7 @@ def test_two_hundred_steps_track_fp32(
     assert found != exact
     # Means over windows drift less than single losses: a smaller multiple, far from weights in bf16 (16 % apart).
     assert_rounding(found, exact, nudged, times=3)
-    state, _ = checkpoint.read(checkpoint.resolve(folder))
+    state, _ = checkpoint.read(checkpoints.resolve(folder))
     kept = [*state["model"].values(), *(value for pair in state["moments"].values() for value in pair.values())]
     assert {tensor.dtype for tensor in kept if tensor.is_floating_point()} == {torch.float32}
     if precision == "fp16":
@@ -81,7 +82,7 @@ def clipped(folder: Path, refcoco: Path, precision: str, *keys: str, nudge: str 
     """Of one step: Adam's first moment after it is a tenth of the gradient that it was given."""
     keys = ("--optimizer.freeze_norms", "true", "--optimizer.clip", str(CLIP), *keys)
     (row,) = train(folder, refcoco, precision, *keys, stop_after="1:SIGTERM", nudge=nudge)
-    state, _ = checkpoint.read(checkpoint.resolve(folder))
+    state, _ = checkpoint.read(checkpoints.resolve(folder))
     assert state["updates"] == 1
     gradient = torch.cat([10 * moments["exp_avg"].flatten() for moments in state["moments"].values()])
     assert row["grad_norm"] > 10 * CLIP
@@ -118,6 +119,6 @@ def test_steps_left_out_are_counted_over_all_starts(tmp_path: Path, refcoco: Pat
     assert before["skipped"] > 0
     log = train(tmp_path / "run", refcoco, "fp16", *keys)
     assert [row["step"] for row in log] == [*range(1, len(log) + 1)]
-    state, _ = checkpoint.read(checkpoint.resolve(tmp_path / "run"))
+    state, _ = checkpoint.read(checkpoints.resolve(tmp_path / "run"))
     assert log[-1]["skipped"] == len(log) - state["updates"] >= before["skipped"]
     assert log[-1]["loss_scale"] == 4e5 / 2 ** log[-1]["skipped"]

@@ -1,0 +1,109 @@
+"""What a start of a run goes on from. Where there are checkpoints it never begins anew, and it deletes none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import draws
+from laconvnet.pipeline.runs import checkpoints, owner, resumable
+from laconvnet.pipeline.runs.checkpoints import Checkpoint
+from laconvnet.pipeline.runs.layout import CONFIG, step_of
+from laconvnet.pipeline.runs.version import code_version
+from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.session import Source
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The newest whole checkpoint of a run (None for a run without any), and the damaged ones that are newer."""
+
+    checkpoint: Checkpoint | None
+    damaged: tuple[Checkpoint, ...]
+
+    @classmethod
+    def of(cls, run: Path) -> Choice:
+        """Raises ConfigError where there are checkpoints and none is whole, OSError where that cannot be told."""
+        damaged: list[Checkpoint] = []
+        for found in checkpoints.survey(run):
+            if found.is_whole:
+                return cls(found, tuple(damaged))
+            damaged.append(found)
+        if damaged:
+            raise checkpoints.none_whole(run, damaged)
+        return cls(None, ())
+
+
+def choose(config: TrainConfig, run: Path) -> Path | None:
+    """The checkpoint to go on from, None for a new run; newer ones that are damaged are set aside, and told of.
+
+    Only the run's owner may call it. Raises ConfigError where the run must not be resumed with this configuration.
+    """
+    choice = Choice.of(run)
+    if choice.checkpoint:
+        resumable.check_seal(config, run, choice.checkpoint.folder)
+    for found in choice.damaged:
+        place = checkpoint.set_aside(found.folder)
+        print(f"{found.folder}: damaged, {found.damage}; set aside as {place.name}", file=sys.stderr)
+    return choice.checkpoint.folder if choice.checkpoint else None
+
+
+def explain(config: TrainConfig, run: Path) -> tuple[list[str], bool]:
+    """What a start would do, line by line, and whether it would go to work; nothing is changed."""
+    lines = [f"run {run}"]
+    try:
+        for line in _facts(config, run):
+            lines.append(line)
+    except (ConfigError, OSError) as error:
+        return [*lines, f"would stop: {error}"], False
+    return lines, True
+
+
+def _facts(config: TrainConfig, run: Path) -> Iterator[str]:
+    file = run / CONFIG
+    if held := owner.holder(run):
+        lives = owner.is_alive(run, held)
+        yield f"owner: {held}, {'which lives' if lives else 'which is gone'}"
+        if lives:
+            raise ConfigError(f"{run}: {held} trains here")
+    for found in checkpoints.survey(run):
+        yield f"{found.folder.name}: {_told(found)}"
+    if file.exists():
+        for key in resumable.differences(config, file):
+            verdict = "may differ" if key.allowed else "must not differ"
+            yield f"{key.key}: {key.before!r} -> {key.now!r} ({verdict})"
+        resumable.check(config, file)
+    choice = Choice.of(run)
+    source = Source.open(config)
+    if choice.checkpoint is None:
+        yield f"would begin at step 0 of {source.total}"
+        return
+    resumable.check_seal(config, run, choice.checkpoint.folder)
+    state, _ = checkpoint.read(choice.checkpoint.folder, checkpoint.RESUMES)
+    if state["data"] != source.examples.fingerprint:
+        raise ConfigError(f"{config.data.folder}: is another build than the one that the run was trained on")
+    yield f"data: {config.data.folder}, the build that the run was trained on"
+    assert choice.checkpoint.marker is not None
+    before, now = choice.checkpoint.marker.code, code_version()
+    yield f"code: {now or 'of no checkout'}" + (f", saved by {before}" if before != now else "")
+    if state.get("draws", 1) != draws.VERSION:
+        yield f"dropout: rule {state.get('draws', 1)} -> {draws.VERSION}: other masks from here on"
+    for found in choice.damaged:
+        yield f"would set aside {found.folder.name}"
+    step = step_of(choice.checkpoint.folder)
+    yield (
+        f"complete: all {source.total} steps are done"
+        if step == source.total
+        else (f"would go on from step {step} of {source.total}, {choice.checkpoint.folder}")
+    )
+
+
+def _told(found: Checkpoint) -> str:
+    if found.marker is None:
+        return f"damaged, {found.damage}"
+    size = sum(described["bytes"] for described in found.marker.files.values())
+    return f"whole, {size / 1e6:.1f} MB" + (f", score {found.marker.score:.4g}" if found.marker.score else "")
