@@ -15,6 +15,7 @@ help:
 	@echo "make gpu     all that needs an NVIDIA GPU, within minutes, on a machine that holds little but PyTorch: runs/gpu.txt"
 	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
+	@echo "make faults  one failing call of the file system at 300 points; each is waited out or told, and nothing is lost"
 	@echo "make clean   remove the environment, caches and demo runs"
 
 demo: $(READY)
@@ -51,6 +52,11 @@ docs: $(READY)
 fuzz: $(READY)
 	POINTS=$(or $(POINTS),200) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -q -s tests/pipeline/training/test_killed.py
+
+# One failing call of the file system (EIO, ESTALE, ENOSPC, EACCES, a short read) at so many points of every command.
+.PHONY: faults
+faults: $(READY)
+	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
 
 # On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
 gpu:

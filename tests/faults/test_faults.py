@@ -1,0 +1,245 @@
+"""One call of the file system fails, anywhere in training, evaluating, building and launching.
+
+A command then either waits the fault out and ends as it would have, or it stops with one line that says what could not
+be done. Whatever it did, the same command without a fault comes to the very end of an undisturbed one, and no
+checkpoint that was there is lost. `make faults` tries 300 points, an ordinary run of the tests a few; a failure prints
+the point, and `make faults SEED=7 POINTS=1` tries the first point of that seed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from laconvnet.pipeline.runs import checkpoints
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TINY = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
+POINTS, SEED = int(os.environ.get("POINTS", "10")), int(os.environ.get("SEED", "0"))
+# What each call can say of a disk or a file server, and how often in a row: once, and for ever (0).
+ERRORS = {
+    "open": (errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC),
+    "list": (errno.EIO, errno.ESTALE, errno.EACCES),
+    "read": (errno.EIO, errno.ESTALE, 0),
+    "write": (errno.ENOSPC, errno.EIO),
+    "rename": (errno.EIO, errno.ENOSPC, errno.EACCES),
+    "link": (errno.EIO, errno.EACCES),
+    "sync": (errno.EIO, errno.ENOSPC),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A fault: the N-th call of a kind, so often in a row (0: from there on always), fails so (0: is short)."""
+
+    scenario: str
+    kind: str
+    number: int
+    times: int
+    error: int
+
+    @classmethod
+    def drawn(cls, draw: random.Random, scenario: str, counts: dict[str, int]) -> Point:
+        kind = draw.choice([kind for kind in ERRORS if counts[kind]])
+        return cls(scenario, kind, draw.randint(1, counts[kind]), draw.choice([1, 1, 0]), draw.choice(ERRORS[kind]))
+
+    def __str__(self) -> str:
+        how = errno.errorcode[self.error] if self.error else "short"
+        return f"{self.scenario}: {self.kind} {self.number} {'and all after it ' if not self.times else ''}{how}"
+
+
+class Server:
+    """The process that commands are forked from."""
+
+    def __init__(self, place: Path) -> None:
+        library = place / "faults.so"
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O2", "-o", library, HERE / "faults.c", "-ldl", "-pthread"], check=True
+        )
+        environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self._place, self._runs = place, 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, argv: list[str], folder: Path, point: Point | None = None) -> tuple[int, str, dict[str, int]]:
+        """Exit code and output of a command, and how many calls of each kind it made below a folder."""
+        self._runs += 1
+        log, counts = self._place / f"{self._runs}.log", self._place / f"{self._runs}.counts"
+        fault = f"{point.kind}:{point.number}:{point.times}:{point.error}" if point else "open:0:0:0"
+        request = {"argv": argv, "variables": {"FAULTS": f"{fault}:{folder}"}, "log": str(log), "counts": str(counts)}
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        code = int(self._process.stdout.readline())
+        made = dict(line.split() for line in counts.read_text().splitlines()) if counts.exists() else {}
+        return code, log.read_text(errors="replace"), {kind: int(count) for kind, count in made.items()}
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, the folder that it begins with (None: an empty one), and what its end is known by."""
+
+    argv: Callable[[Path], list[str]]
+    start: Path | None
+    end: Callable[[Path], object]
+    kept: Callable[[Path], list[int]] = lambda _: []  # the whole checkpoints
+
+    def begin(self, place: Path) -> Path:
+        shutil.rmtree(place, ignore_errors=True)
+        if self.start:
+            shutil.copytree(self.start, place)
+        else:
+            place.mkdir()
+        return place
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def trained(place: Path) -> object:
+    (last,) = (found.folder for found in [next(checkpoints.survey(place / "run"))] if found.is_whole)
+    rows = (json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines() if line.endswith("}"))
+    left = [path.name for path in (place / "run").rglob("*") if path.name.startswith(".") or path.name == "owner.json"]
+    return checkpoints.read_marker(last).files, {row["step"]: row["loss"] for row in rows}, left
+
+
+def whole(place: Path) -> list[int]:
+    return [int(found.folder.name[5:]) for found in checkpoints.survey(place / "run") if found.is_whole]
+
+
+def train(place: Path) -> list[str]:
+    keys = ["--schedule.epochs", "0.5", "--checkpoint.every", "1", "--data.batch", "8"]
+    return ["train", "--config", str(TINY), "--run", str(place / "run"), "--data.folder", str(place / "set"), *keys]
+
+
+def evaluate(place: Path) -> list[str]:
+    return ["eval", str(place / "run"), "--data", str(place / "set"), "--split", "val", "--out", str(place / "result")]
+
+
+def build(place: Path) -> list[str]:
+    return ["shards", "build", "refcoco", "--root", str(place / "raw" / "refer"), "--out", str(place / "built")]
+
+
+def launch(place: Path) -> list[str]:
+    return ["launch", str(place / "stages.yaml"), "--cluster", "local", "--out", str(place / "runs")]
+
+
+def launched(place: Path) -> object:
+    (folder,) = (place / "runs").glob("data-*")
+    assert json.loads((folder / "DONE.json").read_text())["stage"] == "data"
+    return tree(folder / "raw")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler for the library that makes calls fail")
+    found = Server(tmp_path_factory.mktemp("server"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory: pytest.TempPathFactory, server: Server) -> dict[str, Scenario]:
+    from laconvnet.shards.synthetic import generate
+
+    made = tmp_path_factory.mktemp("made")
+    raw, ready, halfway, stages = made / "a", made / "b", made / "c", made / "d"
+    raw.mkdir()
+    generate(raw / "raw", pictures=12, size=64, progress=False)
+    assert server.run([*build(raw)[:-1], str(ready / "set")], made)[0] == 0
+    shutil.copytree(ready, halfway)
+    assert server.run(train(halfway), made)[0] == 0
+    (*_, last) = checkpoints.published(halfway / "run")
+    shutil.rmtree(last)
+    stages.mkdir()
+    (stages / "stages.yaml").write_text(
+        "name: one\nfolder: runs\nstages:\n  data:\n    threads: 1\n"
+        '    run: [shards, generate, --out, "{here}/raw", --pictures, 4, --size, 64]\n'
+    )
+    return {
+        "train": Scenario(train, ready, trained, whole),
+        "resume": Scenario(train, halfway, trained, whole),
+        "eval": Scenario(evaluate, halfway, lambda place: digest(place / "result")),
+        "build": Scenario(build, raw, lambda place: tree(place / "built")),
+        "launch": Scenario(launch, stages, launched),
+    }
+
+
+def one_line(output: str) -> bool:
+    """Whether a command said why it stopped, in a line of its own that names a file or what could not be done."""
+    said = [line for line in output.splitlines() if re.match(r"laconvnet: \S", line)]
+    return "Traceback" not in output and bool(said)
+
+
+def test_whatever_fails_it_is_told_and_nothing_is_lost(
+    tmp_path: Path, server: Server, scenarios: dict[str, Scenario]
+) -> None:
+    place = tmp_path / "place"  # always the same: paths are in what is written
+    ends, counts = {}, {}
+    for name, scenario in scenarios.items():
+        scenario.begin(place)
+        code, output, counts[name] = server.run(scenario.argv(place), place)
+        assert code == 0, f"{name}:\n{output}"
+        ends[name] = scenario.end(place)
+        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts[name].items())}", flush=True)
+    outcomes: list[str] = []
+    failures: list[str] = []
+    for seed in range(SEED, SEED + POINTS):
+        name = list(scenarios)[seed % len(scenarios)]
+        point = Point.drawn(random.Random(seed), name, counts[name])
+        try:
+            outcomes.append(tried(server, scenarios[name], place, point, ends[name]))
+        except AssertionError as error:
+            outcomes.append("wrong")
+            failures.append(f"seed {seed}: {point}; again: make faults SEED={seed} POINTS=1\n{error}")
+        print(f"seed {seed}  {point}: {outcomes[-1]}", flush=True)
+    print(f"{POINTS} points: {dict(Counter(outcomes))}", flush=True)
+    assert not failures, "\n\n".join(failures)
+
+
+def tried(server: Server, scenario: Scenario, place: Path, point: Point, end: object) -> str:
+    """What came of a command with a fault; fails where anything else did than may."""
+    before = scenario.kept(scenario.begin(place))
+    code, output, _ = server.run(scenario.argv(place), place, point)
+    assert code in (0, 1, 2), f"exit code {code}\n{output}"
+    assert code == 0 or one_line(output), f"exit code {code}, and not told in one line\n{output}"
+    assert code or scenario.end(place) == end, f"another end\n{output}"
+    kept = scenario.kept(place)
+    assert not before or max(kept, default=0) >= max(before), f"a checkpoint is lost\n{output}"
+    then, output_then, _ = server.run(scenario.argv(place), place)
+    both = f"{output}\n--- the next start:\n{output_then}"
+    assert then == 0, f"exit code {then}\n{both}"
+    assert scenario.end(place) == end, f"another end\n{both}"
+    assert max(scenario.kept(place), default=0) >= max(kept, default=0), f"a checkpoint is lost\n{both}"
+    return "told" if code else "waited out"
