@@ -95,10 +95,10 @@ def _spread(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
     row, text = int(answer["example"]), str(answer["text"])
-    if not 0 <= row < len(manifest.examples) or manifest.examples["text"][row].as_py() != answer["text"]:
+    if not 0 <= row < len(manifest.examples) or manifest.example(row, "text") != answer["text"]:
         raise InputError(f"{manifest.folder}: example {row} is no longer {text!r}; the set was built anew since")
-    sample = manifest.examples["sample"][row].as_py()
-    width, height = (int(manifest.samples[side][sample].as_py()) for side in ("width", "height"))
+    sample = manifest.example(row, "sample")
+    width, height = (int(manifest.sample(sample, side)) for side in ("width", "height"))
     data, right = manifest.read_image(sample), _is_right(answer)
     if "mask" in answer:
         masks = [decode(answer[key], height, width) for key in ("mask", "truth")]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from laconvnet.files import publishing
 from laconvnet.shards.build.writer import Part
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import InputError, one_line
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
     PARTS,
@@ -35,7 +35,7 @@ def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[
     assert None not in sizes, "every shard was written before this"
     usable = [part for part, size in zip(parts, sizes, strict=True) if size]
     quarantined = [pa.Table.from_pylist(missing, schema=QUARANTINE_SCHEMA)]
-    quarantined += [pq.read_table(part.table("quarantine"), schema=QUARANTINE_SCHEMA) for part in parts]
+    quarantined += [_read(part, "quarantine") for part in parts]
     quarantine = pa.concat_tables(quarantined)
     if not usable:
         first = quarantine.slice(0, 1).to_pylist()[0]
@@ -47,13 +47,23 @@ def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[
     with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:
         writer.write_table(quarantine)
     facts = meta | {"shards": [part.tar.name for part in usable], "quarantined": len(quarantine)}
-    publish_tables(out, _samples(usable), _examples(usable), facts)
+    publish_tables(out, _samples(usable), _examples(usable), facts, beside=QUARANTINE)
+
+
+def _read(part: Part, name: str) -> pa.Table:
+    """The part's share of a table; raises InputError where its pages are not those that were written."""
+    path = part.table(name)
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        part.table("samples").unlink(missing_ok=True)  # the commit: the next run writes this shard again
+        raise InputError(f"{path}: damaged ({one_line(error)}); run the same build command again") from error
 
 
 def _samples(parts: list[Part]) -> Iterator[pa.Table]:
     column = SAMPLE_SCHEMA.get_field_index("shard")
     for number, part in enumerate(parts):
-        table = pq.read_table(part.table("samples"))
+        table = _read(part, "samples")
         shard = pa.array(np.full(len(table), number, np.int32))
         yield table.set_column(column, SAMPLE_SCHEMA.field("shard"), shard)
 
@@ -61,8 +71,8 @@ def _samples(parts: list[Part]) -> Iterator[pa.Table]:
 def _examples(parts: list[Part]) -> Iterator[pa.Table]:
     first_sample = 0
     for part in parts:
-        table = pq.read_table(part.table("examples"))
-        sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int32())
+        table = _read(part, "examples")
+        sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int64())
         yield table.set_column(0, EXAMPLE_SCHEMA.field("sample"), sample)
         first_sample += pq.read_metadata(part.table("samples")).num_rows
 

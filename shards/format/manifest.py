@@ -6,15 +6,19 @@ Any sample is one ``pread`` away: shard, offset and length stand in its row.
 
 The two are what is published. Beside them stand the same tables as ``manifest.arrow`` and ``examples.arrow``, which
 processes map and read (`shards.format.tables`); the manifest records their sizes and checksums.
+
+This is version 3. Version 2 recorded a mapped table's checksum as a whole, which no start could afford to compare, none
+of its own facts nor of the other files, and numbered samples in 32 bits; it is still read.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +29,22 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publishing
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import InputError, one_line
 from laconvnet.shards.format import tables
+from laconvnet.shards.format.checksums import REMEDY, file_facts, table_facts
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type as row_type  # for the pipeline, which reads sets by this module
 
-VERSION = 2
+_LOG = logging.getLogger(__name__)
+
+VERSION, READ_TOO = 3, 2
 MANIFEST, EXAMPLES = "manifest.parquet", "examples.parquet"
 QUARANTINE, EXCLUDED = "quarantine.parquet", "excluded.parquet"
 SAMPLES_MAP, EXAMPLES_MAP = "manifest.arrow", "examples.arrow"
 PARTS = "parts"
-META_KEY = b"laconvnet"
+META_KEY, META_CHECKSUM_KEY = b"laconvnet", b"laconvnet.xxh3"
+_NEEDED = {"tables", "shards", "sets"}
+FILES = "files"  # the fact that tells of files beside the mapped tables
 KINDS = ("expression", "question")
 
 
@@ -66,7 +75,7 @@ SAMPLE_SCHEMA = pa.schema(
 )
 EXAMPLE_SCHEMA = pa.schema(
     [
-        _field("sample", pa.int32()),
+        _field("sample", pa.int64()),
         _field("kind", pa.string()),
         _field("split", pa.string()),
         _field("region", pa.int32()),
@@ -82,6 +91,7 @@ EXAMPLE_SCHEMA = pa.schema(
         _field("has_mask", pa.bool_()),
     ]
 )
+EXAMPLE_SCHEMA_2 = EXAMPLE_SCHEMA.set(0, _field("sample", pa.int32()))  # of version 2
 QUARANTINE_SCHEMA = pa.schema(
     [
         _field("file", pa.string()),
@@ -92,41 +102,50 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-def meta_bytes(meta: dict[str, Any]) -> bytes:
-    """The schema metadata of manifest.parquet: equal facts give equal bytes."""
+def meta_bytes(meta: Mapping[str, Any]) -> bytes:
+    """The facts of a set as manifest.parquet holds them: equal facts give equal bytes."""
     return json.dumps(meta, ensure_ascii=False, sort_keys=True).encode()
+
+
+def schema_metadata(meta: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The schema metadata of manifest.parquet: the facts and their checksum, for nothing else checks a footer."""
+    data = meta_bytes(meta)
+    return {META_KEY: data, META_CHECKSUM_KEY: xxhash.xxh3_128_hexdigest(data).encode()}
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet writer with this room's one set of options, so that equal tables are equal files."""
-    return pq.ParquetWriter(path, schema, compression="zstd")
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
 def publish_tables(
     folder: Path,
     samples: Iterable[pa.Table],
     examples: Iterable[pa.Table],
-    meta: dict[str, Any],
-    prove: Callable[[pa.Table, pa.Table], None] | None = None,
+    meta: Mapping[str, Any],
+    beside: str | None = None,
+    prove: Callable[[tables.MappedTable, tables.MappedTable], None] | None = None,
 ) -> None:
-    """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the mapped ones.
+    """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the files.
 
-    ``prove`` is given both tables as they were written, and may raise before the manifest is published.
+    ``beside`` names a file of the set that was written before, which is recorded too. ``prove`` is given both mapped
+    tables as they were written, and may raise before the manifest is published.
     """
     written, found = {}, {}
     for name, schema, parts in ((EXAMPLES_MAP, EXAMPLE_SCHEMA, examples), (SAMPLES_MAP, SAMPLE_SCHEMA, samples)):
         with publishing(folder / name) as temporary:
             tables.write(temporary, schema, parts)
-            found[name] = tables.facts(temporary)
-        written[name] = tables.mapped(folder / name, schema, found[name]["bytes"])
+            found[name] = table_facts(temporary)
+        written[name] = tables.mapped(folder / name, [schema], found[name])
     if prove:
         prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
     _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
-    schema = SAMPLE_SCHEMA.with_metadata({META_KEY: meta_bytes(meta | {"tables": found})})
+    files = {name: file_facts(folder / name) for name in (EXAMPLES, beside) if name}
+    schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**meta, "tables": found, FILES: files}))
     _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
 
 
-def _publish_parquet(path: Path, schema: pa.Schema, table: pa.Table) -> None:
+def _publish_parquet(path: Path, schema: pa.Schema, table: tables.MappedTable) -> None:
     with publishing(path) as temporary, open_writer(temporary, schema) as writer:
         for batch in table.to_batches():
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
@@ -137,13 +156,16 @@ class Manifest:
     """A built set, opened and checked; rows of ``examples`` refer to rows of ``samples`` by number.
 
     ``meta`` holds version, source, licence, shards, sets (name and weight), options, quarantined, and the facts of the
-    mapped tables. Rows in any order are taken by `sample_columns` and `example_columns`.
+    mapped tables and of other files. Rows in any order are taken by `sample_columns` and `example_columns`.
+
+    No value of a table comes out of here before the bytes it stands in were compared with the checksum in ``meta``
+    (version 2: before nothing was compared but the sizes of the files).
     """
 
     folder: Path
     meta: dict[str, Any]
-    samples: pa.Table
-    examples: pa.Table
+    samples: tables.MappedTable
+    examples: tables.MappedTable
     shard_paths: list[Path]
 
     @classmethod
@@ -151,9 +173,9 @@ class Manifest:
         """Open a set; raises InputError where it is missing, unfinished, of another version, or its shards are."""
         folder = Path(folder)
         meta = read_meta(folder)
-        sizes = {name: found["bytes"] for name, found in meta["tables"].items()}
-        samples = tables.mapped(folder / SAMPLES_MAP, SAMPLE_SCHEMA, sizes[SAMPLES_MAP])
-        examples = tables.mapped(folder / EXAMPLES_MAP, EXAMPLE_SCHEMA, sizes[EXAMPLES_MAP])
+        numbered = (EXAMPLE_SCHEMA, EXAMPLE_SCHEMA_2)[: 1 + (meta["version"] == READ_TOO)]
+        samples = tables.mapped(folder / SAMPLES_MAP, [SAMPLE_SCHEMA], meta["tables"][SAMPLES_MAP])
+        examples = tables.mapped(folder / EXAMPLES_MAP, numbered, meta["tables"][EXAMPLES_MAP])
         if any(Path(shard).is_absolute() for shard in meta["shards"]):
             raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
         manifest = cls(folder, meta, samples, examples, [folder / shard for shard in meta["shards"]])
@@ -170,7 +192,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that the set is: ``meta`` names the checksums of its tables."""
+        """Of all that training reads of the set: ``meta`` names the checksums that it is compared with."""
         return meta_fingerprint(self.meta)
 
     def select(self, split: str, kind: str) -> tables.Rows:
@@ -200,16 +222,30 @@ class Manifest:
 
     def read_member(self, row: int, member: str) -> bytes:
         """The checked bytes of the "image" or "json" of a row of ``samples``."""
-        offset, length, xxh3 = (self.samples[f"{member}_{part}"][row].as_py() for part in ("offset", "length", "xxh3"))
-        shard = self.shard_paths[self.samples["shard"][row].as_py()]
+        names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
+        number, offset, length, xxh3 = (self.sample(row, name) for name in names)
+        shard = self.shard_paths[number]
         with shard.open("rb") as stream:
             data = os.pread(stream.fileno(), length, offset)
         if xxhash.xxh3_64_intdigest(data) != xxh3:
             raise InputError(
-                f"{shard}: {member} of {self.samples['key'][row].as_py()} at offset {offset} has another checksum"
+                f"{shard}: {member} of {self.sample(row, 'key')} at offset {offset} has another checksum"
                 " than the manifest; the shard is damaged, delete the set and build it again"
             )
         return data
+
+    def sample(self, row: int, name: str) -> Any:
+        """One column of a row of ``samples``, as Python's value."""
+        return self.sample_columns.values(name, np.array([row]))[0]
+
+    def example(self, row: int, name: str) -> Any:
+        """One column of a row of ``examples``, as Python's value."""
+        return self.example_columns.values(name, np.array([row]))[0]
+
+    def check_tables(self) -> None:
+        """Compare all bytes of both mapped tables, in either version; raises InputError naming the file."""
+        self.samples.check()
+        self.examples.check()
 
     def _check_shards(self) -> None:
         needed = np.zeros(len(self.shard_paths), np.int64)
@@ -229,24 +265,51 @@ class Manifest:
                 raise InputError(f"{path}: shard of {found} bytes, the manifest needs {size}; it is truncated")
 
 
-def meta_fingerprint(meta: dict[str, Any]) -> str:
-    """The fingerprint of a set: another build of it, or of a set that it refers to, has another one."""
-    return xxhash.xxh3_128_hexdigest(meta_bytes(meta))
+def meta_fingerprint(meta: Mapping[str, Any]) -> str:
+    """The fingerprint of a set: another build of it, or of a set that it refers to, has another one.
+
+    Not of the files that training does not read: the quarantine tells where the raw images lay, and Parquet's bytes
+    which version of its library wrote them.
+    """
+    return xxhash.xxh3_128_hexdigest(meta_bytes({name: fact for name, fact in meta.items() if name != FILES}))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of a finished set; raises InputError that tells a missing set from an unfinished one."""
+    """The metadata of a finished set, compared with its checksum.
+
+    Raises InputError that tells a missing set from an unfinished and from a damaged one.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         if (folder / PARTS).is_dir():
             raise InputError(f"{folder}: the build was left unfinished; run the same build command again")
         raise InputError(f"{folder}: no {MANIFEST} here; expected a folder that 'shards build' or 'pretrain-set' wrote")
     try:
-        schema = pq.read_schema(path)
-        meta = json.loads((schema.metadata or {})[META_KEY])
-        version = meta["version"]
+        found = pq.read_metadata(path).metadata or {}
+        data, checksum = found[META_KEY], found.get(META_CHECKSUM_KEY)
+        damaged = checksum is not None and xxhash.xxh3_128_hexdigest(data).encode() != checksum
+        meta = {} if damaged else dict(json.loads(data))
+        version = None if damaged else meta["version"]
+        lacking = _NEEDED - meta.keys()
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a manifest of this program ({error}); build the set again") from error
-    if version != VERSION:
+        raise InputError(f"{path}: not a manifest of this program, or damaged ({one_line(error)}); {REMEDY}") from error
+    if damaged or (version == VERSION and checksum is None):
+        raise InputError(f"{path}: the checksum of its facts is another one or gone; the file is damaged: {REMEDY}")
+    if version not in (VERSION, READ_TOO):
         raise InputError(f"{path}: version {version!r}, expected {VERSION}; build the set again")
-    return dict(meta)
+    if lacking:
+        raise InputError(f"{path}: tells nothing of {', '.join(sorted(lacking))}; {REMEDY}")
+    if version == READ_TOO:
+        _say_what_is_not_checked(path.absolute())
+    return meta
+
+
+@cache  # a line of each set in a process
+def _say_what_is_not_checked(path: Path) -> None:
+    _LOG.warning(
+        "%s: version %d: a run compares its tables by size alone (shards verify and shards info do by checksum), its "
+        "own facts and the other files cannot be compared; build the set again in another folder for version %d",
+        path,
+        READ_TOO,
+        VERSION,
+    )

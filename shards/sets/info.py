@@ -15,9 +15,11 @@ def info(folder: Path) -> dict[str, Any]:
     """Counts of a set, in all and by split, with its source, licence and the weights of its sets.
 
     ``samples`` are rows, ``pictures`` distinct images (sets that were put together may share some), ``bytes``
-    those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`.
+    those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`, and
+    where a table is damaged in whatever column.
     """
     manifest = Manifest.open(folder)
+    manifest.check_tables()
     image = _image_numbers(manifest)
     sample_splits = manifest.samples["splits"].to_pylist()
     example_splits = np.array(manifest.examples["split"].to_pylist(), dtype=object)

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (
+    EXAMPLE_SCHEMA,
     EXCLUDED,
     MANIFEST,
+    SAMPLE_SCHEMA,
     VERSION,
     Manifest,
     meta_fingerprint,
@@ -33,6 +35,7 @@ from laconvnet.shards.format.manifest import (
     publish_tables,
     read_meta,
 )
+from laconvnet.shards.format.tables import Columns, MappedTable
 from laconvnet.shards.sets.holdout import Identity, held_out, identities, manifest_identities, shared
 
 Flags = NDArray[np.bool_]
@@ -73,7 +76,10 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         return Manifest.open(out)
 
     sets = [Manifest.open(folder) for folder, _ in inputs]
-    held = _all_held_out([*sets, *(Manifest.open(folder) for folder in exclude)])
+    excluded = [Manifest.open(folder) for folder in exclude]
+    for manifest in (*sets, *excluded):
+        manifest.check_tables()  # or damage in one of version 2 would get a right checksum here
+    held = _all_held_out([*sets, *excluded])
     reasons = [_reasons(manifest, held) for manifest in sets]
     shares = _shares(sets, reasons)
     if not any(share.used.any() for share in shares):
@@ -101,7 +107,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     folders = [*(folder for folder, _ in inputs), *exclude]
     samples = (part for share in shares for part in _samples(share))
     examples = (part for share in shares for part in _examples(share))
-    publish_tables(out, samples, examples, meta, partial(_prove, out, folders))
+    publish_tables(out, samples, examples, meta, EXCLUDED, partial(_prove, out, folders))
     return Manifest.open(out)
 
 
@@ -197,8 +203,8 @@ def _samples(share: _Share) -> Iterator[pa.Table]:
     first = 0
     for batch in share.manifest.samples.to_batches():
         rows = pa.table(batch.filter(pa.array(share.used[first : first + len(batch)])))
-        rows = _with_column(rows, "shard", rows["shard"].to_numpy() + share.first_shard)
-        yield _with_column(rows, "set", np.full(len(rows), share.number))
+        rows = _with_column(rows, SAMPLE_SCHEMA.field("shard"), rows["shard"].to_numpy() + share.first_shard)
+        yield _with_column(rows, SAMPLE_SCHEMA.field("set"), np.full(len(rows), share.number))
         first += len(batch)
 
 
@@ -206,12 +212,11 @@ def _examples(share: _Share) -> Iterator[pa.Table]:
     new_row = np.cumsum(share.used) - 1 + share.first_sample
     for batch in share.manifest.examples.to_batches():
         rows = pa.table(batch.filter(pa.array(share.wanted(batch))))
-        yield _with_column(rows, "sample", new_row[rows["sample"].to_numpy()])
+        yield _with_column(rows, EXAMPLE_SCHEMA.field("sample"), new_row[rows["sample"].to_numpy()])
 
 
-def _with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    index = table.schema.get_field_index(name)
-    field = table.schema.field(name)
+def _with_column(table: pa.Table, field: pa.Field, values: Any) -> pa.Table:
+    index = table.schema.get_field_index(field.name)
     return table.set_column(index, field, pa.array(values.astype(field.type.to_pandas_dtype()), field.type))
 
 
@@ -226,15 +231,16 @@ def _excluded_table(sets: list[Manifest], reasons: list[dict[int, str]]) -> pa.T
     return pa.concat_tables(parts)
 
 
-def _prove(out: Path, folders: list[Path], samples: pa.Table, examples: pa.Table) -> None:
+def _prove(out: Path, folders: list[Path], samples: MappedTable, examples: MappedTable) -> None:
     """Search the written tables; raises InputError unless all is "train" and no image is held out anywhere."""
     splits = pc.unique(examples["split"]).to_pylist()
     if set(splits) - {"train"}:
         raise InputError(f"{out}: splits {sorted(splits)} were written, expected only train; report this")
-    written = samples.select(["source", "file_name", "coco_id", "image_xxh3"]).to_batches()
+    written = list(samples.select(["source", "file_name", "coco_id", "image_xxh3"]).to_batches())
+    columns = Columns(samples)
     for folder in folders:
         known = (identities(**row) for batch in written for row in batch.to_pylist())
         for row, (what, value), split in shared(known, held_out(Manifest.open(folder))):
-            key, name = (samples[column][row].as_py() for column in ("key", "file_name"))
+            key, name = (columns.values(column, np.array([row]))[0] for column in ("key", "file_name"))
             where = f"in split {split} of {folder}, by {what} {value}"
             raise InputError(f"{out}: image {key} ({name}) is {where}; the set was not published")

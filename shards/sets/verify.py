@@ -20,11 +20,22 @@ from tqdm import tqdm
 
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import EXTENSIONS
-from laconvnet.shards.errors import InputError
-from laconvnet.shards.format import tables
-from laconvnet.shards.format.manifest import EXAMPLES, EXAMPLES_MAP, KINDS, MANIFEST, SAMPLES_MAP, Manifest
+from laconvnet.shards.errors import InputError, one_line
+from laconvnet.shards.format.checksums import REMEDY, file_facts
+from laconvnet.shards.format.manifest import (
+    EXAMPLES,
+    EXAMPLES_MAP,
+    EXCLUDED,
+    FILES,
+    KINDS,
+    MANIFEST,
+    QUARANTINE,
+    SAMPLES_MAP,
+    Manifest,
+)
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.rows import example_rows
+from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
 from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
 
@@ -38,8 +49,9 @@ _BATCH = 256
 def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progress: bool = True) -> dict[str, Any]:
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
-    Always: sizes, indices, schemas, references and boxes, the mapped tables' checksums and that they are the published
-    ones. ``full``: every member's header and checksum, every record against its rows, every image decoded.
+    Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, and
+    that the mapped tables are the published ones. ``full``: every member's header and checksum, every record against
+    its rows, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
@@ -71,21 +83,42 @@ def _table_problems(manifest: Manifest) -> Iterator[str]:
         (SAMPLES_MAP, MANIFEST, manifest.samples),
         (EXAMPLES_MAP, EXAMPLES, manifest.examples),
     ):
-        path = manifest.folder / name
-        if tables.facts(path) != manifest.meta["tables"][name]:
-            yield f"{path}: checksum differs from the manifest's"
-        else:
-            yield from _difference(manifest.folder / parquet, name, table)
+        try:
+            table.check()
+        except InputError as error:
+            yield str(error)
+            continue
+        differences = list(_difference(manifest.folder / parquet, name, table))
+        yield from differences
+        if not differences:
+            yield from _file_problems(manifest, parquet)
+    for name in (QUARANTINE, EXCLUDED):
+        yield from _file_problems(manifest, name)
 
 
-def _difference(path: Path, name: str, table: pa.Table) -> Iterator[str]:
+def _file_problems(manifest: Manifest, name: str) -> Iterator[str]:
+    """A file beside the mapped tables against what the manifest recorded of it; version 2 recorded nothing."""
+    recorded = manifest.meta.get(FILES, {}).get(name)
+    path = manifest.folder / name
+    try:
+        if recorded is not None and file_facts(path) != recorded:
+            yield f"{path}: its checksum differs from the manifest's; {REMEDY}"
+    except OSError as error:
+        yield f"{path}: cannot be read ({error.strerror}); {REMEDY}"
+
+
+def _difference(path: Path, name: str, table: MappedTable) -> Iterator[str]:
     """Where a Parquet file first differs from the mapped table of this name."""
     first = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(table.schema):
                 wrong = sorted(set(map(str, file.schema_arrow)) ^ set(map(str, table.schema)))
                 yield f"{path}: other columns than expected ({'; '.join(wrong)})"
+                return
+            again = file.schema_arrow.metadata or {}  # a copy of the facts, which Arrow's readers take
+            if any((file.metadata.metadata or {}).get(key) != value for key, value in again.items()):
+                yield f"{path}: its facts differ from their copy in its Arrow schema; {REMEDY}"
                 return
             for batch in file.iter_batches():
                 theirs = table.slice(first, len(batch))
@@ -95,7 +128,7 @@ def _difference(path: Path, name: str, table: pa.Table) -> Iterator[str]:
                         return
                 first += len(batch)
     except (OSError, pa.ArrowException) as error:
-        yield f"{path}: cannot be read as Parquet ({error})"
+        yield f"{path}: cannot be read as Parquet ({one_line(error)})"
         return
     if first != len(table):
         yield f"{path}: {first} rows, {name} has {len(table)}"
@@ -165,7 +198,8 @@ def _index_problems(manifest: Manifest, number: int) -> Iterator[str]:
     """What the DALI index of one shard says, against the rows; a set made by reference may use some rows only."""
     path = manifest.shard_paths[number].with_suffix(".idx")
     try:
-        version, *lines = path.read_text().splitlines()
+        text = path.read_bytes().decode()
+        version, *lines = text.splitlines()
     except (OSError, ValueError) as error:
         yield f"{path}: index cannot be read ({error})"
         return
@@ -176,11 +210,15 @@ def _index_problems(manifest: Manifest, number: int) -> Iterator[str]:
         yield f"{path}: {len(lines)} samples, the manifest has {len(rows)}"
     known = set(lines)
     names = ("key", "image_ext", "image_offset", "image_length", "json_offset", "json_length")
-    for row, entry in zip(rows, manifest.samples.select(names).take(rows).to_pylist(), strict=True):
-        key, ext, *at = entry.values()
+    columns = [manifest.sample_columns.values(name, rows) for name in names]
+    expected = []
+    for row, key, ext, *at in zip(rows, *columns, strict=True):
         line = f"{ext} {at[0]} {at[1]} {key}.{ext} json {at[2]} {at[3]} {key}.json"
         if line not in known:
             yield f"{path}: no line {line!r}, as row {row} of the manifest has it"
+        expected.append(line)
+    if not _by_reference(manifest) and known == set(expected) and text != "\n".join([version, *expected, ""]):
+        yield f"{path}: its lines are not in the order of the manifest's rows; {REMEDY}"
 
 
 def _full_problems(manifest: Manifest, progress: bool) -> Iterator[str]:
@@ -272,9 +310,11 @@ def _comparable(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overlaps(manifest: Manifest, other: Path) -> Iterator[str]:
-    held = held_out(Manifest.open(other))
+    against = Manifest.open(other)
+    against.check_tables()
+    held = held_out(against)
     for row, (what, value), split in shared(manifest_identities(manifest), held):
-        key, name = (manifest.samples[column][row].as_py() for column in ("key", "file_name"))
+        key, name = (manifest.sample(row, column) for column in ("key", "file_name"))
         yield f"image {key} ({name}) is in split {split} of {other}, by {what} {value}"
 
 
@@ -283,5 +323,5 @@ def _by_reference(manifest: Manifest) -> bool:
 
 
 def _where(manifest: Manifest, row: int, member: str) -> str:
-    row_of = {name: manifest.samples[name][row].as_py() for name in ("shard", "key", f"{member}_offset")}
+    row_of = {name: manifest.sample(row, name) for name in ("shard", "key", f"{member}_offset")}
     return f"{manifest.shard_paths[row_of['shard']]}: {row_of['key']} {member} at offset {row_of[f'{member}_offset']}"

@@ -11,6 +11,7 @@ import pytest
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.inference import evaluate
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, Manifest
+from tests.mapped import as_mapped
 
 
 def questions(pairs: list[tuple[str | None, str | None]]) -> Examples:
@@ -18,7 +19,7 @@ def questions(pairs: list[tuple[str | None, str | None]]) -> Examples:
     blank = {field.name: None for field in EXAMPLE_SCHEMA}
     rows = [{**blank, "family": family, "answer": answer} for family, answer in pairs]
     table = pa.Table.from_pylist(rows, schema=pa.schema([field.with_nullable(True) for field in EXAMPLE_SCHEMA]))
-    manifest = Manifest(Path("nowhere"), {}, SAMPLE_SCHEMA.empty_table(), table, [])
+    manifest = Manifest(Path("nowhere"), {}, as_mapped(SAMPLE_SCHEMA.empty_table()), as_mapped(table), [])
     return Examples(manifest, "question", "any", np.arange(len(pairs)))
 
 

@@ -15,7 +15,14 @@ from PIL import Image
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format import tables
-from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, META_KEY, SAMPLE_SCHEMA, Manifest
+from laconvnet.shards.format.manifest import (
+    EXAMPLE_SCHEMA,
+    META_CHECKSUM_KEY,
+    META_KEY,
+    SAMPLE_SCHEMA,
+    Manifest,
+    schema_metadata,
+)
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
 from laconvnet.shards.sets.info import info
@@ -57,20 +64,22 @@ def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
         **{"splits": "list<element: string>", "set": "int16"},
     } | {"splits": str(SAMPLE_SCHEMA.field("splits").type)}
     assert {field.name: str(field.type) for field in EXAMPLE_SCHEMA if field.name != "answers"} == {
-        **{"sample": "int32", "kind": "string", "split": "string", "region": "int32", "item_id": "string"},
+        **{"sample": "int64", "kind": "string", "split": "string", "region": "int32", "item_id": "string"},
         **{"text": "string", "answer": "string", "family": "string", "has_mask": "bool"},
         **{"x": "float", "y": "float", "w": "float", "h": "float"},
     }
     meta = json.loads(samples.schema.metadata[META_KEY])
     assert {key: meta[key] for key in ("version", "source", "licence", "shards", "sets", "quarantined")} == {
-        **{"version": 2, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
+        **{"version": 3, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
         "shards": ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"],
     }
-    assert meta["tables"] == {
-        name: {"bytes": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data)}
-        for name in ("examples.arrow", "manifest.arrow")
-        for data in [(folder / name).read_bytes()]
-    }
+    recorded = {**meta["files"], **meta["tables"]}
+    assert set(recorded) == {"examples.arrow", "manifest.arrow", "examples.parquet", "quarantine.parquet"}
+    for name, found in recorded.items():
+        data = (folder / name).read_bytes()
+        assert (found["bytes"], found["xxh3"]) == (len(data), xxhash.xxh3_128_hexdigest(data))
+    data = samples.schema.metadata[META_KEY]
+    assert samples.schema.metadata[META_CHECKSUM_KEY].decode() == xxhash.xxh3_128_hexdigest(data)
 
 
 def test_what_is_read_is_what_is_published_in_any_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +145,7 @@ def test_what_is_no_set_is_refused_with_advice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1, expected 2; build the set again"),
+        ({"version": 1}, "version 1, expected 3; build the set again"),
         ({"shards": ["/etc/passwd"]}, "shards must be relative paths"),
         ({"shards": ["shard-000000.tar"]}, "a shard number beyond its 1 shards"),
     ],
@@ -145,7 +154,7 @@ def test_other_versions_and_strange_shards_are_refused(tmp_path: Path, change: d
     folder = built(tmp_path)
     table = pq.read_table(folder / "manifest.parquet")
     meta = json.loads(table.schema.metadata[META_KEY]) | change
-    pq.write_table(table.replace_schema_metadata({META_KEY: json.dumps(meta)}), folder / "manifest.parquet")
+    pq.write_table(table.replace_schema_metadata(schema_metadata(meta)), folder / "manifest.parquet")
     with pytest.raises(InputError, match=message):
         Manifest.open(folder)
 
@@ -170,11 +179,11 @@ def test_missing_truncated_and_strange_mapped_tables_are_refused(tmp_path: Path,
     path, data = folder / name, (folder / name).read_bytes()
     for other in (data[:-8], data + b"x", b""):
         path.write_bytes(other)
-        message = f"{name}: .* {len(other)} bytes, .* {len(data)}; build the set again"
+        message = f"{name}: .* {len(other)} bytes, .* {len(data)}; .*build the set again"
         with pytest.raises(InputError, match=message):
             Manifest.open(folder)
     path.write_bytes(bytes(len(data)))
-    with pytest.raises(InputError, match=rf"{name}: .* Arrow table \(.+\); build the set again"):
+    with pytest.raises(InputError, match=rf"{name}: .*checksum .*build the set again"):
         Manifest.open(folder)
     path.unlink()
     with pytest.raises(InputError, match=rf"{name}: .* Arrow table \(.*No such file.*build the set again"):

@@ -161,7 +161,7 @@ def test_the_same_bytes_whatever_the_batches_of_the_inputs(
         for folder in sets:
             manifest = Manifest.open(folder)
             meta = {name: value for name, value in manifest.meta.items() if name != "tables"}
-            publish_tables(folder, [manifest.samples], [manifest.examples], meta)
+            publish_tables(folder, [manifest.samples.to_table()], [manifest.examples.to_table()], meta)
             assert Manifest.open(folder).samples["key"].num_chunks == -(-len(manifest.samples) // rows)
         monkeypatch.undo()
         made = pretrain_set([(sets[0], 2), (sets[1], 1)], [sets[2]], tmp_path / f"out{rows}")

@@ -47,7 +47,7 @@ def changed(table: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]
 def change_column(path: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
     """Change a column of manifest.parquet or examples.parquet as if the set had been built so."""
     manifest = Manifest.open(path.parent)
-    both = {"manifest": manifest.samples, "examples": manifest.examples}
+    both = {"manifest": manifest.samples.to_table(), "examples": manifest.examples.to_table()}
     both[path.stem] = changed(both[path.stem], name, change)
     publish_tables(path.parent, [both["manifest"]], [both["examples"]], manifest.meta)
 
@@ -79,11 +79,12 @@ def test_a_damaged_mapped_table_is_found_without_full(tmp_path: Path, name: str)
     folder = built(tmp_path)
     size = (folder / name).stat().st_size
     flip(folder / name, (folder / name).read_bytes().index(b"train"))  # a letter that nobody would miss
-    with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}: checksum .*manifest"):
+    with pytest.raises(InputError, match=rf"{name}: .*checksum .*manifest"):
         verify(folder)
+    flip(folder / name, (folder / name).read_bytes().index(b"\x34rain"))
     for at in range(3, size, 97):  # wherever it is damaged, it is told, and nothing worse happens
         flip(folder / name, at)
-        with pytest.raises(InputError, match=f"{name}|manifest.parquet: a shard number|the manifest needs"):
+        with pytest.raises(InputError, match=f"{name}: .*checksum"):
             verify(folder)
         flip(folder / name, at)
 
@@ -104,7 +105,11 @@ def test_a_published_table_other_than_the_mapped_one_is_found_without_full(
     path = folder / f"{name}.parquet"
     table = pq.read_table(path)
     pq.write_table(table, path)  # other bytes, the same rows
-    verify(folder)
+    if name == "manifest":  # which cannot hold its own checksum
+        verify(folder)
+    else:
+        with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}.parquet: .*checksum"):
+            verify(folder)
     again = changed(table, column, lambda v: [*v[:-2], v[-1], v[-2]]) if column else table.drop_columns(["text"])
     pq.write_table(again, path)
     with pytest.raises(InputError, match=rf"1 problem\(s\): .*{name}.parquet: {message}"):

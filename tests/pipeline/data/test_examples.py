@@ -25,6 +25,7 @@ from laconvnet.shards.format import tables
 from laconvnet.shards.format.manifest import Manifest, publish_tables
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
+from tests.mapped import as_mapped
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def in_batches(folder: Path, out: Path, rows: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "BATCH_ROWS", rows)
         meta = {name: value for name, value in stored.meta.items() if name != "tables"}
-        publish_tables(out, [stored.samples], [stored.examples], meta)
+        publish_tables(out, [stored.samples.to_table()], [stored.examples.to_table()], meta)
     return out
 
 
@@ -197,13 +198,13 @@ def test_each_question_is_an_item(sets: dict[str, Path]) -> None:
 def test_neighbours_of_another_kind_or_split_stay_apart(training: Examples) -> None:
     """Rows 4 and 6 of one region, with a row of another split between them, are no run of sentences."""
     picked = np.array([4, 6], np.int64)
-    table = training.manifest.examples
+    table = training.manifest.examples.to_table()
     for name in ("sample", "region"):
         column = table.schema.get_field_index(name)
         values = table[name].to_numpy().copy()
         values[4:7] = values[4]
         table = table.set_column(column, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    manifest = replace(training.manifest, examples=table)
+    manifest = replace(training.manifest, examples=as_mapped(table))
     items = Items.of(Examples(manifest, "expression", "train", picked), 0)
     assert items.first.tolist() == [4, 6]
     assert items.count.tolist() == [1, 1]
@@ -301,11 +302,11 @@ def test_the_fingerprint_is_that_of_what_is_read(odd: Path, tmp_path: Path) -> N
     shutil.copytree(odd, tmp_path / "same")
     shutil.copytree(odd, tmp_path / "other")
     stored = Manifest.open(tmp_path / "other")
-    table = stored.examples
+    table = stored.examples.to_table()
     texts = pa.array(["another", *table["text"].to_pylist()[1:]])
     at = table.schema.get_field_index("text")
     changed = table.set_column(at, table.schema.field("text"), texts)
-    publish_tables(tmp_path / "other", [stored.samples], [changed], stored.meta)
+    publish_tables(tmp_path / "other", [stored.samples.to_table()], [changed], stored.meta)
     own = Examples.open(odd, "expression", "train").fingerprint
     assert Examples.open(tmp_path / "same", "expression", "train").fingerprint == own
     assert Examples.open(tmp_path / "other", "expression", "train").fingerprint != own
