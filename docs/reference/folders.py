@@ -93,7 +93,11 @@ RUN = (
 )
 
 SET = (
-    File("manifest.parquet", "a row a sample: key, size, splits, place and checksum of each member; written last"),
+    File(
+        "manifest.parquet",
+        "a row a sample: key, size, splits, place and checksum of each member; in its footer the set's facts "
+        "and the checksums of its files; written last",
+    ),
     File("examples.parquet", "a row an example: sample, kind, split, region, text, answer, box, mask or not"),
     File("manifest.arrow", "the same as manifest.parquet, for processes to map"),
     File("examples.arrow", "the same as examples.parquet, for processes to map"),
