@@ -63,6 +63,40 @@ def read_bytes(file: Path) -> bytes:
     return retried(file, file.read_bytes)
 
 
+def pread(descriptor: int, file: Path, length: int, offset: int) -> bytes:
+    """So many bytes of an open ``file`` from an offset, fewer where it ends before.
+
+    Raises OSError as `retried`; each further attempt opens the file again, for a handle may have grown stale.
+    """
+    try:
+        return _pread(descriptor, length, offset)
+    except OSError as error:
+        if error.errno not in _PASSING:
+            raise
+
+    def again() -> bytes:
+        with file.open("rb") as stream:
+            return _pread(stream.fileno(), length, offset)
+
+    return retried(file, again)
+
+
+def _pread(descriptor: int, length: int, offset: int) -> bytes:
+    data = os.pread(descriptor, length, offset)
+    while 0 < len(data) < length:  # a server may answer with less than it was asked for
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether this is said of a file that is there and cannot be read; Arrow says OSError of damaged bytes, too."""
+    absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return isinstance(error, OSError) and error.errno is not None and not absent
+
+
 def names_in(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where it is absent. Raises OSError, naming the folder, as `retried`."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -68,12 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return DONE
     except OSError as error:
-        if error.filename is None:  # of our own making: it tells more as it stands
-            raise
+        if error.errno is None or (error.filename is None and isinstance(error, (*WRONG_PATH, ConnectionError))):
+            raise  # of our own making: it tells more as it stands
         if isinstance(error, WRONG_PATH):
             print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
             return MISTAKE
-        print(f"laconvnet: {error.filename}: {error.strerror}; {_begun_again(argv)}", file=sys.stderr)
+        place = error.filename or traceback.extract_tb(error.__traceback__)[-1].filename  # of code, if of no file
+        print(f"laconvnet: {place}: {error.strerror}; {_begun_again(argv)}", file=sys.stderr)
         return FAILED
 
 

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.files import appending, find_object, publish_json
+from laconvnet.files import appending, find_object, naming, publish_json
 from laconvnet.launch.job import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
@@ -220,7 +220,8 @@ def _messages(folder: Path, job: str) -> list[str]:
 
 def note(folder: Path, entry: dict[str, Any]) -> None:
     """Add a line to the history of the stage's starts."""
-    with appending(folder / layout.STARTS) as stream:
+    file = folder / layout.STARTS
+    with naming(file), appending(file) as stream:
         stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
 
 

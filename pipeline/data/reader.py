@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from laconvnet.files import pread
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError
@@ -115,7 +116,8 @@ class Reader:
 
     def _bytes(self, member: Member, location: _Location) -> bytes:
         with self._reading(member, location.sample):
-            data = os.pread(self._files[location.shard], location.length, location.offset)
+            shard = self._manifest.shard_paths[location.shard]
+            data = pread(self._files[location.shard], shard, location.length, location.offset)
         if len(data) != location.length or xxhash.xxh3_64_intdigest(data) != location.xxh3:
             raise ConfigError(
                 f"{self.location(location.sample, member)}: the bytes are not those that were written; "

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from laconvnet.files import read_bytes
 from laconvnet.shards.build import jpeg
 
 EXTENSIONS = ("jpg", "png")
@@ -65,11 +66,12 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
     """Read, decode in full and normalise one image file.
 
     ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises ImageError with
-    the reason where the file cannot be read, decoded, or is larger than PIL's limit against decompression bombs.
+    the reason where the file is absent, cannot be decoded, or is larger than PIL's limit against decompression bombs;
+    OSError where it is there and cannot be read: that is no fault of the image.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     try:
         with warnings.catch_warnings():

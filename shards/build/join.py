@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laconvnet.files import publishing
+from laconvnet.files import is_unreadable, publishing, retried
 from laconvnet.shards.build.writer import Part
 from laconvnet.shards.errors import InputError, one_line
 from laconvnet.shards.format.manifest import (
@@ -54,8 +54,10 @@ def _read(part: Part, name: str) -> pa.Table:
     """The part's share of a table; raises InputError where its pages are not those that were written."""
     path = part.table(name)
     try:
-        return pq.read_table(path, page_checksum_verification=True)
+        return retried(path, lambda: pq.read_table(path, page_checksum_verification=True))
     except (OSError, pa.ArrowException) as error:
+        if is_unreadable(error):
+            raise
         part.table("samples").unlink(missing_ok=True)  # the commit: the next run writes this shard again
         raise InputError(f"{path}: damaged ({one_line(error)}); run the same build command again") from error
 

@@ -6,12 +6,13 @@ any number of workers. Images that are not there go to quarantine with a reason 
 
 from __future__ import annotations
 
-import os
+import errno
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from laconvnet.files import is_unreadable, retried
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
@@ -19,6 +20,7 @@ from laconvnet.shards.format.raw import RawSample
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
 SHARD_SAMPLES = 10_000
+_NAMES_NOTHING = (errno.ENAMETOOLONG, errno.ELOOP)  # no file can be there
 _KEY_LENGTH = 95  # with ".json" the 100 bytes of a USTAR name
 
 
@@ -77,8 +79,10 @@ class Planner:
                 )
             seen.add(key)
             try:
-                found = os.stat(sample.image)
+                found = retried(sample.image, sample.image.stat)
             except OSError as error:
+                if is_unreadable(error) and error.errno not in _NAMES_NOTHING:
+                    raise
                 self._set_aside(sample, f"missing: {error.strerror}")
                 continue
             if stat.S_ISREG(found.st_mode):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from laconvnet.files import publishing
+from laconvnet.files import is_unreadable, pread, publishing, retried
 from laconvnet.shards.errors import InputError, one_line
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.checksums import REMEDY, file_facts, table_facts
@@ -226,7 +225,7 @@ class Manifest:
         number, offset, length, xxh3 = (self.sample(row, name) for name in names)
         shard = self.shard_paths[number]
         with shard.open("rb") as stream:
-            data = os.pread(stream.fileno(), length, offset)
+            data = pread(stream.fileno(), shard, length, offset)
         if xxhash.xxh3_64_intdigest(data) != xxh3:
             raise InputError(
                 f"{shard}: {member} of {self.sample(row, 'key')} at offset {offset} has another checksum"
@@ -258,8 +257,8 @@ class Manifest:
                 np.maximum.at(needed, shard, offset + length)
         for path, size in zip(self.shard_paths, needed, strict=True):
             try:
-                found = path.stat().st_size
-            except OSError as error:
+                found = retried(path, path.stat).st_size
+            except (FileNotFoundError, NotADirectoryError) as error:
                 raise InputError(f"{path}: shard of {self.folder} is missing ({error.strerror})") from error
             if found < size:
                 raise InputError(f"{path}: shard of {found} bytes, the manifest needs {size}; it is truncated")
@@ -285,13 +284,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: the build was left unfinished; run the same build command again")
         raise InputError(f"{folder}: no {MANIFEST} here; expected a folder that 'shards build' or 'pretrain-set' wrote")
     try:
-        found = pq.read_metadata(path).metadata or {}
+        found = retried(path, lambda: pq.read_metadata(path)).metadata or {}
         data, checksum = found[META_KEY], found.get(META_CHECKSUM_KEY)
         damaged = checksum is not None and xxhash.xxh3_128_hexdigest(data).encode() != checksum
         meta = {} if damaged else dict(json.loads(data))
         version = None if damaged else meta["version"]
         lacking = _NEEDED - meta.keys()
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if is_unreadable(error):
+            raise
         raise InputError(f"{path}: not a manifest of this program, or damaged ({one_line(error)}); {REMEDY}") from error
     if damaged or (version == VERSION and checksum is None):
         raise InputError(f"{path}: the checksum of its facts is another one or gone; the file is damaged: {REMEDY}")

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from laconvnet.files import is_unreadable, retried
 from laconvnet.shards.errors import InputError, one_line
 from laconvnet.shards.format.checksums import REMEDY, TableChecksums, compare_frame, is_by_block
 
@@ -75,7 +76,7 @@ def mapped(path: Path, schemas: Sequence[pa.Schema], found: Mapping[str, Any]) -
     """
     try:
         # Not by Arrow's own map: a file that Python opens is seen by those who watch what a start opens.
-        with path.open("rb") as stream:
+        with retried(path, lambda: path.open("rb")) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size != found["bytes"]:
                 raise InputError(f"{path}: table of {size} bytes, the manifest says {found['bytes']}; {REMEDY}")
@@ -88,6 +89,8 @@ def mapped(path: Path, schemas: Sequence[pa.Schema], found: Mapping[str, Any]) -
     except InputError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
+        if is_unreadable(error):
+            raise
         raise InputError(f"{path}: cannot be read as an Arrow table ({one_line(error)}); {REMEDY}") from error
     if not any(table.schema.equals(schema) for schema in schemas):
         wrong = sorted(set(map(str, table.schema)) ^ set(map(str, schemas[0])))

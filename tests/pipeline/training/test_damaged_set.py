@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from laconvnet.launch import cli
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.shards.format.manifest import Manifest, meta_fingerprint, read_meta
 from tests.pipeline.training import ranks
@@ -59,7 +60,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def last_state(run: Path) -> dict[str, object]:
-    newest = checkpoint.newest(run)
+    newest = checkpoints.newest(run)
     assert newest is not None
     return dict(checkpoint.read(newest)[0])
 
@@ -137,7 +138,7 @@ def test_a_run_on_a_set_of_version_2_goes_on(copy: Path, run: Path, tmp_path: Pa
     assert last_state(tmp_path / "run")["data"] == Manifest.open(copy).fingerprint
     whole = losses(tmp_path / "run")
     assert whole == losses(run) != {}
-    steps = sorted(checkpoint.published(tmp_path / "run"))
+    steps = sorted(checkpoints.published(tmp_path / "run"))
     assert len(steps) > 1
     (steps[-1] / "COMMIT").unlink()
     (output,) = ranks.train(1, tmp_path / "run", arguments)
