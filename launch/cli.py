@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from laconvnet import __version__
+from laconvnet import __version__, terminal
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
 from laconvnet.shards.errors import InputError
+from laconvnet.terminal import complain
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see `{self.prog} --help`", file=sys.stderr)
+        complain(f"{self.prog}: {message}; see `{self.prog} --help`")
         raise SystemExit(MISTAKE)
 
 
@@ -50,20 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = line.parse_known_args(argv)
     arguments.keys, arguments.line = rest, line
     if rest and not getattr(arguments, "takes_keys", False):
-        print(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`", file=sys.stderr)
+        complain(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`")
         return MISTAKE
     try:
         return int(arguments.command(arguments) or DONE)
     except (ConfigError, InputError) as error:
-        print(f"laconvnet: {error}", file=sys.stderr)
+        complain(f"laconvnet: {error}")
         return MISTAKE
     except TrainingError as error:
-        print(f"laconvnet: {error}", file=sys.stderr)
+        complain(f"laconvnet: {error}")
         return FAILED
     except KeyboardInterrupt:
         anew = list(argv if argv is not None else sys.argv[1:])[:1] == ["bench"]
         then = "begins anew" if anew else "goes on from what is done"
-        print(f"laconvnet: interrupted; the same command {then}", file=sys.stderr)
+        complain(f"laconvnet: interrupted; the same command {then}")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output (head, say) has seen enough.
@@ -72,12 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WRONG_PATH as error:
         if error.filename is None:  # of our own making: it tells more as it stands
             raise
-        print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
+        complain(f"laconvnet: {error.filename}: {error.strerror}")
         return MISTAKE
 
 
 def entry() -> None:
     """The console script."""
+    terminal.install()
     raise SystemExit(main())
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
+from laconvnet.terminal import one_line
 
 T = TypeVar("T")
 
@@ -49,7 +50,12 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
     with (
         open(path, "rb") as file,
         tqdm(
-            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
+            total=path.stat().st_size,
+            desc=f"reading {one_line(path.name)}",
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            leave=False,
         ) as bar,
     ):
         yield file, bar
