@@ -122,7 +122,7 @@ def _newest(file: Path) -> dict[str, Any] | None:
     for line in reversed(tail(file, lines=2)):
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, nested without end
             continue
         if isinstance(value, dict):
             return value
