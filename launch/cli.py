@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from laconvnet import __version__, terminal
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.terminal import complain
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, InputError) as error:
         complain(f"laconvnet: {error}")
         return MISTAKE
-    except TrainingError as error:
+    except (TrainingError, BuildError) as error:
         complain(f"laconvnet: {error}")
         return FAILED
     except KeyboardInterrupt:
