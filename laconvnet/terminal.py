@@ -25,6 +25,7 @@ _CONTROLS = (
     "\ud800-\udfff"  # surrogates, which no stream can encode
     "\U000e0000-\U000e007f"  # tags: invisible text
 )
+_LONGEST_LINE = 10_000  # characters of a message; a value quoted in one can have millions
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _CONTROL_OR_BREAK = re.compile(f"[\t\n{_CONTROLS}]")
 
@@ -51,8 +52,8 @@ def say(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
 
 
 def complain(text: str) -> None:
-    """`say` it on standard error."""
-    say(text, sys.stderr)
+    """`say` it on standard error, no line of it without end."""
+    say("\n".join(map(_shortened, text.split("\n"))), sys.stderr)
 
 
 def install() -> None:
@@ -75,6 +76,13 @@ def _tell_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     complain(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} ... {len(line) - 2 * half} characters ... {line[-half:]}"
 
 
 def _written_out(match: re.Match[str]) -> str:

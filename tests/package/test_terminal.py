@@ -79,6 +79,13 @@ def test_the_live_line_is_escaped() -> None:
     assert "\x1b]52" not in stream.getvalue()
 
 
+def test_no_line_of_a_message_is_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.complain(f"a.json: key 'x' is {'y' * 10**7}, expected z\nb.json: short")
+    first, second = capsys.readouterr().err.splitlines()
+    assert len(first) < 11_000
+    assert (first.startswith("a.json: key"), first.endswith("y, expected z"), second) == (True, True, "b.json: short")
+
+
 def test_json_is_ascii_and_gives_the_text_back(capsys: pytest.CaptureFixture[str]) -> None:
     output.show({"text": HOSTILE}, True)
     shown = capsys.readouterr().out
