@@ -6,7 +6,7 @@ import io
 import time
 
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from laconvnet import images
 from laconvnet.images import MAX_PIXELS, MAX_SCANNED_PIXELS, MAX_SCANS, ImageLimitError, jpeg_scans, opened
@@ -79,5 +79,5 @@ def test_so_is_what_pil_refuses_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_formats_that_start_programs_are_not_tried() -> None:
-    with pytest.raises(Image.UnidentifiedImageError), opened(encoded(kind="EPS")):
+    with pytest.raises(UnidentifiedImageError), opened(encoded(kind="EPS")):
         pass
