@@ -224,6 +224,19 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(
         read_image_file(tmp_path / "bomb.jpg")
 
 
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_png_whose_texts_unpack_to_megabytes_is_refused(tmp_path: Path, name: bytes) -> None:
+    stream = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(stream, "PNG")
+    flags = b"\0\1\0\0\0" if name == b"iTXt" else b"\0\0"
+    body = name + b"key" + flags + zlib.compress(bytes(2**24))
+    bomb = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    header = 8 + 25  # signature and IHDR
+    (tmp_path / "a.png").write_bytes(stream.getvalue()[:header] + bomb + stream.getvalue()[header:])
+    with pytest.raises(ImageError, match="too large"):
+        read_image_file(tmp_path / "a.png")
+
+
 def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     (tmp_path / "a.jpg").write_bytes(bytes(1001))
