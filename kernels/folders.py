@@ -11,11 +11,12 @@ import functools
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from laconvnet.terminal import complain
 
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _said: set[str] = set()
@@ -25,7 +26,7 @@ def say(line: str) -> None:
     """One line on standard error, once a process: where a library comes from is no matter to be silent about."""
     if line not in _said:
         _said.add(line)
-        print(f"laconvnet: {line}", file=sys.stderr, flush=True)
+        complain(f"laconvnet: {line}")
 
 
 def cache_folder() -> Path:

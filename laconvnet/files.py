@@ -212,6 +212,8 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file}: byte {error.start}: not UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: line {error.lineno} column {error.colno}: not JSON ({error.msg})") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{file}: not JSON that can be read ({error})") from error
     except RecursionError as error:
         raise ValueError(f"{file}: not JSON that can be read: it is nested too deeply") from error
 

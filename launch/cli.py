@@ -8,10 +8,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from laconvnet import __version__
+from laconvnet import __version__, terminal
 from laconvnet.launch.commands import bench, kernels, machine, model, released, runs, shards, stages, training
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import BuildError, InputError
+from laconvnet.terminal import complain
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see `{self.prog} --help`", file=sys.stderr)
+        complain(f"{self.prog}: {message}; see `{self.prog} --help`")
         raise SystemExit(MISTAKE)
 
 
@@ -51,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = line.parse_known_args(argv)
     arguments.keys, arguments.line = rest, line
     if rest and not getattr(arguments, "takes_keys", False):
-        print(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`", file=sys.stderr)
+        complain(f"laconvnet: unknown argument {rest[0]!r}; see `laconvnet --help`")
         return MISTAKE
     try:
         return int(arguments.command(arguments) or DONE)
     except (ConfigError, InputError) as error:
-        print(f"laconvnet: {error}", file=sys.stderr)
+        complain(f"laconvnet: {error}")
         return MISTAKE
-    except TrainingError as error:
-        print(f"laconvnet: {error}", file=sys.stderr)
+    except (TrainingError, BuildError) as error:
+        complain(f"laconvnet: {error}")
         return FAILED
     except KeyboardInterrupt:
-        print(f"laconvnet: interrupted; {_begun_again(argv)}", file=sys.stderr)
+        complain(f"laconvnet: interrupted; {_begun_again(argv)}")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output (head, say) has seen enough.
@@ -72,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno is None or (error.filename is None and isinstance(error, (*WRONG_PATH, ConnectionError))):
             raise  # of our own making: it tells more as it stands
         if isinstance(error, WRONG_PATH):
-            print(f"laconvnet: {error.filename}: {error.strerror}", file=sys.stderr)
+            complain(f"laconvnet: {error.filename}: {error.strerror}")
             return MISTAKE
         place = error.filename or traceback.extract_tb(error.__traceback__)[-1].filename  # of code, if of no file
-        print(f"laconvnet: {place}: {error.strerror}; {_begun_again(argv)}", file=sys.stderr)
+        complain(f"laconvnet: {place}: {error.strerror}; {_begun_again(argv)}")
         return FAILED
 
 
@@ -86,6 +87,7 @@ def _begun_again(argv: Sequence[str] | None) -> str:
 
 def entry() -> None:
     """The console script."""
+    terminal.install()
     raise SystemExit(main())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from laconvnet.launch.slurm import queue
 from laconvnet.launch.status import holder, on_slurm, places
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import ENDS, FAILED, GRAPH, JOB, batch_log, rank_log, task_folder
+from laconvnet.terminal import complain, say
 
 FOLLOW_SECONDS = 1.0
 
@@ -54,7 +54,7 @@ def cancel(root: Path, name: str | None = None) -> int:
     launcher = holder(root)
     if name is None and launcher is not None:
         _end_process(launcher.get("pid"), launcher.get("host"), f"the launch of {root}")
-        print(f"{graph['name']}: told the launch to stop", file=sys.stderr)
+        complain(f"{graph['name']}: told the launch to stop")
         return 0
     ended = []
     on_cluster = []
@@ -77,7 +77,7 @@ def cancel(root: Path, name: str | None = None) -> int:
             # The last stages first: SLURM would else note them as impossible one by one.
             queue.run(["scancel", *(job for _, job in reversed(found))])
         ended += [f"{name} (job {job})" for name, job in found]
-    print(f"{graph['name']}: cancelled {', '.join(ended) or 'nothing: nothing was running'}", file=sys.stderr)
+    complain(f"{graph['name']}: cancelled {', '.join(ended) or 'nothing: nothing was running'}")
     return 0
 
 
@@ -124,7 +124,7 @@ def _copy_new(file: Path, shown: dict[Path, int], named: bool) -> None:
     shown[file] = shown.get(file, 0) + len(text)
     if text:
         heading = f"==> {file.name} <==\n" if named else ""
-        print(heading + "\n".join(_lines(text.decode("utf-8", "replace"))), flush=True)
+        say(heading + "\n".join(_lines(text.decode("utf-8", "replace"))))
 
 
 def _lines(text: str) -> Iterator[str]:

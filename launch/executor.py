@@ -38,6 +38,7 @@ from laconvnet.launch.job import command_line, is_done, settle
 from laconvnet.launch.local.screen import Screen
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import GRAPH, LOCK
+from laconvnet.terminal import say
 
 if TYPE_CHECKING:
     from laconvnet.launch.slurm.cluster import Cluster
@@ -79,7 +80,7 @@ def launch(
     if problems := precheck.commands(graph, taken, line, inputs=not dry_run):
         raise ConfigError("\n".join(problems))
     if dry_run:
-        print(describe(graph, taken))
+        say(describe(graph, taken))
         return 0
     from laconvnet.launch.local.scheduler import run
 
@@ -132,7 +133,7 @@ def _launch_on_slurm(
 
     taken = select(graph, only, from_, force, waiting)
     if dry_run:
-        print(submission.dry_run(graph, taken, site, again, line), end="")
+        say(submission.dry_run(graph, taken, site, again, line), end="")
         return 0
     shaped = submission.check(graph, taken, site, line)
     graph.folder.mkdir(parents=True, exist_ok=True)

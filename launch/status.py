@@ -25,6 +25,7 @@ from laconvnet.launch.slurm.queue import Queued
 from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import checkpoints, history, layout
+from laconvnet.terminal import say
 
 COLUMNS = (
     "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels", "eta",
@@ -63,7 +64,7 @@ def show(folder: str | Path, watch: bool = False, as_json: bool = False) -> int:
     while True:
         rows = status(folder)
         if as_json:
-            print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), flush=True)
+            say("\n".join(json.dumps(row) for row in rows))
         else:
             if watch:
                 console().clear()  # does nothing in a pipe
@@ -101,7 +102,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     write(drawn(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"}))
     for row in rows:
         for one in row["failed"] or ():
-            print(f"{row['stage']} {_told(one)}", flush=True)
+            say(f"{row['stage']} {_told(one)}")
 
 
 def _told(failed: Mapping[str, Any]) -> str:
@@ -121,7 +122,7 @@ def _newest(file: Path) -> dict[str, Any] | None:
     for line in reversed(tail(file, lines=2)):
         try:
             value = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, nested without end
             continue
         if isinstance(value, dict):
             return value

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ def drawn(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
     columns = columns or {name: name for name in rows[0]}
     for name, heading in columns.items():
         number = isinstance(rows[0].get(name), int | float)
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+        table.add_column(one_line(heading), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell(row.get(name)) for name in columns))
     return table
@@ -64,10 +65,10 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {cell(inner)}" for name, inner in value.items())
+        return ", ".join(f"{one_line(str(name))} {cell(inner)}" for name, inner in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(cell(inner) for inner in value)
-    return str(value)
+    return one_line(str(value))
 
 
 def clock(seconds: float | None) -> str:

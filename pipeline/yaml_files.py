@@ -4,7 +4,7 @@ What YAML 1.1 would pass over or misread without a word is refused, with file, l
 
 - a key given twice, of which the last would win;
 - `12:00:00`, which is 43200 to YAML (base 60), and `010`, which is 8 (base 8);
-- an alias that contains itself.
+- an alias that contains itself, and aliases of aliases that stand for more than a file holds.
 
 What YAML documents stays: yes, no, on and off are true and false; `0x10`, `1_000`, `.inf` and dates are what they are.
 With `as_text` no scalar is interpreted at all: arguments of a command line arrive as they are written.
@@ -29,6 +29,11 @@ KeyPath = tuple[str | int, ...]  # the keys and list positions that lead to a va
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
+# Libraries follow the nesting on C's stack, which ends the process without a word; no file of ours nests ten deep.
+MAX_DEPTH = 100
+# Written out, that is; a graph of thousands of stages has some hundred thousand.
+MAX_VALUES = 2_000_000
+_MOST_DIGITS = 64  # in binary, too, an integer of 64 bits has no more
 _CLOCK = re.compile(r"(\d+):(\d\d?)(?::(\d\d?))?")
 
 
@@ -62,8 +67,6 @@ def read(file: Path, expected: str = "expected a YAML file", as_text: bool = Fal
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); {expected}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{file}: not YAML that can be read: it is nested too deeply") from error
     if faults:
         raise ConfigError("\n".join(f"{file}: line {line}: {fault}" for line, fault in faults))
     return Document(file, value, root)
@@ -115,6 +118,9 @@ def clock(text: str) -> str | None:
 
 
 def _parsed(text: str, as_text: bool) -> tuple[Any, yaml.Node | None, list[tuple[int, str]]]:
+    line = _too_deep(text)
+    if line is not None:
+        return None, None, [(line, f"nested too deeply, more than {MAX_DEPTH} times; expected a configuration")]
     # libyaml is ten times as fast, and graphs have thousands of stages; what it accepts differs in rare corners.
     loader = (getattr(yaml, "CBaseLoader", yaml.BaseLoader) if as_text else yaml.SafeLoader)(text)
     try:
@@ -122,9 +128,46 @@ def _parsed(text: str, as_text: bool) -> tuple[Any, yaml.Node | None, list[tuple
         if root is None:
             return None, None, []
         faults = list(_faults(root, "", (), set()))
-        return (None if faults else loader.construct_document(root)), root, faults
+        if not faults and _values(root, {}) > MAX_VALUES:
+            faults = [(1, f"aliases stand for more than {MAX_VALUES:,} values; expected a tree that is written out")]
+        return (None if faults else _constructed(loader, root)), root, faults
     finally:
         loader.dispose()
+
+
+def _constructed(loader: Any, root: yaml.Node) -> Any:
+    """The value of a tree. Raises YAMLError also for a text that is not what its tag says (`!!bool perhaps`)."""
+    try:
+        return loader.construct_document(root)
+    except (ValueError, LookupError, AttributeError) as error:  # whatever Python makes of it
+        raise yaml.YAMLError(f"a number, date or tagged value that is none ({error})") from error
+
+
+def _too_deep(text: str) -> int | None:
+    """The line at which a text nests deeper than MAX_DEPTH, None for one that does not, or is no YAML."""
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)(text)
+    depth = 0
+    try:
+        while (event := loader.get_event()) is not None and depth <= MAX_DEPTH:
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            line = event.start_mark.line + 1
+    except yaml.YAMLError:  # what is wrong with it is told by who reads it whole
+        return None
+    finally:
+        loader.dispose()
+    return line if depth > MAX_DEPTH else None
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a tree has with every alias written out."""
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for _, part in node.value]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _faults(node: yaml.Node, name: str, above: tuple[int, ...], seen: set[int]) -> Iterator[tuple[int, str]]:
@@ -158,6 +201,9 @@ def _misread(node: yaml.ScalarNode) -> str | None:
     text = node.value
     if node.style or node.tag not in _NUMBERS:
         return None
+    if len(text) > _MOST_DIGITS:
+        reading = f"is a number of {len(text)} digits; expected at most {_MOST_DIGITS}"
+        return f"{text[:10]}... {reading}, or quotes for a text"
     if ":" in text:
         meant = clock(text)
         reading = "is a number in base 60 to YAML; write a plain number" + (f" ({meant})" if meant else "")

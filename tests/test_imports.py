@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "shards", "kernels", "pipeline", "launch")
-SHARED = ("files",)  # modules of the package itself: every room may import them, they import no room
+# Modules of the package itself: every room may import them, they import no room.
+SHARED = ("files", "images", "terminal")
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in SHARED},
     "configs": set(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from laconvnet.kernels.cuda import cache
 from laconvnet.kernels.cuda.cache import Built
 from laconvnet.kernels.cuda.toolchain import USUAL, Nvcc, codes, find_nvcc
 from laconvnet.kernels.folders import say
+from laconvnet.terminal import complain
 
 NUMBER_TYPES = {"f32": "float", "f16": "laconv::half", "bf16": "laconv::bfloat16", "f64": "double"}
 # Sizes with code of their own, by the name of the entry points; `any` (0) takes every odd size.
@@ -88,7 +88,7 @@ def build(
     def make(folder: Path) -> dict[str, Any]:
         # Launchers hide what their ranks print; this one line is for people who start a process and see it pause.
         chips = f"sm_{', sm_'.join(architectures)}"
-        print(f"laconvnet: compiling CUDA kernels for {chips} into {folder.with_name(name)}", file=sys.stderr)
+        complain(f"laconvnet: compiling CUDA kernels for {chips} into {folder.with_name(name)}")
         made = _build(folder, architectures, nvcc, sources)
         return {"architectures": architectures, "source": source, "nvcc": nvcc.version, "codes": made}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
+from laconvnet.terminal import complain, say
 
 
 def add(commands: Any) -> None:
@@ -43,7 +43,7 @@ def build(
     try:
         built = cuda.build(arch or _here(), retry=True)
     except cuda.BuildError as error:
-        print(f"laconvnet: {error}", file=sys.stderr)
+        complain(f"laconvnet: {error}")
         return 1
     probes = _probes(built.architectures)
     found = {
@@ -61,7 +61,7 @@ def build(
         kernels = resources.parse((built.folder / LOG).read_text())
         names = resources.readable([one.kernel for one in kernels])
         if not json:
-            print()
+            say()
         rows(
             [
                 {

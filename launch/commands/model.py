@@ -12,6 +12,7 @@ from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import say
 
 Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
 _RULE = (
@@ -122,9 +123,9 @@ def table(
         _csv(compared)
         return
     for one in dict.fromkeys(row["table"] for row in compared):
-        print(_title(one))
+        say(_title(one))
         rows(_in_figures([row for row in compared if row["table"] == one]), False)
-        print()
+        say()
 
 
 def _title(number: str) -> str:

@@ -13,6 +13,7 @@ from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.shards.errors import InputError
+from laconvnet.terminal import say
 
 
 def add(commands: Any) -> None:
@@ -91,7 +92,7 @@ def sources(*, json: JsonLines = False) -> None:
     for number, source in enumerate(SOURCES.values()):
         row = {"name": source.name, "title": source.title, "files": list(source.files), "licence": source.licence}
         if number and not json:
-            print()
+            say()
         show(row, json)
 
 
@@ -172,5 +173,5 @@ def info(folder: BuiltSet, *, json: Json = False) -> None:
     by_split = {} if json else counted.pop("by_split")
     show(counted, json)
     if not json:
-        print()
+        say()
         rows([{"split": split, **counts} for split, counts in by_split.items()], False)

@@ -11,6 +11,7 @@ from laconvnet.launch.commandline import Arg, BuiltSet, Json, Run
 from laconvnet.launch.commands.output import show
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import EVALUATIONS, REPORT
+from laconvnet.terminal import say
 
 # The -- keeps torchrun from reading --run as one of its own options (--run-path).
 _SEVERAL = """Several processes: `processes` of a stage (`laconvnet launch`), or one of
@@ -44,11 +45,11 @@ def train(
     from laconvnet.pipeline import config as configuration
 
     if help_keys:
-        print(configuration.parser().format_help())
+        say(configuration.parser().format_help())
         return 0
     resolved = configuration.load(config, keys)
     if print_config:
-        print(configuration.dump(resolved), end="")
+        say(configuration.dump(resolved), end="")
         return 0
     if run is None:
         raise ConfigError("command line: --run is missing; expected the folder to keep the run in, such as runs/first")
@@ -56,7 +57,7 @@ def train(
         from laconvnet.pipeline.training import resume
 
         lines, works = resume.explain(resolved, run)
-        print("\n".join(lines))
+        say("\n".join(lines))
         return 0 if works else 2
     from laconvnet.pipeline.training import loop
 
@@ -115,4 +116,4 @@ def report(
     """
     from laconvnet.pipeline.report.page import report as write
 
-    print(write(place, out or place[0] / REPORT), end="")
+    say(write(place, out or place[0] / REPORT), end="")

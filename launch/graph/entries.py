@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from laconvnet.launch.graph.expansion import Values
-from laconvnet.launch.graph.faults import Faults
+from laconvnet.launch.graph.faults import Faults, plain_line
 from laconvnet.launch.graph.fingerprint import Contents
 from laconvnet.launch.graph.references import REFERENCE, RESERVED
 
@@ -19,6 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _FILLED = r"\S"
 
 Text = Annotated[str, Field(description="a text")]
+Line = Annotated[str, Field(description="a text of one line"), AfterValidator(plain_line)]
 Filled = Annotated[str, StringConstraints(pattern=_FILLED), Field(description="a text that is not empty")]
 Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
@@ -57,7 +58,7 @@ class Entry:
     minutes: Minutes = 24 * 60.0
     nodes: Count | None = None
     gpus: Count = 0
-    partition: Text | None = None
+    partition: Line | None = None
     title: Text = ""
     needs: Names = ()
     show: Text = ""

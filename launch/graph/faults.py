@@ -14,9 +14,20 @@ from pydantic.fields import FieldInfo
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.yaml_files import Document, KeyPath, clock
+from laconvnet.terminal import one_line
 
 T = TypeVar("T")
 _KNOWN: dict[Any, tuple[dict[str, Any], TypeAdapter[Any]]] = {}
+
+
+def plain_line(text: str) -> str:
+    """The text, checked for what goes into a batch script: bash and sbatch read a line break as the end of a line.
+
+    Raises ValueError for a line break or another control character; a tab is neither.
+    """
+    if one_line(text.replace("\t", " ")) != text.replace("\t", " "):
+        raise ValueError(text)
+    return text
 
 
 def kind(value: Any) -> str:
@@ -39,7 +50,7 @@ class Faults:
         """Note a fault of what stands at this path."""
         line = self._document.line(at)
         where = f"{self._document.file}: " + (f"line {line}: " if line else "")
-        self._found.append((line or 0, where + message))
+        self._found.append((line or 0, one_line(where + message)))  # keys and names of files can hold line breaks
 
     def end(self) -> None:
         """Raises ConfigError where there are any."""

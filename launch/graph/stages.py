@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING
 from laconvnet.launch.graph.references import filled
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import task_folder
+from laconvnet.terminal import one_line
 
 if TYPE_CHECKING:
     from laconvnet.launch.graph.entries import Spec
@@ -166,8 +167,12 @@ def read(file: str | Path, out: str | Path | None = None, given: Mapping[str, st
     contents = Contents()
     specs = {name: check(name, entries, contents, faults) for name in entries}
     order = _order({name: spec.needs for name, spec in specs.items()}, faults)
-    faults.end()
     root = Path(os.path.abspath(os.path.expanduser(str(folder))))
+    if one_line(str(root)) != str(root):
+        # Batch scripts name it in bash and in #SBATCH lines, squeue gives it back as a field of a line.
+        key = "--out" if out is not None else "folder"
+        faults.add(f"{key}: got {str(root)!r}, expected a path without line breaks and control characters", ("folder",))
+    faults.end()
     name = document.file.stem if top.name is None else top.name
     return Graph(name, document.file, root, tuple(_resolve(order, specs, root)))
 

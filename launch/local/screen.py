@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from laconvnet.launch.table import console, drawn, write
+from laconvnet.terminal import one_line, say
 
 LINE_SECONDS = 15.0  # between two lines of progress where the stream is no terminal
 TICK_SECONDS = 0.5  # between two redraws where it is one
@@ -28,7 +29,7 @@ class Screen:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         self.close()
-        print(text, file=self.stream, flush=True)
+        say(text, self.stream)
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
         """Print a table that stays; `columns` maps keys to headings."""
@@ -41,7 +42,7 @@ class Screen:
         if now - self._last < (TICK_SECONDS if self._console.is_terminal else LINE_SECONDS):
             return
         self._last = now
-        texts = {stage: text for stage, text in newest().items() if text}
+        texts = {stage: one_line(text) for stage, text in newest().items() if text}
         if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, transient=True, auto_refresh=False)
@@ -51,7 +52,7 @@ class Screen:
             return
         for stage, text in texts.items():
             if self._shown.get(stage) != text:
-                print(f"  {stage}: {text}", file=self.stream, flush=True)
+                say(f"  {stage}: {text}", self.stream)
         self._shown = texts
 
     def close(self) -> None:

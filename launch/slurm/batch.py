@@ -32,6 +32,7 @@ from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
 from laconvnet.pipeline.runs import layout
 from laconvnet.pipeline.runs.records import read_lines
+from laconvnet.terminal import one_line, say
 
 DONE, FAILED, AGAIN = 0, 1, 3
 LOST_STARTS = 10  # starts in a row that ended without a word and without a new checkpoint
@@ -83,7 +84,7 @@ class Verdict:
 
 def begin(folder: Path, job: str, start: int, nodes: str) -> int:
     """Make the folder ready for the ranks of this start; FAILED where the job only ever starts."""
-    print(f"{_MARK} {start} on {nodes}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    say(f"{_MARK} {start} on {nodes}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
     publish_json(layout.fence_file(folder, job), {"start": start})
     for marker in (layout.ok_marker, layout.stopped_marker, layout.signal_marker):
         for file in (folder / layout.JOBS).glob(marker(folder, job, "*").name):
@@ -191,7 +192,8 @@ def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
         (folder / layout.FAILED).unlink(missing_ok=True)
     noted = {"outcome": verdict.outcome, "reason": verdict.reason, "rank": verdict.rank, "node": verdict.node}
     note(folder, {"job": job, "start": start, "event": "end", "checkpoint": last_checkpoint(folder)} | noted)
-    print(f"laconvnet: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''}", flush=True)
+    # On one line: what stands at the start of a line here is read again (`_messages`, `failures.lost`).
+    say(one_line(f"laconvnet: {verdict.outcome}{f': {verdict.reason}' if verdict.reason else ''}"))
     return verdict.code
 
 

@@ -28,7 +28,7 @@ def shapes(
 
 def folders(graph: Graph) -> list[str]:
     """Whether the stages can be written where they should be."""
-    if "%" in str(graph.folder) or "\n" in str(graph.folder):
+    if "%" in str(graph.folder):
         return [f"{graph.folder}: sbatch reads % in a file name as a pattern; give another --out"]
     place = graph.folder
     while not place.exists():

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from laconvnet.launch.graph.faults import Faults
+from laconvnet.launch.graph.faults import Faults, plain_line
 from laconvnet.pipeline import yaml_files
 
 # What is written by us alone: the same flag from the site's file would be given twice, or undo what a stage relies on.
@@ -34,21 +34,20 @@ Whole = Annotated[int, Field(strict=True, ge=0, description="a whole number of a
 Positive = Annotated[int, Field(strict=True, gt=0, description="a whole number, more than 0")]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a number of at least 0")]
 Minutes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a number, more than 0")]
+Line = Annotated[str, Field(strict=True, description="a text of one line"), AfterValidator(plain_line)]
 Text = Annotated[
     str,
     BeforeValidator(_as_text),
-    Field(strict=True, pattern=r"^[^\n]*\S[^\n]*$", description="a text of one line"),
+    Field(strict=True, pattern=r"\S", description="a text of one line"),
+    AfterValidator(plain_line),
 ]
 Size = Annotated[
     str, BeforeValidator(_as_text), Field(strict=True, pattern="^[0-9]+[KMGT]?$", description="a size such as 64G")
 ]
-Lines = Annotated[
-    tuple[Annotated[str, Field(strict=True, pattern=r"^[^\n]*$", description="a text of one line")], ...],
-    Field(description="a list of lines"),
-]
+Lines = Annotated[tuple[Line, ...], Field(description="a list of lines")]
 Options = Annotated[
-    dict[str, StrictStr | StrictInt | StrictBool],
-    Field(description="a mapping of sbatch's long names to texts, whole numbers or true"),
+    dict[str, Annotated[StrictStr, AfterValidator(plain_line)] | StrictInt | StrictBool],
+    Field(description="a mapping of sbatch's long names to texts of one line, whole numbers or true"),
 ]
 
 

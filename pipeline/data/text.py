@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from laconvnet.pipeline.errors import ConfigError
 
 PAD, UNKNOWN = 0, 1
+# A vector of 300 takes some 3,000 characters; a kilobyte of gzip can be a line of gigabytes.
+_LINE_MAX = 2**16
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 _SPACED = re.compile(r"[-/]")
 # Texts that `words` leaves nothing of, as a regular expression that Arrow's engine reads too.
@@ -101,7 +103,10 @@ def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArr
     width = 0
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(_LINE_MAX + 1), ""), 1):
+                if len(line) > _LINE_MAX:
+                    reason = f"more than {_LINE_MAX} characters, expected a word and its vector"
+                    raise ConfigError(f"{path}: line {number}: {reason}")
                 word, *values = line.rstrip().split(" ")
                 width = width or len(values)
                 surplus = len(values) - width

@@ -42,7 +42,10 @@ def export(run: Path, kind: str, out: Path) -> dict[str, object]:
 def _safetensors(ready: Restored, facts: dict[str, str], out: Path) -> None:
     from safetensors.torch import save_file
 
+    out.touch()
+    mode = out.stat().st_mode  # as the umask has it; the library's own file is for its owner alone
     save_file({name: tensor.contiguous() for name, tensor in ready.model.state_dict().items()}, out, facts)
+    out.chmod(mode)
 
 
 def _pt2(ready: Restored, facts: dict[str, str], out: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +17,7 @@ from laconvnet.pipeline.data.text import Vocabulary, words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.released import convert
 from laconvnet.pipeline.runs import folder
+from laconvnet.pipeline.tensor_file import load_tensors
 from laconvnet.pipeline.training import checkpoint
 
 _STATE_DICTS = ("state_dict", "net_state_dict")  # where the released train.py and utils/ckpt.py put them
@@ -107,18 +106,7 @@ def _annotated(splits: dict[str, Any], file: Path) -> Iterable[str]:
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     """The weights in a checkpoint file, and what they were called there. No code in it is run."""
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # malformed bytes raise nearly anything
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and found:
-            raise ConfigError(
-                f"{file}: holds a {found[1]}; only tensors and plain values are read, as anything else may run code: "
-                "ask for a file with the state_dict alone, or save one where you trust the file"
-            ) from error
-        raise ConfigError(f"{file}: not a whole file of torch.save; get the file again") from error
+    loaded = load_tensors(file)
     if not isinstance(loaded, dict):
         raise ConfigError(f"{file}: holds a {type(loaded).__name__}, expected a state dict or a checkpoint with one")
     name = next((name for name in _STATE_DICTS if name in loaded), None)

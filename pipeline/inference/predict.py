@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from laconvnet.images import FORMATS, ImageLimitError, opened, read_bytes
 from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import Batch
@@ -17,9 +18,6 @@ from laconvnet.pipeline.data.masks import decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.report.overlay import PREDICTED, overlay
-
-# Named, because PIL would also try formats that start other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 @torch.inference_mode()
@@ -67,13 +65,18 @@ def draw(image: Image.Image, text: str, answer: dict[str, Any]) -> Image.Image:
 
 def _open(image: Path) -> Image.Image:
     try:
-        with Image.open(image, formats=_FORMATS) as opened:
-            upright = ImageOps.exif_transpose(opened)
+        with opened(read_bytes(image)) as found:
+            upright = ImageOps.exif_transpose(found)
             if upright.has_transparency_data:  # laid on white, as the shards are built
                 layers = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
             return upright.convert("RGB")
     except FileNotFoundError as error:
         raise ConfigError(f"--image: {image}: no such file") from error
+    except ImageLimitError as error:
+        raise ConfigError(f"--image: {image}: refused: {error}; give a smaller image, or save it again") from error
+    except UnidentifiedImageError as error:
+        expected = ", ".join(FORMATS)
+        raise ConfigError(f"--image: {image}: not an image that can be decoded; expected one of {expected}") from error
     except Exception as error:  # decoders raise nearly anything on malformed bytes
         raise ConfigError(f"--image: {image}: not an image that can be decoded ({error})") from error

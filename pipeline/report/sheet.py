@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
+from laconvnet.images import ImageLimitError, opened
 from laconvnet.pipeline.data.masks import Mask, decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.gather import Evaluation
@@ -130,9 +131,9 @@ def _drawn(data: bytes, predicted: Mask, true: Mask) -> bytes:
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             yield image
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+    except (UnidentifiedImageError, ImageLimitError, SyntaxError) as error:
         raise InputError(f"an image of the set cannot be decoded ({error}); verify the set") from error
 
 

@@ -15,7 +15,6 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +24,7 @@ from laconvnet.files import publish_json, read_object
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import fence
 from laconvnet.pipeline.runs.layout import OWNER
+from laconvnet.terminal import complain
 
 BEAT_SECONDS = 5.0
 STILL_SECONDS = 60.0  # without a beat: a file server that stands still for so long has lost more than this
@@ -155,7 +155,7 @@ def _is_gone(file: Path, found: Holder) -> bool:
         return True  # SLURM has started our job again; the fence holds what may be left of the earlier start
     if found.job is not None and found.job != job and _left_the_queue(found.job):
         return True
-    print(f"{file}: names {found}; watching for up to {STILL_SECONDS:g} s whether it lives", file=sys.stderr)
+    complain(f"{file}: names {found}; watching for up to {STILL_SECONDS:g} s whether it lives")
     return _stands_still(file)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -15,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconvnet.files import naming, publishing_folder, read_bytes, retried, sync_tree
+from laconvnet.files import naming, publishing_folder, read_bytes, sync_tree
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints, fence
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, step_folder, step_of
+from laconvnet.pipeline.tensor_file import read_tensors
 
 SERVES = ("step", "task", "data", "model", "ema")  # of a state: what answering and another stage need
 RESUMES = (*SERVES, "updates", "moments", "loss_scale")  # what its own run needs to go on
@@ -223,12 +222,7 @@ def read(folder: Path, fields: Sequence[str] = SERVES) -> tuple[dict[str, Any], 
     Raises ConfigError for a state that lacks one of ``fields`` or holds anything else than data.
     """
     file = folder / STATE
-    try:
-        state = retried(file, lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for {found[1]} to be run" if found else "is no file of torch.save"
-        raise ConfigError(f"{file}: {what}, and nothing in it was; use a checkpoint that you trust") from error
+    state = read_tensors(file, mmap=True)
     missing = [name for name in fields if not isinstance(state, dict) or name not in state]
     if missing:
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from laconvnet.pipeline import distributed
 from laconvnet.pipeline.distributed import leave, maximum
 from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.terminal import complain
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -224,7 +224,7 @@ def keep_out_launchers_settings() -> None:
         if value not in plain and name not in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_MODE")
     ]
     if ignored and os.environ.get("RANK", "0") == "0":
-        print(f"left aside, for engine.* of the configuration decides: {', '.join(ignored)}", file=sys.stderr)
+        complain(f"left aside, for engine.* of the configuration decides: {', '.join(ignored)}")
 
 
 def allow_tf32(on: bool) -> None:

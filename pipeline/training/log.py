@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
 from laconvnet.pipeline.training.session import Outcome
+from laconvnet.terminal import complain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -107,7 +107,7 @@ class Log:
             with naming(self._path):
                 self._file.write(json.dumps(row) + "\n")
                 self._file.flush()
-            print(_line(row), file=sys.stderr, flush=True)
+            complain(_line(row))
         shown = (*means, "lr", "samples_per_s", "data_wait", "mfu", "loss_scale")
         run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done)
         self._sums, self._taken, self._count = {}, 0, 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -28,6 +27,7 @@ from laconvnet.pipeline.training.profile import profiled
 from laconvnet.pipeline.training.session import Session, Source, report_start
 from laconvnet.pipeline.training.signals import stop_signals
 from laconvnet.pipeline.training.start import start
+from laconvnet.terminal import complain
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     folder.check(config, run)
     if checkpoints.is_whole(checkpoint.folder_of(run, source.total)):
         _tidy_up(run)
-        print(f"{run}: complete, all {source.total} steps are done", file=sys.stderr)
+        complain(f"{run}: complete, all {source.total} steps are done")
         return True
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
@@ -59,7 +59,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
             folder.prepare(config, run, laconv.words if laconv else None)
             report_start(source, engine, config, start_state)
             if laconv:
-                print(f"LaConv runs in {laconv.words}", file=sys.stderr)
+                complain(f"LaConv runs in {laconv.words}")
         del start_state  # and with it the checkpoint, which the session has taken in
         return _train(session, run, _writer(config, run, own) if own else None, laconv.kind if laconv else None)
 
@@ -102,7 +102,7 @@ def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv
     engine.close()
     stopped = signalled == _STOP and done < total
     if stopped and engine.is_main:
-        print(f"stopped at step {done} of {total}, saved; the same command goes on from there", file=sys.stderr)
+        complain(f"stopped at step {done} of {total}, saved; the same command goes on from there")
     return not stopped
 
 

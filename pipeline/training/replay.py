@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from contextlib import closing
 from itertools import islice
@@ -21,6 +20,7 @@ from laconvnet.pipeline.training import checkpoint, guard, kernels
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Session, Source, in_full_precision
 from laconvnet.pipeline.training.start import Start, rebuild
+from laconvnet.terminal import complain
 
 
 def replay(run: Path, step: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     with closing(session.stream(start_state.step)) as stream:
         for earlier in range(start_state.step, step):
             session.step(earlier, list(islice(stream, config.engine.accumulate)))
-            print(f"step {earlier} taken, {step - earlier} to go", file=sys.stderr)
+            complain(f"step {earlier} taken, {step - earlier} to go")
         found = _examined(session, step, list(islice(stream, config.engine.accumulate)))
     engine.close()
     return {"step": step, "from": str(place), **found}

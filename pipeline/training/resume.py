@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from laconvnet.pipeline.runs.layout import CONFIG, step_of
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Source
+from laconvnet.terminal import complain
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def choose(config: TrainConfig, run: Path) -> Path | None:
         resumable.check_seal(config, run, choice.checkpoint.folder)
     for found in choice.damaged:
         place = checkpoint.set_aside(found.folder)
-        print(f"{found.folder}: damaged, {found.damage}; set aside as {place.name}", file=sys.stderr)
+        complain(f"{found.folder}: damaged, {found.damage}; set aside as {place.name}")
     return choice.checkpoint.folder if choice.checkpoint else None
 
 

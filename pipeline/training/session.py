@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from laconvnet.pipeline.training.optimizer import build_optimizer
 from laconvnet.pipeline.training.schedule import learning_rate
 from laconvnet.pipeline.training.start import Start
 from laconvnet.pipeline.training.state import gather_optimizer_state, scatter_optimizer_state, whole
+from laconvnet.terminal import complain
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,9 @@ class Session:
 def report_start(source: Source, engine: Engine, config: TrainConfig, start_state: Start) -> None:
     examples = source.examples
     skipped = f"; {examples.empty_texts} {examples.kind}s without a word left out" if examples.empty_texts else ""
-    print(f"{start_state.summary}{skipped}", file=sys.stderr)
+    complain(f"{start_state.summary}{skipped}")
     work = f"{source.total} steps of {config.data.batch} examples on {engine.world} process(es)"
-    print(f"{work}, beginning at step {start_state.step}", file=sys.stderr)
+    complain(f"{work}, beginning at step {start_state.step}")
 
 
 def in_full_precision(config: TrainConfig) -> TrainConfig:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from laconvnet.terminal import complain
 
 STOPS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _GRACE_SECONDS = 5.0
@@ -54,6 +55,6 @@ def _watch(reading: int, before: int, moved: threading.Event, last_words: str) -
             os.write(before, arrived)
         interrupts += arrived.count(signal.SIGINT)
         if interrupts > 1 and not moved.wait(_GRACE_SECONDS):
-            print(f"laconvnet: interrupted twice and nothing moved; {last_words}", file=sys.stderr, flush=True)
+            complain(f"laconvnet: interrupted twice and nothing moved; {last_words}")
             os._exit(_INTERRUPTED)
     os.close(reading)

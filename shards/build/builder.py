@@ -25,10 +25,11 @@ from typing import Any
 from tqdm import tqdm
 
 from laconvnet.files import publish_bytes, read_object, remove_leftovers
+from laconvnet.shards.build.deadline import deadline
 from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.writer import Chunk, write_shard
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
 from laconvnet.shards.format.raw import RawSample
 
@@ -54,7 +55,8 @@ def build(
 
     ``options`` are what the user chose (splits, partition, ...): they are stored, and a folder of other options is
     refused. ``total`` is the number of samples for the progress bar. Images and regions that cannot be used go to
-    quarantine.parquet with a reason. Raises InputError for what the user can mend.
+    quarantine.parquet with a reason. Raises InputError for what the user can mend, BuildError where workers hang or
+    die. A shard that is not finished in an hour ends the build; with one worker, which is this process, the process.
     """
     settings = _settings(source, licence, options, shard_bytes)
     if _is_finished(out, settings):
@@ -205,7 +207,8 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     with tqdm(total=total, unit="image", desc="shards", disable=not progress) as bar:
         if workers == 1:
             for chunk in chunks:
-                bar.update(write_shard(out, chunk))
+                with deadline(_DEADLINE_SECONDS, _overdue(out, chunk)):
+                    bar.update(write_shard(out, chunk))
                 count += 1
             return count
         with _pool(workers, out) as pool:
@@ -221,10 +224,18 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     return count
 
 
+def _overdue(out: Path, chunk: Chunk) -> str:
+    first, last = chunk.samples[0].image, chunk.samples[-1].image
+    return (
+        f"{out}: shard {chunk.number} was not finished in {_DEADLINE_SECONDS} s: the file system hangs, or an image of"
+        f" those from {first} to {last}; the same command goes on from there"
+    )
+
+
 def _finish_some(pending: set[Future[int]], out: Path, bar: tqdm[Any]) -> set[Future[int]]:
     done, rest = wait(pending, timeout=_DEADLINE_SECONDS, return_when=FIRST_COMPLETED)
     if not done:
-        raise TimeoutError(f"{out}: no shard was finished in {_DEADLINE_SECONDS} s; run the same command again")
+        raise BuildError(f"{out}: no shard was finished in {_DEADLINE_SECONDS} s; run the same command again")
     for future in done:
         bar.update(future.result())
     return rest
@@ -242,7 +253,7 @@ def _pool(workers: int, out: Path) -> Iterator[ProcessPoolExecutor]:
         for child in set(multiprocessing.active_children()) - before:
             child.kill()  # what it was writing has a temporary name, which the caller removes
         if isinstance(error, BrokenProcessPool):
-            raise RuntimeError(
+            raise BuildError(
                 f"{out}: a worker was killed, perhaps for memory; run the same command again, with fewer --workers"
             ) from error
         raise

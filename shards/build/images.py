@@ -19,19 +19,16 @@ with questions only is turned upright, because that is how people saw it.
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from laconvnet.files import read_bytes
+from laconvnet.images import FORMATS, ImageLimitError, opened, read_bytes
 from laconvnet.shards.build import jpeg
 
 EXTENSIONS = ("jpg", "png")
-# Named, because PIL would also try formats that start other programs (EPS) or are seldom fuzzed.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as a JPEG of several frames
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
@@ -66,21 +63,22 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
     """Read, decode in full and normalise one image file.
 
     ``annotated`` is the (width, height) that the annotations claim, zeros where unknown. Raises ImageError with
-    the reason where the file is absent, cannot be decoded, or is larger than PIL's limit against decompression bombs;
+    the reason where the file is absent, cannot be decoded, or is beyond a limit of `laconvnet.images`;
     OSError where it is there and cannot be read: that is no fault of the image.
     """
     try:
         data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
+    except ImageLimitError as error:
+        raise ImageError(f"refused: {error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _normalised(image, data, annotated, has_regions)
+        with opened(data) as image:
+            return _normalised(image, data, annotated, has_regions)
     except ImageError:
         raise
+    except ImageLimitError as error:
+        raise ImageError(f"refused: {error}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"no image of a known format ({', '.join(FORMATS)})") from error
     # Decoders raise nearly anything on malformed bytes (SyntaxError, struct.error, zlib.error, IndexError, ...);

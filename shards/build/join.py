@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from laconvnet.files import is_unreadable, publishing, retried
 from laconvnet.shards.build.writer import Part
-from laconvnet.shards.errors import InputError, one_line
+from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
     PARTS,
@@ -59,7 +59,7 @@ def _read(part: Part, name: str) -> pa.Table:
         if is_unreadable(error):
             raise
         part.table("samples").unlink(missing_ok=True)  # the commit: the next run writes this shard again
-        raise InputError(f"{path}: damaged ({one_line(error)}); run the same build command again") from error
+        raise InputError(f"{path}: damaged ({joined(error)}); run the same build command again") from error
 
 
 def _samples(parts: list[Part]) -> Iterator[pa.Table]:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import is_unreadable, pread, publishing, retried
-from laconvnet.shards.errors import InputError, one_line
+from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.checksums import REMEDY, file_facts, table_facts
 from laconvnet.shards.format.record import Record
@@ -293,7 +293,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         if is_unreadable(error):
             raise
-        raise InputError(f"{path}: not a manifest of this program, or damaged ({one_line(error)}); {REMEDY}") from error
+        raise InputError(f"{path}: not a manifest of this program, or damaged ({joined(error)}); {REMEDY}") from error
     if damaged or (version == VERSION and checksum is None):
         raise InputError(f"{path}: the checksum of its facts is another one or gone; the file is damaged: {REMEDY}")
     if version not in (VERSION, READ_TOO):

@@ -107,7 +107,9 @@ class Record:
                 Question(**{**question, "answers": tuple(question["answers"])}) for question in fields["questions"]
             )
             return cls(**fields)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise InputError(f"record: not a sample record of this schema ({error}); build the shards again") from error
 
 

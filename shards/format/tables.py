@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from laconvnet.files import is_unreadable, retried
-from laconvnet.shards.errors import InputError, one_line
+from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format.checksums import REMEDY, TableChecksums, compare_frame, is_by_block
 
 BATCH_ROWS = 2**18
@@ -91,7 +91,7 @@ def mapped(path: Path, schemas: Sequence[pa.Schema], found: Mapping[str, Any]) -
     except (OSError, ValueError, pa.ArrowException) as error:
         if is_unreadable(error):
             raise
-        raise InputError(f"{path}: cannot be read as an Arrow table ({one_line(error)}); {REMEDY}") from error
+        raise InputError(f"{path}: cannot be read as an Arrow table ({joined(error)}); {REMEDY}") from error
     if not any(table.schema.equals(schema) for schema in schemas):
         wrong = sorted(set(map(str, table.schema)) ^ set(map(str, schemas[0])))
         raise InputError(f"{path}: other columns than expected ({'; '.join(wrong)}); build the set again")

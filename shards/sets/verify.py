@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from PIL import Image
 from tqdm import tqdm
 
+from laconvnet.images import opened
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import EXTENSIONS
-from laconvnet.shards.errors import InputError, one_line
+from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format.checksums import REMEDY, file_facts
 from laconvnet.shards.format.manifest import (
     EXAMPLES,
@@ -128,7 +127,7 @@ def _difference(path: Path, name: str, table: MappedTable) -> Iterator[str]:
                         return
                 first += len(batch)
     except (OSError, pa.ArrowException) as error:
-        yield f"{path}: cannot be read as Parquet ({one_line(error)})"
+        yield f"{path}: cannot be read as Parquet ({joined(error)})"
         return
     if first != len(table):
         yield f"{path}: {first} rows, {name} has {len(table)}"
@@ -269,10 +268,10 @@ def _row_problems(manifest: Manifest, number: int, first_example: Any) -> Iterat
 
 def _image_problems(data: bytes, row: dict[str, Any]) -> Iterator[str]:
     try:
-        with Image.open(io.BytesIO(data), formats=tuple(_FORMAT_EXT)) as image:
+        with opened(data) as image:
             if image.size != (row["width"], row["height"]):
                 yield f"an image of {image.size}, expected {(row['width'], row['height'])}"
-            elif _FORMAT_EXT[str(image.format)] != row["image_ext"]:
+            elif _FORMAT_EXT.get(str(image.format)) != row["image_ext"]:
                 yield f"a {image.format} under the extension {row['image_ext']}"
             elif image.format == "JPEG":
                 fault = jpeg.fault(data)

@@ -33,8 +33,11 @@ _SPLITS = ("train", "val", "test")
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\]]+)+)\s([^\]]*)\]")
 # The chain that all phrases share which speak of nothing in the image: never a region.
 _NOT_VISUAL = "0"
-# An original takes some 5 kB.
+# Originals take some 5 kB, 1 kB and 300 kB. A phrase without its end is looked for to the end of its line, so that the
+# captions' limit bounds time as well.
 _XML_MAX_BYTES = 2**20
+_CAPTIONS_MAX_BYTES = 2**16
+_LIST_MAX_BYTES = 2**24
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ def _read_lists(lists: dict[str, Path]) -> dict[str, str]:
     """The split of every image; ids become file names, so they have to be numbers."""
     split_of: dict[str, str] = {}
     for split, path in lists.items():
-        for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        for number, line in enumerate(_read_text(path, _LIST_MAX_BYTES).splitlines(), start=1):
             image = line.strip()
             if not image:
                 continue
@@ -115,7 +118,14 @@ def _need_all(folder: Path, suffix: str, split_of: dict[str, str]) -> None:
         )
 
 
-def _read_text(path: Path) -> str:
+def _check_size(path: Path, most: int) -> None:
+    size = path.stat().st_size
+    if size > most:
+        raise InputError(f"{path}: {size} bytes, expected at most {most}; get the file again")
+
+
+def _read_text(path: Path, most: int) -> str:
+    _check_size(path, most)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -137,7 +147,7 @@ def _regions(image: str, split: str, sentences: Path, boxes: Path) -> tuple[int,
 def _read_sentences(path: Path, image: str) -> dict[str, _Chain]:
     """The chains of an image in the order of their first mention."""
     chains: dict[str, _Chain] = {}
-    lines = [line for line in _read_text(path).splitlines() if line.strip()]
+    lines = [line for line in _read_text(path, _CAPTIONS_MAX_BYTES).splitlines() if line.strip()]
     for number, line in enumerate(lines):
         matches = list(_PHRASE.finditer(line))
         if len(matches) != line.count("[/EN#"):
@@ -154,9 +164,7 @@ def _read_sentences(path: Path, image: str) -> dict[str, _Chain]:
 
 def _read_boxes(path: Path) -> tuple[int, int, dict[str, list[Box]]]:
     """Width, height and the boxes of each chain; an object may bear the names of several chains."""
-    size = path.stat().st_size
-    if size > _XML_MAX_BYTES:
-        raise InputError(f"{path}: {size} bytes, expected at most {_XML_MAX_BYTES}; get the file again")
+    _check_size(path, _XML_MAX_BYTES)
     try:
         root = defusedxml.ElementTree.parse(path, forbid_dtd=True).getroot()
     except (ParseError, DefusedXmlException, ValueError) as error:

@@ -12,6 +12,11 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Rle
 from laconvnet.shards.sources.reading import is_number
 
+# Originals have some ten parts and an outline a few times around the image. Merging parts takes the square of their
+# number, and pycocotools walks an outline in steps of a fifth of a pixel that it keeps.
+_MAX_PARTS = 1000
+_MAX_OUTLINE = 100  # times the longer side
+
 
 def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
     """The compressed mask with ASCII counts of polygons, plain run lengths or a compressed mask.
@@ -24,8 +29,13 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
             {"size": [height, width], "counts": _counts(segmentation, height, width, where)}, height, width
         )
     elif isinstance(segmentation, list) and segmentation:
+        if len(segmentation) > _MAX_PARTS:
+            raise InputError(f"{where}: segmentation of {len(segmentation)} polygons, expected at most {_MAX_PARTS}")
         for polygon in segmentation:
             _check_polygon(polygon, height, width, where)
+        longest = _MAX_OUTLINE * max(height, width)
+        if sum(map(_outline, segmentation)) > longest:
+            raise InputError(f"{where}: polygons with an outline of more than {longest} pixels; get the file again")
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     else:
         raise InputError(f"{where}: segmentation {reprlib.repr(segmentation)}, expected polygons or run lengths")
@@ -49,6 +59,13 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     limit = 2 * max(height, width)
     if any(abs(value) > limit for value in polygon):
         raise InputError(f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} image")
+
+
+def _outline(polygon: list[float]) -> float:
+    """The steps around a polygon, as many as the longer side of each of its edges has pixels."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    edges = zip(corners, corners[1:] + corners[:1], strict=True)
+    return sum(max(abs(x - left), abs(y - top)) for (left, top), (x, y) in edges)
 
 
 def _counts(segmentation: dict[str, Any], height: int, width: int, where: str) -> list[int]:

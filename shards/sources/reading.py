@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
+from laconvnet.shards.sources.json_limits import JsonLimitError, LimitedJson
+from laconvnet.terminal import one_line
 
 T = TypeVar("T")
 
@@ -49,7 +51,12 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
     with (
         open(path, "rb") as file,
         tqdm(
-            total=path.stat().st_size, desc=f"reading {path.name}", unit="B", unit_scale=True, delay=1, leave=False
+            total=path.stat().st_size,
+            desc=f"reading {one_line(path.name)}",
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            leave=False,
         ) as bar,
     ):
         yield file, bar
@@ -59,16 +66,19 @@ def read_items(path: Path, prefix: str = "item") -> Iterator[dict[str, Any]]:
     """The objects of one array in a JSON file, one after another, without holding the file in memory.
 
     ``prefix`` is ijson's: "item" for a file that is an array, "images.item" for the array under a key. Raises
-    InputError for broken JSON, for an array that is missing or empty, and for an element that is no object.
+    InputError for broken JSON and JSON beyond `json_limits`, for an array that is missing or empty, and for an element
+    that is no object.
     """
     count = 0
     with opened(path) as (file, bar):
-        items = ijson.items(file, prefix, use_float=True)
+        items = ijson.items(LimitedJson(file, prefix.count(".") + 1), prefix, use_float=True)
         while True:
             try:
                 item = next(items)
             except StopIteration:
                 break
+            except JsonLimitError as error:
+                raise InputError(f"{path}: refused JSON: {error}, no annotation is; get the file again") from error
             except (ijson.JSONError, ValueError, OverflowError) as error:
                 raise InputError(f"{path}: broken JSON ({reprlib.repr(str(error))}); get the file again") from error
             if not isinstance(item, dict):
@@ -88,6 +98,8 @@ def field(entry: dict[str, Any], where: str, kind: type[T], *keys: str) -> T:
             value = entry[key]
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"{where}: key {key!r} is {reprlib.repr(value)}, expected {kind.__name__}")
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:  # tables and JSON of others hold no more
+                raise InputError(f"{where}: key {key!r} has {value.bit_length()} bits, expected a number of 64")
             return value
     raise InputError(f"{where}: key {' or '.join(map(repr, keys))} is missing")
 

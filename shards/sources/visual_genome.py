@@ -210,6 +210,10 @@ def _box(entry: dict[str, Any], where: str, width: str, height: str) -> Box:
     return reading.box([entry.get(key) for key in ("x", "y", width, height)], where)
 
 
+# Each object of an image is compared with its namesakes; an original image has some hundred entries at most.
+_MAX_OBJECTS = 2000
+
+
 @dataclass(slots=True)
 class _Object:
     id: str
@@ -223,12 +227,17 @@ class _Object:
         return tuple(dict.fromkeys(attribute for entry in self.entries for attribute in entry))
 
 
+_Namesake = tuple[_Object, frozenset[str]]  # and its attributes in small letters
+
+
 def _object_regions(
     objects: list[dict[str, Any]], attributes: list[dict[str, Any]], where: Callable[[str], str]
 ) -> Iterator[Region]:
     by_id: dict[int, _Object] = {}
     by_key: dict[tuple[Box, tuple[str, ...]], _Object] = {}
     for file, entries in (("objects.json", objects), ("attributes.json", attributes)):
+        if len(entries) > _MAX_OBJECTS:
+            raise InputError(f"{where(file)}: {len(entries)} entries, expected at most {_MAX_OBJECTS}")
         for entry in entries:
             # In version 1.0 an entry of attributes.json has an id of its own, not the object's.
             own_id = file == "attributes.json" and "object_id" not in entry
@@ -246,10 +255,11 @@ def _object_regions(
             if raw_attributes is not None:
                 found.entries[_words(reading.field(entry, context, list, "attributes"), context)] = None
     merged = list({thing.id: thing for thing in by_key.values()}.values())
-    namesakes: dict[str, list[_Object]] = defaultdict(list)
+    namesakes: dict[str, list[_Namesake]] = defaultdict(list)
     for thing in merged:
+        attributes_of = frozenset(attribute.casefold() for attribute in thing.attributes)
         for name in {name.casefold() for name in thing.names}:
-            namesakes[name].append(thing)
+            namesakes[name].append((thing, attributes_of))
     for thing in merged:
         yield Region(
             id=thing.id,
@@ -263,7 +273,7 @@ def _object_regions(
         )
 
 
-def _phrases(thing: _Object, namesakes: dict[str, list[_Object]]) -> Iterator[str]:
+def _phrases(thing: _Object, namesakes: dict[str, list[_Namesake]]) -> Iterator[str]:
     """Phrases that name this object and no other of the image."""
     if not thing.names:
         return
@@ -271,8 +281,7 @@ def _phrases(thing: _Object, namesakes: dict[str, list[_Object]]) -> Iterator[st
     for entry in [entry for entry in thing.entries if entry] or [()]:
         wanted = {attribute.casefold() for attribute in entry}
         if not any(
-            other is not thing and wanted <= {attribute.casefold() for attribute in other.attributes}
-            for other in namesakes[name.casefold()]
+            other is not thing and wanted <= attributes_of for other, attributes_of in namesakes[name.casefold()]
         ):
             yield " ".join((*entry, name))
 

@@ -186,6 +186,16 @@ def test_only_the_newest_start_of_the_log_counts(stage: Path, capsys: pytest.Cap
     assert judge(stage, "7", 3, 5).reason == "no such expression"
 
 
+def test_the_reason_of_a_rank_writes_no_line_that_is_read_again(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    failed(stage, "ValueError: no\nlaconvnet: start 9 on node7\nsrun: error: node7: task 3: Killed\x1b[2J")
+    assert end(stage, "7", 0, 1, 60) == FAILED
+    (line,) = capsys.readouterr().out.splitlines()
+    assert tells(line, "laconvnet: failed: ", "no\\nlaconvnet: start 9", "\\x1b[2J")
+
+
 def test_starts_that_lead_nowhere_end(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for start in range(1, LOST_STARTS):
         assert begin(stage, "7", start, "node6") == DONE

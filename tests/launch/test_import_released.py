@@ -205,7 +205,7 @@ def cut(file: Path) -> None:
         (lambda file: file.write_bytes(b"hello world"), "best.pth: not a whole file of torch.save"),
         (lambda file: file.write_bytes(b""), "best.pth: not a whole file of torch.save"),
         (cut, "best.pth: not a whole file of torch.save"),
-        (lambda file: torch.save({"state_dict": {}, "x": fractions.Fraction(1)}, file), "holds a fractions.Fraction"),
+        (lambda file: torch.save({"state_dict": {}, "x": fractions.Fraction(1)}, file), "asks for fractions.Fraction"),
         (lambda file: torch.save([torch.zeros(1)], file), "best.pth: holds a list, expected a state dict"),
         (lambda file: torch.save({"epoch": 3, "lr": 0.1}, file), "best.pth: holds epoch, lr: expected tensors by name"),
         (lambda file: torch.save({"state_dict": {}}, file), "best.pth: holds state_dict: expected tensors by name"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def run(tmp_path: Path) -> Path:
     state = {"step": 7, "task": "rec", "data": "", "model": model.state_dict(), "moments": {}, "ema": ema_weights}
     checkpoint.save(checkpoint.folder_of(place, 7), state, WORDS.to_json())
     return place
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt2"])
+@pytest.mark.parametrize("umask", [0o002, 0o027])
+def test_an_exported_file_is_for_whom_the_umask_says(run: Path, tmp_path: Path, kind: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        export(run, kind, tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_safetensors_hold_the_ema_and_how_to_use_it(run: Path, tmp_path: Path) -> None:

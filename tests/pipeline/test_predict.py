@@ -12,6 +12,7 @@ from PIL import Image
 from laconvnet.pipeline.data.masks import encode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.predict import _open, draw
+from tests.package.test_images import scans
 from tests.samples import SAMPLES, needs
 
 ODD = SAMPLES / "images"
@@ -51,6 +52,12 @@ def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=rf"^--image: {path}: not an image that can be decoded"):
         _open(path)
+
+
+def test_what_would_take_too_long_to_decode_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bomb.jpg").write_bytes(scans(3000))
+    with pytest.raises(ConfigError, match=r"^--image: .*bomb\.jpg: refused: .*more than \d+ scans"):
+        _open(tmp_path / "bomb.jpg")
 
 
 def test_a_missing_image_is_reported(tmp_path: Path) -> None:

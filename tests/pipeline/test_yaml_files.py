@@ -90,6 +90,36 @@ def test_what_yaml_documents_is_read_as_it_was(file: Path) -> None:
 def test_a_tree_that_contains_itself_or_is_too_deep_is_refused(file: Path) -> None:
     assert "a: an alias contains itself" in refused(file, "a: &x [1, *x]\n")[0]
     assert "too deeply" in refused(file, "[" * 3000)[0]
+    file.write_text("[" * yaml_files.MAX_DEPTH + "]" * yaml_files.MAX_DEPTH)
+    yaml_files.read(file)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@pytest.mark.parametrize("opening", ["[", "- ", "{a: ", "? "])
+def test_nesting_without_end_is_refused_before_a_library_follows_it(file: Path, opening: str, as_text: bool) -> None:
+    file.write_text("seed: 1\nb:\n  " + opening * 100_000)
+    with pytest.raises(ConfigError, match=rf"^{file}: line 3: nested too deeply, .* {yaml_files.MAX_DEPTH} "):
+        yaml_files.read(file, as_text=as_text)
+
+
+def test_aliases_of_aliases_are_counted_as_they_stand_written_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]" for number in range(1, 12)]
+    (fault,) = refused(file, "\n".join(["a0: &a0 [x]", *lines]))
+    assert "aliases" in fault
+    monkeypatch.setattr(yaml_files, "MAX_VALUES", 7)
+    file.write_text("a: &a [1, 2]\nb: *a\n")  # itself, two lists, and two values in each
+    yaml_files.read(file)
+    assert "aliases" in refused(file, "a: &a [1, 2]\nb: *a\nc: 1\n")[0]
+
+
+@pytest.mark.parametrize(
+    "written", ["1" * 10_000, "0x" + "f" * 10_000, "0" + "7" * 10_000, "!!bool perhaps", "!!timestamp x", "!!int _"]
+)
+def test_what_is_no_number_or_is_one_without_end_is_told(file: Path, written: str) -> None:
+    (fault,) = refused(file, f"a: {written}\n")
+    assert len(fault) < 300
+    with pytest.raises(ValueError, match="value "):
+        yaml_files.value(written)
 
 
 def test_the_line_of_a_key_is_known(file: Path) -> None:

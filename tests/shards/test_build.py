@@ -23,7 +23,7 @@ from laconvnet.shards.build import builder as build_module
 from laconvnet.shards.build.builder import build, build_task
 from laconvnet.shards.build.plan import plan
 from laconvnet.shards.build.writer import Chunk
-from laconvnet.shards.errors import InputError
+from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format import manifest, tables
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
@@ -320,8 +320,8 @@ def die(out: Path, chunk: Chunk) -> int:
 @pytest.mark.parametrize(
     ("work", "error", "message"),
     [
-        (hang, TimeoutError, "no shard was finished in 0 s; run the same command again"),
-        (die, RuntimeError, "worker was killed, .*memory; run the same command again"),
+        (hang, BuildError, "no shard was finished in 0 s; run the same command again"),
+        (die, BuildError, "worker was killed, .*memory; run the same command again"),
     ],
 )
 def test_workers_that_hang_or_die_end_the_build(

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from laconvnet import images
+from laconvnet.images import MAX_SCANS
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import ImageError, StoredImage, read_image_file
+from tests.package.test_images import scans
 from tests.samples import SAMPLES, needs
 
 ODD = SAMPLES / "images"
@@ -206,8 +209,39 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     header = struct.pack(">IIBBBBB", 12_000, 12_000, 1, 0, 0, 0, 0)  # above PIL's warning, below its error
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     (tmp_path / "bomb.png").write_bytes(data)
-    with pytest.raises(ImageError, match="DecompressionBombWarning"):
+    with pytest.raises(ImageError, match=r"12000x12000 .* decompression bomb"):
         read_image_file(tmp_path / "bomb.png")
+
+
+def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(scans(MAX_SCANS))
+    assert read_image_file(tmp_path / "a.jpg").width == 40
+    (tmp_path / "bomb.jpg").write_bytes(scans(MAX_SCANS + 1))
+    monkeypatch.setattr(jpeg, "fault", lambda data: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match=f"more than {MAX_SCANS} scans"):
+        read_image_file(tmp_path / "bomb.jpg")
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_png_whose_texts_unpack_to_megabytes_is_refused(tmp_path: Path, name: bytes) -> None:
+    stream = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(stream, "PNG")
+    flags = b"\0\1\0\0\0" if name == b"iTXt" else b"\0\0"
+    body = name + b"key" + flags + zlib.compress(bytes(2**24))
+    bomb = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    header = 8 + 25  # signature and IHDR
+    (tmp_path / "a.png").write_bytes(stream.getvalue()[:header] + bomb + stream.getvalue()[header:])
+    with pytest.raises(ImageError, match="too large"):
+        read_image_file(tmp_path / "a.png")
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    (tmp_path / "a.jpg").write_bytes(bytes(1001))
+    with pytest.raises(ImageError, match="more than 1,000 bytes"):
+        read_image_file(tmp_path / "a.jpg")
 
 
 def test_a_jpeg_with_a_hole_is_refused_and_one_with_stray_bytes_mended(tmp_path: Path) -> None:

@@ -200,6 +200,34 @@ def test_size_is_bounded_and_absence_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    "making", [b"}", b"]", b"(", b"(l", b"(d", b"(t", b")", b"q\x00", b"N\x94", b"p1\n", b"r\0\0\0\0"]
+)
+def test_what_is_made_of_few_bytes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, making: bytes) -> None:
+    monkeypatch.setattr(safe_pickle, "MAX_OBJECTS", 1000)
+    path = _write(tmp_path / "refs(unc).p", b"\x80\x02N" + making * 1001 + b".")
+    with pytest.raises(InputError, match=r"refs\(unc\)\.p: .*more than 1,000 containers and memo entries"):
+        load_data(path)
+
+
+def test_opcodes_are_counted_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "refs(unc).p", pickle.dumps([REF], 2))
+    opcodes = list(pickletools.genops(path.read_bytes()))
+    monkeypatch.setattr(safe_pickle, "MAX_OPCODES", len(opcodes))
+    assert load_refs(path) == [REF]
+    monkeypatch.setattr(safe_pickle, "MAX_OPCODES", len(opcodes) - 1)
+    with pytest.raises(InputError, match=rf"refs\(unc\)\.p: .*more than {len(opcodes) - 1} opcodes"):
+        load_refs(path)
+
+
+def test_the_largest_originals_stay_far_below_the_limits(tmp_path: Path) -> None:
+    words = [{**REF["sentences"][0], "sent_id": 7, "tokens": [f"word{n}" for n in range(4)]} for n in range(3)]  # type: ignore[index]
+    ref = pickle.dumps({**REF, "sentences": words}, 0)
+    codes = [opcode.name for opcode, *_ in pickletools.genops(ref)]
+    assert 50_000 * len(codes) < safe_pickle.MAX_OPCODES
+    assert 50_000 * sum(name in safe_pickle._KEPT for name in codes) < safe_pickle.MAX_OBJECTS
+
+
+@pytest.mark.parametrize(
     ("refs", "message"),
     [
         ({}, r"holds \{\}, expected a list of refs"),

@@ -159,6 +159,16 @@ def test_bad_markup_is_named(tmp_path: Path, captions: str) -> None:
         _samples(_write(tmp_path, captions))
 
 
+def test_captions_and_lists_are_bounded(tmp_path: Path) -> None:
+    root = _write(tmp_path, "[/EN#1/a " * 8000)  # a phrase that ends nowhere, again and again
+    with pytest.raises(InputError, match=r"Sentences/1\.txt: 72000 bytes, expected at most 65536"):
+        _samples(root)
+    with (root / "train.txt").open("a") as file:
+        file.write("\n" * 2**24)
+    with pytest.raises(InputError, match=r"train\.txt: \d+ bytes, expected at most 16777216"):
+        _samples(root)
+
+
 def test_captions_are_utf8(tmp_path: Path) -> None:
     root = _write(tmp_path)
     (root / "Sentences" / "1.txt").write_bytes(b"[/EN#7/people A man \xff] .")

@@ -159,6 +159,10 @@ def test_a_compressed_mask_of_long_runs_survives() -> None:
     assert (coco_mask.decode(got) == pixels).all()
 
 
+def test_an_outline_within_the_limit_is_a_mask() -> None:
+    assert to_rle([[0, 0, 9, 0, 9, 7]] * 30, 8, 10, "here") == to_rle([[0, 0, 9, 0, 9, 7]], 8, 10, "here")
+
+
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
@@ -169,6 +173,9 @@ def test_a_compressed_mask_of_long_runs_survives() -> None:
         ([[1, 2, 3, 4, 5, "6"]], "polygon .* expected"),
         ([[1, 2, 3, 4, 5, 1e8]], "polygon .* lies far outside the 10x8 image"),
         ([5], "polygon 5, expected"),
+        ([[0, 0, 9, 0, 9, 7]] * 1001, "segmentation of 1001 polygons, expected at most 1000"),
+        ([[0, 0, 9, 0, 9, 7] * 41], "polygons with an outline of more than 1000 pixels"),
+        ([[0, 0, 9, 0, 9, 7]] * 41, "polygons with an outline of more than 1000 pixels"),
         ({"size": [10, 8], "counts": [80]}, r"key 'size' of the mask is \[10, 8\], expected \[8, 10\]"),
         ({"size": [8, 10], "counts": [81]}, "key 'counts' of the mask does not add up to 10x8"),
         ({"size": [8, 10], "counts": [100, -20]}, "key 'counts'"),

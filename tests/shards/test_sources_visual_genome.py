@@ -144,6 +144,13 @@ def test_objects_and_attributes_meet_by_id_and_by_look(tmp_path: Path) -> None:
     assert regions["object-8"].category is None
 
 
+def test_an_image_of_thousands_of_objects_is_refused(tmp_path: Path) -> None:
+    things = [_thing(number, ["cat"], number, attributes=[f"a{number}"]) for number in range(2001)]
+    assert len(_attributes(tmp_path / "most", *things[:2000]).regions) == 2000
+    with pytest.raises(InputError, match=r"attributes\.json: image 1: 2001 entries, expected at most 2000"):
+        _attributes(tmp_path / "more", *things)
+
+
 def test_an_entry_id_of_the_old_layout_is_not_an_object_id(tmp_path: Path) -> None:
     old = {"id": 5, "x": 40, "y": 1, "w": 10, "h": 20, "object_names": ["bag"], "attributes": ["red"]}
     root = _write(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench.kept import read
 from laconvnet.launch.commands.output import rows
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import complain
 
 
 def compare(
@@ -49,7 +49,7 @@ def compare(
     failed = regressions(table, fail_above) if fail_above is not None else []
     if failed:
         names = ", ".join(row["id"] for row in failed)
-        print(f"laconvnet: worse by more than {fail_above:g} %: {names}", file=sys.stderr)
+        complain(f"laconvnet: worse by more than {fail_above:g} %: {names}")
     return 1 if failed else 0
 
 
@@ -72,7 +72,7 @@ def _warn(*files: tuple[Path, list[dict[str, Any]]]) -> None:
         if was and now:
             if was != now:
                 of = f"{old} is of {' and '.join(sorted(was))}, {new} of {' and '.join(sorted(now))}"
-                print(f"laconvnet: {of}: another {key}", file=sys.stderr)
+                complain(f"laconvnet: {of}: another {key}")
             return
 
 

@@ -27,7 +27,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not _is_row(row):
             raise ConfigError(f"{path}: line {number}: expected a row of `laconvnet bench COMMAND --json`")

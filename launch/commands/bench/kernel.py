@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.launch.commands.bench.tables import check_plot
 from laconvnet.launch.commands.bench.tables import plot as draw
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import complain
 
 if TYPE_CHECKING:
     import torch
@@ -107,9 +107,9 @@ def kernel(
         raise ConfigError(f"command line: --without: {', '.join(without)}: {where} has no other way")
     if begun < total:
         words = f"{total - begun} of {total} layers were not begun within {minutes:g} minutes"
-        print(f"laconvnet: {words}", file=sys.stderr)
+        complain(f"laconvnet: {words}")
     if dispatch:
-        print(f"laconvnet: {keep(measured.table, dispatch)} layers in {dispatch}", file=sys.stderr)
+        complain(f"laconvnet: {keep(measured.table, dispatch)} layers in {dispatch}")
     if plot:
         draw(measured.table, plot)
     return measured.failed()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from laconvnet.launch.commands.bench.tables import show
 from laconvnet.launch.commands.output import rows
+from laconvnet.terminal import complain
 
 
 class Measured:
@@ -41,5 +42,5 @@ class Measured:
         """The exit code; says how many rows failed."""
         count = sum(str(row["note"]).startswith("failed: ") for row in self.table)
         if count:
-            print(f"laconvnet: {count} rows failed and have no numbers; the notes tell why", file=sys.stderr)
+            complain(f"laconvnet: {count} rows failed and have no numbers; the notes tell why")
         return 1 if count else 0

@@ -10,6 +10,7 @@ from typing import Any
 from laconvnet.launch.commands.output import rows
 from laconvnet.launch.table import cell
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import say
 
 # What the tables and the roofline read of a row.
 NEEDED = {
@@ -40,9 +41,9 @@ def show(table: Sequence[dict[str, Any]]) -> None:
     """A table a layer of `bench kernel` and a summary of them; of the other commands a table a part."""
     layers = [row for row in table if is_layer(row)]
     for name, lines in _by_layer(layers).items():
-        print(name)
+        say(name)
         rows(lines, False)
-        print()
+        say()
     rows(_summary(layers), False)
     for part in dict.fromkeys(row["bench"] for row in table if not is_layer(row)):
         _show_part([row for row in table if row.get("bench") == part])
@@ -51,10 +52,10 @@ def show(table: Sequence[dict[str, Any]]) -> None:
 def _show_part(lines: Sequence[dict[str, Any]]) -> None:
     first = lines[0]
     shared = {key for key in _ABOVE if key in first and all(line[key] == first[key] for line in lines)}
-    print(", ".join([first["bench"], *(f"{key} {cell(first[key])}" for key in _ABOVE if key in shared)]))
+    say(", ".join([first["bench"], *(f"{key} {cell(first[key])}" for key in _ABOVE if key in shared)]))
     keys = [key for key in dict.fromkeys(key for line in lines for key in line) if key not in {*shared, *_UNSEEN}]
     rows([{key: line.get(key) for key in keys} for line in lines], False)
-    print()
+    say()
 
 
 def layer(row: dict[str, Any]) -> str:

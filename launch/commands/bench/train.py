@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from laconvnet.launch.commands.bench.measured import Measured
 from laconvnet.launch.commands.bench.options import Device, Record, device_of, end_of
 from laconvnet.launch.commands.bench.progress import bar
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import complain
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ def train(
             else:
                 measured.add([{**empty_row(name, f"left out: it needs {', '.join(lacking)}"), "bench": name}])
     if left:
-        print(f"laconvnet: not begun within {minutes:g} minutes: {', '.join(left)}", file=sys.stderr)
+        complain(f"laconvnet: not begun within {minutes:g} minutes: {', '.join(left)}")
     return measured.failed()
 
 

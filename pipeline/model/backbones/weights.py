@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.backbones.base import Backbone
+from laconvnet.pipeline.tensor_file import load_tensors
 
 _KEY = "model.backbone_weights"
 
@@ -51,16 +50,15 @@ def _read(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    expected = "expected a state dict as .safetensors or of torch.save"
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        found: Any = load_file(file) if file.suffix == ".safetensors" else load_tensors(file)
     except OSError as error:
         raise ConfigError(f"{_KEY}: {file}: cannot be read ({error.strerror or error})") from error
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise ConfigError(
-            f"{_KEY}: {file}: holds no tensors that can be read; expected a state dict as .safetensors or of torch.save"
-        ) from error
+    except SafetensorError as error:
+        raise ConfigError(f"{_KEY}: {file}: holds no tensors that can be read; {expected}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{_KEY}: {error}; {expected}") from error
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise ConfigError(f"{_KEY}: {file}: is no state dict; expected a dictionary of names and tensors")
     return found

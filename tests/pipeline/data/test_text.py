@@ -182,6 +182,7 @@ def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
         (["the 1 2 inf"], "not finite"),
         (["elsewhere 1 2 3", "nowhere 1 2 3"], "knows none of the 4 words"),
         (["400000 3", "the 1 2 3"], "line 2: 3 values, expected 1"),
+        (["the 1 2 3", "of 1 2 " + "3" * 2**16], "line 2: more than 65536 characters"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -1,0 +1,98 @@
+"""Image files of others, opened within limits: what one may cost to decode is known before it is decoded.
+
+A file of kilobytes can ask for gigabytes of pixels, or for minutes of work on them: each scan of a progressive JPEG is
+a pass over the whole image and may take thirty bytes. The limits leave room for whatever a camera or an encoder writes.
+This module knows PIL and `laconvnet.files` only.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from laconvnet.files import retried
+
+# Named, because PIL would also try formats that start other programs (EPS) or are seldom fuzzed.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as a JPEG of several frames
+
+MAX_PIXELS = 2**30 // 12  # 89 megapixels, at which PIL begins to warn of a bomb
+MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
+# libjpeg's progressive colour images have 10 scans, those of optimisers (mozjpeg) a few more. 100 is as many as cjpeg
+# takes from a script of scans and libtiff from a JPEG.
+MAX_SCANS = 100
+# An image of the largest size in the scans of libjpeg. Two such decodings are a few seconds.
+MAX_SCANNED_PIXELS = 10 * MAX_PIXELS
+
+_SOS, _EOI = 0xDA, 0xD9
+# Not in entropy-coded data: a stuffed zero, restart markers. TEM has no parameters, as these.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+
+
+class ImageLimitError(ValueError):
+    """An image that would cost more to decode than any honest one; the message says which limit it passes."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file. Raises OSError as `files.retried`, and ImageLimitError for more than MAX_BYTES."""
+    data = retried(path, lambda: _first_bytes(path, MAX_BYTES + 1))
+    if len(data) > MAX_BYTES:
+        raise ImageLimitError(f"the file has more than {MAX_BYTES:,} bytes")
+    return data
+
+
+def _first_bytes(path: Path, most: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(most)
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """An image of one of FORMATS by its bytes, not yet decoded; PIL's warnings are quiet until it is closed.
+
+    Raises ImageLimitError for one beyond the limits above, and whatever PIL does for malformed bytes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError as error:  # at twice MAX_PIXELS
+            raise ImageLimitError(f"a decompression bomb ({error})") from error
+        with image:
+            _check(image, data)
+            yield image
+
+
+def _check(image: Image.Image, data: bytes) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise ImageLimitError(
+            f"{image.width}x{image.height} are {pixels:,} pixels, more than {MAX_PIXELS:,}: a decompression bomb"
+        )
+    if data.startswith(b"\xff\xd8"):
+        most = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(pixels, 1))
+        if jpeg_scans(data, most) > most:
+            raise ImageLimitError(
+                f"the JPEG has more than {most} scans, the most for {image.width}x{image.height} pixels; an encoder "
+                "writes some 10"
+            )
+
+
+def jpeg_scans(data: bytes, most: int = MAX_SCANS) -> int:
+    """The scans of a JPEG, or of the first of several, by its markers (ITU-T T.81 Annex B); at ``most`` + 1 it stops.
+
+    Bytes between segments are passed over as libjpeg does.
+    """
+    count, at = 0, 2
+    while count <= most and (found := _MARKER.search(data, at)):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _EOI:
+            break
+        count += marker == _SOS
+        at += max(int.from_bytes(data[at : at + 2], "big"), 2)
+    return count
