@@ -56,7 +56,7 @@ fuzz: $(READY)
 # One failing call of the file system (EIO, ESTALE, ENOSPC, EACCES, a short read) at so many points of every command.
 .PHONY: faults
 faults: $(READY)
-	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
+	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) TABLE=$(TABLE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
 
 # On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
 gpu:

@@ -2,8 +2,10 @@
 
 A command then either waits the fault out and ends as it would have, or it stops with one line that says what could not
 be done. Whatever it did, the same command without a fault comes to the very end of an undisturbed one, and no
-checkpoint that was there is lost. `make faults` tries 300 points, an ordinary run of the tests a few; a failure prints
-the point, and `make faults SEED=7 POINTS=1` tries the first point of that seed.
+checkpoint that was there is lost.
+
+`make faults` tries 300 points, an ordinary run of the tests a few. A failure prints its point; `make faults SEED=7
+POINTS=1` tries the first one of that seed. TABLE=docs/faults.md writes the page of what came of them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from laconvnet.pipeline.runs import checkpoints
+from tests.faults.table import page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -213,18 +216,20 @@ def test_whatever_fails_it_is_told_and_nothing_is_lost(
         assert code == 0, f"{name}:\n{output}"
         ends[name] = scenario.end(place)
         print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts[name].items())}", flush=True)
-    outcomes: list[str] = []
+    outcomes: list[tuple[Point, str]] = []
     failures: list[str] = []
     for seed in range(SEED, SEED + POINTS):
         name = list(scenarios)[seed % len(scenarios)]
         point = Point.drawn(random.Random(seed), name, counts[name])
         try:
-            outcomes.append(tried(server, scenarios[name], place, point, ends[name]))
+            outcomes.append((point, tried(server, scenarios[name], place, point, ends[name])))
         except AssertionError as error:
-            outcomes.append("wrong")
+            outcomes.append((point, "wrong"))
             failures.append(f"seed {seed}: {point}; again: make faults SEED={seed} POINTS=1\n{error}")
-        print(f"seed {seed}  {point}: {outcomes[-1]}", flush=True)
-    print(f"{POINTS} points: {dict(Counter(outcomes))}", flush=True)
+        print(f"seed {seed}  {point}: {outcomes[-1][1]}", flush=True)
+    print(f"{POINTS} points: {dict(Counter(outcome for _, outcome in outcomes))}", flush=True)
+    if file := os.environ.get("TABLE"):
+        Path(file).write_text(page(outcomes, SEED))
     assert not failures, "\n\n".join(failures)
 
 
