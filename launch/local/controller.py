@@ -33,6 +33,10 @@ from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, ok_ma
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
 STOP_SECONDS = 10.0  # what an interrupted rank gets to tidy up
+_HINTS = {
+    signal.SIGKILL: " (out of memory?)",
+    signal.SIGBUS: " (a file it had mapped was cut off, or could not be read)",
+}
 LOST_SECONDS = 2.0  # what the others get once a rank is lost: they can only be waiting for it
 
 
@@ -136,7 +140,7 @@ class Controller(base.Controller):
         ]
         killed = [(rank, -code) for rank, code in lost if code < 0]
         for rank, number in killed[:1]:
-            hint = " (out of memory?)" if number == signal.SIGKILL else ""
+            hint = _HINTS.get(signal.Signals(number), "")
             self._failed(rank, f"rank {rank} was killed by {signal.Signals(number).name}{hint}")
         return bool(lost)
 

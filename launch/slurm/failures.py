@@ -25,7 +25,7 @@ _SIGNALS = {
     "Killed": "was killed by SIGKILL (out of memory?)",
     "Out Of Memory": "was killed for using more memory than it was given",
     "Segmentation fault": "was killed by SIGSEGV",
-    "Bus error": "was killed by SIGBUS",
+    "Bus error": "was killed by SIGBUS (a file it had mapped was cut off, or could not be read)",
     "Illegal instruction": "was killed by SIGILL",
     "Floating point exception": "was killed by SIGFPE",
 }
