@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import traceback
 import warnings
 from types import TracebackType
@@ -59,6 +60,7 @@ def complain(text: str) -> None:
 def install() -> None:
     """Send what Python prints by itself (warnings, log records, the traceback of a fault of ours) the same way."""
     sys.excepthook = _tell_exception
+    threading.excepthook = _tell_thread
     warnings.showwarning = _tell_warning
     logging.lastResort = _Handler(logging.WARNING)
 
@@ -70,6 +72,15 @@ class _Handler(logging.Handler):
 
 def _tell_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     complain("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+def _tell_thread(failed: threading.ExceptHookArgs) -> None:
+    name = failed.thread.name if failed.thread else "a thread"
+    if isinstance(failed.exc_value, OSError) and failed.exc_value.errno is not None:
+        complain(f"{name}: {failed.exc_value}")  # a disk, no fault of ours: whoever waits for the thread says the rest
+    elif failed.exc_value is not None:
+        complain(f"{name}:")
+        _tell_exception(failed.exc_type, failed.exc_value, failed.exc_traceback)
 
 
 def _tell_warning(

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laconvnet import terminal
 from laconvnet.files import find_object, publish_json
 from laconvnet.pipeline.runs import fence, history, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
@@ -82,6 +83,7 @@ class Command:
         """Run the command in this task. Raises what it raises, CommandFailed where it returns an exit code."""
         import submitit
 
+        terminal.install()
         env = submitit.JobEnvironment()
         started = time.time()
         os.environ.update(self.variables(env))

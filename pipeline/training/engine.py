@@ -207,7 +207,6 @@ class Engine:
 
     def close(self) -> None:
         """Leave together: a process that exits while another is still in a collective aborts it."""
-        self.accelerator.end_training()
         leave()
 
 

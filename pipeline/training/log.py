@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ class Log:
         self._waited = 0.0
         self._since = time.perf_counter()
         self.last: dict[str, float] = {}
-        progress.trackers.init_trackers("tensorboard")
+        self._draws = True
+        self._track(lambda: progress.trackers.init_trackers("tensorboard"))
 
     def step(self, step: int, outcome: Outcome, waited: float) -> None:
         """Take in step ``step`` (from 0); ``waited`` are the seconds it spent without data."""
@@ -109,13 +111,25 @@ class Log:
                 self._file.flush()
             complain(_line(row))
         shown = (*means, "lr", "samples_per_s", "data_wait", "mfu", "loss_scale")
-        run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done)
+        self._track(lambda: run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done))
         self._sums, self._taken, self._count = {}, 0, 0
         self._waited, self._since = 0.0, time.perf_counter()
 
     def close(self) -> None:
+        for tracker in self._progress.trackers.trackers:
+            self._track(tracker.finish)
         if self._file:
-            self._file.close()
+            with naming(self._path):
+                self._file.close()
+
+    def _track(self, work: Callable[[], None]) -> None:
+        """Do what draws curves; where their file cannot be written the run goes on without them, after one line."""
+        if self._draws:
+            try:
+                work()
+            except OSError as error:
+                self._draws = False
+                complain(f"TensorBoard: {error}; its curves end here, {self._path} goes on")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ def main() -> None:
 
 
 def _run(argv: list[str], variables: dict[str, str], log: str, counts: str) -> None:
+    from laconvnet import terminal
     from laconvnet.launch import cli
 
     faults = ctypes.CDLL(None)
@@ -46,6 +47,7 @@ def _run(argv: list[str], variables: dict[str, str], log: str, counts: str) -> N
     os.dup2(out, 1)
     os.dup2(out, 2)
     faults.faults_armed()
+    terminal.install()  # as the console script does
     code = 70
     try:
         code = cli.main(argv)
