@@ -18,13 +18,13 @@ from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, is_done, master_port, record_failure
+from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, is_done, master_port, record_failure, tail
 from laconvnet.launch.local import controller
 from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.slurm.batch import note
 from laconvnet.launch.status import log_file, progress
 from laconvnet.launch.table import clock
-from laconvnet.pipeline.runs.layout import FAILED, JOB, controller_log
+from laconvnet.pipeline.runs.layout import FAILED, JOB, controller_log, rank_log
 from laconvnet.pipeline.runs.version import code_version
 
 POLL_SECONDS = 0.1
@@ -179,8 +179,11 @@ class Run:
             return
         failed = find_object(stage.folder / FAILED)
         if failed is None:
-            facts = {"stage": stage.name, "job": run.job.job_id, "reason": "its job ended without a result"}
-            failed = record_failure(stage.folder, controller_log(stage.folder, run.job.job_id), facts)
+            # Whoever ended before the command began has said why on its own standard error.
+            logs = [controller_log(stage.folder, run.job.job_id), rank_log(stage.folder, run.job.job_id, 0)]
+            log = next((log for log in logs if tail(log, lines=1)), logs[0])
+            reason = ": ".join(["its job ended without a result", *tail(log, lines=1)])
+            failed = record_failure(stage.folder, log, {"stage": stage.name, "job": run.job.job_id, "reason": reason})
         if _port_was_taken(failed["reason"]) and run.attempt + 1 < PORT_ATTEMPTS:
             self.screen.line(f"    {stage.label}: its port was taken meanwhile; once more with another")
             _note_end(run, "retry", failed["reason"])

@@ -201,7 +201,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory, server: Server) -> dict[
 
 def one_line(output: str) -> bool:
     """Whether a command said why it stopped, in a line of its own that names a file or what could not be done."""
-    said = [line for line in output.splitlines() if re.search(r"\blaconvnet: \S", line)]
+    said = [line for line in output.splitlines() if re.search(r"\blaconvnet: \S|: FAILED .*(Error|Errno)", line)]
     return "Traceback" not in output and bool(said)
 
 
