@@ -57,22 +57,27 @@ STAGE = (
 )
 
 RUN = (
-    File(layout.CONFIG, "the resolved configuration of the first start"),
+    File(layout.CONFIG, "the resolved configuration of the first start, and where its data lies now"),
     File(
         layout.ENVIRONMENT,
         "Python, machine, host, versions of packages and code, LaConv's kernels, at the first start",
+    ),
+    File(
+        layout.OWNER, "the process that trains here: host, process, job; its time is its heartbeat", "while it trains"
     ),
     File(layout.LOG, "a row every `log.every` steps: step, loss and its terms, gradient norm, rate, speed, memory"),
     File("tensorboard/*", "the same curves for TensorBoard"),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.COMMIT}",
-        "the marker: step, score, sizes and checksums of the files; written last",
+        "the marker: version, step, score, seal of the configuration, fingerprint of the data, code, sizes and checksums "
+        "of the files; written last",
     ),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.STATE}",
         "weights, optimizer state, EMA, step, fingerprint of the data, loss scale",
     ),
     File(f"{layout.CHECKPOINTS}/step-*/{layout.VOCABULARY}", "words and answers by number"),
+    File(f"{layout.CHECKPOINTS}/damaged-step-*/*", "a checkpoint that a start found damaged", "after such a start"),
     File(
         f"{layout.INCIDENTS}/step-*/rank-*.json",
         "what a rank fed to a bad step, and what came out",
