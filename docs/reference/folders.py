@@ -69,8 +69,8 @@ RUN = (
     File("tensorboard/*", "the same curves for TensorBoard"),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.COMMIT}",
-        "the marker: version, step, score, seal of the configuration, fingerprint of the data, code, sizes and checksums "
-        "of the files; written last",
+        "the marker: version, step, score, seal of the configuration, fingerprint of the data, code, sizes and "
+        "checksums of the files; written last",
     ),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.STATE}",
