@@ -146,6 +146,11 @@ def world() -> int:
     return 1
 
 
+def is_first_of_node() -> bool:
+    """Whether this process does what one on each node has to, by the LOCAL_RANK that its launcher has set."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun, srun or `laconvnet launch` has started for one command, joined while it runs.
