@@ -26,7 +26,10 @@ def world_size() -> int:
 
 
 def stack(own: Tensor) -> Tensor:
-    """The vectors (N,) of all processes, by rank: (world, N). Over gloo it takes half the time of an all-reduce."""
+    """The vectors (N,) of all processes, by rank: (world, N). Over gloo it takes half the time of an all-reduce.
+
+    For small worlds: each process makes and copies a tensor for every other one.
+    """
     if world_size() == 1:
         return own[None]
     every = [torch.empty_like(own) for _ in range(world_size())]
