@@ -6,7 +6,9 @@ out and ends together.
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
@@ -18,6 +20,9 @@ from torch import Tensor
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 2.0
+_AWAITED = itertools.count()  # all processes await the same things, in the same order
 
 
 def world_size() -> int:
@@ -107,6 +112,31 @@ class Ranks:
             if reason:
                 _raise(rank, *reason)
         return done
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What the main process finds, on all of them; where it raises, all do, as with `each`.
+
+        It may take longer than a collective waits: the others look for its end in the store that they met by.
+        """
+        if self.world == 1:
+            return work()
+        found = [self.each(lambda: self._awaited(work))]
+        dist.broadcast_object_list(found)
+        assert found[0] is not None
+        return found[0]
+
+    def _awaited(self, work: Callable[[], T]) -> T | None:
+        store, ended = dist.distributed_c10d._get_default_store(), f"laconvnet/main/{next(_AWAITED)}"
+        if self.is_main:
+            try:
+                return work()
+            finally:
+                store.set(ended, "")
+        pause = 0.01
+        while not store.check([ended]):
+            time.sleep(pause)
+            pause = min(2 * pause, _LOOK_SECONDS)
+        return None
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes by rank, on the main one; nothing on the others."""
