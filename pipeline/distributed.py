@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
+from laconvnet.shards.errors import InputError
 
 T = TypeVar("T")
 
@@ -95,7 +96,8 @@ class Ranks:
     def each(self, work: Callable[[], T]) -> T:
         """Do one's own part. Where one process fails, all raise: that one its own error, the others its message.
 
-        A mistake of the user's stays one (ConfigError) and an interruption too; anything else is a TrainingError.
+        A mistake of the user's, of a set too, stays one (ConfigError) and an interruption too; anything else is a
+        TrainingError.
         """
         if self.world == 1:
             return work()
@@ -205,7 +207,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _kind(failure: BaseException) -> str:
-    if isinstance(failure, (ConfigError, *WRONG_PATH)):
+    if isinstance(failure, (ConfigError, InputError, *WRONG_PATH)):
         return "mistake"
     return "interruption" if isinstance(failure, KeyboardInterrupt) else "failure"
 

@@ -41,14 +41,17 @@ def global_statistics(own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def to_sums(own: Tensor) -> Tensor:
-    """Means, variances and count, (2 C + 1), as float64 that may be added: sums of values, of their squares, count."""
+    """Means, variances and count, (2 * C + 1,), as float64 that may be added.
+
+    Those are the sums of values, of their squares, and the count.
+    """
     channels = len(own) // 2
     mean, var, count = own.double().split([channels, channels, 1])
     return torch.cat([count * mean, count * (var + mean.square()), count])
 
 
 def from_sums(sums: Tensor) -> Tensor:
-    """What `to_sums` was given, of sums (2 C + 1) over any number of processes.
+    """What `to_sums` was given, of sums (2 * C + 1,) over any number of processes.
 
     Squares cancel here, but in float64: what is lost, 2^-52 of the mean's square, is below what the float32 means that
     came in leave open (2^-48).

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from pathlib import Path
 from laconvnet.pipeline.distributed import Ranks
 from laconvnet.pipeline.errors import ConfigError, TrainingError
+from laconvnet.shards.errors import InputError
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
 ranks = Ranks(dist.get_rank(), dist.get_world_size())
 """
@@ -44,7 +45,7 @@ def mistaken():
     raise {error}("data.answer_minimum: 9: too many")
 try:
     ranks.from_main(mistaken)
-except {error} as error:
+except ({error}, {of_others}) as error:
     print(type(error).__name__, error)
 assert ranks.from_main(lambda: 5) == 5
 """
@@ -73,9 +74,15 @@ def test_the_others_wait_longer_than_a_collective_would() -> None:
     assert [found[2] for found in outputs] == [[0, "second"], [], []]
 
 
-@pytest.mark.parametrize(("error", "of_others"), [("ConfigError", "ConfigError"), ("TrainingError", "TrainingError")])
+@pytest.mark.parametrize(
+    ("error", "of_others"),
+    [("ConfigError", "ConfigError"), ("InputError", "ConfigError"), ("OSError", "TrainingError")],
+)
 def test_where_the_main_process_fails_all_do(error: str, of_others: str) -> None:
-    main, *others = (last(output) for output in run(WORLD, ["-c", _JOINED + _MISTAKE.format(error=error) + _LEFT]))
+    main, *others = (
+        last(output)
+        for output in run(WORLD, ["-c", _JOINED + _MISTAKE.format(error=error, of_others=of_others) + _LEFT])
+    )
     assert main == f"{error} data.answer_minimum: 9: too many"
     assert others == [f"{of_others} process 0: data.answer_minimum: 9: too many"] * (WORLD - 1)
 
