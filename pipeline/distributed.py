@@ -6,7 +6,9 @@ out and ends together.
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
@@ -16,8 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
+from laconvnet.shards.errors import InputError
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 2.0
+_AWAITED = itertools.count()  # all processes await the same things, in the same order
 
 
 def world_size() -> int:
@@ -26,7 +32,10 @@ def world_size() -> int:
 
 
 def stack(own: Tensor) -> Tensor:
-    """The vectors (N,) of all processes, by rank: (world, N). Over gloo it takes half the time of an all-reduce."""
+    """The vectors (N,) of all processes, by rank: (world, N). Over gloo it takes half the time of an all-reduce.
+
+    For small worlds: each process makes and copies a tensor for every other one.
+    """
     if world_size() == 1:
         return own[None]
     every = [torch.empty_like(own) for _ in range(world_size())]
@@ -87,7 +96,8 @@ class Ranks:
     def each(self, work: Callable[[], T]) -> T:
         """Do one's own part. Where one process fails, all raise: that one its own error, the others its message.
 
-        A mistake of the user's stays one (ConfigError) and an interruption too; anything else is a TrainingError.
+        A mistake of the user's, of a set too, stays one (ConfigError) and an interruption too; anything else is a
+        TrainingError.
         """
         if self.world == 1:
             return work()
@@ -104,6 +114,31 @@ class Ranks:
             if reason:
                 _raise(rank, *reason)
         return done
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What the main process finds, on all of them; where it raises, all do, as with `each`.
+
+        It may take longer than a collective waits: the others look for its end in the store that they met by.
+        """
+        if self.world == 1:
+            return work()
+        found = [self.each(lambda: self._awaited(work))]
+        dist.broadcast_object_list(found)
+        assert found[0] is not None
+        return found[0]
+
+    def _awaited(self, work: Callable[[], T]) -> T | None:
+        store, ended = dist.distributed_c10d._get_default_store(), f"laconvnet/main/{next(_AWAITED)}"
+        if self.is_main:
+            try:
+                return work()
+            finally:
+                store.set(ended, "")
+        pause = 0.01
+        while not store.check([ended]):
+            time.sleep(pause)
+            pause = min(2 * pause, _LOOK_SECONDS)
+        return None
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes by rank, on the main one; nothing on the others."""
@@ -146,6 +181,11 @@ def world() -> int:
     return 1
 
 
+def is_first_of_node() -> bool:
+    """Whether this process does what one on each node has to, by the LOCAL_RANK that its launcher has set."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun, srun or `laconvnet launch` has started for one command, joined while it runs.
@@ -167,7 +207,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _kind(failure: BaseException) -> str:
-    if isinstance(failure, (ConfigError, *WRONG_PATH)):
+    if isinstance(failure, (ConfigError, InputError, *WRONG_PATH)):
         return "mistake"
     return "interruption" if isinstance(failure, KeyboardInterrupt) else "failure"
 

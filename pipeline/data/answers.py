@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -89,14 +89,16 @@ def worth(answer: str, truth: str, people: Sequence[str]) -> float:
     return accuracy(answer, people) if people else float(answer == truth)
 
 
-def learned(answers: Sequence[str], minimum: int) -> list[str]:
-    """The answers to learn, normalised: those that ``minimum`` questions or more have, as often as they do.
+def learned(answers: Mapping[str, int], minimum: int) -> dict[str, int]:
+    """The answers to learn, normalised, and how many questions have each: ``minimum`` or more.
 
-    ``answers`` are the chosen ones, one a question (MCAN: 3,129 that more than 8 questions of train and val have).
+    ``answers`` are the chosen ones, one a question, by how many questions have them (MCAN: 3,129 that more than 8
+    questions of train and val have).
     """
-    found = [normalised(answer) for answer in answers]
-    counted = Counter(found)
-    return [answer for answer in found if counted[answer] >= minimum]
+    found: Counter[str] = Counter()
+    for answer, count in answers.items():
+        found[normalised(answer)] += count
+    return {answer: count for answer, count in found.items() if count >= minimum}
 
 
 def targets(by_question: Sequence[Sequence[str]], vocabulary: Vocabulary) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.plan import Plan, draw, mix
 from laconvnet.pipeline.data.text import EMPTY_TEXT
+from laconvnet.pipeline.distributed import is_first_of_node
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.manifest import Manifest, row_type
 from laconvnet.shards.format.record import Record
@@ -65,8 +66,12 @@ class Examples:
 
     @classmethod
     def open(cls, folder: Path, kind: Kind, split: str) -> Examples:
-        """Raises ConfigError, naming the splits there are, when the folder has no such example."""
-        manifest = Manifest.open(folder)
+        """Raises ConfigError, naming the splits there are, when the folder has no such example.
+
+        Of the processes of a command on one node, one looks at every shard. Where it raises for one of them it ends,
+        and its launcher ends the others, or `Ranks.each` tells them.
+        """
+        manifest = Manifest.open(folder, shards_too=is_first_of_node())
         examples = cls(manifest, kind, split, manifest.select(split, kind))
         if not len(examples.rows):
             known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))

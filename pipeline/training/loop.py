@@ -52,7 +52,8 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     with ExitStack() as held:
         own = _by_main(engine, lambda: held.enter_context(owner.take(run)))
-        start_state = start(config, _agree_on_the_first_checkpoint(engine, config, run), source.examples)
+        first = _agree_on_the_first_checkpoint(engine, config, run)
+        start_state = start(config, first, source.examples, Ranks(engine.rank, engine.world))
         laconv = kernels.settle(start_state.model, engine)
         session = made(config, source, engine, start_state)
         if engine.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from laconvnet.pipeline.data.answers import learned, unlearned
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.loader import DataConfig
-from laconvnet.pipeline.data.text import Vocabulary, load_glove
+from laconvnet.pipeline.data.text import Vocabulary, count_values, count_words, load_glove
+from laconvnet.pipeline.distributed import ALONE, Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
 from laconvnet.pipeline.model.backbones import load_weights
@@ -39,8 +41,10 @@ class Start:
         return int(self.state["step"]) if self.state else 0
 
 
-def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
+def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Ranks = ALONE) -> Start:
     """Resume the run's own checkpoint, else begin: `init_from` is looked at only at the very first start.
+
+    The main process of ``ranks``, all of which must call this, counts the words and answers of all examples for them.
 
     Raises ConfigError where the checkpoint was made on other data than ``examples``, or does not fit.
     """
@@ -56,13 +60,13 @@ def start(config: TrainConfig, own: Path | None, examples: Examples) -> Start:
         summary = f"resuming {own}{_other_draws(state)}"
         return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, summary)
     if config.init_from:
-        return _inherit(config, examples, checkpoints.resolve(Path(config.init_from)))
-    vocabulary = _vocabulary(examples, Vocabulary(()), config.data.flip > 0, config.data.answer_minimum)
+        return _inherit(config, examples, checkpoints.resolve(Path(config.init_from)), ranks)
+    vocabulary, of_answers = _learned(config, examples, Vocabulary(()), ranks)
     model, summary = _fresh(config, vocabulary)
     if config.model.backbone_weights:
         assert isinstance(model.visual, PlugIn)
         summary = f"{summary}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
-    return Start(model, vocabulary, None, f"new run: {summary}{_of_answers(examples, vocabulary)}")
+    return Start(model, vocabulary, None, f"new run: {summary}{of_answers}")
 
 
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:
@@ -97,6 +101,16 @@ def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
     return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), summary
 
 
+def _learned(config: TrainConfig, examples: Examples, earlier: Vocabulary, ranks: Ranks) -> tuple[Vocabulary, str]:
+    """The vocabulary of this run, and what the log says of its answers: counted once, by the main process."""
+
+    def counted() -> tuple[Vocabulary, str]:
+        vocabulary = _vocabulary(examples, earlier, config.data.flip > 0, config.data.answer_minimum)
+        return vocabulary, _of_answers(examples, vocabulary)
+
+    return ranks.from_main(counted)
+
+
 def _vocabulary(
     examples: Examples, earlier: Vocabulary, mirrored: bool = False, minimum: int = DataConfig.answer_minimum
 ) -> Vocabulary:
@@ -104,21 +118,22 @@ def _vocabulary(
 
     Where several people answered, only answers of ``minimum`` questions; raises ConfigError where none has so many.
     """
+    columns = examples.manifest.example_columns  # piece by piece: never all texts at once
     is_question = examples.kind == "question"
-    answers = [answer for answer in examples.answers(examples.rows) if answer is not None] if is_question else []
+    answers: Counter[str] = Counter()
+    for _, piece in columns.pieces("answer", examples.rows) if is_question else ():
+        answers.update(count_values(piece))
     several = is_question and examples.several
     if several:
-        answers = learned(answers, minimum)
+        answers = Counter(learned(answers, minimum))
         if not answers:
             raise ConfigError(
                 f"data.answer_minimum: {minimum}: {examples.manifest.folder}, split {examples.split!r}, has no answer "
                 "of so many questions; expected a smaller number"
             )
-    pieces = examples.manifest.example_columns.pieces("text", examples.rows)  # never all texts at once
-    texts = (text for _, piece in pieces for text in piece.to_pylist())
-    if mirrored:  # then an expression may say a word that the set does not
-        texts = (variant for text in texts for variant in (text, flip_words(text)))
-    found = Vocabulary.build(texts, answers)
+    texts = (piece for _, piece in columns.pieces("text", examples.rows))
+    # Mirrored, an expression may say a word that the set does not.
+    found = Vocabulary.of_counts(count_words(texts, flip_words if mirrored else None), answers)
     return Vocabulary(
         _behind(earlier.words, found.words), _behind(earlier.answers if is_question else (), found.answers), several
     )
@@ -138,14 +153,14 @@ def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]
     return earlier + tuple(name for name in found if name not in known)
 
 
-def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
+def _inherit(config: TrainConfig, examples: Examples, place: Path, ranks: Ranks) -> Start:
     """Take the EMA weights of an earlier stage: those of words and vision, the head if the task is the same.
 
     The vocabulary is the earlier stage's with new words and answers behind it, whose weights start fresh.
     """
     state, stored = checkpoint.read(place)
     earlier = Vocabulary.from_json(stored)
-    vocabulary = _vocabulary(examples, earlier, config.data.flip > 0, config.data.answer_minimum)
+    vocabulary, of_answers = _learned(config, examples, earlier, ranks)
     model, _ = _fresh(config, vocabulary)
     earlier_weights: dict[str, Tensor] = state["ema"] or state["model"]
     wanted = model.state_dict()
@@ -165,7 +180,7 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path) -> Start:
         *sorted({name.split(".")[0] for name in wanted if name not in taken}),
     ]
     summary = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
-    return Start(model, vocabulary, None, f"{summary}{_of_answers(examples, vocabulary)}")
+    return Start(model, vocabulary, None, f"{summary}{of_answers}")
 
 
 def _take(ours: Tensor, theirs: Tensor, what: str, may_grow: bool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laconvnet.files import is_unreadable, retried
+from laconvnet.shards.build.keys import KeySet
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
@@ -42,6 +43,8 @@ class Planner:
             raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
         self._samples = samples
         self._shard_bytes = shard_bytes
+        self._keys = KeySet()
+        self._unchecked: list[RawSample] = []
         self.missing: list[dict[str, Any]] = []
 
     def chunks(self) -> Iterator[Chunk]:
@@ -49,11 +52,13 @@ class Planner:
         number, held, sizes, total = 0, list[RawSample](), list[int](), 0
         for sample, size in self._present():
             if held and (total + size > self._shard_bytes or len(held) == SHARD_SAMPLES):
+                self._check_keys()
                 yield Chunk(number, tuple(held), tuple(sizes))
                 number, held, sizes, total = number + 1, [], [], 0
             held.append(sample)
             sizes.append(size)
             total += size
+        self._check_keys()
         if held:
             yield Chunk(number, tuple(held), tuple(sizes))
         elif self.missing:
@@ -65,19 +70,15 @@ class Planner:
             raise InputError("the source yields no image; check --split and --root")
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
-        seen: set[str] = set()
         for sample in self._samples:
             key = sample.record.key
-            if key in seen:
-                raise InputError(
-                    f"{sample.image}: key {key!r} occurs twice in this build; expected one record an image, the"
-                    " image ids different in letters, digits and dashes"
-                )
+            self._unchecked.append(sample)
+            if len(self._unchecked) == SHARD_SAMPLES:  # of which many may be missing, and in no chunk
+                self._check_keys()
             if len(key) > _KEY_LENGTH:
                 raise InputError(
                     f"{sample.image}: key {key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
                 )
-            seen.add(key)
             try:
                 found = retried(sample.image, sample.image.stat)
             except OSError as error:
@@ -89,6 +90,16 @@ class Planner:
                 yield sample, found.st_size
             else:
                 self._set_aside(sample, "missing: not a regular file")
+
+    def _check_keys(self) -> None:
+        """Raises InputError where a key of the samples since the last call was there before: in no chunk yet."""
+        unchecked, self._unchecked = self._unchecked, []
+        again = self._keys.add([sample.record.key for sample in unchecked])
+        if again is not None:
+            raise InputError(
+                f"{unchecked[again].image}: key {unchecked[again].record.key!r} occurs twice in this build; expected"
+                " one record an image, the image ids different in letters, digits and dashes"
+            )
 
     def _set_aside(self, sample: RawSample, reason: str) -> None:
         self.missing.append({"file": str(sample.image), "key": sample.record.key, "region": None, "reason": reason})

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import gzip
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconvnet.pipeline.data.examples import Examples, Kind
-from laconvnet.pipeline.data.text import EMPTY_TEXT, PAD, UNKNOWN, Vocabulary, load_glove, words
+from laconvnet.pipeline.data.flip import flip_words
+from laconvnet.pipeline.data.text import (
+    EMPTY_TEXT,
+    PAD,
+    UNKNOWN,
+    Vocabulary,
+    count_values,
+    count_words,
+    load_glove,
+    words,
+)
 from laconvnet.pipeline.errors import ConfigError
 from tests.samples import SAMPLES, needs
 
@@ -63,6 +75,26 @@ def test_numbers_do_not_depend_on_the_order_of_the_texts() -> None:
     texts = [f"{left} {right}" for left in "abcde" for right in "bcd"]
     shuffled = random.Random(3).sample(texts, len(texts))
     assert Vocabulary.build(texts, texts) == Vocabulary.build(shuffled, shuffled)
+
+
+_SPOKEN = st.one_of(st.text(max_size=30), st.from_regex(r"((left|Right|TOP-left|o'clock|\s|İΣ|-)[ .,]?){0,8}"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_SPOKEN, max_size=8), st.integers(1, 4), st.booleans())
+def test_words_of_arrays_are_those_of_their_texts(texts: list[str], cut: int, mirrored: bool) -> None:
+    """By the rule itself, text by text: blanks of every kind, letters whose case follows from their neighbours."""
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    variants = [variant for text in texts for variant in ((text, flip_words(text)) if mirrored else (text,))]
+    wanted = Counter(word for text in variants for word in words(text))
+    arrays = [pa.array(texts[at : at + cut], pa.string()) for at in range(0, len(texts), cut)]
+    assert count_words(arrays, flip_words if mirrored else None) == wanted
+    assert Vocabulary.of_counts(wanted, {}) == Vocabulary.build(variants)
+
+
+def test_values_are_counted_but_for_nulls() -> None:
+    assert count_values(pa.array(["a", None, "b", "a"])) == {"a": 2, "b": 1}
+    assert count_values(pa.array([None], pa.string())) == {}
 
 
 def test_texts_are_cut_and_padded() -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from laconvnet.pipeline.model import batch_statistics
 from laconvnet.pipeline.model.norm import BatchNorm
 
 
@@ -67,8 +68,9 @@ def fresh() -> BatchNorm:
     return norm
 
 
-def process(rank: int, folder: str, splits: list[list[slice]]) -> None:
+def process(rank: int, folder: str, splits: list[list[slice]], gathered: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    batch_statistics.GATHERED = gathered
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     results = []
     for side, parts in zip((4, 1, 4), splits, strict=True):
@@ -79,11 +81,12 @@ def process(rank: int, folder: str, splits: list[list[slice]]) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gathered", [2, 1], ids=["gathered", "summed"])
+def test_two_processes_equal_one(tmp_path: Path, gathered: int) -> None:
     # Uneven shares; one sample of 1x1 maps on a process, which no single process could normalise; a process without
     # samples.
     splits = [[slice(0, 2), slice(2, 5)], [slice(0, 1), slice(1, 5)], [slice(0, 0), slice(0, 5)]]
-    mp.spawn(process, args=(str(tmp_path), splits), nprocs=2)
+    mp.spawn(process, args=(str(tmp_path), splits, gathered), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for side, a, b in zip((4, 1, 4), first, second, strict=True):
         one: dict[str, Any] = run(fresh(), *joint_batch(side))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,20 @@ def test_the_metric_is_that_of_the_answers(command: Any, tmp_path: Path) -> None
     answers = [json.loads(line) for line in (tmp_path / "out.answers.jsonl").read_text().splitlines()]
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["accuracy"] == sum(answer["correct"] for answer in answers) / len(answers)
+
+
+def test_a_truncated_shard_that_one_process_sees_ends_all_alike(
+    runs: dict[str, Path], sets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(sets["refcoco"], folder)
+    shard = sorted(folder.glob("shard-*.tar"))[-1]
+    os.truncate(shard, 600)
+    words = ["eval", runs["rec"], "--data", folder, "--split", SPLITS["rec"], "--out", tmp_path / "out.json"]
+    main, other = run(2, ["-c", COMMAND, *map(str, words)], expected=2)
+    assert f"{shard}: shard of 600 bytes" in main
+    assert f"process 0: {shard}: shard of 600 bytes" in other
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_processes_without_any_example(runs: dict[str, Path], command: Any, tmp_path: Path) -> None:

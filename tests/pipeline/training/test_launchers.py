@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,21 @@ def test_the_advised_line_trains_one_run_on_two_processes(
         assert "engine" in done.stderr
         assert "ACCELERATE_MIXED_PRECISION=fp16" in done.stderr
         assert rows[-1]["loss_scale"] is None, "the configuration says how a run is computed"
+
+
+def test_a_truncated_shard_that_one_process_sees_ends_the_other(
+    tmp_path: Path, refcoco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(refcoco, folder)
+    shard = sorted(folder.glob("shard-*.tar"))[-1]
+    os.truncate(shard, 600)
+    words = advised("torchrun", "train", capsys)
+    keys = ["--run", str(tmp_path / "run"), "--data.folder", str(folder), *SHORT]
+    done = run([*words, "--config", str(HERE / "tiny.yaml"), *keys])
+    assert done.returncode != 0
+    assert done.stderr.count(f"{shard}: shard of 600 bytes") == 1, "one of two looked"
+    assert not (tmp_path / "run").exists()
 
 
 def test_eval_is_advised_the_same_line(capsys: pytest.CaptureFixture[str]) -> None:
