@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -124,8 +124,7 @@ class Ranks:
             return work()
         found = [self.each(lambda: self._awaited(work))]
         dist.broadcast_object_list(found)
-        assert found[0] is not None
-        return found[0]
+        return cast("T", found[0])
 
     def _awaited(self, work: Callable[[], T]) -> T | None:
         store, ended = dist.distributed_c10d._get_default_store(), f"laconvnet/main/{next(_AWAITED)}"

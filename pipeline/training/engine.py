@@ -118,6 +118,7 @@ class Engine:
         self.config = config
         self.rank: int = self.accelerator.process_index
         self.world, self.device = world, self.accelerator.device
+        self.ranks = distributed.Ranks(self.rank, world)
 
     @property
     def is_main(self) -> bool:

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.data.sizes import Sizes
-from laconvnet.pipeline.distributed import Ranks
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints, fence, folder, owner, resumable
-from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, step_of
+from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE
 from laconvnet.pipeline.runs.owner import Owner
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels, resume
@@ -51,9 +50,10 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
 
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     with ExitStack() as held:
-        own = _by_main(engine, lambda: held.enter_context(owner.take(run)))
-        first = _agree_on_the_first_checkpoint(engine, config, run)
-        start_state = start(config, first, source.examples, Ranks(engine.rank, engine.world))
+        own = engine.ranks.each(lambda: held.enter_context(owner.take(run)) if engine.is_main else None)
+        # One looks, for another may see the newest checkpoint later, or not yet.
+        first = engine.ranks.from_main(lambda: resume.choose(config, run))
+        start_state = start(config, first, source.examples, engine.ranks)
         laconv = kernels.settle(start_state.model, engine)
         session = made(config, source, engine, start_state)
         if engine.is_main:
@@ -72,11 +72,6 @@ def _tidy_up(run: Path) -> None:
             folder.sweep(run)
 
 
-def _by_main(engine: Engine, work: Callable[[], T]) -> T | None:
-    """What the main process finds, None on the others; where it raises, all do."""
-    return Ranks(engine.rank, engine.world).each(lambda: work() if engine.is_main else None)
-
-
 def _writer(config: TrainConfig, run: Path, own: Owner) -> checkpoint.Writer:
     def may_publish() -> None:
         fence.check()
@@ -93,8 +88,8 @@ def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv
     try:
         with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
             done, signalled = _take_steps(session, run, writer, signals, laconv)
-            _agree_on_the_last_checkpoint(engine, writer)  # where a second signal may come while it is written
-            Ranks(engine.rank, engine.world).each(sizes.check)
+            engine.ranks.each(lambda: writer.finish() if writer else None)  # a second signal may come meanwhile
+            engine.ranks.each(sizes.check)
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
     except TrainingError:
@@ -150,25 +145,6 @@ def _progress(session: Session, laconv: str | None) -> Progress:
     peak = hardware.peak(engine.device, session.config.engine.precision) or 0
     work = session.operations() if peak else 0
     return Progress(session.source.total, engine.world, engine.accelerator, work, peak, laconv)
-
-
-def _agree_on_the_first_checkpoint(engine: Engine, config: TrainConfig, run: Path) -> Path | None:
-    """The checkpoint that all processes go on from: one looks, for another may see the newest later, or not yet."""
-    found = _by_main(engine, lambda: resume.choose(config, run))
-    step = engine.agree(step_of(found) if found else -1)
-    return checkpoint.folder_of(run, step) if step >= 0 else None
-
-
-def _agree_on_the_last_checkpoint(engine: Engine, writer: checkpoint.Writer | None) -> None:
-    """Raises TrainingError on every process where the main one could not write; it alone knows why."""
-    failure = None
-    if writer:
-        try:
-            writer.finish()
-        except TrainingError as error:
-            failure = error
-    if engine.agree(_FAILED if failure else _GO_ON) == _FAILED:
-        raise failure or TrainingError("process 0 could not write its checkpoint; its message says why")
 
 
 def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batches: list[Any], outcome: Any) -> None:
