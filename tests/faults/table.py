@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
@@ -42,14 +43,17 @@ class Point(Protocol):
 def page(tried: Sequence[tuple[Point, str]], first_seed: int) -> str:
     """Markdown of the points and their outcomes: a row a fault, a column a command."""
     points = len(tried)
+    about = (
+        f"What came of {points} points, on {date.today()}, by `make faults POINTS={points} SEED={first_seed} "
+        "TABLE=docs/faults.md`. At each, one call of the file system of a real command fails, once (1x) or from there on "
+        "(always). *Waited out*: the command ended with the bytes of an undisturbed one. *Told*: it stopped with one line "
+        "that names the file, exit code 1 or 2; then the same command without the fault came to those bytes. No whole "
+        "checkpoint was lost at any of them."
+    )
     lines = [
         "# Faults of the file system",
         "",
-        f"What came of {points} points, on {date.today()}, by `make faults POINTS={points} SEED={first_seed} "
-        "TABLE=docs/faults.md`. At each, one call of the file system of a real command fails, once (1x) or from there",
-        "on (always). *Waited out*: the command ended with the bytes of an undisturbed one. *Told*: it stopped with",
-        "one line that names the file, exit code 1 or 2; then the same command without the fault came to those bytes.",
-        "No whole checkpoint was lost at any of them.",
+        textwrap.fill(about, 130),
         "",
         *(f"- **{phase}**: {about}" for phase, about in _PHASES.items()),
         "",
