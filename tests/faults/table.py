@@ -47,7 +47,7 @@ def page(tried: Sequence[tuple[Point, str]], first_seed: int) -> str:
         f"What came of {points} points, on {date.today()}, by `make faults POINTS={points} SEED={first_seed} "
         "TABLE=docs/faults.md`. At each, one call of the file system of a real command fails, once (1x) or from there "
         "on (always). *Waited out*: the command ended with the bytes of an undisturbed one. *Told*: it stopped with "
-        "one line that names the file, exit code 1 or 2; then the same command without the fault came to those bytes. No "
+        "one line that names the file, exit code 1 or 2; then the same command without it came to those bytes. No "
         "whole checkpoint was lost at any of them."
     )
     lines = [
