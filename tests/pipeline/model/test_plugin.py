@@ -214,6 +214,7 @@ def test_a_new_run_starts_with_the_weights_and_a_resumed_one_does_not_read_them(
         start(config, None, examples)
     weights = {name: torch.full_like(value, 2) for name, value in started.model.state_dict().items()}
     state = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
+    state |= {"updates": 3, "loss_scale": None}
     own = checkpoint.folder_of(tmp_path / "run", 3)
     checkpoint.save(own, state, started.vocabulary.to_json())
     resumed = start(config, own, examples)

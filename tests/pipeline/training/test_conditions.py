@@ -15,7 +15,7 @@ from safetensors import safe_open
 from laconvnet.launch import cli
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.model.net import PRESETS
-from laconvnet.pipeline.runs import checkpoints
+from laconvnet.pipeline.runs import checkpoints, resumable
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import train
@@ -90,6 +90,8 @@ def test_a_run_from_before_the_key_resumes_to_the_same_weights(tmp_path: Path, r
     tree = yaml.safe_load(file.read_text())
     del tree["model"]["conditions"]
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    for marker in (place / "checkpoints").glob("*/COMMIT"):
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"config": resumable.seal(file)}))
     for step in range(2, whole["step"] + 1):
         (checkpoint.folder_of(place, step) / "COMMIT").unlink()
     (output,) = train(1, place, [*keys, *GIVEN], expected=2)
