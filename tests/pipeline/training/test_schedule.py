@@ -41,3 +41,9 @@ def test_no_warm_up_starts_near_the_peak() -> None:
 def test_lengths_that_make_no_run_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.(epochs|warmup)"):
         ScheduleConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_last_step_of_an_epoch_is_taken_before_the_drop_and_the_next_one_after_it() -> None:
+    config = ScheduleConfig(kind="step", epochs=4, warmup=1, drops=(2.0, 3.0), factor=0.25)
+    rates = [learning_rate(config, 1.0, step, 16) for step in range(16)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, *[1.0] * 4, *[0.25] * 4, *[0.0625] * 4]
