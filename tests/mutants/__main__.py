@@ -44,13 +44,12 @@ class Broken(Exception):
 
 
 def drawn(count: int, seed: int, words: list[str], only: list[str]) -> list[Mutant]:
-    """The mutants of this run, those of one file after each other."""
+    """The mutants of this run."""
     files = [file for file in sorted(GUARDS) if any(word in file for word in words)]
     found = [mutant for file in files for mutant in mutants_of(file, (ROOT / file).read_text())]
     if only:
         return [mutant for mutant in found if mutant.name.startswith(tuple(only))]
-    chosen = random.Random(seed).sample(found, min(count, len(found)))
-    return chosen
+    return random.Random(seed).sample(found, min(count, len(found)))
 
 
 def equivalents() -> dict[tuple[str, str, str], str]:
@@ -63,12 +62,13 @@ class Copy:
     """A copy of the tree, in which mutants are tried."""
 
     def __init__(self, place: Path) -> None:
-        self._place, self._tree = place, place / "tree"
+        self._place, self.tree = place, place / "tree"
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
             if name and (ROOT / name).is_file():
-                (self._tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self._tree / name)
+                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.tree / name)
+        self.output = RESULTS.with_name(f"mutants-{os.getpid()}.log")
         self._limits: dict[tuple[str, ...], float] = {}
 
     def limit(self, tests: list[str]) -> float:
@@ -77,7 +77,7 @@ class Copy:
         if key not in self._limits:
             began = time.monotonic()
             if code := self._run(tests, 3600.0):
-                raise Broken(f"{' '.join(tests)}: exit code {code} without a mutant; see {self._output}")
+                raise Broken(f"{' '.join(tests)}: exit code {code} without a mutant; see {self.output}")
             self._limits[key] = 3 * (time.monotonic() - began) + 30
         return self._limits[key]
 
@@ -99,25 +99,21 @@ class Copy:
             self._write(mutant.file, original)
 
     def _write(self, name: str, text: str) -> None:
-        file = self._tree / name
+        file = self.tree / name
         file.write_text(text)
         # Python takes bytecode by the second and the size of its source, and a mutant may share both.
         for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
             stale.unlink()
 
-    @property
-    def _output(self) -> Path:
-        return RESULTS.with_suffix(".log")
-
     def _run(self, tests: list[str], seconds: float) -> int | None:
         temporary = self._place / "tmp"
         temporary.mkdir()
-        variables = {"PYTHONPATH": str(self._tree), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+        variables = {"PYTHONPATH": str(self.tree), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-        with self._output.open("wb") as log:
+        with self.output.open("wb") as log:
             process = subprocess.Popen(
                 [*command, "--hypothesis-seed=0", *tests],
-                cwd=self._tree,
+                cwd=self.tree,
                 env=os.environ | variables,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -135,11 +131,11 @@ class Copy:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
-def key_of(mutant: Mutant, verdict: str) -> str:
+def key_of(mutant: Mutant, verdict: str, tree: Path) -> str:
     """What a result holds for: the mutated text, and where it is no kill the tests as they stand, too."""
     parts = [mutant.file, mutant.text, verdict]
     if verdict != "killed":
-        parts += [(ROOT / test).read_text() for test in GUARDS[mutant.file]]
+        parts += [(tree / test).read_text() for test in GUARDS[mutant.file]]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -156,14 +152,21 @@ def judged(mutants: list[Mutant], copy: Copy) -> Iterator[tuple[Mutant, str]]:
     excused, before = equivalents(), known()
     for number, mutant in enumerate(mutants, 1):
         began = time.monotonic()
-        found = [verdict for verdict in ("killed", "survived", "timed out") if key_of(mutant, verdict) in before]
+        found = [
+            verdict for verdict in ("killed", "survived", "timed out") if key_of(mutant, verdict, copy.tree) in before
+        ]
         if (mutant.file, mutant.line, mutant.change) in excused:
             verdict = "equivalent"
         elif found:
             verdict = found[0]
         else:
             verdict = copy.attempt(mutant)
-            row = {"key": key_of(mutant, verdict), "verdict": verdict, "name": mutant.name, "change": mutant.change}
+            row = {
+                "key": key_of(mutant, verdict, copy.tree),
+                "verdict": verdict,
+                "name": mutant.name,
+                "change": mutant.change,
+            }
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         seconds = time.monotonic() - began

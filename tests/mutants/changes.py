@@ -42,8 +42,8 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
         starts.append(starts[-1] + len(line))
     data, found, names = text.encode(), list[Mutant](), Counter[tuple[int, str]]()
     for kind, node, new in _changes(ast.parse(text), Counter()):
-        first, last = (starts[at - 1] for at in (node.lineno, node.end_lineno))
-        begin, end = first + node.col_offset, last + node.end_col_offset
+        assert node.end_lineno and node.end_col_offset
+        begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         names[node.lineno, kind] += 1
         same = names[node.lineno, kind]
         found.append(
@@ -111,22 +111,29 @@ def _changes_here(node: ast.AST) -> Iterator[tuple[str, ast.expr | ast.stmt, str
         case ast.Constant(int() | float() as value):
             yield "constant", node, str(value + 1)
         case ast.BoolOp(operator, values):
-            yield "and-or", node, _expression(ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values))
+            yield (
+                "and-or",
+                node,
+                _expression(ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values)),
+            )
         case ast.UnaryOp(ast.Not(), operand):
             yield "not", node, _expression(operand)
         case ast.Dict(keys, values):
             for at in range(len(keys)):
                 kept = [*keys[:at], *keys[at + 1 :]], [*values[:at], *values[at + 1 :]]
                 yield "key", node, _expression(ast.Dict(*kept))
+        case ast.Call(ast.Name("mix"), arguments) if len(arguments) > 1:  # of a draw's key: two draws become alike
+            for at in range(len(arguments)):
+                yield "argument", node, _expression(ast.Call(node.func, [*arguments[:at], *arguments[at + 1 :]], []))
         case ast.Return(value) if value is not None and not (isinstance(value, ast.Constant) and value.value is None):
             yield "return", node, "return None"
         case ast.Expr(ast.Call()) | ast.Assign() | ast.AugAssign() | ast.Raise():
             yield "deletion", node, "pass"
         case ast.AnnAssign(value=ast.expr()):
             yield "deletion", node, "pass"
-    test = getattr(node, "test", None)
-    if isinstance(node, ast.If | ast.While | ast.IfExp) and not isinstance(test, ast.UnaryOp | ast.Compare):
-        yield "not", test, f"(not ({ast.unparse(test)}))"
+    match node:
+        case ast.If(test) | ast.While(test) | ast.IfExp(test) if not isinstance(test, ast.UnaryOp | ast.Compare):
+            yield "not", test, f"(not ({ast.unparse(test)}))"
 
 
 def _expression(node: ast.expr) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 _DATA, _TRAINING, _RUNS = "tests/pipeline/data", "tests/pipeline/training", "tests/pipeline/runs"
 _CHECKPOINT = f"{_TRAINING}/test_checkpoint.py"
 _CHOICE = f"{_TRAINING}/test_resume_choice.py"
-_STATE = f"{_TRAINING}/test_state.py"
+_SESSION = f"{_TRAINING}/test_session.py"
 _ELASTIC = f"{_TRAINING}/test_elastic_resume.py"
 _TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("rec", "vqa", "res", "points", "entailment")]
 _SETS = [f"tests/shards/test_{name}.py" for name in ("manifest", "checksums", "mapped_tables", "verify", "build")]
@@ -15,6 +15,7 @@ GUARDS: dict[str, list[str]] = {
     "laconvnet/files.py": ["tests/package/test_files.py", f"{_RUNS}/test_owner.py", _CHECKPOINT],
     "pipeline/data/plan.py": [f"{_DATA}/test_plan.py", f"{_DATA}/test_window.py"],
     "pipeline/data/reader.py": [f"{_DATA}/test_reader.py", f"{_DATA}/test_masks.py"],
+    "pipeline/model/draws.py": ["tests/pipeline/model/test_draws.py"],
     "pipeline/runs/checkpoints.py": [_CHECKPOINT, _CHOICE],
     "pipeline/runs/fence.py": [f"{_RUNS}/test_fence.py"],
     "pipeline/runs/owner.py": [f"{_RUNS}/test_owner.py", _CHOICE],
@@ -31,9 +32,9 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/training/guard.py": [f"{_TRAINING}/test_guard.py"],
     "pipeline/training/resume.py": [_CHOICE, f"{_TRAINING}/test_resume.py"],
     "pipeline/training/schedule.py": [f"{_TRAINING}/test_schedule.py"],
-    "pipeline/training/session.py": [_STATE, f"{_TRAINING}/test_guard.py", f"{_TRAINING}/test_draws.py", _ELASTIC],
+    "pipeline/training/session.py": [_SESSION, f"{_TRAINING}/test_guard.py", f"{_TRAINING}/test_draws.py", _ELASTIC],
     "pipeline/training/start.py": [f"{_TRAINING}/test_init_from.py", _CHOICE],
-    "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _STATE, _ELASTIC],
+    "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _SESSION, _ELASTIC],
     "shards/build/builder.py": _BUILD,
     "shards/build/join.py": _BUILD,
     "shards/build/plan.py": _BUILD,
