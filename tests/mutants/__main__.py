@@ -36,6 +36,7 @@ from tests.mutants.guards import GUARDS
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "mutants.jsonl"
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
+_PLUGINS = ["-p", "no:xdist", "-p", "no:cacheprovider", "-p", "tests.mutants.quick"]
 _MEMORY_BYTES = 8 * 2**30  # a mutant may well ask for more than there is
 
 
@@ -109,10 +110,10 @@ class Copy:
         temporary = self._place / "tmp"
         temporary.mkdir()
         variables = {"PYTHONPATH": str(self.tree), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", *_PLUGINS]
         with self.output.open("wb") as log:
             process = subprocess.Popen(
-                [*command, "--hypothesis-seed=0", *tests],
+                [*command, *tests],
                 cwd=self.tree,
                 env=os.environ | variables,
                 stdout=log,

@@ -42,7 +42,8 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
         starts.append(starts[-1] + len(line))
     data, found, names = text.encode(), list[Mutant](), Counter[tuple[int, str]]()
     for kind, node, new in _changes(ast.parse(text), Counter()):
-        assert node.end_lineno and node.end_col_offset
+        assert node.end_lineno
+        assert node.end_col_offset
         begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         names[node.lineno, kind] += 1
         same = names[node.lineno, kind]

@@ -7,12 +7,13 @@ _CHECKPOINT = f"{_TRAINING}/test_checkpoint.py"
 _CHOICE = f"{_TRAINING}/test_resume_choice.py"
 _SESSION = f"{_TRAINING}/test_session.py"
 _ELASTIC = f"{_TRAINING}/test_elastic_resume.py"
+_FILES = [f"tests/package/test_{name}.py" for name in ("files", "reading")]
 _TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("rec", "vqa", "res", "points", "entailment")]
 _SETS = [f"tests/shards/test_{name}.py" for name in ("manifest", "checksums", "mapped_tables", "verify", "build")]
 _BUILD = ["tests/shards/test_build.py", "tests/shards/test_damage.py"]
 
 GUARDS: dict[str, list[str]] = {
-    "laconvnet/files.py": ["tests/package/test_files.py", f"{_RUNS}/test_owner.py", _CHECKPOINT],
+    "laconvnet/files.py": [*_FILES, f"{_RUNS}/test_owner.py", _CHECKPOINT],
     "pipeline/data/plan.py": [f"{_DATA}/test_plan.py", f"{_DATA}/test_window.py"],
     "pipeline/data/reader.py": [f"{_DATA}/test_reader.py", f"{_DATA}/test_masks.py"],
     "pipeline/model/draws.py": ["tests/pipeline/model/test_draws.py"],
