@@ -14,7 +14,7 @@ _BUILD = ["tests/shards/test_build.py", "tests/shards/test_damage.py"]
 
 GUARDS: dict[str, list[str]] = {
     "laconvnet/files.py": [*_FILES, f"{_RUNS}/test_owner.py", _CHECKPOINT],
-    "pipeline/data/plan.py": [f"{_DATA}/test_plan.py", f"{_DATA}/test_window.py"],
+    "pipeline/data/plan.py": [f"{_DATA}/test_{name}.py" for name in ("known_order", "plan", "window")],
     "pipeline/data/reader.py": [f"{_DATA}/test_reader.py", f"{_DATA}/test_masks.py"],
     "pipeline/model/draws.py": ["tests/pipeline/model/test_draws.py"],
     "pipeline/runs/checkpoints.py": [_CHECKPOINT, _CHOICE],

@@ -39,8 +39,15 @@ def test_no_warm_up_starts_near_the_peak() -> None:
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"warmup": 25}, {"warmup": -1}])
 def test_lengths_that_make_no_run_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"schedule\.(epochs|warmup)"):
+    ((key, value),) = wrong.items()
+    with pytest.raises(ConfigError, match=rf"^schedule\.{key}: {value}:"):
         ScheduleConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_defaults_are_those_of_the_papers_recipe() -> None:
+    found = ScheduleConfig()
+    assert (found.kind, found.epochs, found.warmup, found.floor) == ("cosine", 25.0, 3.0, 1e-6)
+    assert (found.drops, found.factor) == ((20.0, 22.0), 0.2)
 
 
 def test_the_last_step_of_an_epoch_is_taken_before_the_drop_and_the_next_one_after_it() -> None:
