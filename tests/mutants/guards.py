@@ -17,7 +17,7 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/data/plan.py": [f"{_DATA}/test_{name}.py" for name in ("known_order", "plan", "window")],
     "pipeline/data/reader.py": [f"{_DATA}/test_reader.py", f"{_DATA}/test_masks.py"],
     "pipeline/model/draws.py": ["tests/pipeline/model/test_draws.py"],
-    "pipeline/runs/checkpoints.py": [_CHECKPOINT, _CHOICE],
+    "pipeline/runs/checkpoints.py": [f"{_RUNS}/test_checkpoints.py", _CHECKPOINT],
     "pipeline/runs/fence.py": [f"{_RUNS}/test_fence.py"],
     "pipeline/runs/owner.py": [f"{_RUNS}/test_owner.py", _CHOICE],
     "pipeline/runs/resumable.py": ["tests/pipeline/test_config.py", _CHOICE],

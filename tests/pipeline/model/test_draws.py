@@ -53,6 +53,12 @@ def test_every_layer_is_given_the_keys_of_its_own_name() -> None:
     assert all(layer.keys is None for layer in layers.values()), "those of a batch that is over"
 
 
+def test_keys_are_where_the_model_is() -> None:
+    model = make()
+    with Draws(model, 3).of(7, torch.arange(2), torch.device("meta")):
+        assert {layer.keys.device.type for layer in layers_of(model).values() if layer.keys is not None} == {"meta"}
+
+
 def test_keys_are_taken_back_after_an_error() -> None:
     model = make()
     with pytest.raises(RuntimeError, match="amid"), Draws(model, 0).of(0, torch.arange(2), CPU):
