@@ -69,7 +69,7 @@ class Copy:
             if name and (ROOT / name).is_file():
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.tree / name)
-        self.output = RESULTS.with_name(f"mutants-{os.getpid()}.log")
+        self._output = place / "output.log"
         self._limits: dict[str, float] = {}
 
     def limit(self, test: str) -> float:
@@ -77,7 +77,8 @@ class Copy:
         if test not in self._limits:
             began = time.monotonic()
             if code := self._run(test, 3600.0):
-                raise Broken(f"{test}: exit code {code} without a mutant; see {self.output}")
+                kept = shutil.copy(self._output, RESULTS.with_suffix(".log"))
+                raise Broken(f"{test}: exit code {code} without a mutant: mend it first; its output: {kept}")
             self._limits[test] = 3 * (time.monotonic() - began) + 30
         return self._limits[test]
 
@@ -112,7 +113,7 @@ class Copy:
         temporary.mkdir()
         variables = {"PYTHONPATH": str(self.tree), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", *_PLUGINS]
-        with self.output.open("wb") as log:
+        with self._output.open("wb") as log:
             process = subprocess.Popen(
                 [*command, test],
                 cwd=self.tree,
