@@ -126,7 +126,7 @@ def _changes_here(node: ast.AST) -> Iterator[tuple[str, ast.expr | ast.stmt, str
         case ast.Call(ast.Name("mix"), arguments) if len(arguments) > 1:  # of a draw's key: two draws become alike
             for at in range(len(arguments)):
                 yield "argument", node, _expression(ast.Call(node.func, [*arguments[:at], *arguments[at + 1 :]], []))
-        case ast.Return(value) if value is not None and not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value) if value is not None and not (isinstance(value, ast.Constant) and not value.value):
             yield "return", node, "return None"
         case ast.Expr(ast.Call()) | ast.Assign() | ast.AugAssign() | ast.Raise():
             yield "deletion", node, "pass"
