@@ -30,7 +30,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.mutants.changes import Mutant, mutants_of
+from tests.mutants.changes import Identity, Mutant, mutants_of
 from tests.mutants.guards import GUARDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,10 +53,10 @@ def drawn(count: int, seed: int, words: list[str], only: list[str]) -> list[Muta
     return random.Random(seed).sample(found, min(count, len(found)))
 
 
-def equivalents() -> dict[tuple[str, str, str], str]:
-    """Verdicts by file, the line's text and the change: a line that moves keeps its own."""
+def equivalents() -> set[Identity]:
+    """The mutants that have a verdict: that no test can tell them from the code."""
     rows = tomllib.loads(EQUIVALENTS.read_text())["equivalent"]
-    return {(row["file"], row["line"], row["change"]): row["verdict"] for row in rows}
+    return {(row["file"], row["kind"], row["line"], row["change"]) for row in rows if row["verdict"]}
 
 
 class Copy:
@@ -158,7 +158,7 @@ def judged(mutants: list[Mutant], copy: Copy) -> Iterator[tuple[Mutant, str]]:
         found = [
             verdict for verdict in ("killed", "survived", "timed out") if key_of(mutant, verdict, copy.tree) in before
         ]
-        if (mutant.file, mutant.line, mutant.change) in excused:
+        if mutant.identity in excused:
             verdict = "equivalent"
         elif found:
             verdict = found[0]

@@ -17,9 +17,12 @@ _PASSED_OVER = ("annotation", "returns", "decorator_list", "type_params")
 _CLOSED = (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
 
 
+Identity = tuple[str, str, str, str]
+
+
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file; ``line`` is the text of its first line, by which a verdict finds it again."""
+    """One change of one file; ``line`` is the text of its first line."""
 
     file: str
     number: int
@@ -27,6 +30,11 @@ class Mutant:
     line: str
     change: str
     text: str
+
+    @property
+    def identity(self) -> Identity:
+        """What a verdict is about: a line that moves keeps its own."""
+        return self.file, self.kind, self.line, self.change
 
     @property
     def name(self) -> str:

@@ -95,6 +95,7 @@ def test_two_layouts_are_kept_and_no_more() -> None:
     plan.items(span(100))
     assert plan._layout.cache_info().currsize == 2  # type: ignore[attr-defined]
     assert "blocks" not in repr(plan)
+    assert {plan, Plan(SIZES, WEIGHTS, SEED, 8, BLOCKS.copy())} == {plan}
 
 
 def test_a_block_that_reaches_over_two_sets_is_none() -> None:

@@ -33,6 +33,11 @@ def test_clevr_recipe_drops_by_a_fifth_after_epochs_20_and_22() -> None:
     assert rate(22.1) == pytest.approx(4e-6)
 
 
+def test_a_drop_within_the_warm_up_counts_from_its_end_on() -> None:
+    config = ScheduleConfig(kind="step", epochs=4, warmup=2, drops=(1.0,), factor=0.25)
+    assert [learning_rate(config, 1.0, step, 8) for step in range(8)] == [0.25, 0.5, 0.75, *[0.25] * 5]
+
+
 def test_no_warm_up_starts_near_the_peak() -> None:
     assert learning_rate(ScheduleConfig(epochs=1, warmup=0), 1.0, 0, 1000) == pytest.approx(1.0, abs=1e-4)
 
