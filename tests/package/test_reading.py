@@ -136,6 +136,30 @@ def test_leftovers_that_a_writer_may_be_at_stay(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_leftover_that_cannot_be_removed_yet_stays_without_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server keeps what is still open; and another start may be clearing up, too."""
+    (tmp_path / ".partial.00000001.folder").mkdir()
+    (tmp_path / ".partial.00000002.file").touch()
+    rmdir, unlink = os.rmdir, os.unlink
+
+    def busy(path: Path, **options: int) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    def gone(path: Path) -> None:
+        unlink(path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    monkeypatch.setattr(os, "unlink", gone)
+    files.remove_leftovers(tmp_path)
+    assert files.names_in(tmp_path) == [".partial.00000001.folder"]
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    files.remove_leftovers(tmp_path)
+    assert files.names_in(tmp_path) == []
+
+
 def test_a_text_and_a_json_take_the_place_of_what_was_there(tmp_path: Path) -> None:
     for text in ("one", "another one"):
         files.publish_json(tmp_path / "json", {"it": text})

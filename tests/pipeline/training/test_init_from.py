@@ -71,7 +71,7 @@ def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: P
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, refcoco: Path) -> None:
     wrong = config(refcoco, tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+    with pytest.raises(ConfigError, match=r"nothing: holds no checkpoint"):
         start(wrong, None, Examples.open(refcoco, "expression", "train"))
 
 
