@@ -8,7 +8,7 @@ _CHOICE = f"{_TRAINING}/test_resume_choice.py"
 _SESSION = f"{_TRAINING}/test_session.py"
 _ELASTIC = f"{_TRAINING}/test_elastic_resume.py"
 _FILES = [f"tests/package/test_{name}.py" for name in ("files", "reading")]
-_TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("rec", "vqa", "res", "points", "entailment")]
+_TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("answers", "rec", "vqa", "res", "points", "entailment")]
 _SETS = [f"tests/shards/test_{name}.py" for name in ("checksums", "mapped_tables", "manifest", "verify")]
 _BUILD = ["tests/shards/test_build.py", "tests/shards/test_damage.py"]
 
@@ -23,10 +23,10 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/runs/resumable.py": ["tests/pipeline/test_config.py", _CHOICE],
     "pipeline/tasks/__init__.py": _TASKS,
     "pipeline/tasks/base.py": _TASKS,
-    "pipeline/tasks/grec.py": [_TASKS[2], _TASKS[3]],
-    "pipeline/tasks/rec.py": [_TASKS[0], _TASKS[3]],
-    "pipeline/tasks/res.py": [_TASKS[2], _TASKS[3]],
-    "pipeline/tasks/vqa.py": [_TASKS[1], _TASKS[4]],
+    "pipeline/tasks/grec.py": [_TASKS[0], _TASKS[3]],
+    "pipeline/tasks/rec.py": [_TASKS[0], _TASKS[1], _TASKS[4]],
+    "pipeline/tasks/res.py": [_TASKS[0], _TASKS[3]],
+    "pipeline/tasks/vqa.py": [_TASKS[0], _TASKS[2], _TASKS[5]],
     "pipeline/training/checkpoint.py": [_CHECKPOINT, _CHOICE],
     "pipeline/training/ema.py": [f"{_TRAINING}/test_ema.py", _SESSION],
     "pipeline/training/engine.py": [f"{_TRAINING}/test_engine.py", f"{_TRAINING}/test_tracking.py"],

@@ -81,6 +81,13 @@ def test_two_epochs_of_several_sets_in_blocks_and_windows() -> None:
     ]
 
 
+def test_epochs_that_end_where_a_block_ends() -> None:
+    """A block of which nothing belongs to the epoch is none of those that are permuted."""
+    items, epoch_passes = Plan((8, 6), (0.5, 1.0), SEED, 4, np.array([0, 2, 4, 6, 8, 11], np.int64)).items(span(20))
+    assert items.tolist() == [2, 3, 11, 12, 9, 8, 10, 13, 4, 5, 9, 1, 8, 0, 12, 10, 13, 11, 6, 7]
+    assert epoch_passes.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 1, 1, 0, 0]
+
+
 def test_the_slice_of_a_rank_and_the_steps_of_a_run() -> None:
     plan = Plan(SIZES, WEIGHTS, SEED)
     items, epoch_passes = plan.step(2, 6, 1, 2)
