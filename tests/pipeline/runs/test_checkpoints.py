@@ -44,7 +44,7 @@ def test_a_whole_one_tells_what_its_marker_says(tmp_path: Path) -> None:
     assert (found.folder, found.damage, found.is_whole) == (folder, None, True)
     assert found.marker == checkpoints.read_marker(folder)
     marker = checkpoints.read_marker(folder)
-    assert (marker.version, marker.step, marker.files.keys()) == (2, 7, {"state.pt", "vocabulary.json"})
+    assert (marker.version, marker.step, sorted(marker.files)) == (2, 7, ["state.pt", "vocabulary.json"])
     assert (marker.score, marker.config, marker.data, marker.code) == (0.5, "c", "d", "v1")
     old = checkpoints.read_marker(publish(tmp_path, 8, version=1, score=None, config=None, data=None, code=None))
     assert (old.version, old.score, old.config, old.data, old.code) == (1, None, None, None, None)
@@ -90,15 +90,14 @@ def test_a_damaged_newest_one_is_told_with_the_one_before(tmp_path: Path, whole_
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("key", "value"),
     [
-        *({"version": version} for version in (None, 0, "2", [2], 1.5)),
-        *({"step": step} for step in (None, "7")),
-        *({"files": described} for described in (None, {}, ["state.pt"])),
+        *[("version", None), ("version", 0), ("version", "2"), ("version", [2]), ("version", 1.5)],
+        *[("step", None), ("step", "7"), ("files", None), ("files", {}), ("files", ["state.pt"])],
     ],
 )
-def test_a_marker_that_was_not_written_so_is_damage(tmp_path: Path, changes: dict[str, Any]) -> None:
-    folder = publish(tmp_path, 7, **changes)
+def test_a_marker_that_was_not_written_so_is_damage(tmp_path: Path, key: str, value: Any) -> None:
+    folder = publish(tmp_path, 7, **{key: value})
     found = checkpoints.inspect(folder)
     assert not found.is_whole
     assert "COMMIT is not what was written" in (found.damage or "")

@@ -21,7 +21,7 @@ def test_a_boxs() -> None:
     truth = [[1 / 3, 2 / 3, 10.005, 20.123456]]
     answers: list[dict[str, Any]] = [{"box": [1 / 3, 2 / 3, 10.005, 15.0], "score": 1.0}]
     sums = rec.task().score(answers, rec.Truth(truth), np.arange(1))  # type: ignore[arg-type]
-    overlap = float(iou_xywh(np.array([answers[0]["box"]]), np.float32(truth).astype(np.float64))[0])
+    overlap = float(iou_xywh(np.array([answers[0]["box"]]), np.array(truth, np.float32).astype(np.float64))[0])
     assert answers[0]["iou"] == round(overlap, 4) != overlap
     assert answers[0]["truth"] == [0.33, 0.67, 10.01, 20.12]
     assert sums.keys() == {"acc@0.5", "miou"}
