@@ -200,6 +200,9 @@ def main() -> int:
     except ValueError as error:
         print(f"MUTANTS, SEED, PASS: expected numbers ({error})", file=sys.stderr)
         return 2
+    if not mutants:
+        print("FILES, ONLY: no mutant of such a file or name; tests/mutants/guards.py lists the files", file=sys.stderr)
+        return 2
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     results: list[tuple[Mutant, str]] = []
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as place:
