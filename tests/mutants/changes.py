@@ -83,7 +83,7 @@ def _changes(node: ast.AST, bound: Counter[str]) -> Iterator[tuple[str, ast.expr
         bound = Counter(child.id for child in ast.walk(node) if isinstance(child, ast.Name) and _is_bound(child))
         bound += Counter(child.arg for child in ast.walk(node) if isinstance(child, ast.arg))
     for name, value in ast.iter_fields(node):
-        if name not in _PASSED_OVER:
+        if name not in _PASSED_OVER and not (name == "keywords" and _is_zip(node)):
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
                     yield from _changes(child, bound)
@@ -99,6 +99,11 @@ def _is_only_binding(node: ast.AST, bound: Counter[str]) -> bool:
     stored = [child for target in targets for child in ast.walk(target) if isinstance(child, ast.expr)]
     names = [child for child in stored if not isinstance(child, ast.Tuple)]
     return bool(names) and all(isinstance(child, ast.Name) and bound[child.id] == 1 for child in names)
+
+
+def _is_zip(node: ast.AST) -> bool:
+    """Its ``strict`` is a check of our own."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip"
 
 
 def _is_text(node: ast.AST) -> bool:

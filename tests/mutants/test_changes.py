@@ -18,7 +18,7 @@ def work(a: int, b: float = 0.5) -> dict[str, int]:
     if not a < b or found:
         found = 2
         print("é", found == 1, end="")
-    assert a != 7
+    assert all(zip([a], [b], strict=True))
     if a > 9:
         raise ValueError(f"{a + 1}")
     return {"a": mix(a, 4), "b": found}
