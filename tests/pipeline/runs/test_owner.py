@@ -188,3 +188,11 @@ def test_the_last_beat_is_over_before_the_file_is_closed(tmp_path: Path, monkeyp
     with owner.take(tmp_path):
         assert begun.wait(20)
     assert over.is_set()
+
+
+def test_an_owner_is_alive_while_its_process_is(tmp_path: Path) -> None:
+    with owner.take(tmp_path):
+        found = owner.holder(tmp_path)
+        assert found is not None
+        assert owner.is_alive(tmp_path, found) is True
+        assert owner.is_alive(tmp_path, dataclasses.replace(found, began="long ago")) is False
