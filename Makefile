@@ -16,6 +16,7 @@ help:
 	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make faults  one failing call of the file system at 300 points; each is waited out or told, and nothing is lost"
+	@echo "make mutants  the tests' own test: 200 drawn changes of the code, each of which a test must notice; MUTANTS, SEED, FILES"
 	@echo "make clean   remove the environment, caches and demo runs"
 
 demo: $(READY)
@@ -57,6 +58,13 @@ fuzz: $(READY)
 .PHONY: faults
 faults: $(READY)
 	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) TABLE=$(TABLE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
+
+# One change of the code at a time, in a copy of the tree; a line each, results in build/mutants.jsonl. Broken off, it goes
+# on with the same SEED. Hours for files whose tests start runs: FILES="data/plan shards/" takes those of some paths.
+.PHONY: mutants
+mutants: $(READY)
+	@MUTANTS=$(or $(MUTANTS),200) SEED=$(or $(SEED),0) FILES="$(FILES)" ONLY="$(ONLY)" PASS="$(PASS)" \
+	  nice -n 10 $(BIN)/python -m tests.mutants
 
 # On a cluster the GPU machine often has its own Python with torch and no package index: it is used as it stands.
 gpu:

@@ -204,3 +204,21 @@ def test_a_table_without_checksums_of_blocks_is_compared_as_a_whole_where_it_is_
         table.check()
     flip(file, place_of(file, "flag", 1, 1))
     table.check()
+
+
+def test_a_file_without_blocks_is_read_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.arrow"
+    write(path, SCHEMA, [TABLE])
+    table = mapped(path, [SCHEMA], file_facts(path))
+    read: list[Path] = []
+
+    def counted(file: Path) -> dict[str, Any]:
+        read.append(file)
+        return file_facts(file)
+
+    monkeypatch.setattr(checksums, "file_facts", counted)
+    assert table.to_table().equals(TABLE)
+    assert read == []
+    for _ in range(2):
+        table.check()
+    assert read == [path]

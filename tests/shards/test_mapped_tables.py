@@ -192,3 +192,11 @@ def test_another_table_is_refused_with_its_columns(tmp_path: Path) -> None:
 
 def test_row_numbers_are_as_wide_as_the_table_is_long() -> None:
     assert [row_type(count) for count in (0, 2**31 - 1, 2**31, 10**12)] == [np.int32, np.int32, np.int64, np.int64]
+
+
+def test_a_batch_is_of_so_many_rows_that_every_version_writes_the_same_bytes(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("number", pa.int32(), nullable=False)])
+    table = pa.table({"number": np.arange(2**18 + 1, dtype=np.int32)}, schema=schema)
+    write(tmp_path / "it.arrow", schema, [table])
+    with pa.ipc.open_file(tmp_path / "it.arrow") as reader:
+        assert [reader.get_batch(at).num_rows for at in range(reader.num_record_batches)] == [2**18, 1]

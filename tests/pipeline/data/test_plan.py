@@ -236,3 +236,12 @@ def test_steps_complete_the_last_epoch(items: int, batch: int, epochs: float, ex
     found = steps(Plan((items,), (1.0,), 0), batch, epochs)
     assert found == expected
     assert found * batch >= items * epochs > (found - 1) * batch
+
+
+def test_sets_of_one_size_are_permuted_each_in_its_own_way() -> None:
+    """Of two halves of sets that were permuted alike one would be the other's."""
+    plan = Plan((40, 40), (0.5, 0.5), seed=1)
+    items = plan.items(span(0, plan.epoch_length))[0]
+    first, second = (set(items[items < 40].tolist()), set((items[items >= 40] - 40).tolist()))
+    assert len(first) == len(second) == 20
+    assert first != second

@@ -111,6 +111,28 @@ def test_epochs_and_seeds_differ() -> None:
     assert len(blocks) > 4, "the blocks come in another order, not only what is in a window"
 
 
+def test_sets_of_one_size_are_permuted_each_in_its_own_way() -> None:
+    plan = plan_of([([2] * 20, 0.5), ([2] * 20, 0.5)], 10, seed=1)
+    items = plan.items(span(0, plan.epoch_length))[0]
+    first, second = (set(items[items < 40].tolist()), set((items[items >= 40] - 40).tolist()))
+    assert len(first) == len(second) == 20
+    assert first != second
+
+
+def test_the_sets_stand_among_each_other_anew_in_each_epoch() -> None:
+    """That blocks of one set come in another order hides it where one order mixes the sets in every epoch."""
+    plan = plan_of([([3] * 12, 1.0), ([3] * 12, 1.0)], 3)
+    items = [plan.items(span(epoch * 72, (epoch + 1) * 72))[0] for epoch in range(4)]
+    assert len({tuple((one[::3] < 36).tolist()) for one in items}) == 4
+
+
+def test_a_window_is_mixed_anew_in_each_epoch_and_unlike_its_neighbour() -> None:
+    plan = plan_of([([50], 1.0)], 25)
+    windows = np.split(plan.items(span(0, 100))[0], 4)
+    orders = [np.argsort(one).tolist() for one in windows]
+    assert len({str(one) for one in orders}) == 4
+
+
 def test_without_a_window_nothing_changes() -> None:
     """The order of runs that were begun before there was any other."""
     known = [7, 9, 8, 1, 4, 8, 9, 5, 10, 7, 3, 6, 2, 0, 10, 11, 11]

@@ -13,7 +13,7 @@ from laconvnet import kernels
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import LanguageConfig, Model, ModelConfig, build_model
 from laconvnet.pipeline.model.blocks import BLOCKS
-from laconvnet.pipeline.model.draws import Draws, Dropout
+from laconvnet.pipeline.model.draws import VERSION, Draws, Dropout
 from laconvnet.pipeline.model.heads import TASKS, HeadsConfig
 from laconvnet.pipeline.model.heads.answers import AnswerHeadConfig
 from laconvnet.pipeline.model.net import BlockStage
@@ -51,6 +51,12 @@ def test_every_layer_is_given_the_keys_of_its_own_name() -> None:
     values = [key for keys in given.values() if keys is not None for key in keys.tolist()]
     assert len(set(values)) == len(layers) * len(places)
     assert all(layer.keys is None for layer in layers.values()), "those of a batch that is over"
+
+
+def test_keys_are_where_the_model_is() -> None:
+    model = make()
+    with Draws(model, 3).of(7, torch.arange(2), torch.device("meta")):
+        assert {layer.keys.device.type for layer in layers_of(model).values() if layer.keys is not None} == {"meta"}
 
 
 def test_keys_are_taken_back_after_an_error() -> None:
@@ -144,3 +150,30 @@ def test_without_keys_a_model_in_training_draws_from_the_random_state() -> None:
 def test_a_probability_that_the_rule_does_not_take_is_named(key: str, keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: .*1/256"):
         build_model(ModelConfig("tiny", **keys), 10, answers=3)
+
+
+@pytest.mark.parametrize("p", [-0.1, 0.001, 0.999, 1.0])
+def test_a_layer_of_such_a_probability_is_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="1/256"):
+        Dropout(p)
+
+
+def test_a_layer_of_probability_0_and_one_in_evaluation_draw_nothing() -> None:
+    values, keys = torch.ones(2, 50), torch.tensor([1, 2])
+    for layer in (Dropout(0.0), Dropout(0.5).eval()):
+        layer.keys = keys
+        assert layer.draw(values) == (0.0, None)
+    layer = Dropout(0.5)
+    layer.keys = keys
+    p, given = layer.draw(values)
+    assert p == 0.5
+    assert given is keys
+
+
+def test_the_rule_has_the_number_that_checkpoints_know_it_by() -> None:
+    """Other keys are another rule: a run that resumes under it is told so by the number."""
+    keys = kernels.image_keys(3, 7, torch.tensor([4, 5]), ["language.dropout", "visual"])
+    assert (VERSION, keys.tolist()) == (
+        2,
+        [[6534695237870086307, -7318145182588981318], [2276125484011435947, 3794345731801818946]],
+    )

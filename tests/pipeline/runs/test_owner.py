@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -172,3 +173,26 @@ def test_a_damaged_file_names_nobody_but_holds_while_it_beats(tmp_path: Path) ->
     (tmp_path / "owner.json").write_text("{")
     with owner.take(tmp_path) as own:
         own.check()
+
+
+def test_the_last_beat_is_over_before_the_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would go to whatever file is given the descriptor's number next."""
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        time.sleep(0.3)
+        over.set()
+
+    monkeypatch.setattr(os, "utime", slow)
+    with owner.take(tmp_path):
+        assert begun.wait(20)
+    assert over.is_set()
+
+
+def test_an_owner_is_alive_while_its_process_is(tmp_path: Path) -> None:
+    with owner.take(tmp_path):
+        found = owner.holder(tmp_path)
+        assert found is not None
+        assert owner.is_alive(tmp_path, found) is True
+        assert owner.is_alive(tmp_path, dataclasses.replace(found, began="long ago")) is False

@@ -258,6 +258,47 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
     assert last > 1
 
 
+def test_all_of_it_is_on_the_disk_before_the_fence_is_looked_at_and_the_name_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(number: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name.split(".")[-1])
+        sync(number)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append("renamed")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    checkpoint.save(checkpoint.folder_of(tmp_path, 1), state(1), WORDS, may_publish=lambda: done.append("fence"))
+    fence, name = done.index("fence"), done.index("renamed")
+    assert {"pt", "json", "COMMIT", "step-00000001"} == {*done[:fence]}
+    assert fence < name
+    assert done[name + 1 :] == ["checkpoints"]
+
+
+def test_a_start_that_is_not_the_newest_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither anew nor over one that is there, and it drops none."""
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    before = (second / "COMMIT").read_bytes()
+    (tmp_path / "fence.json").write_text('{"start": 1}')
+    monkeypatch.setenv("LACONVNET_FENCE", str(tmp_path / "fence.json"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    for step in (2, 3):
+        with pytest.raises(TrainingError, match=r"fence\.json: .*start 1"):
+            save(tmp_path, step)
+    with pytest.raises(TrainingError, match=r"fence\.json"):
+        checkpoint.save(checkpoint.folder_of(tmp_path, 4), state(4), WORDS)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [first.name, second.name]
+    assert (second / "COMMIT").read_bytes() == before
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert save(tmp_path, 3).is_dir()
+
+
 def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.2)):
         save(tmp_path, step, keep=2, loss=loss)

@@ -1,0 +1,46 @@
+"""Which tests guard a file: the shortest list that should notice any change of it, fastest first."""
+
+from __future__ import annotations
+
+_DATA, _TRAINING, _RUNS = "tests/pipeline/data", "tests/pipeline/training", "tests/pipeline/runs"
+_CHECKPOINT = f"{_TRAINING}/test_checkpoint.py"
+_CHOICE = f"{_TRAINING}/test_resume_choice.py"
+_SESSION = f"{_TRAINING}/test_session.py"
+_ELASTIC = f"{_TRAINING}/test_elastic_resume.py"
+_FILES = [f"tests/package/test_{name}.py" for name in ("files", "reading")]
+_TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("answers", "rec", "vqa", "res", "points", "entailment")]
+_SETS = [f"tests/shards/test_{name}.py" for name in ("checksums", "mapped_tables", "manifest", "verify")]
+_BUILD = ["tests/shards/test_build.py", "tests/shards/test_damage.py"]
+
+GUARDS: dict[str, list[str]] = {
+    "laconvnet/files.py": [*_FILES, f"{_RUNS}/test_owner.py", _CHECKPOINT],
+    "pipeline/data/plan.py": [f"{_DATA}/test_{name}.py" for name in ("known_order", "plan", "window")],
+    "pipeline/data/reader.py": [f"{_DATA}/test_reader.py", f"{_DATA}/test_masks.py"],
+    "pipeline/model/draws.py": ["tests/pipeline/model/test_draws.py"],
+    "pipeline/runs/checkpoints.py": [f"{_RUNS}/test_checkpoints.py", _CHECKPOINT],
+    "pipeline/runs/fence.py": [f"{_RUNS}/test_fence.py"],
+    "pipeline/runs/owner.py": [f"{_RUNS}/test_owner.py"],
+    "pipeline/runs/resumable.py": ["tests/pipeline/test_config.py", _CHOICE],
+    "pipeline/tasks/__init__.py": _TASKS,
+    "pipeline/tasks/base.py": _TASKS,
+    "pipeline/tasks/grec.py": [_TASKS[0], _TASKS[3]],
+    "pipeline/tasks/rec.py": [_TASKS[0], _TASKS[1], _TASKS[4]],
+    "pipeline/tasks/res.py": [_TASKS[0], _TASKS[3]],
+    "pipeline/tasks/vqa.py": [_TASKS[0], _TASKS[2], _TASKS[5]],
+    "pipeline/training/checkpoint.py": [_CHECKPOINT, _CHOICE],
+    "pipeline/training/ema.py": [f"{_TRAINING}/test_ema.py", _SESSION],
+    "pipeline/training/engine.py": [f"{_TRAINING}/test_engine.py", f"{_TRAINING}/test_tracking.py"],
+    "pipeline/training/guard.py": [f"{_TRAINING}/test_guard.py"],
+    "pipeline/training/resume.py": [_CHOICE, f"{_TRAINING}/test_resume.py"],
+    "pipeline/training/schedule.py": [f"{_TRAINING}/test_schedule.py"],
+    "pipeline/training/session.py": [_SESSION, f"{_TRAINING}/test_guard.py"],
+    "pipeline/training/start.py": [f"{_TRAINING}/test_init_from.py", _CHOICE],
+    "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _SESSION, _ELASTIC],
+    "shards/build/builder.py": _BUILD,
+    "shards/build/join.py": _BUILD,
+    "shards/build/plan.py": _BUILD[:1],
+    "shards/build/writer.py": _BUILD,
+    "shards/format/checksums.py": _SETS,
+    "shards/format/manifest.py": [_SETS[2], _SETS[3], _BUILD[0]],
+    "shards/format/tables.py": _SETS,
+}
