@@ -43,6 +43,7 @@ def test_patience_ends_a_run_that_skips(tmp_path: Path) -> None:
     watch.bad(tmp_path, 3, "not finite")
     watch.good()
     watch.bad(tmp_path, 5, "not finite")
+    assert watch.skipped == 2  # how many states of them are kept goes by it
     with pytest.raises(TrainingError, match=r"step 6: not finite, 2 times.*laconvnet replay \S+ 6`"):
         watch.bad(tmp_path, 6, "not finite")
     with pytest.raises(TrainingError, match="step 0"):

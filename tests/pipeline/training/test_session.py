@@ -141,8 +141,10 @@ def test_a_state_before_the_first_update_holds_no_moments_and_is_gone_on_from(fo
     config = configured(folder)
     state = kept(session_of(config), 0)
     assert (state["updates"], state["moments"]) == (0, {})
+    assert state["ema"].keys() <= state["model"].keys()
     resumed = session_of(config, state)
     assert trained(resumed, 0, 1)[0].updates == 1
+    assert kept(session_of(configured(folder, "--optimizer.ema", "0")), 0)["ema"] is None
 
 
 def test_the_loss_scale_goes_on_where_it_was_and_not_at_that_of_the_configuration(folder: Path) -> None:
