@@ -172,6 +172,15 @@ def test_the_metrics_by_hand() -> None:
     assert all(answer["truth"] == encode(truth[0]) for answer in answers)
 
 
+def test_one_pixel_is_as_whole_as_any() -> None:
+    """The smallest mask there is: what keeps an empty one from being divided by must not halve it."""
+    pixel = np.zeros((8, 8), np.uint8)
+    pixel[3, 4] = 1
+    sums, answers = score(Res, [pixel], [pixel])
+    assert answers[0]["iou"] == 1
+    assert sums["miou"].tolist() == [1, 1]
+
+
 def test_sums_of_batches_add_up_to_those_of_the_whole() -> None:
     predicted, truth = drawn(0, 23)
     for kind in (Res, Grec):
