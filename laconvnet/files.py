@@ -36,15 +36,16 @@ def retried(path: Path, read: Callable[[], T]) -> T:
     Raises the last OSError, naming the file, where it does not pass; one that says that there is no such file, or that
     it may not be read, at once.
     """
-    for pause in (*_PAUSES_SECONDS, None):
+    for pause in _PAUSES_SECONDS:
         try:
             with naming(path):
                 return read()
         except OSError as error:
-            if pause is None or error.errno not in _PASSING:
+            if error.errno not in _PASSING:
                 raise
-            time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
+        time.sleep(pause)
+    with naming(path):
+        return read()
 
 
 @contextmanager

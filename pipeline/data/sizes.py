@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+from laconvnet.pipeline.distributed import is_first_of_node
 from laconvnet.pipeline.errors import TrainingError
 from laconvnet.shards.format.manifest import EXAMPLES_MAP, SAMPLES_MAP, Manifest
 
@@ -15,15 +16,14 @@ _LOOK_SECONDS = 10.0
 class Sizes:
     """Looks every few seconds whether a set's mapped tables are as long as they were: use it in a ``with``.
 
-    Where one is not, a stop signal is noted in ``signals``, as if it had been sent: the run saves and leaves, if no
-    process reads what is gone before that. A file that another one was renamed over is read on as it was, so it is
-    fine; what cannot be looked at is left to those who read it.
+    One process a node looks. Where a table is shorter, a stop signal is noted in ``signals``, as if it had been sent:
+    the run saves and leaves, if no process reads what is gone before that. A file that another one was renamed over is
+    read on as it was, so it is fine; what cannot be looked at is left to those who read it.
     """
 
     def __init__(self, manifest: Manifest, signals: list[int], seconds: float = _LOOK_SECONDS) -> None:
-        self._files = {
-            manifest.folder / name: _identity(manifest.folder / name) for name in (SAMPLES_MAP, EXAMPLES_MAP)
-        }
+        watched = [manifest.folder / name for name in (SAMPLES_MAP, EXAMPLES_MAP)] if is_first_of_node() else []
+        self._files = {file: _identity(file) for file in watched}
         self._signals, self._seconds = signals, seconds
         self._reason: str | None = None
         self._ended = threading.Event()

@@ -88,8 +88,7 @@ def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv
     try:
         with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
             done, signalled = _take_steps(session, run, writer, signals, laconv)
-            engine.ranks.each(lambda: writer.finish() if writer else None)  # a second signal may come meanwhile
-            engine.ranks.each(sizes.check)
+            engine.ranks.each(lambda: _conclude(writer, sizes))  # a second signal may come meanwhile
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
     except TrainingError:
@@ -100,6 +99,12 @@ def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv
     if stopped and engine.is_main:
         complain(f"stopped at step {done} of {total}, saved; the same command goes on from there")
     return not stopped
+
+
+def _conclude(writer: checkpoint.Writer | None, sizes: Sizes) -> None:
+    if writer:
+        writer.finish()
+    sizes.check()
 
 
 def _take_steps(

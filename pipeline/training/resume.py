@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from laconvnet.pipeline.runs.layout import CONFIG, step_of
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Source
+from laconvnet.pipeline.training.start import check_data
 from laconvnet.terminal import complain
 
 
@@ -26,10 +27,10 @@ class Choice:
     damaged: tuple[Checkpoint, ...]
 
     @classmethod
-    def of(cls, run: Path) -> Choice:
-        """Raises ConfigError where there are checkpoints and none is whole, OSError where that cannot be told."""
+    def of(cls, run: Path, there: Iterable[Checkpoint]) -> Choice:
+        """Choose among the run's checkpoints, newest first; raises ConfigError where none of them is whole."""
         damaged: list[Checkpoint] = []
-        for found in checkpoints.survey(run):
+        for found in there:
             if found.is_whole:
                 return cls(found, tuple(damaged))
             damaged.append(found)
@@ -43,7 +44,7 @@ def choose(config: TrainConfig, run: Path) -> Path | None:
 
     Only the run's owner may call it. Raises ConfigError where the run must not be resumed with this configuration.
     """
-    choice = Choice.of(run)
+    choice = Choice.of(run, checkpoints.survey(run))
     if choice.checkpoint:
         resumable.check_seal(config, run, choice.checkpoint.folder)
     for found in choice.damaged:
@@ -70,22 +71,22 @@ def _facts(config: TrainConfig, run: Path) -> Iterator[str]:
         yield f"owner: {held}, {'which lives' if lives else 'which is gone'}"
         if lives:
             raise ConfigError(f"{run}: {held} trains here")
-    for found in checkpoints.survey(run):
+    there = list(checkpoints.survey(run))  # to compare them takes reading all of them: once
+    for found in there:
         yield f"{found.folder.name}: {_told(found)}"
     if file.exists():
         for key in resumable.differences(config, file):
             verdict = "may differ" if key.allowed else "must not differ"
             yield f"{key.key}: {key.before!r} -> {key.now!r} ({verdict})"
         resumable.check(config, file)
-    choice = Choice.of(run)
+    choice = Choice.of(run, there)
     source = Source.open(config)
     if choice.checkpoint is None:
         yield f"would begin at step 0 of {source.total}"
         return
     resumable.check_seal(config, run, choice.checkpoint.folder)
     state, _ = checkpoint.read(choice.checkpoint.folder, checkpoint.RESUMES)
-    if state["data"] != source.examples.fingerprint:
-        raise ConfigError(f"{config.data.folder}: is another build than the one that the run was trained on")
+    check_data(config, source.examples, choice.checkpoint.folder, state)
     yield f"data: {config.data.folder}, the build that the run was trained on"
     assert choice.checkpoint.marker is not None
     before, now = choice.checkpoint.marker.code, code_version()
@@ -95,11 +96,10 @@ def _facts(config: TrainConfig, run: Path) -> Iterator[str]:
     for found in choice.damaged:
         yield f"would set aside {found.folder.name}"
     step = step_of(choice.checkpoint.folder)
-    yield (
-        f"complete: all {source.total} steps are done"
-        if step == source.total
-        else (f"would go on from step {step} of {source.total}, {choice.checkpoint.folder}")
-    )
+    if step == source.total:
+        yield f"complete: all {source.total} steps are done"
+    else:
+        yield f"would go on from step {step} of {source.total}, {choice.checkpoint.folder}"
 
 
 def _told(found: Checkpoint) -> str:

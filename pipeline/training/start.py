@@ -51,11 +51,7 @@ def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Rank
     torch.manual_seed(config.seed)
     if own:
         state, words = checkpoint.read(own, checkpoint.RESUMES)
-        if state["data"] != examples.fingerprint:
-            raise ConfigError(
-                f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of "
-                "samples is lost; put that build back, or start another run with --init_from"
-            )
+        check_data(config, examples, own, state)
         vocabulary = Vocabulary.from_json(words)
         summary = f"resuming {own}{_other_draws(state)}"
         return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, summary)
@@ -67,6 +63,15 @@ def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Rank
         assert isinstance(model.visual, PlugIn)
         summary = f"{summary}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
     return Start(model, vocabulary, None, f"new run: {summary}{of_answers}")
+
+
+def check_data(config: TrainConfig, examples: Examples, own: Path, state: dict[str, Any]) -> None:
+    """Raises ConfigError where the ``state`` of the checkpoint ``own`` was trained on other data than ``examples``."""
+    if state["data"] != examples.fingerprint:
+        raise ConfigError(
+            f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of samples "
+            "is lost; put that build back, or start another run with --init_from"
+        )
 
 
 def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> Model:

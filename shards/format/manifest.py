@@ -241,11 +241,11 @@ class Manifest:
 
     def sample(self, row: int, name: str) -> Any:
         """One column of a row of ``samples``, as Python's value."""
-        return self.sample_columns.values(name, np.array([row]))[0]
+        return self.sample_columns.value(name, row)
 
     def example(self, row: int, name: str) -> Any:
         """One column of a row of ``examples``, as Python's value."""
-        return self.example_columns.values(name, np.array([row]))[0]
+        return self.example_columns.value(name, row)
 
     def check_tables(self) -> None:
         """Compare all bytes of both mapped tables, in either version; raises InputError naming the file."""

@@ -194,6 +194,10 @@ class Columns:
             taken[where] = np.fromiter(found.to_pylist(), object, len(found))
         return list(taken.tolist())
 
+    def value(self, name: str, row: int) -> Any:
+        """A column of one row, as Python's value."""
+        return self.values(name, np.array([row]))[0]
+
     def pieces(self, name: str, rows: Rows) -> Iterator[tuple[Where, pa.Array]]:
         """A column at these rows (N,), batch by batch: which of the rows, and their values."""
         batches = self._column(name)

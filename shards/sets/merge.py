@@ -241,6 +241,6 @@ def _prove(out: Path, folders: list[Path], samples: MappedTable, examples: Mappe
     for folder in folders:
         known = (identities(**row) for batch in written for row in batch.to_pylist())
         for row, (what, value), split in shared(known, held_out(Manifest.open(folder))):
-            key, name = (columns.values(column, np.array([row]))[0] for column in ("key", "file_name"))
+            key, name = (columns.value(column, row) for column in ("key", "file_name"))
             where = f"in split {split} of {folder}, by {what} {value}"
             raise InputError(f"{out}: image {key} ({name}) is {where}; the set was not published")

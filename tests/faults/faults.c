@@ -80,31 +80,20 @@ static int fails(int what) {
     return failed;                                     \
   }
 
-#define OPENS(name)                                                   \
-  int name(const char *path, int flags, ...) {                        \
-    REAL(name);                                                       \
-    va_list rest;                                                     \
-    va_start(rest, flags);                                            \
+#define OPENS(name, declared, given)                                              \
+  int name declared {                                                             \
+    REAL(name);                                                                   \
+    va_list rest;                                                                 \
+    va_start(rest, flags);                                                        \
     const mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
-    va_end(rest);                                                     \
-    FAIL(OPEN, below(path), -1)                                       \
-    return real(path, flags, mode);                                   \
+    va_end(rest);                                                                 \
+    FAIL(OPEN, below(path), -1)                                                   \
+    return real given;                                                            \
   }
-OPENS(open)
-OPENS(open64)
-
-#define OPENS_AT(name)                                                \
-  int name(int at, const char *path, int flags, ...) {                \
-    REAL(name);                                                       \
-    va_list rest;                                                     \
-    va_start(rest, flags);                                            \
-    const mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
-    va_end(rest);                                                     \
-    FAIL(OPEN, below(path), -1)                                       \
-    return real(at, path, flags, mode);                               \
-  }
-OPENS_AT(openat)
-OPENS_AT(openat64)
+OPENS(open, (const char *path, int flags, ...), (path, flags, mode))
+OPENS(open64, (const char *path, int flags, ...), (path, flags, mode))
+OPENS(openat, (int at, const char *path, int flags, ...), (at, path, flags, mode))
+OPENS(openat64, (int at, const char *path, int flags, ...), (at, path, flags, mode))
 
 DIR *opendir(const char *path) {
   REAL(opendir);
@@ -112,16 +101,14 @@ DIR *opendir(const char *path) {
   return real(path);
 }
 
-FILE *fopen(const char *path, const char *mode) {
-  REAL(fopen);
-  FAIL(OPEN, below(path), NULL)
-  return real(path, mode);
-}
-FILE *fopen64(const char *path, const char *mode) {
-  REAL(fopen64);
-  FAIL(OPEN, below(path), NULL)
-  return real(path, mode);
-}
+#define FOPENS(name)                             \
+  FILE *name(const char *path, const char *mode) { \
+    REAL(name);                                  \
+    FAIL(OPEN, below(path), NULL)                \
+    return real(path, mode);                     \
+  }
+FOPENS(fopen)
+FOPENS(fopen64)
 
 // A short read is no error to the caller: it gets half of the bytes.
 static size_t shortened(int descriptor, size_t size, int *failed) {
@@ -130,27 +117,17 @@ static size_t shortened(int descriptor, size_t size, int *failed) {
   *failed = number != 0;
   return size > 1 ? size / 2 : size;
 }
-ssize_t read(int descriptor, void *data, size_t size) {
-  REAL(read);
-  int failed;
-  size = shortened(descriptor, size, &failed);
-  if (failed) return errno = number, -1;
-  return real(descriptor, data, size);
-}
-ssize_t pread(int descriptor, void *data, size_t size, off_t offset) {
-  REAL(pread);
-  int failed;
-  size = shortened(descriptor, size, &failed);
-  if (failed) return errno = number, -1;
-  return real(descriptor, data, size, offset);
-}
-ssize_t pread64(int descriptor, void *data, size_t size, off64_t offset) {
-  REAL(pread64);
-  int failed;
-  size = shortened(descriptor, size, &failed);
-  if (failed) return errno = number, -1;
-  return real(descriptor, data, size, offset);
-}
+#define READS(name, declared, given)               \
+  ssize_t name declared {                           \
+    REAL(name);                                    \
+    int failed;                                    \
+    size = shortened(descriptor, size, &failed);   \
+    if (failed) return errno = number, -1;         \
+    return real given;                             \
+  }
+READS(read, (int descriptor, void *data, size_t size), (descriptor, data, size))
+READS(pread, (int descriptor, void *data, size_t size, off_t offset), (descriptor, data, size, offset))
+READS(pread64, (int descriptor, void *data, size_t size, off64_t offset), (descriptor, data, size, offset))
 
 ssize_t write(int descriptor, const void *data, size_t size) {
   REAL(write);
