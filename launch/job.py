@@ -29,12 +29,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet import terminal
 from laconvnet.files import find_object, publish_json
+from laconvnet.launch.supervision import child
 from laconvnet.pipeline.runs import fence, history, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
 
@@ -73,11 +74,13 @@ class Command:
     devices: str | None = None  # CUDA_VISIBLE_DEVICES; None: as the scheduler set it
     version: str | None = None  # of the code, for DONE.json
     entry: str = field(default_factory=lambda: ENTRY)
+    restarts: int = 0  # so often in a row, without a new step, lost ranks are started again; 0: without supervisors
 
     @classmethod
     def of(cls, stage: Stage) -> Command:
         """What each rank of the stage, or of a task of its array, calls."""
-        return cls(stage.name, stage.fingerprint, stage.folder, stage.argv, stage.processes, stage.threads)
+        command = cls(stage.name, stage.fingerprint, stage.folder, stage.argv, stage.processes, stage.threads)
+        return replace(command, restarts=stage.restarts)
 
     def __call__(self) -> None:
         """Run the command in this task. Raises what it raises, CommandFailed where it returns an exit code."""
@@ -85,12 +88,17 @@ class Command:
 
         terminal.install()
         env = submitit.JobEnvironment()
+        if self.restarts and not child.is_rank():
+            self._supervise(env)
+            return
         started = time.time()
         os.environ.update(self.variables(env))
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if env.cluster == "slurm":
             _stop_when_told(layout.signal_marker(self.folder, env.job_id, env.global_rank))
+        if child.is_rank():
+            child.follow()
         module, _, name = self.entry.partition(":")
         try:
             main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
@@ -109,6 +117,15 @@ class Command:
             self._failed(env, started, lines[-1] if lines else f"exit code {code} and nothing on standard error", [])
             raise CommandFailed(f"`{command_line(self.argv)}` ended with exit code {code}")
         self._succeeded(env, started)
+
+    def _supervise(self, env: JobEnvironment) -> None:
+        """Be the supervisor of this task: the command runs in a child, which calls this object again."""
+        from laconvnet.launch.supervision.supervisor import supervise
+
+        os.environ[FENCE] = str(layout.fence_file(self.folder, env.job_id))
+        code = supervise(self, env)
+        if code:
+            raise SystemExit(code)
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit requeues at a time limit or a preemption: the same command, which resumes."""
@@ -129,7 +146,7 @@ class Command:
                 "LOCAL_WORLD_SIZE": str(env.num_tasks // env.num_nodes),
                 "MASTER_ADDR": "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0],
                 # Another one at each start: what has taken the last one may still be there.
-                "MASTER_PORT": str(master_port(env.job_id, starts()) if self.port is None else self.port),
+                "MASTER_PORT": os.environ.get(child.PORT) or str(self.port or master_port(env.job_id, starts())),
             }
         return values
 
@@ -142,7 +159,7 @@ class Command:
             elif not marker.exists():
                 return
         ended = time.time()
-        done = self._record(env, started, ended) | {"processes": self.processes, "version": self.version}
+        done = self.record(env) | _times(started, ended) | {"processes": self.processes, "version": self.version}
         publish_json(self.folder / layout.DONE, done)
         array = layout.array_of(self.folder)
         if array is not None:
@@ -151,15 +168,20 @@ class Command:
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
         log, signalled = env.paths.stderr, layout.signal_marker(self.folder, env.job_id, env.global_rank).exists()
-        record = self._record(env, started, time.time()) | {
-            "rank": env.global_rank,
-            "reason": reason,
-            "told": signalled,
-        }
+        record = (
+            self.record(env)
+            | _times(started, time.time())
+            | {
+                "rank": env.global_rank,
+                "reason": reason,
+                "told": signalled,
+            }
+        )
         # The first rank to fail is the cause; the others only lost their peer.
         record_failure(self.folder, log, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 
-    def _record(self, env: JobEnvironment, started: float, ended: float) -> dict[str, Any]:
+    def record(self, env: JobEnvironment) -> dict[str, Any]:
+        """What every word on the end of this command says of it."""
         return {
             "stage": self.stage,
             "identity": self.fingerprint,
@@ -167,10 +189,11 @@ class Command:
             "host": socket.gethostname(),
             "node": os.environ.get("SLURMD_NODENAME"),
             "command": command_line(self.argv),
-            "started": started,
-            "ended": ended,
-            "seconds": round(ended - started, 3),
         }
+
+
+def _times(started: float, ended: float) -> dict[str, float]:
+    return {"started": started, "ended": ended, "seconds": round(ended - started, 3)}
 
 
 def _stop_when_told(marker: Path) -> None:
@@ -269,11 +292,27 @@ def master_port(key: str, attempt: int = 0) -> int:
     return PORTS[int.from_bytes(digest[:8], "big") % len(PORTS)]
 
 
-def tail(log: Path, lines: int = TAIL_LINES, size: int = 65536) -> list[str]:
-    """The last lines of a text file that are not empty, [] where there is none; a redrawn bar counts as one line."""
+def free_port(key: str, first: int) -> int:
+    """A port of PORTS that nobody on this machine listens on."""
+    for attempt in range(first, first + len(PORTS)):
+        port = master_port(key, attempt)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"no free port in {PORTS.start}-{PORTS.stop - 1}")
+
+
+def tail(log: Path, lines: int = TAIL_LINES, size: int = 65536, since: int = 0) -> list[str]:
+    """The last lines of a text file that are not empty, [] where there is none; a redrawn bar counts as one line.
+
+    Only of what stands behind the first ``since`` bytes.
+    """
     try:
         with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
+            stream.seek(max(since, stream.seek(0, os.SEEK_END) - size))
             text = stream.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return []

@@ -22,6 +22,7 @@ Text = Annotated[str, Field(description="a text")]
 Line = Annotated[str, Field(description="a text of one line"), AfterValidator(plain_line)]
 Filled = Annotated[str, StringConstraints(pattern=_FILLED), Field(description="a text that is not empty")]
 Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
+Times = Annotated[int, Field(ge=0, description="a whole number of at least 0")]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Arguments = Annotated[
     tuple[Annotated[str, Field(description="a text or a number")], ...],
@@ -59,6 +60,7 @@ class Entry:
     nodes: Count | None = None
     gpus: Count = 0
     partition: Line | None = None
+    restarts: Times | None = None
     title: Text = ""
     needs: Names = ()
     show: Text = ""

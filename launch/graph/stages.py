@@ -14,6 +14,8 @@
         nodes: 2                 # on a cluster: over so many nodes; default: as few as its GPUs allow
         gpus: 1                  # on a cluster: GPUs of each process; default: none
         partition: long          # on a cluster: another partition than that of the cluster's file
+        restarts: 3              # lost processes start again inside the job, so often in a row without a new step;
+                                 # default: 3 for `train`, 0 (the job ends) for other commands
         title: "Pretraining"     # for what is printed
         needs: [raw]             # dependencies that no argument names; "eval-*" is every stage whose name fits
         show: "{here}/end.txt"   # a text that the stage writes, printed when the graph has ended well
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from laconvnet.launch.graph.entries import Spec
     from laconvnet.launch.graph.faults import Faults
 
+_RESTARTS = {"train": 3}  # a command that goes on from its newest step
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -79,6 +83,7 @@ class Stage:
     array: int | None = None  # the number of its tasks; None: it is one job
     at_once: int | None = None  # at most so many of them at the same time
     task: int | None = None  # which task of an array this is, from 0; None: the whole stage
+    restarts: int = 0  # so often in a row its processes are started again inside the job; 0: nobody watches them
 
     @property
     def cores(self) -> int:
@@ -237,4 +242,5 @@ def _resolve(order: Sequence[str], specs: Mapping[str, Spec], root: Path) -> Ite
             given=spec.given,
             array=entry.array,
             at_once=entry.at_once,
+            restarts=entry.restarts if entry.restarts is not None else _RESTARTS.get(entry.run[0], 0),
         )

@@ -28,7 +28,8 @@ from submitit.local import local as base
 
 from laconvnet import python_path
 from laconvnet.launch.job import Command, record_failure
-from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, ok_marker
+from laconvnet.launch.supervision.link import make_secret
+from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, link_file, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
@@ -101,6 +102,7 @@ class Controller(base.Controller):
         again = True
         while again and not self.stopping:
             try:
+                make_secret(link_file(self.stage, self.pid))
                 self.start_tasks()
                 codes = self.wait()
             finally:
@@ -162,6 +164,7 @@ class Controller(base.Controller):
         for task in self.tasks:
             task.wait()
         self.tasks = []
+        link_file(self.stage, self.pid).unlink(missing_ok=True)
         for stream in (*self.stdouts, *self.stderrs):
             stream.close()
         self.stdouts, self.stderrs = [], []

@@ -18,7 +18,7 @@ from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, is_done, master_port, record_failure, tail
+from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, free_port, is_done, record_failure, tail
 from laconvnet.launch.local import controller
 from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.slurm.batch import note
@@ -141,7 +141,7 @@ class Run:
         clear_ends(stage.folder)
         devices = self._least_used(stage.processes)
         several = stage.processes > 1
-        port = _free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if several else None
+        port = free_port(f"{stage.folder} {os.getpid()}", attempt * len(PORTS)) if several else None
         command = replace(Command.of(stage), port=port, devices=",".join(devices) or None, version=self.version)
         if stage.name not in self.announced:
             self.announced.add(stage.name)
@@ -265,19 +265,6 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen:
 def _note_end(run: Running, outcome: str, reason: str = "") -> None:
     entry = {"job": run.job.job_id, "start": run.attempt, "event": "end", "outcome": outcome, "reason": reason}
     note(run.stage.folder, entry)
-
-
-def _free_port(key: str, first: int) -> int:
-    """A port of PORTS that nobody on this machine listens on."""
-    for attempt in range(first, first + len(PORTS)):
-        port = master_port(key, attempt)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        return port
-    raise OSError(f"no free port in {PORTS.start}-{PORTS.stop - 1}")
 
 
 def _port_was_taken(reason: str) -> bool:

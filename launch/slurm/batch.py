@@ -22,7 +22,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from laconvnet.files import appending, find_object, naming, publish_json
 from laconvnet.launch.job import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
+from laconvnet.launch.supervision.link import make_secret
 from laconvnet.pipeline.runs import layout
 from laconvnet.pipeline.runs.records import read_lines
 from laconvnet.terminal import one_line, say
@@ -56,6 +57,7 @@ class Submission:
     spare_nodes: int  # so many nodes may be excluded before too few are left
     code: str  # folder of the code
     version: str | None
+    restarts: int = 0  # of its ranks inside the job
 
     @staticmethod
     def of(folder: Path) -> Submission:
@@ -90,6 +92,7 @@ def begin(folder: Path, job: str, start: int, nodes: str) -> int:
         for file in (folder / layout.JOBS).glob(marker(folder, job, "*").name):
             file.unlink()
     (folder / layout.FAILED).unlink(missing_ok=True)
+    make_secret(layout.link_file(folder, job))
     checkpoint = last_checkpoint(folder)
     idle = _idle_starts(history(folder, job), checkpoint)
     note(folder, {"job": job, "start": start, "event": "start", "nodes": nodes, "checkpoint": checkpoint})
@@ -127,8 +130,9 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     reasons = [str(failed["reason"]), *failed.get("tail", [])] if failed else []
     rank, node = failed.get("rank"), failed.get("node")
     if killed and (not failed or failed.get("told") or transient(reasons)):
-        reason = f"rank {killed.rank} on {killed.node} {killed.killed}"
-        return Verdict("failed", reason, killed.rank, killed.node)
+        end = Verdict("failed", f"rank {killed.rank} on {killed.node} {killed.killed}", killed.rank, killed.node)
+        # Of a supervised rank it was the supervisor: what points at its node.
+        return _tried(folder, job, plan, end, "rank", True) if plan.restarts else end
     marked = any((folder / layout.JOBS).glob(layout.stopped_marker(folder, job, "*").name))
     stopped = marked or bool(gone and gone[0].told_to_stop)
     if stopped and (failed.get("told") if failed else not left):
@@ -137,16 +141,21 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
         first = left or next((one for one in gone if one.failed), gone[0] if gone else None)
         reasons, rank, node = _last_words(folder, job, code, first, messages)
     fault = transient([*reasons, *(line for line in messages if "srun: error" in line and "task" not in line)])
+    if failed.get("repeats"):  # and so perhaps because of the node
+        fault = "rank", True
     if failed.get("told"):
         fault = "stop", False  # not its own fault that it was asked, its own that it could not: so and so often
-    if fault is None:
-        return Verdict("failed", reasons[0], rank, node)
-    kind, of_node = fault
+    end = Verdict("failed", reasons[0], rank, node)
+    return end if fault is None else _tried(folder, job, plan, end, *fault)
+
+
+def _tried(folder: Path, job: str, plan: Submission, end: Verdict, kind: str, of_node: bool) -> Verdict:
+    """Another try, where there are any left, off the node that is at fault."""
     tried = sum(entry.get("outcome") == "retry" for entry in history(folder, job))
     if tried >= plan.retries:
-        return Verdict("failed", f"{reasons[0]} (after {tried} retries)", rank, node)
-    excluded = node if of_node and node and _NODE.fullmatch(node) else None
-    return Verdict("retry", f"{kind}: {reasons[0]}", rank, node, excluded)
+        return replace(end, reason=f"{end.reason} (after {tried} retries)")
+    excluded = end.node if of_node and end.node and _NODE.fullmatch(end.node) else None
+    return replace(end, outcome="retry", reason=f"{kind}: {end.reason}", exclude=excluded)
 
 
 def history(folder: Path, job: str) -> list[dict[str, Any]]:

@@ -231,6 +231,7 @@ def _submit_all(
                 spare_nodes=offered[shape.partition or ""].nodes - shape.nodes if cluster.exclude else 0,
                 code=code.name,
                 version=version,
+                restarts=stage.restarts,
             )
             after = [job for need in stage.needs for job in ids.get(need, ())]
             tasks = [job.task for job in jobs if job.task is not None]

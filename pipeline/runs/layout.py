@@ -10,6 +10,7 @@
         FAILED.json             why it failed: the rank, its reason, the last lines of its log
         job.json                its newest job
         starts.jsonl            a line for each start and end of its jobs
+        restarts.jsonl          a line for each time that supervisors started all ranks again
         jobs/                   logs, submissions and marks of the ranks, see the functions below
         array-N/I/              what a stage keeps, for task I of the N of its array
     RUN/                        of `laconvnet train`
@@ -37,6 +38,7 @@ GRAPH, LOCK, REPLACED, REPORT = "graph.json", "launch.lock", "replaced", "report
 
 # A stage, or one task of its array
 DONE, FAILED, JOB, STARTS = "DONE.json", "FAILED.json", "job.json", "starts.jsonl"
+RESTARTS = "restarts.jsonl"
 ENDS = (DONE, FAILED)  # how a job can end
 JOBS = "jobs"
 SUBMISSION = "submission.json"  # in `jobs`: what the batch script must know
@@ -118,6 +120,11 @@ def signal_marker(folder: Path, job: str, rank: int | str) -> Path:
 def fence_file(folder: Path, job: str) -> Path:
     """The file that names the newest start of a job."""
     return folder / JOBS / f"{job}.start"
+
+
+def link_file(folder: Path, job: str) -> Path:
+    """The secret by which the supervisors of a start of the job know each other."""
+    return folder / JOBS / f"{job}.link"
 
 
 def exclude_file(folder: Path, job: str) -> Path:

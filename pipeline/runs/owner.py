@@ -88,6 +88,11 @@ class Owner:
             if self._made:
                 self._run.rmdir()  # where nothing came of the run
 
+    @property
+    def token(self) -> str:
+        """What tells this owner from any other one, of this process too."""
+        return self._holder.token
+
     def check(self) -> None:
         """Raises TrainingError where another process has taken this run over."""
         for pause in (1.0, None):  # whoever takes it over by mistake puts it back at once
@@ -123,6 +128,15 @@ def take(run: Path) -> Owner:
         if found is not None:
             _remove(file, found, own)
     raise ConfigError(f"{run}: {found or 'another process'} trains here; wait for it, stop it, or give another --run")
+
+
+def succeed(run: Path, token: str) -> Owner:
+    """As `take`, where the owner of this token is known to be gone: its own supervisor, or a peer of it, says so."""
+    file, own = run / OWNER, Holder.here()
+    found = _read(file)
+    if found and found.token == token:
+        _remove(file, found, own)
+    return take(run)
 
 
 def holder(run: Path) -> Holder | None:

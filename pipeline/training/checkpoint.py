@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laconvnet.files import naming, publishing_folder, read_bytes, sync_tree
+from laconvnet.files import read_bytes
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints, fence
-from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, step_folder, step_of
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, STATE, VOCABULARY, step_folder, step_of
+from laconvnet.pipeline.runs.memory import Kept
+from laconvnet.pipeline.runs.publish import Facts, drop, publish
 from laconvnet.pipeline.tensor_file import read_tensors
 
 SERVES = ("step", "task", "data", "model", "ema")  # of a state: what answering and another stage need
@@ -31,15 +32,20 @@ class CheckpointConfig:
         every: Steps between two checkpoints; the last step always makes one.
         keep: How many of the newest stay.
         best: A reported number, such as loss; the checkpoint at which it was lowest stays as well.
+        memory: Under `laconvnet launch`: the share of the time that may go into keeping the newest state in memory that
+            outlives the ranks, for a stage that loses one goes on from there; 0 keeps none, 1 keeps it at every step.
     """
 
     every: int = 1000
     keep: int = 2
     best: str | None = None
+    memory: float = 0.01
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep < 1:
             raise ConfigError(f"checkpoint: every={self.every}, keep={self.keep}: expected at least 1 of each")
+        if not 0 <= self.memory <= 1:
+            raise ConfigError(f"checkpoint.memory: {self.memory}: expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,26 @@ class Origin:
 
     config: str | None = None
     code: str | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a start goes on from: where it lay, the state and the vocabulary's text."""
+
+    place: str
+    state: dict[str, Any]
+    vocabulary: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Saved:
+        """A published checkpoint of the own run. Raises ConfigError as `read`."""
+        return cls(f"{folder}", *read(folder, RESUMES))
+
+    @classmethod
+    def kept(cls, kept: Kept) -> Saved:
+        """What an earlier rank has left in the supervisor's memory."""
+        state = read_tensors(kept.file, mmap=True)
+        return cls(f"step {kept.record.step}, kept in memory", state, kept.vocabulary)
 
 
 class Writer:
@@ -72,7 +98,7 @@ class Writer:
         """Whether a checkpoint could not be written; `finish` raises why."""
         return self._failure is not None
 
-    def submit(self, step: int, state: dict[str, Any], vocabulary: str, reported: dict[str, float]) -> None:
+    def submit(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
         """Copy the state as it stands now and begin to write it; waits for the one before.
 
         A disk without room for it is a failure like any other: nothing is begun.
@@ -84,7 +110,6 @@ class Writer:
             return
         # The next step writes over the tensors that the state names.
         frozen = _copied(state)
-        score = reported.get(self._config.best) if self._config.best else None
         self._thread = threading.Thread(target=self._write, args=(step, frozen, vocabulary, score), name="checkpoint")
         self._thread.start()
 
@@ -133,31 +158,9 @@ def save(
     origin: Origin = Origin(),
     may_publish: Callable[[], None] = fence.check,
 ) -> None:
-    """Publish a checkpoint as this folder. One process calls it.
-
-    Everything is written and synced in a folder of another name, the commit marker last, and the rename makes it a
-    checkpoint: a kill at any point leaves the ones before untouched. ``may_publish`` raises where this process must
-    not publish any more.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with publishing_folder(final) as partial:
-        with naming(final / STATE), (partial / STATE).open("wb") as file:
-            torch.save(state, file)
-        (partial / VOCABULARY).write_text(vocabulary, encoding="utf-8")
-        marker = {
-            "version": checkpoints.VERSION,
-            "step": state["step"],
-            "score": score,
-            "config": origin.config,
-            "data": state.get("data"),
-            "code": origin.code,
-            "files": {name: checkpoints.describe(partial / name) for name in (STATE, VOCABULARY)},
-        }
-        (partial / COMMIT).write_text(json.dumps(marker))
-        sync_tree(partial)  # takes long: nothing but the rename may come after the look at the fence
-        may_publish()
-        if final.exists():
-            _drop(final)
+    """Publish a state as the checkpoint of this folder, see `runs.publish`. One process calls it."""
+    facts = Facts(state["step"], score, origin.config, state.get("data"), origin.code)
+    publish(final, facts, lambda file: torch.save(state, file), vocabulary, may_publish)
 
 
 def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
@@ -179,7 +182,7 @@ def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
         kept.add(min(scores, key=lambda folder: scores[folder]))
     for folder in behind:
         if folder not in kept:
-            _drop(folder)
+            drop(folder)
 
 
 def set_aside(folder: Path) -> Path:
@@ -191,14 +194,6 @@ def set_aside(folder: Path) -> Path:
         taken = folder.with_name(f"damaged-{folder.name}-{number}")
     folder.rename(taken)
     return taken
-
-
-def _drop(folder: Path) -> None:
-    """Delete a checkpoint; a kill leaves no part of it under its name."""
-    gone = folder.with_name(f".{folder.name}.dropped")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone)
 
 
 def _bytes(state: Any) -> int:

@@ -17,10 +17,12 @@ from laconvnet.pipeline.data.sizes import Sizes
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints, fence, folder, owner, resumable
 from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE
+from laconvnet.pipeline.runs.memory import Memory, Record
 from laconvnet.pipeline.runs.owner import Owner
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels, resume
 from laconvnet.pipeline.training.engine import Engine
+from laconvnet.pipeline.training.keeper import Keeper
 from laconvnet.pipeline.training.log import Log, Progress
 from laconvnet.pipeline.training.profile import profiled
 from laconvnet.pipeline.training.session import Session, Source, report_start
@@ -51,9 +53,9 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     with ExitStack() as held:
         own = engine.ranks.each(lambda: held.enter_context(owner.take(run)) if engine.is_main else None)
-        # One looks, for another may see the newest checkpoint later, or not yet.
-        first = engine.ranks.from_main(lambda: resume.choose(config, run))
-        start_state = start(config, first, source.examples, engine.ranks)
+        memory = Memory.inherited()
+        saved = resume.saved(config, run, engine.ranks, memory)
+        start_state = start(config, saved, source.examples, engine.ranks)
         laconv = kernels.settle(start_state.model, engine)
         session = made(config, source, engine, start_state)
         if engine.is_main:
@@ -61,8 +63,11 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
             report_start(source, engine, config, start_state)
             if laconv:
                 complain(f"LaConv runs in {laconv.words}")
-        del start_state  # and with it the checkpoint, which the session has taken in
-        return _train(session, run, _writer(config, run, own) if own else None, laconv.kind if laconv else None)
+        del start_state, saved  # the session has taken in what was saved
+        record = engine.ranks.from_main(lambda: _record(session, run, own))
+        keeper = Keeper(memory, config.checkpoint.memory, engine, record)
+        writer = _writer(config, run, own, record) if own else None
+        return _train(session, run, writer, keeper, laconv.kind if laconv else None)
 
 
 def _tidy_up(run: Path) -> None:
@@ -72,22 +77,28 @@ def _tidy_up(run: Path) -> None:
             folder.sweep(run)
 
 
-def _writer(config: TrainConfig, run: Path, own: Owner) -> checkpoint.Writer:
+def _record(session: Session, run: Path, own: Owner | None) -> Record:
+    """What is said of every state of this run, but for its step and score; the main process knows."""
+    assert own is not None
+    data = session.source.examples.fingerprint
+    return Record(0, None, resumable.seal(run / CONFIG), data, code_version(), str(run.absolute()), own.token)
+
+
+def _writer(config: TrainConfig, run: Path, own: Owner, record: Record) -> checkpoint.Writer:
     def may_publish() -> None:
         fence.check()
         own.check()
 
-    origin = checkpoint.Origin(resumable.seal(run / CONFIG), code_version())
-    return checkpoint.Writer(run, config.checkpoint, origin, may_publish)
+    return checkpoint.Writer(run, config.checkpoint, checkpoint.Origin(record.config, record.code), may_publish)
 
 
-def _train(session: Session, run: Path, writer: checkpoint.Writer | None, laconv: str | None) -> bool:
+def _train(session: Session, run: Path, writer: checkpoint.Writer | None, keeper: Keeper, laconv: str | None) -> bool:
     """Take the steps that are left; whether the run was finished."""
     engine, total = session.engine, session.source.total
     left = f"{run} goes on from its last checkpoint"
     try:
         with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
-            done, signalled = _take_steps(session, run, writer, signals, laconv)
+            done, signalled = _take_steps(session, run, writer, keeper, signals, laconv)
             engine.ranks.each(lambda: _conclude(writer, sizes))  # a second signal may come meanwhile
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
@@ -108,7 +119,12 @@ def _conclude(writer: checkpoint.Writer | None, sizes: Sizes) -> None:
 
 
 def _take_steps(
-    session: Session, run: Path, writer: checkpoint.Writer | None, signals: list[int], laconv: str | None
+    session: Session,
+    run: Path,
+    writer: checkpoint.Writer | None,
+    keeper: Keeper,
+    signals: list[int],
+    laconv: str | None,
 ) -> tuple[int, int]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
@@ -136,10 +152,15 @@ def _take_steps(
             signalled = heard()
             if signalled == _FAILED:
                 break
-            if done % config.checkpoint.every == 0 or done == source.total or signalled:
+            keeps = keeper.reached(done)
+            saves = done % config.checkpoint.every == 0 or done == source.total or signalled
+            if keeps or saves:
                 with session.state(done) as state:
-                    if writer:
-                        writer.submit(done, state, session.vocabulary.to_json(), log.last)
+                    words, score = session.vocabulary.to_json(), log.last.get(config.checkpoint.best or "")
+                    if keeps:
+                        keeper.keep(done, state, words, score)
+                    if saves and writer:
+                        writer.submit(done, state, words, score)
             if signalled:
                 break
     return done, signalled

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.distributed import Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.runs import checkpoints, owner, resumable
 from laconvnet.pipeline.runs.checkpoints import Checkpoint
 from laconvnet.pipeline.runs.layout import CONFIG, step_of
+from laconvnet.pipeline.runs.memory import Kept, Memory
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.checkpoint import Saved
 from laconvnet.pipeline.training.session import Source
 from laconvnet.pipeline.training.start import check_data
 from laconvnet.terminal import complain
@@ -37,6 +41,23 @@ class Choice:
         if damaged:
             raise checkpoints.none_whole(run, damaged)
         return cls(None, ())
+
+
+def saved(config: TrainConfig, run: Path, ranks: Ranks, memory: Memory | None) -> Saved | None:
+    """What to go on from, None for a new run: what an earlier rank left in memory, or the newest checkpoint.
+
+    All of ``ranks`` call this; the main process, which owns the run, looks: another one may see the newest checkpoint
+    later, or not yet. Raises ConfigError where the run must not be resumed with this configuration.
+    """
+    kept = memory.newest() if memory else None
+    in_memory, folder = ranks.from_main(lambda: (True, None) if _is_newest(kept, run) else (False, choose(config, run)))
+    if in_memory:
+        return ranks.from_main(lambda: Saved.kept(cast("Kept", kept)))
+    return Saved.read(folder) if folder else None
+
+
+def _is_newest(kept: Kept | None, run: Path) -> bool:
+    return kept is not None and all(step_of(folder) < kept.record.step for folder in checkpoints.published(run))
 
 
 def choose(config: TrainConfig, run: Path) -> Path | None:
@@ -85,14 +106,14 @@ def _facts(config: TrainConfig, run: Path) -> Iterator[str]:
         yield f"would begin at step 0 of {source.total}"
         return
     resumable.check_seal(config, run, choice.checkpoint.folder)
-    state, _ = checkpoint.read(choice.checkpoint.folder, checkpoint.RESUMES)
-    check_data(config, source.examples, choice.checkpoint.folder, state)
+    own = Saved.read(choice.checkpoint.folder)
+    check_data(config, source.examples, own)
     yield f"data: {config.data.folder}, the build that the run was trained on"
     assert choice.checkpoint.marker is not None
     before, now = choice.checkpoint.marker.code, code_version()
     yield f"code: {now or 'of no checkout'}" + (f", saved by {before}" if before != now else "")
-    if state.get("draws", 1) != draws.VERSION:
-        yield f"dropout: rule {state.get('draws', 1)} -> {draws.VERSION}: other masks from here on"
+    if own.state.get("draws", 1) != draws.VERSION:
+        yield f"dropout: rule {own.state.get('draws', 1)} -> {draws.VERSION}: other masks from here on"
     for found in choice.damaged:
         yield f"would set aside {found.folder.name}"
     step = step_of(choice.checkpoint.folder)

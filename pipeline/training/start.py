@@ -41,8 +41,8 @@ class Start:
         return int(self.state["step"]) if self.state else 0
 
 
-def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Ranks = ALONE) -> Start:
-    """Resume the run's own checkpoint, else begin: `init_from` is looked at only at the very first start.
+def start(config: TrainConfig, own: checkpoint.Saved | None, examples: Examples, ranks: Ranks = ALONE) -> Start:
+    """Resume what the run itself has saved, else begin: `init_from` is looked at only at the very first start.
 
     The main process of ``ranks``, all of which must call this, counts the words and answers of all examples for them.
 
@@ -50,11 +50,10 @@ def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Rank
     """
     torch.manual_seed(config.seed)
     if own:
-        state, words = checkpoint.read(own, checkpoint.RESUMES)
-        check_data(config, examples, own, state)
-        vocabulary = Vocabulary.from_json(words)
-        summary = f"resuming {own}{_other_draws(state)}"
-        return Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, summary)
+        check_data(config, examples, own)
+        vocabulary = Vocabulary.from_json(own.vocabulary)
+        summary = f"resuming {own.place}{_other_draws(own.state)}"
+        return Start(rebuild(config, vocabulary, own.state["model"]), vocabulary, own.state, summary)
     if config.init_from:
         return _inherit(config, examples, checkpoints.resolve(Path(config.init_from)), ranks)
     vocabulary, of_answers = _learned(config, examples, Vocabulary(()), ranks)
@@ -65,12 +64,12 @@ def start(config: TrainConfig, own: Path | None, examples: Examples, ranks: Rank
     return Start(model, vocabulary, None, f"new run: {summary}{of_answers}")
 
 
-def check_data(config: TrainConfig, examples: Examples, own: Path, state: dict[str, Any]) -> None:
-    """Raises ConfigError where the ``state`` of the checkpoint ``own`` was trained on other data than ``examples``."""
-    if state["data"] != examples.fingerprint:
+def check_data(config: TrainConfig, examples: Examples, own: checkpoint.Saved) -> None:
+    """Raises ConfigError where what the run has saved was trained on other data than ``examples``."""
+    if own.state["data"] != examples.fingerprint:
         raise ConfigError(
-            f"{config.data.folder}: is another build than the one that {own} was trained on, so the order of samples "
-            "is lost; put that build back, or start another run with --init_from"
+            f"{config.data.folder}: is another build than the one that {own.place} was trained on, so the order of "
+            "samples is lost; put that build back, or start another run with --init_from"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,12 +18,12 @@ from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import last_checkpoint
 from tests.rounding import SEEDS, assert_rounding, nudge
+from tests.runs import Losses, logged, losses, weights
 from tests.slurm.suite import SITE, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
 KEYS = ["--schedule.epochs", "5", "--checkpoint.every", "5"]
-SAME = ("loss", "grad_norm", "lr")  # of each step, to the last bit
 TRAIN = """
 train:
   run: [train, --config, {config}, --run, "{{here}}", --data.folder, {data}, {keys}]
@@ -36,43 +34,6 @@ after:
   run: [shards, info, {data}, --json]
   needs: [train]
 """
-
-
-Losses = dict[int, tuple[float, ...]]
-
-
-def losses(run: Path) -> Losses:
-    """What the log says of each step; a step that was taken twice must have said the same both times."""
-    found: Losses = {}
-    for line in (run / "log.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        values = tuple(entry[key] for key in SAME)
-        assert found.setdefault(entry["step"], values) == values, f"step {entry['step']} differs from its first time"
-    return found
-
-
-def weights(run: Path) -> str:
-    """A digest of everything that the newest checkpoint holds."""
-    import torch
-
-    state = torch.load(run / "checkpoints" / str(last_checkpoint(run)) / "state.pt", weights_only=True)
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, dict):
-            for key in sorted(value, key=str):
-                digest.update(str(key).encode())
-                add(value[key])
-        elif isinstance(value, list | tuple):
-            for item in value:
-                add(item)
-        elif isinstance(value, torch.Tensor):
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else str(value).encode())
-        else:
-            digest.update(str(value).encode())
-
-    add({key: value for key, value in state.items() if key not in ("data",)})
-    return digest.hexdigest()
 
 
 def trained(run: Path, data: Path, keys: Sequence[str] = KEYS, nudge: str = "") -> Path:
@@ -105,13 +66,6 @@ def graph(work: Work, refcoco: Path) -> dict[str, Stage]:
     work.entry = "laconvnet.launch.cli:main"
     keys = ", ".join(f'"{key}"' for key in KEYS)
     return work.stages(TRAIN.format(config=CONFIG, data=refcoco, keys=keys))
-
-
-def logged(run: Path) -> int:
-    """The newest step in the log."""
-    log = run / "log.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def test_two_nodes_train_one_model(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:

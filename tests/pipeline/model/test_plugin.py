@@ -217,7 +217,7 @@ def test_a_new_run_starts_with_the_weights_and_a_resumed_one_does_not_read_them(
     state |= {"updates": 3, "loss_scale": None}
     own = checkpoint.folder_of(tmp_path / "run", 3)
     checkpoint.save(own, state, started.vocabulary.to_json())
-    resumed = start(config, own, examples)
+    resumed = start(config, checkpoint.Saved.read(own), examples)
     assert all((value == 2).all() for value in backbone_of(resumed.model).state_dict().values())
     # A later stage inherits the trained backbone: it does not ask for the file either.
     inherited = start(replace(config, init_from=str(tmp_path / "run")), None, examples)

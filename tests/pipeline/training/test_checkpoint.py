@@ -33,7 +33,7 @@ def save(run: Path, step: int, keep: int = 2, **reported: float) -> Path:
     run.mkdir(exist_ok=True)
     best = next(iter(reported), None)
     writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep, best=best))
-    writer.submit(step, state(step), WORDS, reported)
+    writer.submit(step, state(step), WORDS, reported.get(best or ""))
     writer.finish()
     return checkpoint.folder_of(run, step)
 
@@ -227,7 +227,7 @@ writer = checkpoint.Writer(run, checkpoint.CheckpointConfig())
 while True:
     step += 1
     big = {"weight": torch.full((200_000,), float(step))}
-    writer.submit(step, {"step": step, "model": big}, "{}", {})
+    writer.submit(step, {"step": step, "model": big}, "{}")
     writer.finish()
     print(step, flush=True)
 """
@@ -309,7 +309,7 @@ def test_what_is_written_is_the_state_at_the_call(tmp_path: Path) -> None:
     writer = checkpoint.Writer(tmp_path, checkpoint.CheckpointConfig())
     live = state(1)
     live["model"] = {str(number): torch.ones(400_000) for number in range(8)}
-    writer.submit(1, live, WORDS, {})
+    writer.submit(1, live, WORDS)
     for tensor in live["model"].values():
         tensor.zero_()  # the next step, while the thread still writes
     writer.finish()
@@ -324,7 +324,7 @@ def test_a_disk_without_room_is_told_and_leaves_the_ones_before(
     writer = checkpoint.Writer(tmp_path, checkpoint.CheckpointConfig())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    writer.submit(2, state(2), WORDS, {})
+    writer.submit(2, state(2), WORDS)
     assert writer.failed
     with pytest.raises(TrainingError, match=r"could not be written .*takes 0 MB, .* 0 MB left"):
         writer.finish()

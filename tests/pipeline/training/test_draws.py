@@ -143,10 +143,10 @@ def test_a_checkpoint_of_other_draws_is_resumed_and_told(folder: Path, refcoco: 
     (newest, *_) = checkpoints.published(folder / "alone")
     state, vocabulary = checkpoint.read(newest)
     assert state["draws"] == draws.VERSION
-    assert "dropout" not in start(config, newest, examples).summary
+    assert "dropout" not in start(config, checkpoint.Saved.read(newest), examples).summary
     earlier = folder / "earlier" / newest.name
     checkpoint.save(earlier, {name: value for name, value in state.items() if name != "draws"}, vocabulary)
-    resumed = start(config, earlier, examples)
+    resumed = start(config, checkpoint.Saved.read(earlier), examples)
     assert resumed.step == state["step"]
     assert "\n" not in resumed.summary
     for word in (str(earlier), "dropout", "rule 1", f"rule {draws.VERSION}"):

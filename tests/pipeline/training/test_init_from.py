@@ -88,7 +88,7 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     own = {"step": 3, "task": "rec", "data": examples.fingerprint, "model": weights, "moments": {}, "ema": None}
     own |= {"updates": 3, "loss_scale": None}
     checkpoint.save(checkpoint.folder_of(tmp_path, 3), own, start_state.vocabulary.to_json())
-    resumed = start(asked, checkpoints.newest(tmp_path), examples)
+    resumed = start(asked, checkpoint.Saved.read(checkpoints.resolve(tmp_path)), examples)
     assert resumed.step == 3
     assert "resuming" in resumed.summary
     for name, tensor in resumed.model.state_dict().items():
@@ -97,7 +97,7 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
         checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, start_state.vocabulary.to_json()
     )
     with pytest.raises(ConfigError, match=r"another build than the one that .*step-00000004"):
-        start(asked, checkpoints.newest(tmp_path), examples)
+        start(asked, checkpoint.Saved.read(checkpoints.resolve(tmp_path)), examples)
 
 
 def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> None:

@@ -36,6 +36,7 @@ from deepspeed.accelerator import get_accelerator
 from laconvnet import files
 from laconvnet.launch import cli
 from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.runs import publish
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Outcome, Session
 from tests.rounding import begin_nudged
@@ -44,7 +45,7 @@ RANK = int(os.environ.get("RANK", "0"))
 PLACE = Path(os.environ["WATCHED"])
 # Publishing is the work of two files; the look at which checkpoints there are goes with it.
 FILES = {shutil.__file__: "shutil", checkpoint.__file__: "checkpoint", files.__file__: "checkpoint"}
-FILES |= {torch.serialization.__file__: "serialization"}
+FILES |= {publish.__file__: "checkpoint", torch.serialization.__file__: "serialization"}
 STOP_AT, _, _NUMBER = os.environ.get("STOP_AT", "").partition(":")
 STOP_AFTER, _, _NAME = os.environ.get("STOP_AFTER", "").partition(":")
 _init, _step, _stream, _write = Session.__init__, Session.step, Session.stream, checkpoint.Writer._write

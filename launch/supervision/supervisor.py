@@ -1,0 +1,254 @@
+"""The supervisor of a rank: what srun, or the controller of this machine, starts as a task of the job.
+
+It starts the rank as its child, from the very command line that started it, and holds what outlives the rank: its
+newest state, in memory. When a rank of the job is killed, stands still or loses its peers, the supervisors end all
+ranks and start them again inside the allocation, at another port; the run goes on from the state in memory. A rank that
+fails by its own fault or its node's, or again and again without a new step, ends the job as it does without
+supervisors: that is told, and where it helps the job is queued again elsewhere (`launch.slurm.batch`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from laconvnet.files import appending, find_object
+from laconvnet.launch.job import INTERRUPTED, free_port, master_port, record_failure, tail
+from laconvnet.launch.slurm.failures import transient
+from laconvnet.launch.supervision import link
+from laconvnet.launch.supervision.child import PORT, Child
+from laconvnet.launch.supervision.council import Clear, Council, Leave
+from laconvnet.launch.supervision.ends import End, by_signal
+from laconvnet.launch.supervision.goodput import Goodput
+from laconvnet.launch.supervision.parts import Leader, Member, Part, Start
+from laconvnet.pipeline.runs import fence, layout
+from laconvnet.pipeline.runs.memory import Memory
+from laconvnet.pipeline.runs.publish import publish_kept
+from laconvnet.terminal import complain
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
+
+    from laconvnet.launch.job import Command
+
+LOOK_SECONDS = 0.2
+LEAVE_SECONDS = 5.0  # for a rank to end by itself once another one has ended the job
+LINK_PORTS = 16
+_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def supervise(command: Command, env: JobEnvironment) -> int:
+    """Have the command run as a child of this process, as often as it takes; its exit code, 1 where it was lost."""
+    with ExitStack() as held:
+        signals: list[int] = []
+        held.enter_context(_noting(signals))
+        part = _part(command, env)
+        held.callback(part.close)
+        return Supervisor(command, env, part, signals).run()
+
+
+def keeps(env: JobEnvironment) -> bool:
+    """Whether states are kept by this rank's supervisor: by that of rank 0, and of the first rank of the next node."""
+    second = env.num_tasks // env.num_nodes
+    return bool(env.global_rank == 0 or (env.num_nodes > 1 and env.global_rank == second))
+
+
+class Supervisor:
+    """One rank of one job; ``signals`` are those that have come so far."""
+
+    def __init__(self, command: Command, env: JobEnvironment, part: Part, signals: list[int]) -> None:
+        self._command, self._env, self._part, self._signals = command, env, part, signals
+        self._rank = env.global_rank
+        self._node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        self._memory = Memory.make(keeps(env))
+        self._goodput = Goodput(time.monotonic())
+        self._child: Child | None = None
+        self._end: End | None = None  # of the child of this round
+        self._round = 0
+        self._heard = 0  # signals that the child was told of
+        self._log_bytes = 0  # of the log, before this round
+        self._looked = time.monotonic()
+
+    def run(self) -> int:
+        """Until all ranks have done their work, or the job cannot go on; the exit code."""
+        self._part.ready()
+        while True:
+            for order in self._part.orders(LOOK_SECONDS):
+                if isinstance(order, Leave):
+                    return self._leave(order)
+                if isinstance(order, Clear):
+                    self._clear()
+                else:
+                    self._start(order)
+            self._look()
+
+    def _start(self, order: Start) -> None:
+        log = self._env.paths.stderr
+        self._round, self._end, self._heard = order.round, None, 0
+        self._log_bytes = log.stat().st_size if log.exists() else 0
+        layout.ok_marker(self._command.folder, self._env.job_id, self._rank).unlink(missing_ok=True)
+        self._goodput.begin(time.monotonic())
+        self._child = Child(self._memory, {PORT: str(order.port)})
+
+    def _clear(self) -> None:
+        if self._child:
+            self._child.end()
+            self._child = None
+        if isinstance(self._part, Leader):
+            self._tell_restart(self._part.council)
+        self._part.ready()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        seconds, self._looked = min(now - self._looked, 2 * LOOK_SECONDS), now
+        self._goodput.reached(self._memory.steps, now)
+        if isinstance(self._part, Leader):
+            self._part.council.reached(self._memory.steps)
+            self._part.council.stopping = bool(self._signals)
+        if self._child and not self._end:
+            self._tell_signals(self._child)
+            self._end = self._ended(self._child, seconds)
+            if self._end:
+                self._part.ended(self._round, self._end)
+
+    def _tell_signals(self, child: Child) -> None:
+        """Pass on what has come, once the rank listens. Ctrl-C reaches all of a process group by itself."""
+        if child.listens:
+            for number in self._signals[self._heard :]:
+                if number != signal.SIGINT:
+                    child.tell(number)
+            self._heard = len(self._signals)
+
+    def _ended(self, child: Child, seconds: float) -> End | None:
+        code = child.code
+        if code is None:
+            why = child.look(seconds)
+            if why is None:
+                return None
+            child.end()
+            return End(self._rank, self._node, why)
+        if code >= 0:
+            return self._judged(code)
+        if self._signals and -code in _SIGNALS:  # it had not come so far as to listen
+            layout.stopped_marker(self._command.folder, self._env.job_id, self._rank).touch()
+            return End(self._rank, self._node, "", INTERRUPTED)
+        return End(self._rank, self._node, by_signal(-code))
+
+    def _judged(self, code: int) -> End:
+        """The end of a rank that left by itself: by its words."""
+        end = End(self._rank, self._node, "", code)
+        if end.is_good:
+            return end
+        failed = find_object(self._command.folder / layout.FAILED) or {}
+        words = tail(self._env.paths.stderr, since=self._log_bytes)
+        if failed.get("rank") == self._rank:
+            words = [str(failed["reason"]), *words]
+        fault = transient(words)
+        end = replace(end, reason=words[0] if words else f"exit code {code} and not a word")
+        return replace(end, fault=fault[0], of_node=fault[1]) if fault else end
+
+    def _leave(self, order: Leave) -> int:
+        why = order.because
+        code = self._last_code(why)
+        if isinstance(self._part, Leader):
+            self._conclude(self._part.council, order)
+        if why and (why.may_pass or why.fault == "supervisor") and self._publishes(why):
+            self._publish()
+        return code
+
+    def _last_code(self, why: End | None) -> int:
+        """The exit code of the rank, which gets some time to end by itself; 1 where it is lost."""
+        if self._child is None:
+            return INTERRUPTED if self._signals and why is None else 1
+        until = time.monotonic() + LEAVE_SECONDS
+        while self._child.code is None and time.monotonic() < until:
+            self._tell_signals(self._child)
+            time.sleep(LOOK_SECONDS)
+        self._child.end()
+        code = self._end.code if self._end else self._child.code
+        return code if code is not None and code >= 0 and (code or not why) else 1
+
+    def _publishes(self, why: End) -> bool:
+        """Whether this supervisor publishes its state: that of rank 0, or the next that keeps one where it is gone."""
+        return self._rank == 0 or (self._memory.keeps and why.rank == 0 and why.fault == "supervisor")
+
+    def _publish(self) -> None:
+        """Save what the rank has left in memory: the next start of the job goes on from there."""
+        kept = self._memory.newest()
+        try:
+            place = publish_kept(kept) if kept else None
+        except Exception as error:  # the checkpoints that are there stay as they are
+            complain(f"what rank {self._rank} left in memory could not be saved: {error}")
+        else:
+            if place:
+                complain(f"{place}: saved from memory, for the next start")
+
+    def _tell_restart(self, council: Council) -> None:
+        """Write down why a round has ended; what it left of its end counts no more."""
+        why = council.last
+        assert why is not None, "a round ends because of something"
+        folder, job = self._command.folder, self._env.job_id
+        (folder / layout.FAILED).unlink(missing_ok=True)
+        kept = self._memory.newest()
+        entry = {"job": job, "round": council.round, "rank": why.rank, "node": why.node, "reason": why.reason}
+        steps = {"steps": council.best, "kept": kept.record.step if kept else None}
+        self._note(entry | steps)
+        place = f"step {kept.record.step}, kept in memory" if kept else "its newest checkpoint"
+        complain(f"rank {why.rank} on {why.node} {why.reason}: all ranks start again, from {place}")
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        with suppress(OSError), appending(self._command.folder / layout.RESTARTS) as stream:
+            stream.write(json.dumps(entry | {"seconds": round(self._goodput.seconds, 1), "time": time.time()}) + "\n")
+
+    def _conclude(self, council: Council, order: Leave) -> None:
+        """Say how often the run was started, and why it cannot go on where it cannot."""
+        if council.round > 0:
+            times, share = council.round, self._goodput.share
+            complain(f"started again {times} times; goodput {share:.1%} of {self._goodput.seconds:.0f} seconds")
+            self._note({"job": self._env.job_id, "rounds": council.round + 1, "goodput": round(share, 4)})
+        why = order.because
+        if why is None or why.fault == "supervisor" or not (why.code is None or order.repeats):
+            return  # nothing to tell, or the rank has told it itself; a lost supervisor is told by who started it
+        often = f", {council.idle + 1} times without a new step" if council.idle else ""
+        reason = f"rank {why.rank} on {why.node} {why.reason}{often}"
+        told = layout.signal_marker(self._command.folder, self._env.job_id, why.rank).exists()
+        record = self._command.record(self._env) | {"rank": why.rank, "node": why.node, "reason": reason}
+        log = layout.rank_log(self._command.folder, self._env.job_id, why.rank)
+        record_failure(self._command.folder, log, record | {"told": told, "repeats": order.repeats})
+
+
+def _part(command: Command, env: JobEnvironment) -> Part:
+    """This supervisor among the others of its job. Raises LinkError where they do not meet."""
+    world, job, start = env.num_tasks, env.job_id, fence.starts()
+    host = "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0]
+    ports = [master_port(f"{job} supervisors", LINK_PORTS * start + number) for number in range(LINK_PORTS)]
+    secret = layout.link_file(command.folder, job)
+    if env.global_rank:
+        return Member(link.join(host, ports, secret.read_text(), env.global_rank))
+
+    def port(round: int) -> int:
+        if round == 0 and command.port is not None:
+            return command.port
+        return free_port(f"{job} {start}", round)
+
+    everywhere = host if env.num_nodes == 1 else ""
+    hub = link.Hub(everywhere, ports, secret.read_text(), world) if world > 1 else None
+    return Leader(Council(world, command.restarts, time.monotonic()), hub, port)
+
+
+@contextmanager
+def _noting(signals: list[int]) -> Iterator[None]:
+    """Within, signals end nothing: they are noted."""
+    before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

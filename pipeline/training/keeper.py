@@ -1,0 +1,57 @@
+"""Keeps the newest state of a run in its supervisor's memory: whoever loses a rank goes on from there."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laconvnet.pipeline.runs.memory import Memory, Record
+from laconvnet.pipeline.training.engine import Engine
+
+
+class Keeper:
+    """Says when a state is to be kept, and keeps it. Every process has one; without a supervisor it does nothing.
+
+    To keep states may take ``share`` of the time: as often as that allows it is done, at best after every step. The
+    states are those of ``run``, a record but for step and score.
+    """
+
+    def __init__(self, memory: Memory | None, share: float, engine: Engine, run: Record) -> None:
+        self._memory, self._share, self._engine, self._run = memory, share, engine, run
+        self._next: float = 0 if memory and share else math.inf
+        self._reached = self._left = time.perf_counter()
+
+    def reached(self, done: int) -> bool:
+        """Tell the supervisor how far the run is; whether to keep its state now, the same on all processes."""
+        if self._memory:
+            self._memory.reach(done)
+        self._left, self._reached = self._reached, time.perf_counter()
+        return done >= self._next
+
+    def keep(self, done: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
+        """Keep the state after `done` steps, at once after `reached` said so. All processes call this.
+
+        What it takes is counted from there: to gather the state is most of it where processes share it out.
+        """
+        assert self._memory, "no supervisor, nothing to keep"
+        if self._memory.keeps:
+            record = replace(self._run, step=done, score=score)
+            with self._memory.writing(record, vocabulary) as file:
+                torch.save(_own(state), file)
+        now = time.perf_counter()
+        cost, step = now - self._reached, self._reached - self._left
+        steps = 1 if self._share >= 1 else math.ceil(cost / (self._share * step))
+        self._next = done + self._engine.agree(steps)
+        self._reached = time.perf_counter()  # what the next step takes begins here
+
+
+def _own(state: Any) -> Any:
+    """The same with a storage of its own for every tensor: of a view all that it is a view of would be saved."""
+    if isinstance(state, Tensor):
+        return state.clone() if state.untyped_storage().nbytes() > state.nbytes else state
+    return {name: _own(value) for name, value in state.items()} if isinstance(state, dict) else state
