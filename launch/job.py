@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from laconvnet import terminal
 from laconvnet.files import find_object, publish_json
-from laconvnet.launch.supervision import child
+from laconvnet.launch.supervision import rank as supervised
 from laconvnet.pipeline.runs import fence, history, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
 
@@ -88,17 +88,17 @@ class Command:
 
         terminal.install()
         env = submitit.JobEnvironment()
-        if self.restarts and not child.is_rank():
+        if self.restarts and not supervised.is_rank():
             self._supervise(env)
             return
-        started = time.time()
+        started = supervised.started()
         os.environ.update(self.variables(env))
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a shell's background job
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if env.cluster == "slurm":
             _stop_when_told(layout.signal_marker(self.folder, env.job_id, env.global_rank))
-        if child.is_rank():
-            child.follow()
+        if supervised.is_rank():
+            supervised.follow()
         module, _, name = self.entry.partition(":")
         try:
             main: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), name)
@@ -146,7 +146,7 @@ class Command:
                 "LOCAL_WORLD_SIZE": str(env.num_tasks // env.num_nodes),
                 "MASTER_ADDR": "127.0.0.1" if env.num_nodes == 1 else env.hostnames[0],
                 # Another one at each start: what has taken the last one may still be there.
-                "MASTER_PORT": os.environ.get(child.PORT) or str(self.port or master_port(env.job_id, starts())),
+                "MASTER_PORT": os.environ.get(supervised.PORT) or str(self.port or master_port(env.job_id, starts())),
             }
         return values
 

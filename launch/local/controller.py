@@ -28,16 +28,13 @@ from submitit.local import local as base
 
 from laconvnet import python_path
 from laconvnet.launch.job import Command, record_failure
+from laconvnet.launch.supervision.ends import by_signal
 from laconvnet.launch.supervision.link import make_secret
 from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, link_file, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
 STOP_SECONDS = 10.0  # what an interrupted rank gets to tidy up
-_HINTS = {
-    signal.SIGKILL: " (out of memory?)",
-    signal.SIGBUS: " (a file it had mapped was cut off, or could not be read)",
-}
 LOST_SECONDS = 2.0  # what the others get once a rank is lost: they can only be waiting for it
 
 
@@ -142,8 +139,7 @@ class Controller(base.Controller):
         ]
         killed = [(rank, -code) for rank, code in lost if code < 0]
         for rank, number in killed[:1]:
-            hint = _HINTS.get(signal.Signals(number), "")
-            self._failed(rank, f"rank {rank} was killed by {signal.Signals(number).name}{hint}")
+            self._failed(rank, f"rank {rank} {by_signal(number)}")
         return bool(lost)
 
     def _failed(self, rank: int, reason: str) -> None:

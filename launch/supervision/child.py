@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.memory import Memory
 
-SUPERVISOR = "LACONVNET_SUPERVISOR"  # the process id of the supervisor, in the environment of the rank
-PORT = "LACONVNET_PORT"  # at which all ranks of its round meet, there too
-BEAT_SECONDS = 0.5
 # Counted in looks of the supervisor, not by a clock: where SLURM suspends a job, both stand still together.
 STOPPED_SECONDS = 3.0  # stopped by a signal, as the kernel says it
 STILL_SECONDS = 30.0  # without a beat once it trains: long enough for what holds Python's lock
 STARTING_SECONDS = 600.0  # before that: the libraries are loaded, from a slow file server too
-_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -87,25 +80,3 @@ class Child:
         except OSError:
             return False
         return fields[0] == "T"
-
-
-def is_rank() -> bool:
-    """Whether this process is a supervisor's rank."""
-    return SUPERVISOR in os.environ
-
-
-def follow() -> None:
-    """In a rank: end with the supervisor, and tell it every so often that this process lives."""
-    supervisor = int(os.environ[SUPERVISOR])
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it was gone before
-        os._exit(1)
-    memory = Memory.inherited()
-    assert memory is not None, "a supervisor hands its rank memory"
-
-    def beat() -> None:
-        while True:
-            memory.beat()
-            time.sleep(BEAT_SECONDS)
-
-    threading.Thread(target=beat, name="beats", daemon=True).start()

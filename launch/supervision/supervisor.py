@@ -23,11 +23,12 @@ from laconvnet.files import appending, find_object
 from laconvnet.launch.job import INTERRUPTED, free_port, master_port, record_failure, tail
 from laconvnet.launch.slurm.failures import transient
 from laconvnet.launch.supervision import link
-from laconvnet.launch.supervision.child import PORT, Child
+from laconvnet.launch.supervision.child import Child
 from laconvnet.launch.supervision.council import Clear, Council, Leave
 from laconvnet.launch.supervision.ends import End, by_signal
 from laconvnet.launch.supervision.goodput import Goodput
 from laconvnet.launch.supervision.parts import Leader, Member, Part, Start
+from laconvnet.launch.supervision.rank import PORT, STARTED
 from laconvnet.pipeline.runs import fence, layout
 from laconvnet.pipeline.runs.memory import Memory
 from laconvnet.pipeline.runs.publish import publish_kept
@@ -68,6 +69,7 @@ class Supervisor:
         self._rank = env.global_rank
         self._node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._memory = Memory.make(keeps(env))
+        self._began = time.time()
         self._goodput = Goodput(time.monotonic())
         self._child: Child | None = None
         self._end: End | None = None  # of the child of this round
@@ -95,7 +97,11 @@ class Supervisor:
         self._log_bytes = log.stat().st_size if log.exists() else 0
         layout.ok_marker(self._command.folder, self._env.job_id, self._rank).unlink(missing_ok=True)
         self._goodput.begin(time.monotonic())
-        self._child = Child(self._memory, {PORT: str(order.port)})
+        if signal.SIGINT in self._signals:  # came while nothing was at work: there is nobody who could heed it
+            self._end = End(self._rank, self._node, "", INTERRUPTED)
+            self._part.ended(self._round, self._end)
+            return
+        self._child = Child(self._memory, {PORT: str(order.port), STARTED: str(self._began)})
 
     def _clear(self) -> None:
         if self._child:

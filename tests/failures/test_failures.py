@@ -22,7 +22,7 @@ import pytest
 
 from laconvnet.files import read_object
 from laconvnet.launch import cli
-from laconvnet.launch.supervision.child import SUPERVISOR
+from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.records import read_lines
 from tests.runs import logged, losses, weights
 

@@ -10,16 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 
-from laconvnet.files import read_object
 from laconvnet.launch.control import cancel
 from laconvnet.launch.graph.stages import Stage, plan
 from laconvnet.launch.status import last_checkpoint
 from tests.rounding import SEEDS, assert_rounding, nudge
 from tests.runs import Losses, logged, losses, weights
-from tests.slurm.suite import SITE, Work
+from tests.slurm.suite import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
@@ -108,30 +106,6 @@ def test_every_interruption_ends_in_the_same_weights(work: Work, graph: dict[str
     assert weights(train.folder) == weights(undisturbed)
 
 
-def test_after_a_killed_rank_the_same_command_goes_on(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:
-    assert work.submit(SITE.replace("minutes: 30", "minutes: 20")) == 0
-    train, after = graph.values()
-    found: list[psutil.Process] = []
-
-    def came() -> bool:
-        found[:] = [process for process in work.cluster.processes() if _is_rank(process, work.job(train), "1")]
-        return bool(found)
-
-    work.wait(came, "rank 1 did not start")
-    (rank,) = found
-    node = rank.environ()["SLURMD_NODENAME"]
-    work.wait(lambda: last_checkpoint(train.folder), "no checkpoint was saved")
-    assert not (train.folder / "DONE.json").exists(), "the run is too short for this test"
-    rank.kill()
-    reason = f"rank 1 on {node} was killed by SIGKILL (out of memory?)"
-    assert work.ended(train, after) == {"train": ("failed", reason), "after": ("not started", "train failed")}
-    assert read_object(train.folder / "FAILED.json")["rank"] == 1
-    assert work.submit() == 0
-    assert work.ended(train, after) == {"train": ("done", None), "after": ("done", None)}
-    assert losses(train.folder) == losses(undisturbed)
-    assert weights(train.folder) == weights(undisturbed)
-
-
 def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(
     work: Work, graph: dict[str, Stage], undisturbed: Path, nudged: list[Path]
 ) -> None:
@@ -164,14 +138,3 @@ def test_another_number_of_ranks_goes_on_from_the_same_checkpoint(
 def _of_steps(steps: list[int], plain: Losses, controls: list[Losses]) -> tuple[list[float], list[list[float]]]:
     losses_of = [[run[step][0] for step in steps] for run in (plain, *controls)]
     return losses_of[0], losses_of[1:]
-
-
-def _is_rank(process: psutil.Process, job: str, rank: str) -> bool:
-    try:
-        command, variables = process.cmdline(), process.environ()
-    except psutil.Error:
-        return False
-    # The script's own line names the module too, and srun; a rank is an interpreter.
-    return command[1:4] == ["-u", "-m", "submitit.core._submit"] and (
-        (variables.get("SLURM_JOB_ID"), variables.get("SLURM_PROCID")) == (job, rank)
-    )
