@@ -39,7 +39,7 @@ class End:
     @property
     def may_pass(self) -> bool:
         """Whether the same rank may well succeed on the same node."""
-        return self.code is None or (self.fault is not None and not self.of_node)
+        return not self.of_node and (self.code is None or self.fault is not None)
 
     def packed(self) -> str:
         return json.dumps(asdict(self))

@@ -22,6 +22,7 @@ from typing import Any
 Message = dict[str, Any]
 
 MEET_SECONDS = 600.0  # nodes of a job do not start at once
+_GREET_SECONDS = 5.0  # for who listens at a port to say who it is
 _TRY_SECONDS = 0.2
 _LINE_BYTES = 1 << 20
 
@@ -152,7 +153,7 @@ def join(host: str, ports: Sequence[int], secret: str, rank: int, seconds: float
 
 
 def _joined(host: str, port: int, secret: str, rank: int) -> Wire:
-    wire = Wire(socket.create_connection((host, port), timeout=5.0))
+    wire = Wire(socket.create_connection((host, port), timeout=_GREET_SECONDS))
     try:
         greeting, *_ = wire.receive()
         nonce = str(greeting.get("laconvnet"))

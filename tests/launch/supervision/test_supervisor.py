@@ -1,0 +1,202 @@
+"""Supervisors and their ranks as real processes of this machine: what starts again, what ends, and what is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from laconvnet.files import read_object
+from laconvnet.launch.executor import launch
+from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.supervision.rank import SUPERVISOR
+from laconvnet.pipeline.runs.records import read_lines
+from tests.launch.any_line import LINE
+
+Write = Callable[[str], Path]
+Until = Callable[[Callable[[], object], str], None]
+PROGRAM = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from laconvnet.pipeline.runs.memory import Memory
+
+def main(argv):
+    command, folder, *rest = argv
+    rank = os.environ.get("RANK", "0")
+    memory = Memory.inherited()
+    place = Path(folder, f"rounds-{rank}")
+    round = int(place.read_text()) + 1 if place.exists() else 0
+    place.write_text(str(round))
+    Path(folder, f"port-{rank}-{round}").write_text(os.environ.get("MASTER_PORT", ""))
+    if command == "lose":                       # lose FOLDER RANK TIMES HOW: one rank is lost so often
+        which, times, how = rest
+        if round < int(times):
+            memory.reach(round + 1)
+            time.sleep(0.5)                     # the supervisor looks now and then
+            if rank == which:
+                if how == "worker":             # what it has started must go with it
+                    worker = subprocess.Popen(["sleep", "600"])
+                    Path(folder, f"worker-{round}").write_text(str(worker.pid))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if how == "say":
+                    print(f"round {round}", file=sys.stderr)
+                    raise OSError("Connection reset by peer")
+                os.kill(os.getpid(), getattr(signal, how))
+            time.sleep(600)                     # waits for the one that is lost
+    elif command == "idle":                     # idle FOLDER: one rank is lost for ever, and never a new step
+        if rank == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+    elif command == "own":                      # own FOLDER: by its own fault
+        if rank == "1":
+            raise ValueError("no such expression")
+        time.sleep(600)
+    elif command == "last":                     # last FOLDER: a network error, then a fault of its own
+        if rank == "1":
+            if round == 0:
+                raise OSError("Connection reset by peer")
+            raise ValueError("no such expression")
+        time.sleep(600)
+    elif command == "sit":                      # sit FOLDER: until it is told to stop
+        told = []
+        signal.signal(signal.SIGINT, lambda *_: told.append(True))
+        memory.reach(1)
+        Path(folder, f"sits-{rank}").touch()
+        while not told:
+            time.sleep(0.05)
+        return 130
+    return 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _program(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "lib" / "lost_entry.py").write_text(PROGRAM)
+    monkeypatch.setattr("laconvnet.launch.job.ENTRY", "lost_entry:main")
+
+
+def restarts(folder: Path) -> list[dict[str, Any]]:
+    return [entry for entry in read_lines(folder / "restarts.jsonl") if "round" in entry]
+
+
+@pytest.mark.parametrize(("how", "reason"), [("SIGKILL", "SIGKILL"), ("SIGSTOP", "stopped"), ("say", "reset by peer")])
+def test_a_lost_rank_starts_again_with_all_others(
+    stages: Write, how: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = stages(f'run: {{run: [lose, "{{here}}", 1, 2, {how}], processes: 2, threads: 1, restarts: 1}}')
+    assert launch(file, line=LINE) == 0
+    folder = plan(file)[0].folder
+    told = restarts(folder)
+    assert [(entry["round"], entry["rank"], entry["steps"]) for entry in told] == [(0, 1, 1), (1, 1, 2)]
+    assert all(reason in entry["reason"] for entry in told)
+    assert [(folder / f"rounds-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    ports = [[(folder / f"port-{rank}-{round}").read_text() for rank in (0, 1)] for round in range(3)]
+    assert all(one == other for one, other in ports)
+    assert len({one for one, _ in ports}) == 3  # what holds the last one may still be there
+    assert not (folder / "FAILED.json").exists()
+    done = read_object(folder / "DONE.json")
+    assert done["seconds"] > 2 * 0.5  # from the start of the job, not of the last round
+    (log,) = folder.glob("jobs/*_0_log.err")
+    assert "rank 1" in log.read_text()
+    assert "goodput" in log.read_text()
+    assert not [*folder.glob("jobs/*.link")]
+    capfd.readouterr()
+
+
+def test_one_process_is_watched_too_and_its_workers_go_with_it(stages: Write) -> None:
+    file = stages('run: {run: [lose, "{here}", 0, 1, worker], threads: 1, restarts: 1}')
+    assert launch(file, line=LINE) == 0
+    folder = plan(file)[0].folder
+    assert len(restarts(folder)) == 1
+    assert not lives(int((folder / "worker-0").read_text()))
+
+
+def test_who_is_lost_again_and_again_without_a_new_step_ends_the_job(stages: Write) -> None:
+    file = stages('run: {run: [idle, "{here}"], processes: 2, threads: 1, restarts: 2}')
+    assert launch(file, line=LINE) == 1
+    folder = plan(file)[0].folder
+    failed = read_object(folder / "FAILED.json")
+    assert (failed["rank"], failed["repeats"]) == (1, True)
+    for word in ("rank 1", "SIGKILL", "3 times", "new step"):
+        assert word in failed["reason"]
+    assert len(restarts(folder)) == 2
+
+
+@pytest.mark.parametrize(("command", "rounds"), [("own", 0), ("last", 1)])
+def test_a_fault_of_its_own_ends_the_job_as_the_rank_tells_it(stages: Write, command: str, rounds: int) -> None:
+    """Whatever stood in its log in the rounds before."""
+    file = stages(f'run: {{run: [{command}, "{{here}}"], processes: 2, threads: 1, restarts: 3}}')
+    assert launch(file, line=LINE) == 1
+    folder = plan(file)[0].folder
+    failed = read_object(folder / "FAILED.json")
+    assert (failed["rank"], failed["reason"]) == (1, "ValueError: no such expression")
+    assert len(restarts(folder)) == rounds
+
+
+def test_without_restarts_nobody_watches(stages: Write) -> None:
+    file = stages('run: {run: [environment, "{here}"], threads: 1}\nfew: {run: [train, x], restarts: 0}')
+    stage, none = plan(file)
+    assert (stage.restarts, none.restarts) == (0, 0)
+    assert plan(stages("run: {run: [train, x]}"))[0].restarts > 0
+
+
+def test_ctrl_c_reaches_each_rank_once_and_nothing_starts_again(stages: Write, work: Path, until: Until) -> None:
+    file = stages('run: {run: [sit, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    folder = plan(file)[0].folder
+    program = (
+        "import sys; from laconvnet.launch import job; from laconvnet.launch.executor import launch; "
+        "from tests.launch.any_line import LINE; job.ENTRY = 'lost_entry:main'; "
+        f"sys.exit(launch({str(file)!r}, line=LINE))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert restarts(folder) == []
+    assert len([*folder.glob("jobs/*.stopped")]) == 2
+    assert not [found for found in psutil.process_iter() if _is_of(found, folder)]
+
+
+def test_a_rank_ends_with_its_supervisor(stages: Write, work: Path, until: Until) -> None:
+    file = stages('run: {run: [sit, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    folder = plan(file)[0].folder
+    ranks: list[psutil.Process] = []
+
+    def kill() -> None:
+        until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+        ranks.extend(found for found in psutil.process_iter() if _is_of(found, folder))
+        os.kill(int(ranks[1].environ()[SUPERVISOR]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert launch(file, line=LINE) == 1
+    thread.join()
+    assert len(ranks) == 2
+    assert not any(lives(found.pid) for found in ranks)
+    assert "SIGKILL" in read_object(folder / "FAILED.json")["reason"]
+    assert json.loads((folder / "starts.jsonl").read_text().splitlines()[-1])["outcome"] == "failed"
+
+
+def lives(pid: int) -> bool:
+    """Whether a process does; one that nobody has asked after yet does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        own = process.environ()
+    except (psutil.Error, OSError):
+        return False
+    return SUPERVISOR in own and own.get("LACONVNET_STAGE_FOLDER") == str(folder)
