@@ -7,6 +7,7 @@ file DESCRIPTOR. What a step of the loop takes is the time from handing out its 
 ones. The parts, and their lines:
 
     loop        step, and the seconds of: bare, averaged (bare, and the averages taken in), loop
+    supervised  the same
     checkpoint  step, seconds, saves (whether a checkpoint follows this step); at last, bytes of a checkpoint
     memory      step, resident_mb
 """
@@ -113,7 +114,12 @@ class Growing(InstrumentedSession):
                 self.tell({"step": step, "resident_mb": psutil.Process().memory_info().rss / 1e6})
 
 
-PARTS: dict[str, type[InstrumentedSession]] = {"loop": PairedTiming, "checkpoint": Saving, "memory": Growing}
+PARTS: dict[str, type[InstrumentedSession]] = {
+    "loop": PairedTiming,
+    "supervised": PairedTiming,
+    "checkpoint": Saving,
+    "memory": Growing,
+}
 
 
 def watch(part: str, folder: Path, tell: Tell) -> bool:

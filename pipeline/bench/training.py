@@ -20,6 +20,7 @@ from laconvnet import python_path
 from laconvnet.kernels.bench import Row
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs.memory import Memory
 
 if TYPE_CHECKING:
     from laconvnet.pipeline.config import TrainConfig
@@ -111,13 +112,21 @@ def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator
     """What `pipeline.bench.loop` tells. Raises RuntimeError with its last word where it fails."""
     reading, writing = os.pipe()
     variables = {**os.environ, "PYTHONPATH": python_path()}
+    memory = Memory.make(keeps=True) if part == "supervised" else None
+    if memory:
+        variables |= memory.variables()
     if device.type == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "laconvnet.pipeline.bench.loop", part, str(place), str(writing)]
     log = place / "log.txt"
     with log.open("w") as said, os.fdopen(reading) as lines:
         process = subprocess.Popen(
-            command, env=variables, pass_fds=[writing], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            command,
+            env=variables,
+            pass_fds=[writing, *(memory.descriptors if memory else ())],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
         )
         os.close(writing)
         try:
@@ -133,7 +142,7 @@ def _watching(part: str, place: Path, device: torch.device) -> Iterator[Iterator
 
 
 def parts(config: TrainConfig, device: torch.device, rounds: int, epoch: int, names: Sequence[str]) -> list[Part]:
-    """The parts of these names: loop and checkpoint in so many rounds, memory over two epochs of so many steps."""
+    """The parts of these names: memory over two epochs of so many steps, the others in so many rounds."""
     base = replace(
         config,
         data=replace(config.data, split="train", window=0),
@@ -144,11 +153,15 @@ def parts(config: TrainConfig, device: torch.device, rounds: int, epoch: int, na
     )
     every = base.log.every
     saving = replace(base, checkpoint=replace(base.checkpoint, every=_BETWEEN, keep=1))
+    keeping = replace(base, checkpoint=replace(base.checkpoint, memory=1.0))
     small = replace(base.data, batch=_SMALL * base.engine.accumulate, flip=0.5, jitter=0.2, colour=0.2)
     growing = replace(base, data=small, schedule=replace(base.schedule, epochs=2.0))
     # One round to warm up.
     made = {
-        "loop": Part("loop", base, *_told((rounds + 1) * every), lambda lines: loop_rows(lines, every), device),
+        **{
+            name: Part(name, chosen, *_told((rounds + 1) * every), lambda lines: loop_rows(lines, every), device)
+            for name, chosen in (("loop", base), ("supervised", keeping))
+        },
         "checkpoint": Part("checkpoint", saving, *_told((rounds + 2) * _BETWEEN), checkpoint_rows, device),
         "memory": Part("memory", growing, 2 * epoch, 2 * min(epoch, LOOKS), memory_rows, device),
     }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from laconvnet.pipeline.bench.training import Part
     from laconvnet.pipeline.config import TrainConfig
 
-Name = Literal["loop", "checkpoint", "memory", "speed", "engine"]
+Name = Literal["loop", "supervised", "checkpoint", "memory", "speed", "engine"]
 _USUAL: tuple[Name, ...] = ("loop", "checkpoint", "memory", "speed")
 _STEPS = {"cpu": 3, "cuda": 10}  # of a way in a round of speed
 
@@ -31,7 +31,7 @@ def train(
     *,
     config: Annotated[Path | None, Arg("YAML file of configuration keys", "FILE")] = None,
     device: Device = None,
-    part: Annotated[Sequence[Name], Arg("what to measure (default: all but engine)")] = _USUAL,
+    part: Annotated[Sequence[Name], Arg("what to measure (default: all but supervised and engine)")] = _USUAL,
     rounds: Annotated[int | None, Arg("rounds of a part (default: 9)", "N", at_least=1)] = None,
     epoch: Annotated[int | None, Arg("steps of an epoch of the part memory (default: 500)", "N", at_least=1)] = None,
     quick: Annotated[bool, Arg("3 rounds, epochs of 100 steps")] = False,
@@ -44,13 +44,14 @@ def train(
     Time what training costs, in parts:
       loop        the training loop (logging, guard, EMA, flags) beside bare steps of the same model, optimizer and
                   engine on the same batches from memory, step by step in turn
+      supervised  the same loop with checkpoint.memory 1: after every step the state is kept in a supervisor's memory
       checkpoint  steps that save beside steps that do not, and all that a checkpoint adds while it is written
       memory      resident memory over an epoch of small batches through the loader, behind an epoch to warm up
       speed       steps of the network alone, the operator beside eager unfold: images a second, waiting for data,
                   memory, share of the device's peak
       engine      steps of DeepSpeed's engine, ZeRO 1 and 3, beside bare ones, on batches from memory: in bf16 and fp16
                   on a GPU, fp32 and bf16 on a CPU; whether the losses are finite, memory
-    The first three are runs of `laconvnet train` in processes of their own, on images made for it; without DeepSpeed,
+    The first four are runs of `laconvnet train` in processes of their own, on images made for it; without DeepSpeed,
     DALI and the rest they are left out, and say so. A row tells the median over rounds, the distance of the quartiles,
     the ratio (baseline's median / median), and what it is on top of the baseline in per cent, round by round, with the
     interval in which its true middle lies with 95 % confidence (over_low, over_high): the loop should have at most 1, a
