@@ -16,6 +16,7 @@ help:
 	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make faults  one failing call of the file system at 300 points; each is waited out or told, and nothing is lost"
+	@echo "make failures  100 ranks of one run are killed or stopped; it must end in the weights of an undisturbed one"
 	@echo "make mutants  the tests' own test: 200 drawn changes of the code, each of which a test must notice; MUTANTS, SEED, FILES"
 	@echo "make clean   remove the environment, caches and demo runs"
 
@@ -58,6 +59,12 @@ fuzz: $(READY)
 .PHONY: faults
 faults: $(READY)
 	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) TABLE=$(TABLE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
+
+# So many ranks of one run are lost, one after the other; SEED draws which, and when, ZERO is its ZeRO stage. A line each.
+.PHONY: failures
+failures: $(READY)
+	FAILURES=$(or $(FAILURES),100) SEED=$(or $(SEED),0) ZERO=$(or $(ZERO),1) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -s tests/failures
 
 # One change of the code at a time, in a copy of the tree; a line each, results in build/mutants.jsonl. Broken off, it goes
 # on with the same SEED. Hours for files whose tests start runs: FILES="data/plan shards/" takes those of some paths.

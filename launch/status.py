@@ -25,11 +25,12 @@ from laconvnet.launch.slurm.queue import Queued
 from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import checkpoints, history, layout
+from laconvnet.pipeline.runs.records import read_lines
 from laconvnet.terminal import say
 
 COLUMNS = (
-    "stage", "state", "job", "starts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels", "eta",
-    "checkpoint", "seconds", "reason",
+    "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels",
+    "eta", "checkpoint", "seconds", "reason",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
@@ -40,9 +41,10 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
     """One row for each stage, or one for a run: the keys of COLUMNS and `folder`, None where a thing is not known.
 
     `state` is done, running, failed, waiting (its launch goes on, or its job is in SLURM's queue), stopped (interrupted
-    or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job. `eta` and
-    `seconds` are in seconds, `checkpoint` is a folder's name. Of an array `tasks` counts its tasks by state, `of` all,
-    `failed` lists those that failed, with task, rank, node and reason, and `starts` adds up.
+    or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job, `restarts` how
+    often its ranks started again inside it. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name. Of an
+    array `tasks` counts its tasks by state, `of` all, `failed` lists those that failed, with task, rank, node and
+    reason, and `starts` adds up.
     Raises ConfigError where the folder is neither.
     """
     folder = Path(folder).absolute()
@@ -95,6 +97,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         headings |= {"job": "job", "starts": "starts"}
     if any(row["tasks"] for row in rows):
         headings |= {"tasks": "tasks"}
+    if any(row["restarts"] for row in rows):
+        headings |= {"restarts": "restarts"}
     headings |= {"step": "step", "samples_per_s": "samples/s"}
     if any(row["kernels"] for row in rows):
         headings |= {"kernels": "LaConv"}
@@ -277,6 +281,7 @@ def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm:
         row |= {"job": job["id"]}
         last = last_start(folder) if on_slurm(job) else None
         row |= {"starts": last["start"] + 1 if last and last["job"] == job["id"] else None}
+        row |= {"restarts": _restarts(folder, job["id"])}
     if done is not None:
         return row | {"state": "done", "eta": None, "seconds": done.get("seconds")}
     if failed is not None and not (job and slurm and on_slurm(job) and job["id"] in slurm.queued):
@@ -289,6 +294,12 @@ def _stage_row(name: str, folder: Path, launching: dict[str, Any] | None, slurm:
     if _alive(job, launching):
         return row | {"state": "running", "seconds": time.time() - job["started"]}
     return row | {"state": "stopped", "eta": None, "reason": "interrupted; the same command resumes"}
+
+
+def _restarts(folder: Path, job: str) -> int | None:
+    """How often the ranks of a job were started again inside it; None for never."""
+    told = read_lines(folder / layout.RESTARTS)
+    return sum(entry.get("job") == job and "round" in entry for entry in told) or None
 
 
 def _alive(job: dict[str, Any], launching: dict[str, Any] | None) -> bool:

@@ -76,6 +76,29 @@ def test_a_killed_rank_is_the_cause_not_those_that_lost_it(stage: Path) -> None:
     assert history(stage, "7")[-1]["outcome"] == "failed"
 
 
+def supervised(stage: Path, **more: object) -> None:
+    Submission(**(find_object(stage / "jobs" / "submission.json") or {}) | {"restarts": 3} | more).write(stage)  # type: ignore[arg-type]
+
+
+def test_a_lost_supervisor_is_tried_elsewhere(stage: Path) -> None:
+    supervised(stage, retries=1)
+    say(stage, KILLED)
+    verdict = judge(stage, "7", 137, 9)
+    assert (verdict.outcome, verdict.rank, verdict.node, verdict.exclude) == ("retry", 3, "node7", "node7")
+    assert end(stage, "7", 0, 137, 9) == AGAIN
+    verdict = judge(stage, "7", 137, 9)
+    assert verdict.outcome == "failed"
+    assert tells(verdict.reason, "rank 3", "SIGKILL", "1 retries")
+
+
+def test_a_rank_that_was_lost_again_and_again_is_tried_elsewhere(stage: Path) -> None:
+    supervised(stage)
+    failed(stage, "rank 2 on node6 was killed by SIGKILL", rank=2, repeats=True)
+    say(stage, "srun: error: node6: tasks 0-3: Exited with exit code 1\n")
+    verdict = judge(stage, "7", 1, 9)
+    assert (verdict.outcome, verdict.rank, verdict.exclude) == ("retry", 2, "node6")
+
+
 def test_a_rank_that_srun_killed_is_not_the_cause(stage: Path) -> None:
     """One that hangs in a collective heeds no SIGTERM: srun kills it too, and may tell of it first or last."""
     lines = KILLED.splitlines()

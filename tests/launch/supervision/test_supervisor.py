@@ -18,6 +18,7 @@ import pytest
 from laconvnet.files import read_object
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.status import status
 from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.records import read_lines
 from tests.launch.any_line import LINE
@@ -88,7 +89,9 @@ def restarts(folder: Path) -> list[dict[str, Any]]:
     return [entry for entry in read_lines(folder / "restarts.jsonl") if "round" in entry]
 
 
-@pytest.mark.parametrize(("how", "reason"), [("SIGKILL", "SIGKILL"), ("SIGSTOP", "stopped"), ("say", "reset by peer")])
+@pytest.mark.parametrize(
+    ("how", "reason"), [("SIGKILL", "SIGKILL"), ("SIGSTOP", "stopped"), ("SIGBUS", "mapped"), ("say", "reset by peer")]
+)
 def test_a_lost_rank_starts_again_with_all_others(
     stages: Write, how: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +112,8 @@ def test_a_lost_rank_starts_again_with_all_others(
     assert "rank 1" in log.read_text()
     assert "goodput" in log.read_text()
     assert not [*folder.glob("jobs/*.link")]
+    (row,) = status(folder)
+    assert (row["state"], row["restarts"]) == ("done", 2)
     capfd.readouterr()
 
 
