@@ -29,8 +29,8 @@ from laconvnet.pipeline.runs.records import read_lines
 from laconvnet.terminal import say
 
 COLUMNS = (
-    "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s", "kernels",
-    "eta", "checkpoint", "seconds", "reason",
+    "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s",
+    "kernels", "eta", "checkpoint", "seconds", "reason",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
