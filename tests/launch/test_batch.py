@@ -77,7 +77,7 @@ def test_a_killed_rank_is_the_cause_not_those_that_lost_it(stage: Path) -> None:
 
 
 def supervised(stage: Path, **more: object) -> None:
-    Submission(**(find_object(stage / "jobs" / "submission.json") or {}) | {"restarts": 3} | more).write(stage)  # type: ignore[arg-type]
+    Submission(**(find_object(stage / "jobs" / "submission.json") or {}) | {"restarts": 3} | more).write(stage)
 
 
 def test_a_lost_supervisor_is_tried_elsewhere(stage: Path) -> None:

@@ -32,7 +32,7 @@ class Peers:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(keeper.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(f"{keeper.__name__}.time.perf_counter", lambda: now[0])
     return now
 
 
