@@ -14,6 +14,7 @@ Rows are sorted, so that equal examples have equal counts to the byte, whoever c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -45,40 +46,37 @@ def split_tokens(texts: pa.Array) -> pa.ListArray:
 
 
 def counted(examples: Iterable[pa.RecordBatch], first: int = 0) -> Iterator[pa.Table]:
-    """The counts of each of these batches of examples, the first of which begins at row ``first`` of its table."""
+    """The counts of these batches of examples, the first of which begins at row ``first`` of its table."""
     for batch in examples:
-        yield _counted(batch, first)
+        for split, kind in product(batch["split"].unique().to_pylist(), batch["kind"].unique().to_pylist()):
+            wanted = pc.and_(pc.equal(batch["split"], split), pc.equal(batch["kind"], kind))
+            rows = pc.indices_nonzero(wanted)
+            if len(rows):
+                yield from _counted(split, kind, batch["text"].take(rows), batch["answer"].take(rows), rows, first)
         first += len(batch)
 
 
-def _counted(batch: pa.RecordBatch, first: int) -> pa.Table:
-    everything = pa.array(np.arange(len(batch)))
-    texts = batch["text"]
-    said = split_tokens(texts)
-    answered = pc.indices_nonzero(pc.is_valid(batch["answer"]))
+def _counted(
+    split: str, kind: str, texts: pa.Array, answers: pa.Array, rows: pa.Array, first: int
+) -> Iterator[pa.Table]:
+    """Of the examples at these ``rows`` (N,) behind ``first``, which are all of one split and kind."""
+    yield _table(split, kind, EXAMPLE, pa.array([""]), pa.array([len(rows)]))
+    for what, values in ((TOKEN, pc.list_flatten(split_tokens(texts))), (ANSWER, pc.drop_null(answers))):
+        found = pc.value_counts(values)
+        yield _table(split, kind, what, found.field("values"), found.field("counts"))
     wordless = pc.indices_nonzero(pc.invert(pc.match_substring_regex(texts, _LETTER_OR_DIGIT)))
-    nothing = pa.array([""]).take(pa.array(np.zeros(len(batch), np.int64)))
-    parts = [
-        _rows(batch, EXAMPLE, everything, nothing),
-        _rows(batch, TOKEN, pc.list_parent_indices(said), pc.list_flatten(said)),
-        _rows(batch, ANSWER, answered, batch["answer"].take(answered)),
-        _rows(batch, WORDLESS, wordless, texts.take(wordless), pc.add(wordless.cast(pa.int64()), first)),
-    ]
-    return _added(parts)
+    ones = pa.array(np.ones(len(wordless), np.int64))
+    places = pc.add(rows.take(wordless).cast(pa.int64()), first)
+    yield _table(split, kind, WORDLESS, texts.take(wordless), ones, places)
 
 
-def _rows(batch: pa.RecordBatch, what: str, of: pa.Array, values: pa.Array, rows: pa.Array | None = None) -> pa.Table:
-    """A row of count 1 for each value, which is of example ``of`` of the batch."""
-    count = len(of)
-    columns = [
-        batch["split"].take(of),
-        batch["kind"].take(of),
-        pa.array([what]).take(pa.array(np.zeros(count, np.int64))),
-        values,
-        pa.nulls(count, pa.int64()) if rows is None else rows,
-        pa.array(np.ones(count, np.int64)),
-    ]
-    return pa.Table.from_arrays(columns, schema=COUNT_SCHEMA)
+def _table(
+    split: str, kind: str, what: str, values: pa.Array, counts: pa.Array, rows: pa.Array | None = None
+) -> pa.Table:
+    same = pa.array(np.zeros(len(values), np.int64))
+    names = [pa.array([name]).take(same) for name in (split, kind, what)]
+    places = pa.nulls(len(values), pa.int64()) if rows is None else rows
+    return pa.Table.from_arrays([*names, values, places, counts], schema=COUNT_SCHEMA)
 
 
 def summed(counts: Iterable[pa.Table]) -> pa.Table | None:
