@@ -135,7 +135,7 @@ def test_notes_that_are_not_of_these_images_are_not_believed(
     file = notes / ".sizes-000001"
     data = bytearray(file.read_bytes())
     data[-8] ^= change == "bit"
-    file.write_bytes({"cut": data[:-8], "empty": b""}.get(change, data))
+    file.write_bytes({"cut": bytes(data[:-8]), "empty": b""}.get(change, bytes(data)))
     assert list(shared(samples, notes)) == list(looked_up(samples))
     again = file.read_bytes()
     list(shared(samples, notes))
