@@ -112,6 +112,11 @@ SET = (
     File("examples.parquet", "a row an example: sample, kind, split, region, text, answer, box, mask or not"),
     File("manifest.arrow", "the same as manifest.parquet, for processes to map"),
     File("examples.arrow", "the same as examples.parquet, for processes to map"),
+    File(
+        "counts.arrow",
+        "what was counted of the texts of each split: tokens, answers, texts without a letter or digit",
+        "unless it were larger than 1 GiB",
+    ),
     File("quarantine.parquet", "what could not be used: file, key, region, reason", "sets of `shards build`"),
     File("excluded.parquet", "each image that was skipped, with the reason", "sets of `shards pretrain-set`"),
     File("shard-*.tar", "samples: `<key>.jpg` or `.png`, and `<key>.json`", "sets of `shards build`"),

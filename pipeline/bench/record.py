@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -55,6 +56,17 @@ class Recorder:
             append(self.file, made)
         except OSError as error:
             raise ConfigError(f"{self.file}: cannot be written ({error.strerror})") from error
+
+
+def command_line(words: Sequence[str]) -> str:
+    """These words as a shell takes them, without ``--record`` and its folder, which is a place on one machine."""
+    kept: list[str] = []
+    follows = False
+    for word in words:
+        if not (follows and not word.startswith("-")) and word.partition("=")[0] != "--record":
+            kept.append(word)
+        follows = word == "--record"
+    return shlex.join(kept)
 
 
 def append(file: Path, rows: Sequence[Row]) -> None:

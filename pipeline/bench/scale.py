@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from laconvnet.kernels.bench import Row, compare
-from laconvnet.pipeline.bench import opened, reads, state
+from laconvnet.pipeline.bench import begun, opened, reads, state
 from laconvnet.pipeline.bench.made import images, made_set
 from laconvnet.pipeline.bench.reads import ORDERS, Layout
 from laconvnet.pipeline.bench.rows import counted, surroundings
@@ -53,7 +53,7 @@ class Scale:
         return [*(world for world in WORLDS if world < self.ranks), self.ranks]
 
 
-PARTS = ("ids", "exact", "reads", "epoch", "tables", "checkpoint", "start")
+PARTS = ("ids", "exact", "reads", "epoch", "tables", "checkpoint", "start", "norm")
 
 
 def rows(scale: Scale, rounds: int) -> Iterator[list[Row]]:
@@ -70,7 +70,8 @@ def rows(scale: Scale, rounds: int) -> Iterator[list[Row]]:
         "epoch": _of(scale.ranks, reads.in_an_epoch(layout, scale.window, scale.ranks, scale.share, _MOST)),
         "tables": tables(scale),
         "checkpoint": _of(scale.ranks, state.rows(scale.rate, scale.ranks, rounds)),
-        "start": _of(scale.ranks, opened.rows(scale.ranks)),
+        "start": _of(scale.ranks, starting(scale, len(layout.starts))),
+        "norm": begun.statistics(),
     }
     common: Row = {"samples": scale.samples, "shards": len(layout.starts), "share": scale.share, "window": scale.window}
     common |= surroundings(_CPU)
@@ -184,6 +185,13 @@ def tables(scale: Scale) -> Iterator[Row]:
         each = size / _COUNTED
         yield counted(name, "of a sample", each, "bytes", world=1, note=note)
         yield counted(name, "of all", each * scale.samples / 1e9, "GB", world=1, note=note)
+
+
+def starting(scale: Scale, shards: int) -> Iterator[Row]:
+    """What a start takes of the file system and of rank 0."""
+    yield from opened.rows(scale.ranks)
+    yield from begun.looks(scale.ranks, shards)
+    yield from begun.vocabulary(scale.samples)
 
 
 def _peak(work: Callable[[], Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from laconvnet.pipeline.data.plan import Plan, draw, mix
 from laconvnet.pipeline.data.text import EMPTY_TEXT
 from laconvnet.pipeline.distributed import is_first_of_node
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.shards.format.manifest import Manifest, row_type
+from laconvnet.shards.format.manifest import WORDLESS, Manifest, row_type
 from laconvnet.shards.format.record import Record
 
 Kind = Literal["expression", "question"]
@@ -53,7 +53,7 @@ class Examples:
     They are all that a process holds of an example: 4 bytes, 8 where the table has 2^31 rows or more. The tables are
     mapped, and looked at batch by batch.
 
-    ``empty_texts`` counts those skipped because their text holds no word ("?", "..."): nothing can be asked of them.
+    ``empty_rows`` are those skipped because their text holds no word ("?", "..."): nothing can be asked of them.
 
     The methods that return columns take ``rows`` (B,) of that table, in any order.
     """
@@ -62,7 +62,7 @@ class Examples:
     kind: Kind
     split: str
     rows: Rows
-    empty_texts: int = 0
+    empty_rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def open(cls, folder: Path, kind: Kind, split: str) -> Examples:
@@ -76,8 +76,12 @@ class Examples:
         if not len(examples.rows):
             known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
             raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
-        silent = examples._flags("text", lambda texts: pc.match_substring_regex(texts, EMPTY_TEXT))
-        return replace(examples, rows=examples.rows[~silent], empty_texts=int(silent.sum()))
+        empty = examples._without_words()
+        return replace(examples, rows=examples.rows[~empty], empty_rows=examples.rows[empty])
+
+    @property
+    def empty_texts(self) -> int:
+        return len(self.empty_rows)
 
     @property
     def fingerprint(self) -> str:
@@ -167,6 +171,16 @@ class Examples:
         widths, heights = (self.manifest.sample_columns.numbers(name, samples) for name in ("width", "height"))
         return widths.astype(np.int64), heights.astype(np.int64)
 
+    def _without_words(self) -> Flags:
+        """Whether the text at each of `rows` (N,) holds no word; the set may have noted which are to be looked at."""
+        stored = self.manifest.counts(self.split, self.kind, WORDLESS)
+        if stored is None:
+            return self._flags("text", _is_empty)
+        found = stored["row"].to_numpy()[_is_empty(stored["value"]).to_numpy()]
+        flags = np.zeros(len(self.rows), bool)
+        flags[np.searchsorted(self.rows, found)] = True
+        return flags
+
     def _flags(self, name: str, test: Callable[[pa.Array], pa.Array]) -> Flags:
         """The outcome (N,) of a test of this column at each of `rows`."""
         flags = np.zeros(len(self.rows), bool)
@@ -255,6 +269,10 @@ class Items:
             fine = np.full(here.sum(), _FINE, np.int64)
             draws[here] = draw(items[here], fine, mix(self.plan.seed, key[0], int(epoch_pass), *key[1:])) / _FINE
         return draws
+
+
+def _is_empty(texts: pa.Array) -> pa.Array:
+    return pc.match_substring_regex(texts, EMPTY_TEXT)
 
 
 def _kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.manifest import split_tokens
 
 PAD, UNKNOWN = 0, 1
 # A vector of 300 takes some 3,000 characters; a kilobyte of gzip can be a line of gigabytes.
@@ -90,18 +91,23 @@ class Vocabulary:
         return cls(tuple(fields["words"]), tuple(fields["answers"]), fields.get("soft", False))
 
 
-def count_words(texts: Iterable[pa.Array], variant: Callable[[str], str] | None = None) -> Counter[str]:
-    """How often each word occurs in arrays of texts; with a ``variant`` of a text, the words of that are counted too.
-
-    Texts are parted at blanks first and different parts counted, which takes a sixth of the time: the words of a text
-    are those of its parts. So must be those of a variant: it neither looks nor reaches across a blank.
-    """
-    parts: Counter[str] = Counter()
-    for array in texts:
-        parts.update(count_values(pc.list_flatten(pc.split_pattern(array, " "))))
+def count_tokens(texts: Iterable[pa.Array]) -> Counter[str]:
+    """How often each token, which is what stands between two blanks, occurs in arrays of texts."""
     found: Counter[str] = Counter()
-    for part, count in parts.items():
-        for text in (part, variant(part)) if variant else (part,):
+    for array in texts:
+        found.update(count_values(pc.list_flatten(split_tokens(array))))
+    return found
+
+
+def count_words(counted: Mapping[str, int], variant: Callable[[str], str] | None = None) -> Counter[str]:
+    """How often each word occurs in texts whose tokens were counted; with a ``variant``, in the texts' variants, too.
+
+    Different tokens are few, so this takes a sixth of the time that all texts would: the words of a text are those of
+    its tokens. So must be those of a variant: it neither looks nor reaches across a blank.
+    """
+    found: Counter[str] = Counter()
+    for token, count in counted.items():
+        for text in (token, variant(token)) if variant else (token,):
             for word in words(text):
                 found[word] += count
     return found

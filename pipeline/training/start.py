@@ -12,10 +12,11 @@ from torch import Tensor
 
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.answers import learned, unlearned
+from laconvnet.pipeline.data.counts import answer_counts, token_counts
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.loader import DataConfig
-from laconvnet.pipeline.data.text import Vocabulary, count_values, count_words, load_glove
+from laconvnet.pipeline.data.text import Vocabulary, count_words, load_glove
 from laconvnet.pipeline.distributed import ALONE, Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
@@ -122,11 +123,8 @@ def _vocabulary(
 
     Where several people answered, only answers of ``minimum`` questions; raises ConfigError where none has so many.
     """
-    columns = examples.manifest.example_columns  # piece by piece: never all texts at once
     is_question = examples.kind == "question"
-    answers: Counter[str] = Counter()
-    for _, piece in columns.pieces("answer", examples.rows) if is_question else ():
-        answers.update(count_values(piece))
+    answers = answer_counts(examples) if is_question else Counter[str]()
     several = is_question and examples.several
     if several:
         answers = Counter(learned(answers, minimum))
@@ -135,9 +133,8 @@ def _vocabulary(
                 f"data.answer_minimum: {minimum}: {examples.manifest.folder}, split {examples.split!r}, has no answer "
                 "of so many questions; expected a smaller number"
             )
-    texts = (piece for _, piece in columns.pieces("text", examples.rows))
     # Mirrored, an expression may say a word that the set does not.
-    found = Vocabulary.of_counts(count_words(texts, flip_words if mirrored else None), answers)
+    found = Vocabulary.of_counts(count_words(token_counts(examples), flip_words if mirrored else None), answers)
     return Vocabulary(
         _behind(earlier.words, found.words), _behind(earlier.answers if is_question else (), found.answers), several
     )

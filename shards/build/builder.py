@@ -28,6 +28,7 @@ from laconvnet.files import publish_bytes, read_object, remove_leftovers
 from laconvnet.shards.build.deadline import deadline
 from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
+from laconvnet.shards.build.sizes import forget
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
@@ -82,7 +83,8 @@ def build_task(
 ) -> None:
     """Write only the shards of task (I, N), 1 <= I <= N, several of which may run at once on several machines.
 
-    `build` with the same arguments then finds all shards written and publishes the set.
+    `build` with the same arguments then finds all shards written and publishes the set. Where an image has changed
+    since the first of the tasks looked at its size, it writes the shards again that have become others by that.
     """
     number, count = task
     if not 1 <= number <= count:
@@ -91,7 +93,8 @@ def build_task(
     if _is_finished(out, settings):
         return
     with _under_construction(out, settings, fcntl.LOCK_SH):
-        mine = (chunk for chunk in Planner(samples, shard_bytes).chunks() if chunk.number % count == number - 1)
+        chunks = Planner(samples, shard_bytes, notes=out / PARTS).chunks()
+        mine = (chunk for chunk in chunks if chunk.number % count == number - 1)
         _write(mine, out, workers, None, progress)
 
 
@@ -190,10 +193,12 @@ def _remove_temporaries(out: Path) -> None:
         remove_leftovers(folder)
         for path in folder.glob(".*.tmp"):  # of a build that version 0.1 began
             path.unlink(missing_ok=True)
+    forget(out / PARTS)
 
 
 def _remove_parts(out: Path) -> None:
     parts = out / PARTS
+    forget(parts)
     for path in (*parts.glob("shard-*.parquet"), parts / _BUILD, parts / _LOCK):
         path.unlink(missing_ok=True)
     parts.rmdir()

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from laconvnet.files import is_unreadable, publishing, retried
 from laconvnet.shards.build.writer import Part
 from laconvnet.shards.errors import InputError, joined
+from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
     PARTS,
@@ -47,7 +49,7 @@ def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[
     with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:
         writer.write_table(quarantine)
     facts = meta | {"shards": [part.tar.name for part in usable], "quarantined": len(quarantine)}
-    publish_tables(out, _samples(usable), _examples(usable), facts, beside=QUARANTINE)
+    publish_tables(out, _samples(usable), _examples(usable), facts, beside=QUARANTINE, counts=_counts(usable))
 
 
 def _read(part: Part, name: str) -> pa.Table:
@@ -77,6 +79,18 @@ def _examples(parts: list[Part]) -> Iterator[pa.Table]:
         sample = pa.array(table["sample"].to_numpy() + first_sample, pa.int64())
         yield table.set_column(0, EXAMPLE_SCHEMA.field("sample"), sample)
         first_sample += pq.read_metadata(part.table("samples")).num_rows
+
+
+def _counts(parts: list[Part]) -> Iterator[pa.Table]:
+    column = COUNT_SCHEMA.get_field_index("row")
+    first = 0
+    for part in parts:
+        if part.table("counts").exists():
+            table = _read(part, "counts")
+            yield table.set_column(column, COUNT_SCHEMA.field("row"), pc.add(table["row"], first))
+        else:  # written by a version that did not count
+            yield from counted(_read(part, "examples").to_batches(), first)
+        first += pq.read_metadata(part.table("examples")).num_rows
 
 
 def _remove_stale(out: Path, usable: list[Part]) -> None:

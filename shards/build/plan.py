@@ -6,14 +6,13 @@ any number of workers. Images that are not there go to quarantine with a reason 
 
 from __future__ import annotations
 
-import errno
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from laconvnet.files import is_unreadable, retried
 from laconvnet.shards.build.keys import KeySet
+from laconvnet.shards.build.sizes import Found, looked_up, shared
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
@@ -21,7 +20,6 @@ from laconvnet.shards.format.raw import RawSample
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
 SHARD_SAMPLES = 10_000
-_NAMES_NOTHING = (errno.ENAMETOOLONG, errno.ELOOP)  # no file can be there
 _KEY_LENGTH = 95  # with ".json" the 100 bytes of a USTAR name
 
 
@@ -36,12 +34,15 @@ class Plan:
 
 
 class Planner:
-    """Cuts the raw samples into chunks, once; ``missing`` fills with quarantine rows while `chunks` is read."""
+    """Cuts the raw samples into chunks, once; ``missing`` fills with quarantine rows while `chunks` is read.
 
-    def __init__(self, samples: Iterable[RawSample], shard_bytes: int) -> None:
+    With ``notes``, a folder, the sizes of images are those that another planner has left there, where it has.
+    """
+
+    def __init__(self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None) -> None:
         if shard_bytes <= 0:
             raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
-        self._samples = samples
+        self._sized: Iterator[tuple[RawSample, Found]] = shared(samples, notes) if notes else looked_up(samples)
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
         self._unchecked: list[RawSample] = []
@@ -70,7 +71,7 @@ class Planner:
             raise InputError("the source yields no image; check --split and --root")
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
-        for sample in self._samples:
+        for sample, found in self._sized:
             key = sample.record.key
             self._unchecked.append(sample)
             if len(self._unchecked) == SHARD_SAMPLES:  # of which many may be missing, and in no chunk
@@ -79,17 +80,10 @@ class Planner:
                 raise InputError(
                     f"{sample.image}: key {key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
                 )
-            try:
-                found = retried(sample.image, sample.image.stat)
-            except OSError as error:
-                if is_unreadable(error) and error.errno not in _NAMES_NOTHING:
-                    raise
-                self._set_aside(sample, f"missing: {error.strerror}")
-                continue
-            if stat.S_ISREG(found.st_mode):
-                yield sample, found.st_size
+            if isinstance(found, int):
+                yield sample, found
             else:
-                self._set_aside(sample, "missing: not a regular file")
+                self.missing.append({"file": str(sample.image), "key": key, "region": None, "reason": found})
 
     def _check_keys(self) -> None:
         """Raises InputError where a key of the samples since the last call was there before: in no chunk yet."""
@@ -100,9 +94,6 @@ class Planner:
                 f"{unchecked[again].image}: key {unchecked[again].record.key!r} occurs twice in this build; expected"
                 " one record an image, the image ids different in letters, digits and dashes"
             )
-
-    def _set_aside(self, sample: RawSample, reason: str) -> None:
-        self.missing.append({"file": str(sample.image), "key": sample.record.key, "region": None, "reason": reason})
 
 
 def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:

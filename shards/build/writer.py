@@ -17,6 +17,7 @@ import xxhash
 
 from laconvnet.files import publish_bytes, publishing
 from laconvnet.shards.build.images import ImageError, read_image_file
+from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
@@ -52,7 +53,7 @@ class Part:
         return self.tar.with_suffix(".idx")
 
     def table(self, name: str) -> Path:
-        """The part's share of "samples", "examples" or "quarantine"."""
+        """The part's share of "samples", "examples", "quarantine" or "counts", whose rows begin with the part's."""
         return self.out / PARTS / f"shard-{self.number:06d}.{name}.parquet"
 
     def tar_bytes(self, fingerprint: str | None = None) -> int | None:
@@ -78,15 +79,16 @@ def write_shard(out: Path, chunk: Chunk) -> int:
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
     tables = _Tables([], [], [])
     size = _write_tar(part, chunk, tables)
-    for name, rows, schema in (
-        ("examples", tables.examples, EXAMPLE_SCHEMA),
-        ("quarantine", tables.quarantine, QUARANTINE_SCHEMA),
-        ("samples", tables.samples, SAMPLE_SCHEMA),
+    examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
+    commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size)})
+    for name, table in (
+        ("examples", examples),
+        ("quarantine", pa.Table.from_pylist(tables.quarantine, schema=QUARANTINE_SCHEMA)),
+        ("counts", pa.concat_tables([COUNT_SCHEMA.empty_table(), *counted(examples.to_batches())])),
+        ("samples", pa.Table.from_pylist(tables.samples, schema=commit)),
     ):
-        if name == "samples":
-            schema = schema.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size)})
-        with publishing(part.table(name)) as temporary, open_writer(temporary, schema) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        with publishing(part.table(name)) as temporary, open_writer(temporary, table.schema) as writer:
+            writer.write_table(table)
     return len(chunk.samples)
 
 

@@ -5,7 +5,8 @@ commit. ``examples.parquet`` has one row an example (image x region x expression
 Any sample is one ``pread`` away: shard, offset and length stand in its row.
 
 The two are what is published. Beside them stand the same tables as ``manifest.arrow`` and ``examples.arrow``, which
-processes map and read (`shards.format.tables`); the manifest records their sizes and checksums.
+processes map and read (`shards.format.tables`); the manifest records their sizes and checksums. ``counts.arrow`` has
+what was counted of the examples' texts (`shards.format.counts`); not every set has it.
 
 This is version 3. Version 2 recorded a mapped table's checksum as a whole, which no start could afford to compare, none
 of its own facts nor of the other files, and numbered samples in 32 bits; it is still read.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,15 +32,21 @@ from laconvnet.files import is_unreadable, pread, publishing, retried
 from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.checksums import REMEDY, file_facts, table_facts
+from laconvnet.shards.format.counts import ANSWER as ANSWER  # these for the pipeline, which reads sets by this module
+from laconvnet.shards.format.counts import COUNT_SCHEMA, COUNTED_COLUMNS, LIMIT_BYTES, counted, summed
+from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
+from laconvnet.shards.format.counts import TOKEN as TOKEN
+from laconvnet.shards.format.counts import WORDLESS as WORDLESS
+from laconvnet.shards.format.counts import split_tokens as split_tokens
 from laconvnet.shards.format.record import Record
-from laconvnet.shards.format.tables import row_type as row_type  # for the pipeline, which reads sets by this module
+from laconvnet.shards.format.tables import row_type as row_type
 
 _LOG = logging.getLogger(__name__)
 
 VERSION, READ_TOO = 3, 2
 MANIFEST, EXAMPLES = "manifest.parquet", "examples.parquet"
 QUARANTINE, EXCLUDED = "quarantine.parquet", "excluded.parquet"
-SAMPLES_MAP, EXAMPLES_MAP = "manifest.arrow", "examples.arrow"
+SAMPLES_MAP, EXAMPLES_MAP, COUNTS_MAP = "manifest.arrow", "examples.arrow", "counts.arrow"
 PARTS = "parts"
 META_KEY, META_CHECKSUM_KEY = b"laconvnet", b"laconvnet.xxh3"
 _NEEDED = {"tables", "shards", "sets"}
@@ -123,25 +130,42 @@ def publish_tables(
     examples: Iterable[pa.Table],
     meta: Mapping[str, Any],
     beside: str | None = None,
+    counts: Iterable[pa.Table] | None = None,
     prove: Callable[[tables.MappedTable, tables.MappedTable], None] | None = None,
 ) -> None:
     """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the files.
 
-    ``beside`` names a file of the set that was written before, which is recorded too. ``prove`` is given both mapped
-    tables as they were written, and may raise before the manifest is published.
+    ``beside`` names a file of the set that was written before, which is recorded too. ``counts`` are those of the parts
+    of ``examples``; without them the examples are counted here. ``prove`` is given both mapped tables as they were
+    written, and may raise before the manifest is published.
     """
     written, found = {}, {}
     for name, schema, parts in ((EXAMPLES_MAP, EXAMPLE_SCHEMA, examples), (SAMPLES_MAP, SAMPLE_SCHEMA, samples)):
-        with publishing(folder / name) as temporary:
-            tables.write(temporary, schema, parts)
-            found[name] = table_facts(temporary)
+        found[name] = _publish_map(folder / name, schema, parts)
         written[name] = tables.mapped(folder / name, [schema], found[name])
     if prove:
         prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
+    total = summed(count_examples(written[EXAMPLES_MAP]) if counts is None else counts)
+    if total is None:
+        (folder / COUNTS_MAP).unlink(missing_ok=True)  # of a build that was killed, on other samples
+        _LOG.warning("%s: no %s, it would be larger than %d bytes; trainings count", folder, COUNTS_MAP, LIMIT_BYTES)
+    else:
+        found[COUNTS_MAP] = _publish_map(folder / COUNTS_MAP, COUNT_SCHEMA, [total])
     _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
     files = {name: file_facts(folder / name) for name in (EXAMPLES, beside) if name}
     schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**meta, "tables": found, FILES: files}))
     _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
+
+
+def _publish_map(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> dict[str, Any]:
+    with publishing(path) as temporary:
+        tables.write(temporary, schema, parts)
+        return table_facts(temporary)
+
+
+def count_examples(examples: tables.MappedTable) -> Iterator[pa.Table]:
+    """The counts (`shards.format.counts`) of each batch of a table of examples."""
+    return counted(examples.select(COUNTED_COLUMNS).to_batches())
 
 
 def _publish_parquet(path: Path, schema: pa.Schema, table: tables.MappedTable) -> None:
@@ -156,6 +180,7 @@ class Manifest:
 
     ``meta`` holds version, source, licence, shards, sets (name and weight), options, quarantined, and the facts of the
     mapped tables and of other files. Rows in any order are taken by `sample_columns` and `example_columns`.
+    ``counted`` is the table behind `counts`, None in a set that has none.
 
     No value of a table comes out of here before the bytes it stands in were compared with the checksum in ``meta``
     (version 2: before nothing was compared but the sizes of the files).
@@ -166,6 +191,7 @@ class Manifest:
     samples: tables.MappedTable
     examples: tables.MappedTable
     shard_paths: list[Path]
+    counted: tables.MappedTable | None = None
 
     @classmethod
     def open(cls, folder: Path | str, shards_too: bool = True) -> Manifest:
@@ -180,9 +206,11 @@ class Manifest:
         numbered = (EXAMPLE_SCHEMA, EXAMPLE_SCHEMA_2)[: 1 + (meta["version"] == READ_TOO)]
         samples = tables.mapped(folder / SAMPLES_MAP, [SAMPLE_SCHEMA], meta["tables"][SAMPLES_MAP])
         examples = tables.mapped(folder / EXAMPLES_MAP, numbered, meta["tables"][EXAMPLES_MAP])
+        counts = meta["tables"].get(COUNTS_MAP)
+        counted = tables.mapped(folder / COUNTS_MAP, [COUNT_SCHEMA], counts) if counts else None
         if any(Path(shard).is_absolute() for shard in meta["shards"]):
             raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
-        manifest = cls(folder, meta, samples, examples, [folder / shard for shard in meta["shards"]])
+        manifest = cls(folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted)
         if shards_too:
             manifest._check_shards()
         return manifest
@@ -217,6 +245,18 @@ class Manifest:
             first += len(batch)
         return np.concatenate(found)
 
+    def counts(self, split: str, kind: str, what: str) -> pa.Table | None:
+        """What was counted of one split and kind at the build: ``value``, ``row`` and ``count`` of each.
+
+        ``what`` is one of those of `shards.format.counts`. None where the set was built without counts.
+        """
+        if self.counted is None:
+            return None
+        wanted = (pc.field("split") == split) & (pc.field("kind") == kind) & (pc.field("what") == what)
+        found = [COUNT_SCHEMA.empty_table()]
+        found += [pa.table(batch).filter(wanted) for batch in self.counted.to_batches()]
+        return pa.concat_tables(found).select(["value", "row", "count"])
+
     def read_record(self, row: int) -> Record:
         """The record of a row of ``samples``; raises InputError naming shard, key and offset on other bytes."""
         return Record.from_json(self.read_member(row, "json"))
@@ -248,9 +288,9 @@ class Manifest:
         return self.example_columns.value(name, row)
 
     def check_tables(self) -> None:
-        """Compare all bytes of both mapped tables, in either version; raises InputError naming the file."""
-        self.samples.check()
-        self.examples.check()
+        """Compare all bytes of the mapped tables, in either version; raises InputError naming the file."""
+        for table in filter(None, (self.samples, self.examples, self.counted)):
+            table.check()
 
     def _check_shards(self) -> None:
         needed = np.zeros(len(self.shard_paths), np.int64)

@@ -107,7 +107,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     folders = [*(folder for folder, _ in inputs), *exclude]
     samples = (part for share in shares for part in _samples(share))
     examples = (part for share in shares for part in _examples(share))
-    publish_tables(out, samples, examples, meta, EXCLUDED, partial(_prove, out, folders))
+    publish_tables(out, samples, examples, meta, EXCLUDED, prove=partial(_prove, out, folders))
     return Manifest.open(out)
 
 

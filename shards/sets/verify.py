@@ -21,7 +21,9 @@ from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import EXTENSIONS
 from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format.checksums import REMEDY, file_facts
+from laconvnet.shards.format.counts import summed
 from laconvnet.shards.format.manifest import (
+    COUNTS_MAP,
     EXAMPLES,
     EXAMPLES_MAP,
     EXCLUDED,
@@ -31,6 +33,7 @@ from laconvnet.shards.format.manifest import (
     QUARANTINE,
     SAMPLES_MAP,
     Manifest,
+    count_examples,
 )
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.rows import example_rows
@@ -48,9 +51,9 @@ _BATCH = 256
 def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progress: bool = True) -> dict[str, Any]:
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
-    Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, and
-    that the mapped tables are the published ones. ``full``: every member's header and checksum, every record against
-    its rows, every image decoded.
+    Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, the
+    counts of the texts, and that the mapped tables are the published ones. ``full``: every member's header and
+    checksum, every record against its rows, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
@@ -91,6 +94,11 @@ def _table_problems(manifest: Manifest) -> Iterator[str]:
         yield from differences
         if not differences:
             yield from _file_problems(manifest, parquet)
+    if manifest.counted is not None:
+        try:
+            manifest.counted.check()
+        except InputError as error:
+            yield str(error)
     for name in (QUARANTINE, EXCLUDED):
         yield from _file_problems(manifest, name)
 
@@ -143,6 +151,7 @@ def _bits(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _quick_problems(manifest: Manifest) -> Iterator[str]:
     yield from _sample_problems(manifest)
     yield from _example_problems(manifest)
+    yield from _count_problems(manifest)
     for number in range(len(manifest.shard_paths)):
         yield from _index_problems(manifest, number)
 
@@ -191,6 +200,14 @@ def _example_problems(manifest: Manifest) -> Iterator[str]:
     for what, rows in wrong.items():
         for row in np.flatnonzero(rows):
             yield f"example {row} of {_where(manifest, int(sample[row]), 'image')}: {what}"
+
+
+def _count_problems(manifest: Manifest) -> Iterator[str]:
+    if manifest.counted is None:
+        return
+    again = summed(count_examples(manifest.examples))
+    if again is None or not again.equals(manifest.counted.to_table()):
+        yield f"{manifest.folder / COUNTS_MAP}: other counts than those of the texts in {EXAMPLES_MAP}; {REMEDY}"
 
 
 def _index_problems(manifest: Manifest, number: int) -> Iterator[str]:

@@ -9,7 +9,6 @@ Rows are kept as those of `laconvnet bench train`; the table of kernels holds th
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from laconvnet.kernels.bench import Row
 from laconvnet.kernels.bench.timing import device_name, peak_bytes
-from laconvnet.pipeline.bench.record import Recorder
+from laconvnet.pipeline.bench.record import Recorder, command_line
 from laconvnet.pipeline.bench.rows import empty_row, rows_of, surroundings
 from laconvnet.pipeline.bench.speed import SMALL, Network, Way, made_input
 from laconvnet.pipeline.model import ModelConfig
@@ -132,7 +131,7 @@ def main(argv: list[str]) -> int:
     device = torch.device(given.device)
     network = Network(ModelConfig(given.preset), given.size, batch=given.batch, precision=given.precision)
     network = SMALL if device.type == "cpu" else network
-    keep = Recorder(given.record, shlex.join(["tests.gpu_run.step", *argv]))
+    keep = Recorder(given.record, command_line(["tests.gpu_run.step", *argv]))
     way, inputs = Way(network, device, reference=False), made_input(network, network.batch, device)
     way.fit(*inputs)
     where = surroundings(device)

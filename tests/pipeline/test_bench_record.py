@@ -17,7 +17,7 @@ import torch
 from laconvnet.kernels.bench.timing import device_name
 from laconvnet.pipeline.bench import record
 from laconvnet.pipeline.bench.ids import command_of, row_id
-from laconvnet.pipeline.bench.record import Recorder, append
+from laconvnet.pipeline.bench.record import Recorder, append, command_line
 from laconvnet.pipeline.errors import ConfigError
 
 LAYER = {
@@ -77,6 +77,21 @@ def test_what_is_kept_beside_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert first["versions"]["torch"] == torch.__version__
     assert "laconvnet" in first["versions"]
     assert {"cores", "load"} <= first.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--quick", "--record", "/here/rows"], "--quick"),
+        (["--record", "/here/my rows", "--quick"], "--quick"),
+        (["--record=/here/rows", "--quick"], "--quick"),
+        (["--record", "--quick"], "--quick"),
+        (["--quick", "--record"], "--quick"),
+        (["--dtype", "fp32", "a b"], "--dtype fp32 'a b'"),
+    ],
+)
+def test_where_rows_are_kept_is_no_part_of_the_command(words: list[str], kept: str) -> None:
+    assert command_line(["laconvnet", "bench", "kernel", *words]) == f"laconvnet bench kernel {kept}"
 
 
 def test_nothing_is_kept_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,10 +72,10 @@ def test_the_same_bytes_at_any_number_of_workers(tmp_path: Path) -> None:
     first = hashes(tmp_path / "out1")
     assert first == hashes(tmp_path / "out3")
     assert [name for name in first if name.endswith(".tar")] == [
-        f"shard-{n:06d}.tar" for n in range((len(first) - 5) // 2)
+        f"shard-{n:06d}.tar" for n in range((len(first) - 6) // 2)
     ]
-    assert len(first) >= 4 * 2 + 5
-    assert {"manifest.parquet", "manifest.arrow", "examples.parquet", "examples.arrow"} < set(first)
+    assert len(first) >= 4 * 2 + 6
+    assert {"manifest.parquet", "manifest.arrow", "examples.parquet", "examples.arrow", "counts.arrow"} < set(first)
     assert "quarantine.parquet" in first
 
 
@@ -173,11 +173,11 @@ def test_the_source_is_read_as_a_stream(tmp_path: Path, workers: int) -> None:
     assert finished_at_pull[-1] >= 8 - workers - 1
 
 
-@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("at", range(1, 6))
 def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """At each of the two mapped and the two published files in turn."""
+    """At each of the three mapped and the two published files in turn."""
     samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
     build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
     writes = 0

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.checksums import file_facts
 from laconvnet.shards.format.manifest import (
+    COUNTS_MAP,
     EXAMPLE_SCHEMA,
     EXAMPLE_SCHEMA_2,
     FILES,
@@ -23,6 +24,7 @@ from laconvnet.shards.format.manifest import (
 def as_version_2(folder: Path, sample_numbers: pa.DataType | None = None) -> Path:
     """Write the set in this folder again; sample numbers have 32 bits, unless another type is given."""
     manifest = Manifest.open(folder)
+    (folder / COUNTS_MAP).unlink()
     schema = EXAMPLE_SCHEMA if sample_numbers == pa.int64() else EXAMPLE_SCHEMA_2
     found = {}
     for name, table in (

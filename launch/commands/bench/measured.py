@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +16,10 @@ class Measured:
 
     def __init__(self, as_json: bool, record: Path | None) -> None:
         """Rows are kept where ``record`` says. Raises ConfigError where nothing can be written there."""
-        from laconvnet.pipeline.bench.record import Recorder
+        from laconvnet.pipeline.bench.record import Recorder, command_line
 
         self.as_json = as_json
-        self.keep = Recorder(record, shlex.join(["laconvnet", *sys.argv[1:]]))
+        self.keep = Recorder(record, command_line(["laconvnet", *sys.argv[1:]]))
         self.table: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:

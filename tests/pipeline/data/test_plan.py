@@ -210,6 +210,28 @@ def test_any_position_is_found_without_what_stands_before_it() -> None:
     assert set(epoch_passes.tolist()) <= {epoch, 2 * epoch, 2 * epoch + 1}
 
 
+@pytest.mark.parametrize("window", [0, 1_000_000])
+def test_a_large_run_shows_the_same_samples_once_in_any_world_and_no_rank_holds_them(window: int) -> None:
+    """Steps in the midst of an epoch of 10^9 samples, in shards of some 2,400, by up to 8,000 ranks of 16."""
+    samples, worlds = 10**9, (1, 8, 500, 8000)
+    batch = 16 * max(worlds)
+    plan = Plan((samples,), (1.0,), 0, window, np.arange(0, samples, 2440, dtype=np.int64))
+    step = samples // batch // 2
+    alone = plan.step(step, batch, 0, 1)[0]  # begins the epoch: its table of shards is made once
+    assert len(np.unique(alone)) == batch
+    assert alone.min() >= 0
+    assert alone.max() < samples
+    for world in worlds:
+        for rank in range(0, world, -(-world // 100)):
+            wanted = alone[rank * batch // world : (rank + 1) * batch // world]
+            assert np.array_equal(plan.step(step, batch, rank, world)[0], wanted)
+    tracemalloc.start()
+    plan.step(step + 1, batch, worlds[-1] - 1, worlds[-1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
 def test_far_along_an_epoch_is_still_each_item_once() -> None:
     plan = Plan((997,), (1.0,), seed=0)
     first = FAR // 997 * 997

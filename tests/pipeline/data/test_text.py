@@ -20,6 +20,7 @@ from laconvnet.pipeline.data.text import (
     PAD,
     UNKNOWN,
     Vocabulary,
+    count_tokens,
     count_values,
     count_words,
     load_glove,
@@ -88,7 +89,7 @@ def test_words_of_arrays_are_those_of_their_texts(texts: list[str], cut: int, mi
     variants = [variant for text in texts for variant in ((text, flip_words(text)) if mirrored else (text,))]
     wanted = Counter(word for text in variants for word in words(text))
     arrays = [pa.array(texts[at : at + cut], pa.string()) for at in range(0, len(texts), cut)]
-    assert count_words(arrays, flip_words if mirrored else None) == wanted
+    assert count_words(count_tokens(arrays), flip_words if mirrored else None) == wanted
     assert Vocabulary.of_counts(wanted, {}) == Vocabulary.build(variants)
 
 

@@ -1,0 +1,18 @@
+"""A set of version 3 as it was written before sets counted their texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from laconvnet.shards.format import manifest as module
+from laconvnet.shards.format.manifest import COUNTS_MAP, MANIFEST, SAMPLE_SCHEMA, Manifest, schema_metadata
+
+
+def without_counts(folder: Path) -> Path:
+    """Write the facts of the set in this folder again, without those of its counts, and remove these."""
+    manifest = Manifest.open(folder)
+    facts = {name: found for name, found in manifest.meta["tables"].items() if name != COUNTS_MAP}
+    schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**manifest.meta, "tables": facts}))
+    module._publish_parquet(folder / MANIFEST, schema, manifest.samples)
+    (folder / COUNTS_MAP).unlink()
+    return folder
