@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,9 @@ class Part(Protocol):
     def orders(self, seconds: float) -> list[Order]:
         """What to do; waits for it so long."""
 
+    def linger(self, seconds: float) -> None:
+        """Wait, at most so long, until rank 0 has had its last word: whoever ends first has all others ended."""
+
     def close(self) -> None:
         """The others may take this supervisor for gone."""
 
@@ -66,6 +70,9 @@ class Leader:
         if self._hub:
             self._hub.send(_packed(order))
         return [order]
+
+    def linger(self, seconds: float) -> None:
+        return
 
     def close(self) -> None:
         if self._hub:
@@ -103,6 +110,13 @@ class Member:
             return [_unpacked(message) for message in self._wire.receive()]
         except LinkError:
             return [Leave(End(0, "", "its supervisor is gone", fault="supervisor", of_node=True))]
+
+    def linger(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        with contextlib.suppress(LinkError):
+            while (left := until - time.monotonic()) > 0:
+                if select.select([self._wire.socket], [], [], left)[0]:
+                    self._wire.receive()
 
     def close(self) -> None:
         self._wire.close()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 5.0  # for a rank to end by itself once another one has ended the job
+LAST_SECONDS = 60.0  # for rank 0 to save what memory holds
 LINK_PORTS = 16
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -167,6 +168,8 @@ class Supervisor:
             self._conclude(self._part.council, order)
         if why and (why.may_pass or why.fault == "supervisor") and self._publishes(why):
             self._publish()
+        if why:
+            self._part.linger(LAST_SECONDS)
         return code
 
     def _last_code(self, why: End | None) -> int:
