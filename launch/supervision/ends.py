@@ -32,6 +32,11 @@ class End:
     of_node: bool = False
 
     @property
+    def told(self) -> str:
+        """Who it was, and how it ended: what ended a rank from outside is said of it, its own words are its own."""
+        return f"rank {self.rank} on {self.node}{' ' if self.code is None else ': '}{self.reason}"
+
+    @property
     def is_good(self) -> bool:
         """Whether nothing is lost: it is done, or has saved and stopped because it was told to."""
         return self.code in (0, INTERRUPTED)

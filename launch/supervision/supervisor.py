@@ -9,24 +9,23 @@ supervisors: that is told, and where it helps the job is queued again elsewhere 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from laconvnet.files import appending, find_object
-from laconvnet.launch.job import INTERRUPTED, free_port, master_port, record_failure, tail
+from laconvnet.files import find_object
+from laconvnet.launch.job import INTERRUPTED, free_port, master_port, tail
 from laconvnet.launch.slurm.failures import transient
 from laconvnet.launch.supervision import link
+from laconvnet.launch.supervision.account import Account
 from laconvnet.launch.supervision.child import Child
 from laconvnet.launch.supervision.council import Clear, Council, Leave
 from laconvnet.launch.supervision.ends import End, by_signal
-from laconvnet.launch.supervision.goodput import Goodput
 from laconvnet.launch.supervision.parts import Leader, Member, Part, Start
 from laconvnet.launch.supervision.rank import PORT, STARTED
 from laconvnet.pipeline.runs import fence, layout
@@ -71,7 +70,7 @@ class Supervisor:
         self._node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._memory = Memory.make(keeps(env))
         self._began = time.time()
-        self._goodput = Goodput(time.monotonic())
+        self._account = Account(command, env)
         self._child: Child | None = None
         self._end: End | None = None  # of the child of this round
         self._round = 0
@@ -97,7 +96,7 @@ class Supervisor:
         self._round, self._end, self._heard = order.round, None, 0
         self._log_bytes = log.stat().st_size if log.exists() else 0
         layout.ok_marker(self._command.folder, self._env.job_id, self._rank).unlink(missing_ok=True)
-        self._goodput.begin(time.monotonic())
+        self._account.goodput.begin(time.monotonic())
         if signal.SIGINT in self._signals:  # came while nothing was at work: there is nobody who could heed it
             self._end = End(self._rank, self._node, "", INTERRUPTED)
             self._part.ended(self._round, self._end)
@@ -109,13 +108,13 @@ class Supervisor:
             self._child.end()
             self._child = None
         if isinstance(self._part, Leader):
-            self._tell_restart(self._part.council)
+            self._account.restart(self._part.council, self._memory.newest())
         self._part.ready()
 
     def _look(self) -> None:
         now = time.monotonic()
         seconds, self._looked = min(now - self._looked, 2 * LOOK_SECONDS), now
-        self._goodput.reached(self._memory.steps, now)
+        self._account.goodput.reached(self._memory.steps, now)
         if isinstance(self._part, Leader):
             self._part.council.reached(self._memory.steps)
             self._part.council.stopping = bool(self._signals)
@@ -165,7 +164,7 @@ class Supervisor:
         why = order.because
         code = self._last_code(why)
         if isinstance(self._part, Leader):
-            self._conclude(self._part.council, order)
+            self._account.conclude(self._part.council, order)
         if why and (why.may_pass or why.fault == "supervisor") and self._publishes(why):
             self._publish()
         if why:
@@ -198,39 +197,6 @@ class Supervisor:
         else:
             if place:
                 complain(f"{place}: saved from memory, for the next start")
-
-    def _tell_restart(self, council: Council) -> None:
-        """Write down why a round has ended; what it left of its end counts no more."""
-        why = council.last
-        assert why is not None, "a round ends because of something"
-        folder, job = self._command.folder, self._env.job_id
-        (folder / layout.FAILED).unlink(missing_ok=True)
-        kept = self._memory.newest()
-        entry = {"job": job, "round": council.round, "rank": why.rank, "node": why.node, "reason": why.reason}
-        steps = {"steps": council.best, "kept": kept.record.step if kept else None}
-        self._note(entry | steps)
-        place = f"step {kept.record.step}, kept in memory" if kept else "its newest checkpoint"
-        complain(f"rank {why.rank} on {why.node} {why.reason}: all ranks start again, from {place}")
-
-    def _note(self, entry: dict[str, Any]) -> None:
-        with suppress(OSError), appending(self._command.folder / layout.RESTARTS) as stream:
-            stream.write(json.dumps(entry | {"seconds": round(self._goodput.seconds, 1), "time": time.time()}) + "\n")
-
-    def _conclude(self, council: Council, order: Leave) -> None:
-        """Say how often the run was started, and why it cannot go on where it cannot."""
-        if council.round > 0:
-            times, share = council.round, self._goodput.share
-            complain(f"started again {times} times; goodput {share:.1%} of {self._goodput.seconds:.0f} seconds")
-            self._note({"job": self._env.job_id, "rounds": council.round + 1, "goodput": round(share, 4)})
-        why = order.because
-        if why is None or why.fault == "supervisor" or not (why.code is None or order.repeats):
-            return  # nothing to tell, or the rank has told it itself; a lost supervisor is told by who started it
-        often = f", {council.idle + 1} times without a new step" if council.idle else ""
-        reason = f"rank {why.rank} on {why.node} {why.reason}{often}"
-        told = layout.signal_marker(self._command.folder, self._env.job_id, why.rank).exists()
-        record = self._command.record(self._env) | {"rank": why.rank, "node": why.node, "reason": reason}
-        log = layout.rank_log(self._command.folder, self._env.job_id, why.rank)
-        record_failure(self._command.folder, log, record | {"told": told, "repeats": order.repeats})
 
 
 def _part(command: Command, env: JobEnvironment) -> Part:

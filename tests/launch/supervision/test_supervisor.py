@@ -20,6 +20,7 @@ from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
 from laconvnet.launch.status import status
 from laconvnet.launch.supervision.rank import SUPERVISOR
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.records import read_lines
 from tests.launch.any_line import LINE
 
@@ -28,7 +29,7 @@ Until = Callable[[Callable[[], object], str], None]
 PROGRAM = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from laconvnet.pipeline.runs.memory import Memory
+from laconvnet.pipeline.runs.memory import Memory, Record
 
 def main(argv):
     command, folder, *rest = argv
@@ -54,6 +55,9 @@ def main(argv):
                 os.kill(os.getpid(), getattr(signal, how))
             time.sleep(600)                     # waits for the one that is lost
     elif command == "idle":                     # idle FOLDER: one rank is lost for ever, and never a new step
+        if rank == "0" and round == 0:
+            with memory.writing(Record(5, None, None, None, None, folder, "token"), "words") as file:
+                file.write(b"state 5")
         if rank == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
@@ -134,6 +138,9 @@ def test_who_is_lost_again_and_again_without_a_new_step_ends_the_job(stages: Wri
     for word in ("rank 1", "SIGKILL", "3 times", "new step"):
         assert word in failed["reason"]
     assert len(restarts(folder)) == 2
+    saved = folder / "checkpoints" / "step-00000005"  # what memory held is there for the next start
+    assert checkpoints.is_whole(saved)
+    assert (saved / "state.pt").read_bytes() == b"state 5"
 
 
 @pytest.mark.parametrize(("command", "rounds"), [("own", 0), ("last", 1)])

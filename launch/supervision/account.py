@@ -1,0 +1,59 @@
+"""What the supervisor of rank 0 writes down of the rounds of a job: why each ended, what it came to, why it is over."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from laconvnet.files import appending
+from laconvnet.launch.job import record_failure
+from laconvnet.launch.supervision.council import Council, Leave
+from laconvnet.launch.supervision.goodput import Goodput
+from laconvnet.pipeline.runs import layout
+from laconvnet.pipeline.runs.memory import Kept
+from laconvnet.terminal import complain
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
+
+    from laconvnet.launch.job import Command
+
+
+class Account:
+    """`restarts.jsonl`, FAILED.json and the log of rank 0, for one start of a job."""
+
+    def __init__(self, command: Command, env: JobEnvironment) -> None:
+        self._command, self._env = command, env
+        self.goodput = Goodput(time.monotonic())
+
+    def restart(self, council: Council, kept: Kept | None) -> None:
+        """A round is over, and another one begins; what the ranks have said of its end counts no more."""
+        why = council.last
+        assert why is not None, "a round ends because of something"
+        (self._command.folder / layout.FAILED).unlink(missing_ok=True)
+        complain(f"{why.told}: all ranks start again")
+        entry = {"round": council.round, "rank": why.rank, "node": why.node, "reason": why.reason}
+        self._note(entry | {"steps": council.best, "kept": kept.record.step if kept else None})
+
+    def conclude(self, council: Council, order: Leave) -> None:
+        """It is over; where a rank could not say why, this does."""
+        if council.round > 0:
+            times, share, seconds = council.round, self.goodput.share, self.goodput.seconds
+            complain(f"started again {times} times; goodput {share:.1%} of {seconds:.0f} seconds")
+            self._note({"rounds": times + 1, "goodput": round(share, 4)})
+        why = order.because
+        if why is None or why.fault == "supervisor":  # who started the supervisor that is lost tells of it
+            return
+        if why.code is None or order.repeats:
+            often = f", {council.idle + 1} times without a new step" if council.idle else ""
+            folder, job = self._command.folder, self._env.job_id
+            facts = {"rank": why.rank, "node": why.node, "reason": f"{why.told}{often}", "repeats": order.repeats}
+            facts |= {"told": layout.signal_marker(folder, job, why.rank).exists()}
+            record_failure(folder, layout.rank_log(folder, job, why.rank), self._command.record(self._env) | facts)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        entry = {"job": self._env.job_id, **entry, "seconds": round(self.goodput.seconds, 1), "time": time.time()}
+        with suppress(OSError), appending(self._command.folder / layout.RESTARTS) as stream:
+            stream.write(json.dumps(entry) + "\n")
