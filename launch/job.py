@@ -168,15 +168,8 @@ class Command:
     def _failed(self, env: JobEnvironment, started: float, reason: str, last: list[str]) -> None:
         check_fence(self.folder, env.job_id)
         log, signalled = env.paths.stderr, layout.signal_marker(self.folder, env.job_id, env.global_rank).exists()
-        record = (
-            self.record(env)
-            | _times(started, time.time())
-            | {
-                "rank": env.global_rank,
-                "reason": reason,
-                "told": signalled,
-            }
-        )
+        record = self.record(env) | _times(started, time.time())
+        record |= {"rank": env.global_rank, "reason": reason, "told": signalled}
         # The first rank to fail is the cause; the others only lost their peer.
         record_failure(self.folder, log, record | {"tail": (tail(log) + last)[-TAIL_LINES:]}, first=True)
 

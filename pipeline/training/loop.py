@@ -129,6 +129,7 @@ def _take_steps(
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
+    words = session.vocabulary.to_json()
     done, signalled = session.first_step, _GO_ON
     with (
         closing(session.stream(session.first_step)) as stream,
@@ -156,7 +157,7 @@ def _take_steps(
             saves = done % config.checkpoint.every == 0 or done == source.total or signalled
             if keeps or saves:
                 with session.state(done) as state:
-                    words, score = session.vocabulary.to_json(), log.last.get(config.checkpoint.best or "")
+                    score = log.last.get(config.checkpoint.best or "")
                     if keeps:
                         keeper.keep(done, state, words, score)
                     if saves and writer:
