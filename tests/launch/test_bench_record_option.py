@@ -18,7 +18,7 @@ import torch
 from laconvnet.launch import cli
 from laconvnet.launch.commands.bench import building, options
 from laconvnet.launch.commands.bench.building import Building
-from laconvnet.pipeline.bench import data, scale
+from laconvnet.pipeline.bench import data
 
 TINY = ["--device", "cpu", "--preset", "tiny", "--size", "32", "--batch", "2"]
 
@@ -34,11 +34,6 @@ def small_data(*arguments: Any, **_: Any) -> Any:
         yield [{"bench": bench, "name": "x", "median": 1.0, "mean_error": median, "device": "P, 2 threads"}]
 
 
-def small_scale(asked: Any, rounds: int) -> Any:
-    same = {"device": "P", "cores": 2, "load": 0.1, "versions": {"torch": "t"}, "samples": 1, "shards": 1, "share": 1}
-    yield [{"bench": "ids", **same, "window": 1, "name": "x", "measure": "m", "median": 1}]
-
-
 @pytest.mark.parametrize(
     ("words", "ids"),
     [
@@ -48,7 +43,6 @@ def small_scale(asked: Any, rounds: int) -> Any:
         (["bytes", *TINY, "--part", "moved"], 2 * 2),
         (["shards", "--pictures", "8", "--size", "32", "--rounds", "2"], 2),
         (["data", "--rounds", "1"], 2),
-        (["scale"], 1),
         (["train", "--device", "cpu", "--part", "speed", "--rounds", "1", "--data.size", "32", "--data.batch", "2"], 2),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -57,7 +51,6 @@ def test_every_command_keeps_what_it_prints(
     words: list[str], ids: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(data, "rows", small_data)
-    monkeypatch.setattr(scale, "rows", small_scale)
     monkeypatch.setattr(sys, "argv", ["laconvnet", "bench", *words, "a b"])
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", *words, "--json", "--record"]) == 0

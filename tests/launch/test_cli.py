@@ -35,7 +35,6 @@ COMMANDS = [
     ["bench", "infer"],
     ["bench", "bytes"],
     ["bench", "compare"],
-    ["bench", "scale"],
     ["bench", "train"],
     ["bench", "show"],
     ["kernels"],
