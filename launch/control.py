@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object
-from laconvnet.launch.job import CANCELLED, is_done, record_failure
+from laconvnet.launch.outcomes import CANCELLED, is_done, record_failure
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.status import holder, on_slurm, places
 from laconvnet.pipeline.errors import ConfigError

@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING
 from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import command_line, is_done, settle
+from laconvnet.launch.job import command_line
 from laconvnet.launch.local.screen import Screen
+from laconvnet.launch.outcomes import is_done, settle
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import GRAPH, LOCK
 from laconvnet.terminal import say

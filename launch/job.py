@@ -19,7 +19,6 @@ may live on where a node was only cut off: `<job>.start` names the newest start;
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import shlex
@@ -34,9 +33,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconvnet import terminal
-from laconvnet.files import find_object, publish_json
+from laconvnet.files import publish_json
+from laconvnet.launch.outcomes import INTERRUPTED, TAIL_LINES, record_failure, settle, tail
+from laconvnet.launch.ports import master_port
 from laconvnet.launch.supervision import rank as supervised
-from laconvnet.pipeline.runs import fence, history, layout
+from laconvnet.pipeline.runs import fence, layout
 from laconvnet.pipeline.runs.fence import FENCE, starts
 
 if TYPE_CHECKING:
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
     from laconvnet.launch.graph.stages import Stage
 
 ENTRY = "laconvnet.launch.cli:main"  # the function that jobs call with their arguments
-PORTS = range(12000, 32000)  # below Linux's default ephemeral range (32768-60999), above SLURM's own ports
-TAIL_LINES = 15
-CANCELLED = "cancelled"  # the reason of a job that the user has ended
-INTERRUPTED = 130  # exit code of a command that was told to stop, and has saved what it had
 
 
 class CommandFailed(RuntimeError):
@@ -236,78 +233,6 @@ def _exit_code(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         raise  # a requeue of submitit's or a rank that leaves for one: neither success nor failure
 
 
-def record_failure(folder: Path, log: Path, facts: dict[str, Any], first: bool = False) -> dict[str, Any]:
-    """Write the FAILED.json of a stage: the facts, and where, when and with which last words it failed; returns it.
-
-    With ``first`` one that is there already stays.
-    """
-    record = {"host": socket.gethostname(), "ended": time.time(), "rank": 0, "log": str(log), "tail": tail(log)} | facts
-    publish_json(folder / layout.FAILED, record, first=first)
-    return record
-
-
-def clear_ends(folder: Path) -> None:
-    """The stage has neither succeeded nor failed from now on."""
-    for name in layout.ENDS:
-        (folder / name).unlink(missing_ok=True)
-
-
-def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the stage has succeeded: its marker is there and speaks of it."""
-    done = find_object(folder / layout.DONE)
-    return done is not None and done.get("identity") == fingerprint
-
-
-def settle(stage: Path, tasks: int, fingerprint: str) -> bool:
-    """Whether the stage is done, because all tasks of its array are; if nobody has yet, its DONE.json is written."""
-    if is_done(stage, fingerprint):
-        return True
-    places = history.places(stage, tasks)
-    # From the end: what has been started last is what is missing, and mostly the first look tells.
-    if not all(is_done(place, fingerprint) for place in reversed(places)):
-        return False
-    ended = [find_object(place / layout.DONE) or {} for place in places]
-    newest = max(ended, key=lambda done: float(done["ended"]))
-    began = min(float(done["started"]) for done in ended)
-    record = newest | {"tasks": tasks, "started": began, "seconds": round(newest["ended"] - began, 3)}
-    publish_json(stage / layout.DONE, record)
-    return True
-
-
 def command_line(argv: tuple[str, ...]) -> str:
     """What a user would type to run the same command."""
     return shlex.join(("laconvnet", *argv))
-
-
-def master_port(key: str, attempt: int = 0) -> int:
-    """A port that every task of a job finds by itself: a function of the job's id and of the attempt."""
-    digest = hashlib.sha256(f"{key} {attempt}".encode()).digest()
-    return PORTS[int.from_bytes(digest[:8], "big") % len(PORTS)]
-
-
-def free_port(key: str, first: int) -> int:
-    """A port of PORTS that nobody on this machine listens on."""
-    for attempt in range(first, first + len(PORTS)):
-        port = master_port(key, attempt)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        return port
-    raise OSError(f"no free port in {PORTS.start}-{PORTS.stop - 1}")
-
-
-def tail(log: Path, lines: int = TAIL_LINES, size: int = 65536, since: int = 0) -> list[str]:
-    """The last lines of a text file that are not empty, [] where there is none; a redrawn bar counts as one line.
-
-    Only of what stands behind the first ``since`` bytes.
-    """
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(since, stream.seek(0, os.SEEK_END) - size))
-            text = stream.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return []
-    shown = [line.rstrip().rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return [line for line in shown if line][-lines:]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object
-from laconvnet.launch.job import tail
+from laconvnet.launch.outcomes import tail
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
 from laconvnet.launch.table import clock, console, drawn, write

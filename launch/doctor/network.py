@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laconvnet.launch.doctor.check import Check, PlannedRun, State
-from laconvnet.launch.job import PORTS
+from laconvnet.launch.ports import PORTS
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 HERE = "127.0.0.1"  # the address of rank 0 where all ranks are on one node; else that node's name

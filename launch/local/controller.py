@@ -27,7 +27,8 @@ import submitit
 from submitit.local import local as base
 
 from laconvnet import python_path
-from laconvnet.launch.job import Command, record_failure
+from laconvnet.launch.job import Command
+from laconvnet.launch.outcomes import record_failure
 from laconvnet.launch.supervision.ends import by_signal
 from laconvnet.launch.supervision.link import make_secret
 from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, link_file, ok_marker

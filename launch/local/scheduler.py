@@ -18,9 +18,11 @@ from laconvnet.files import find_object, publish_json
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import CANCELLED, PORTS, Command, clear_ends, free_port, is_done, record_failure, tail
+from laconvnet.launch.job import Command
 from laconvnet.launch.local import controller
 from laconvnet.launch.local.screen import Screen
+from laconvnet.launch.outcomes import CANCELLED, clear_ends, is_done, record_failure, tail
+from laconvnet.launch.ports import PORTS, free_port
 from laconvnet.launch.slurm.batch import note
 from laconvnet.launch.status import log_file, progress
 from laconvnet.launch.table import clock

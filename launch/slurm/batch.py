@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import appending, find_object, naming, publish_json
-from laconvnet.launch.job import is_done, record_failure, tail
+from laconvnet.launch.outcomes import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
 from laconvnet.launch.supervision.link import make_secret

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from laconvnet.launch.job import INTERRUPTED
+from laconvnet.launch.outcomes import INTERRUPTED
 
 # What the ranks say when a node, a link or a port is at fault and not the stage. Gloo's and NCCL's words for a peer
 # that is gone are among them: a rank that was killed, or that failed by itself, is looked for first.

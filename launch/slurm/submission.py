@@ -23,8 +23,8 @@ from laconvnet.files import publish_json
 from laconvnet.launch import precheck
 from laconvnet.launch.graph.aside import set_aside
 from laconvnet.launch.graph.stages import Graph, Stage
-from laconvnet.launch.job import clear_ends, is_done
 from laconvnet.launch.local.screen import Screen
+from laconvnet.launch.outcomes import clear_ends, is_done
 from laconvnet.launch.slurm import capacity, queue, sbatch, snapshot
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.slurm.cluster import Cluster

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from laconvnet.launch.job import record_failure
+from laconvnet.launch.outcomes import record_failure
 from laconvnet.launch.slurm.batch import Submission, job_id
 from laconvnet.launch.status import last_checkpoint
 from laconvnet.pipeline.runs.layout import JOBS, LOG, batch_log, rank_log

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from laconvnet.files import appending
-from laconvnet.launch.job import record_failure
+from laconvnet.launch.outcomes import record_failure
 from laconvnet.launch.supervision.council import Council, Leave
 from laconvnet.launch.supervision.goodput import Goodput
 from laconvnet.pipeline.runs import layout

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from laconvnet.launch.job import INTERRUPTED
+from laconvnet.launch.outcomes import INTERRUPTED
 
 _HINTS = {
     signal.SIGKILL: " (out of memory?)",

@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from laconvnet.files import find_object
-from laconvnet.launch.job import INTERRUPTED, free_port, master_port, tail
+from laconvnet.launch.outcomes import INTERRUPTED, tail
+from laconvnet.launch.ports import free_port, master_port
 from laconvnet.launch.slurm.failures import transient
 from laconvnet.launch.supervision import link
 from laconvnet.launch.supervision.account import Account

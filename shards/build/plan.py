@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.build.keys import KeySet
-from laconvnet.shards.build.sizes import Found, looked_up, shared
+from laconvnet.shards.build.sizes import FileSize, looked_up, shared
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
@@ -42,7 +42,7 @@ class Planner:
     def __init__(self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None) -> None:
         if shard_bytes <= 0:
             raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
-        self._sized: Iterator[tuple[RawSample, Found]] = shared(samples, notes) if notes else looked_up(samples)
+        self._sized: Iterator[tuple[RawSample, FileSize]] = shared(samples, notes) if notes else looked_up(samples)
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
         self._unchecked: list[RawSample] = []

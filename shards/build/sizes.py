@@ -29,12 +29,12 @@ _UNKNOWN = -1
 _DIGEST_BYTES = 16
 _PREFIX = ".sizes-"  # with a dot, as all in these folders that is no result
 
-Found = int | str  # the size of a file in bytes, or why there is none
+FileSize = int | str  # the size of a file in bytes, or why there is none
 Sizes = NDArray[np.int64]
 
 
-def looked_up(samples: Iterable[RawSample]) -> Iterator[tuple[RawSample, Found]]:
-    """Each sample with the size of its image file, looked at when it is requested.
+def looked_up(samples: Iterable[RawSample]) -> Iterator[tuple[RawSample, FileSize]]:
+    """Each sample with the size of its image file in bytes, looked at when it is requested.
 
     Raises OSError where a file is there and cannot be looked at.
     """
@@ -42,7 +42,7 @@ def looked_up(samples: Iterable[RawSample]) -> Iterator[tuple[RawSample, Found]]
         yield sample, _look(sample.image)
 
 
-def shared(samples: Iterable[RawSample], folder: Path) -> Iterator[tuple[RawSample, Found]]:
+def shared(samples: Iterable[RawSample], folder: Path) -> Iterator[tuple[RawSample, FileSize]]:
     """As `looked_up`, a block at a time, by what another task has published in ``folder``, where it has.
 
     A file that was not there is looked at by every task: it may have come since.
@@ -69,7 +69,7 @@ def forget(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _look(image: Path) -> Found:
+def _look(image: Path) -> FileSize:
     try:
         found = retried(image, image.stat)
     except OSError as error:

@@ -16,7 +16,7 @@ from laconvnet.launch.control import cancel, logs
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph import stages as graphs
 from laconvnet.launch.graph.stages import plan
-from laconvnet.launch.job import settle
+from laconvnet.launch.outcomes import settle
 from laconvnet.launch.status import status
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import array_of, task_folder

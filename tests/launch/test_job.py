@@ -17,8 +17,10 @@ from submitit.local.local import LocalJob
 from laconvnet.files import find_object, publish_json
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
-from laconvnet.launch.job import PORTS, Command, is_done, master_port, tail
+from laconvnet.launch.job import Command
 from laconvnet.launch.local import controller
+from laconvnet.launch.outcomes import is_done, tail
+from laconvnet.launch.ports import PORTS, master_port
 from tests.launch.any_line import LINE
 from tests.messages import tells
 

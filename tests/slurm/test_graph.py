@@ -11,7 +11,7 @@ import pytest
 import laconvnet
 from laconvnet.files import read_object
 from laconvnet.launch.graph.stages import plan
-from laconvnet.launch.job import PORTS
+from laconvnet.launch.ports import PORTS
 from laconvnet.launch.status import show
 from laconvnet.pipeline.errors import ConfigError
 from tests.slurm.suite import SITE, Work

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from laconvnet.files import read_object
 from laconvnet.launch.graph.stages import Stage
-from laconvnet.launch.job import PORTS
+from laconvnet.launch.ports import PORTS
 from tests.slurm.suite import SITE, Limited, Work
 
 COUNT = 'run: {{run: [count, "{{here}}", {steps}, {seconds}], processes: 2, nodes: 2{more}}}'

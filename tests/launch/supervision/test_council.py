@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from laconvnet.launch.job import INTERRUPTED
+from laconvnet.launch.outcomes import INTERRUPTED
 from laconvnet.launch.supervision.council import GRACE_SECONDS, PATIENCE_SECONDS, Begin, Clear, Council, Leave
 from laconvnet.launch.supervision.ends import End, by_signal, cause
 
