@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from PIL import Image
 from laconvnet.shards.build import builder as build_module
 from laconvnet.shards.build.builder import build, build_task
 from laconvnet.shards.build.plan import plan
-from laconvnet.shards.build.writer import Chunk, write_shard
+from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format import manifest, tables
 from laconvnet.shards.format.manifest import Manifest
@@ -305,22 +304,6 @@ def test_an_image_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path) 
     manifest = build(samples, out, **ARGS, shard_bytes=3000)
     assert "toy-5" in manifest.samples["key"].to_pylist()
     assert [row["key"] for row in quarantine(out)] == ["toy-7"]
-
-
-@pytest.mark.parametrize("changes", [{"licence": "CC-BY"}, {"regions": (region("new", (1, 2, 10.5, 12)),)}])
-def test_a_record_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Its image file is the same, to the byte."""
-    samples = toy(tmp_path / "pictures")
-    sizes = tuple(sample.image.stat().st_size for sample in samples[:3])
-    (tmp_path / "parts").mkdir()
-    write_shard(tmp_path, Chunk(0, tuple(samples[:3]), sizes))
-    changed = dataclasses.replace(samples[1], record=dataclasses.replace(samples[1].record, **changes))
-    write_shard(tmp_path, Chunk(0, (samples[0], changed, samples[2]), sizes))
-    with tarfile.open(tmp_path / "shard-000000.tar") as tar:
-        (name,) = (name for name in tar.getnames() if name == f"{changed.record.key}.json")
-        member = tar.extractfile(name)
-        assert member is not None
-        assert Record.from_json(member.read()) == changed.record
 
 
 def hang(out: Path, chunk: Chunk) -> int:

@@ -34,6 +34,12 @@ def held_by_another(run: Path) -> subprocess.Popen[str]:
     return process
 
 
+def opened_files() -> list[str]:
+    """What this process has open, by name; a file that was deleted since, too."""
+    with os.scandir("/proc/self/fd") as links:
+        return [os.readlink(link.path) for link in links if link.is_symlink()]
+
+
 def names(run: Path, **changes: object) -> owner.Holder:
     """Write a file that names another owner than this process."""
     run.mkdir(exist_ok=True)
@@ -62,6 +68,7 @@ def test_a_second_one_is_refused_by_name_and_a_third_is_not_once_it_is_free(tmp_
     with owner.take(run):
         assert owner.holder(run)
     assert list(run.iterdir()) == []
+    assert not any("owner.json" in name for name in opened_files())
 
 
 def test_one_that_was_killed_on_this_machine_is_gone_at_once(tmp_path: Path) -> None:
@@ -129,7 +136,15 @@ def test_an_earlier_start_of_the_same_job_is_over(tmp_path: Path, monkeypatch: p
         pass
 
 
-@pytest.mark.parametrize(("answer", "gone"), [("exit 0", True), ("echo RUNNING", False), ("exit 3", False)])
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        ("exit 0", True),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", True),
+        ("echo RUNNING", False),
+        ("exit 3", False),
+    ],
+)
 def test_a_job_that_slurm_does_not_know_any_more_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, gone: bool
 ) -> None:
