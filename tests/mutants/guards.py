@@ -29,7 +29,7 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/tasks/vqa.py": [_TASKS[0], _TASKS[2], _TASKS[5]],
     "pipeline/training/checkpoint.py": [_CHECKPOINT, _CHOICE],
     "pipeline/training/ema.py": [f"{_TRAINING}/test_ema.py", _SESSION],
-    "pipeline/training/engine.py": [f"{_TRAINING}/test_engine.py", f"{_TRAINING}/test_tracking.py"],
+    "pipeline/training/engine.py": [f"{_TRAINING}/test_{name}.py" for name in ("engine_config", "engine", "tracking")],
     "pipeline/training/guard.py": [f"{_TRAINING}/test_guard.py"],
     "pipeline/training/resume.py": [_CHOICE, f"{_TRAINING}/test_resume.py"],
     "pipeline/training/schedule.py": [f"{_TRAINING}/test_schedule.py"],
