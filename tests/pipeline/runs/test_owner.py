@@ -17,6 +17,7 @@ from laconvnet.files import publish_json
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import owner
 
+BEAT_SECONDS, STILL_SECONDS = owner.BEAT_SECONDS, owner.STILL_SECONDS  # before the tests are in a hurry
 _HOLD = """
 import sys, time
 from pathlib import Path
@@ -120,6 +121,10 @@ while True:
     finally:
         process.kill()
         process.wait()
+
+
+def test_an_owner_is_watched_for_a_minute_in_which_it_should_beat_a_dozen_times() -> None:
+    assert (BEAT_SECONDS, STILL_SECONDS) == (5, 60)
 
 
 def test_the_owner_beats(tmp_path: Path) -> None:
