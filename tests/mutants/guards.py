@@ -41,6 +41,6 @@ GUARDS: dict[str, list[str]] = {
     "shards/build/plan.py": _BUILD[:1],
     "shards/build/writer.py": ["tests/shards/test_writer.py", *_BUILD],
     "shards/format/checksums.py": _SETS,
-    "shards/format/manifest.py": [_SETS[2], _SETS[3], _BUILD[0], "tests/shards/test_pretrain.py"],
+    "shards/format/manifest.py": [_SETS[2], _SETS[3], *_BUILD, "tests/shards/test_pretrain.py"],
     "shards/format/tables.py": _SETS,
 }
