@@ -36,7 +36,7 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/training/session.py": [_SESSION, f"{_TRAINING}/test_guard.py"],
     "pipeline/training/start.py": [f"{_TRAINING}/test_init_from.py", "tests/pipeline/model/test_plugin.py", _CHOICE],
     "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _SESSION, _ELASTIC],
-    "shards/build/builder.py": _BUILD,
+    "shards/build/builder.py": ["tests/shards/test_progress.py", *_BUILD],
     "shards/build/join.py": _BUILD,
     "shards/build/plan.py": _BUILD[:1],
     "shards/build/writer.py": ["tests/shards/test_writer.py", *_BUILD],
