@@ -181,6 +181,29 @@ def test_a_step_that_is_skipped_is_not_counted_and_undoes_the_statistics(
     assert differing(kept(session, 1), before) == []
 
 
+def test_what_a_process_tells_of_a_bad_step_is_its_part_of_it_and_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(configured(folder), rank=1, world=2)
+    monkeypatch.setattr(Alone, "autocast", lambda _: nullcontext())
+    stream = session.stream(3)
+    batches = [next(stream)]
+    stream.close()
+    before = kept(session, 3)
+    outcome = Outcome({"loss": torch.tensor(2.0)}, torch.tensor(7.0), 0.1, 3)
+    record = session.examine(3, batches, outcome)
+    assert {name: record[name] for name in ("rank", "world", "step", "terms", "gradient_norm")} == {
+        **{"rank": 1, "world": 2, "step": 3, "terms": {"loss": 2.0}, "gradient_norm": 7.0},
+    }
+    assert record["first_not_finite"] is None
+    assert [example["place"] for example in record["examples"]] == [4, 5, 6, 7]
+    with torch.no_grad():
+        next(session.model.visual.parameters()).fill_(torch.nan)
+    spoiled = session.examine(3, batches, outcome)
+    assert spoiled["first_not_finite"].startswith("visual.")
+    assert [name for name in differing(before, kept(session, 3)) if "running" in name] == []
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_dropout_counts_the_examples_of_the_global_batch(
