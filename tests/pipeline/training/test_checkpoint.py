@@ -49,6 +49,14 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "state.pt", "vocabulary.json"]
 
 
+def test_a_step_that_is_taken_again_replaces_its_checkpoint(tmp_path: Path) -> None:
+    folder = save(tmp_path, 3)
+    checkpoint.save(folder, {**state(3), "data": "another set"}, WORDS)
+    assert checkpoint.read(folder)[0]["data"] == "another set"
+    assert checkpoints.inspect(folder).is_whole
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10):
         save(tmp_path, step)
