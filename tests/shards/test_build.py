@@ -107,9 +107,12 @@ def test_quarantine_names_file_key_and_reason_and_the_build_goes_on(tmp_path: Pa
     samples = toy(tmp_path / "pictures")
     wrong_size = dataclasses.replace(samples[0].record, width=33)
     samples[0] = dataclasses.replace(samples[0], record=wrong_size)
+    samples[9].image.unlink()
+    samples[9].image.mkdir()
     build(samples, tmp_path / "out", **ARGS)
     found = {row["key"]: row for row in quarantine(tmp_path / "out")}
-    assert set(found) == {"toy-0", "toy-5", "toy-7"}
+    assert set(found) == {"toy-0", "toy-5", "toy-7", "toy-9"}
+    assert found["toy-9"]["reason"] == "missing: not a regular file"
     assert tells(found["toy-7"]["reason"], "missing", "No such file")
     assert found["toy-5"]["file"] == str(tmp_path / "pictures" / "5.jpg")
     assert found["toy-5"]["reason"] == "cannot be decoded: Premature end of JPEG file"
