@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +25,23 @@ def _kernels_chosen_anew() -> Iterator[None]:
     yield
     if backend := sys.modules.get("laconvnet.kernels.backend"):
         backend.choose("auto")
+
+
+@pytest.fixture
+def reaching_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reaches the disk, in order: `sync NAME` and `rename to NAME`, of a temporary by the name it is to have."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(number: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{number}")).name
+        done.append("sync " + re.sub(r"^\.partial\.[0-9a-f]{8}\.", "", name))
+        sync(number)
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append(f"rename to {new.name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    return done

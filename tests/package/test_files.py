@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -18,44 +17,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What reaches the disk, in order: each sync by the name of what is synced, each rename by both names."""
-    done: list[str] = []
-    sync, replace = os.fsync, os.replace
-
-    def synced(number: int) -> None:
-        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).name.split('.')[-1]}")
-        sync(number)
-
-    def renamed(old: Path, new: Path) -> None:
-        done.append(f"rename to {new.name}")
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", renamed)
-    return done
-
-
 def test_a_file_has_its_name_when_its_bytes_are_on_the_disk_and_then_the_name_is(
-    tmp_path: Path, done: list[str]
+    tmp_path: Path, reaching_disk: list[str]
 ) -> None:
     publish_text(tmp_path / "config.yaml", "seed: 1\n")
-    assert done == ["sync yaml", "rename to config.yaml", f"sync {tmp_path.name}"]
+    assert reaching_disk == ["sync config.yaml", "rename to config.yaml", f"sync {tmp_path.name}"]
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.yaml", "seed: 1\n")]
 
 
-def test_a_folder_has_its_name_when_all_in_it_is_on_the_disk(tmp_path: Path, done: list[str]) -> None:
+def test_a_folder_has_its_name_when_all_in_it_is_on_the_disk(tmp_path: Path, reaching_disk: list[str]) -> None:
     with files.publishing_folder(tmp_path / "a.set") as partial:
         (partial / "in.ner").mkdir()
         (partial / "in.ner" / "x.txt").write_text("x")
-    assert sorted(done[:3]) == ["sync ner", "sync set", "sync txt"]
-    assert done[3:] == ["rename to a.set", f"sync {tmp_path.name}"]
+    assert sorted(reaching_disk[:3]) == ["sync a.set", "sync in.ner", "sync x.txt"]
+    assert reaching_disk[3:] == ["rename to a.set", f"sync {tmp_path.name}"]
     assert (tmp_path / "a.set" / "in.ner" / "x.txt").read_text() == "x"
-    del done[:]
+    reaching_disk.clear()
     with files.publishing_folder(tmp_path / "b.set", durable=False) as partial:
         (partial / "x.txt").write_text("x")
-    assert done == ["rename to b.set", f"sync {tmp_path.name}"]
+    assert reaching_disk == ["rename to b.set", f"sync {tmp_path.name}"]
     assert names(tmp_path) == ["a.set", "b.set"]
 
 

@@ -333,6 +333,8 @@ def test_the_seal_is_of_what_shapes_the_learning_alone(file: Path, started: Trai
     before = resumable.seal(file)
     free = load(file, ["--engine.zero", "3", "--log.every", "7", "--init_from", "x"])
     assert resumable.seal_of(free) == before
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()), sort_keys=True))
+    assert resumable.seal(file) == before, "keys in another order"
     for words in (["--seed", "1"], ["--engine.accumulate", "2"], ["--data.vectors", "glove.txt"]):
         assert resumable.seal_of(load(file, words)) != before
     tree = yaml.safe_load(file.read_text())

@@ -15,12 +15,15 @@ from PIL import Image
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format import tables
+from laconvnet.shards.format.checksums import table_facts
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
+    EXAMPLE_SCHEMA_2,
     META_CHECKSUM_KEY,
     META_KEY,
     SAMPLE_SCHEMA,
     Manifest,
+    meta_bytes,
     schema_metadata,
 )
 from laconvnet.shards.format.raw import RawSample
@@ -68,6 +71,8 @@ def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
         **{"text": "string", "answer": "string", "family": "string", "has_mask": "bool"},
         **{"x": "float", "y": "float", "w": "float", "h": "float"},
     }
+    nullable = {field.name for schema in (SAMPLE_SCHEMA, EXAMPLE_SCHEMA) for field in schema if field.nullable}
+    assert nullable == {"coco_id", "answer", "family"}
     meta = json.loads(samples.schema.metadata[META_KEY])
     assert {key: meta[key] for key in ("version", "source", "licence", "shards", "sets", "quarantined")} == {
         **{"version": 3, "source": "toy", "licence": "CC0", "quarantined": 1, "sets": [{"name": "toy", "weight": 1.0}]},
@@ -81,6 +86,11 @@ def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
         assert (found["bytes"], found["xxh3"]) == (len(data), xxhash.xxh3_128_hexdigest(data))
     data = samples.schema.metadata[META_KEY]
     assert samples.schema.metadata[META_CHECKSUM_KEY].decode() == xxhash.xxh3_128_hexdigest(data)
+
+
+def test_the_facts_of_a_set_are_the_bytes_that_every_version_writes() -> None:
+    """Their checksum is the fingerprint by which a run knows its set again."""
+    assert meta_bytes({"b": "é", "a": [1, None]}) == '{"a": [1, null], "b": "é"}'.encode()
 
 
 def test_what_is_read_is_what_is_published_in_any_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +182,19 @@ def test_other_columns_missing_and_truncated_shards_are_refused(tmp_path: Path) 
         Manifest.open(folder)
     shard.write_bytes(data)
     Manifest.open(folder)
+
+
+def test_sample_numbers_of_32_bits_are_of_version_2_alone(tmp_path: Path) -> None:
+    folder = built(tmp_path)
+    manifest, path = Manifest.open(folder), folder / "examples.arrow"
+    narrow = manifest.examples.to_table().cast(EXAMPLE_SCHEMA_2)
+    path.unlink()
+    tables.write(path, EXAMPLE_SCHEMA_2, [narrow])
+    meta = manifest.meta | {"tables": {**manifest.meta["tables"], path.name: table_facts(path)}}
+    samples = pq.read_table(folder / "manifest.parquet").replace_schema_metadata(schema_metadata(meta))
+    pq.write_table(samples, folder / "manifest.parquet")
+    with pytest.raises(InputError, match=r"examples.arrow: other columns .*sample: int32"):
+        Manifest.open(folder)
 
 
 @pytest.mark.parametrize("name", ["manifest.arrow", "examples.arrow"])

@@ -7,10 +7,12 @@ import resource
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from laconvnet.files import pread
 from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.manifest import Manifest
@@ -100,6 +102,24 @@ def test_files_are_opened_once_and_closed(sets: dict[str, Path]) -> None:
     reader.close()
     assert descriptors() == before
     assert threading.active_count() == threads
+
+
+def test_a_file_that_is_still_being_read_stays_open(sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever closes the reader meanwhile: the next file that is opened would be given its number, and be read."""
+    manifest = Manifest.open(sets["refcoco"])
+    before, opened = descriptors(), []
+    reader = Reader(manifest)
+
+    def closed_meanwhile(*asked: Any) -> bytes:
+        reader.close(0)
+        opened.append(descriptors() - before)
+        return pread(*asked)
+
+    monkeypatch.setattr("laconvnet.pipeline.data.reader.pread", closed_meanwhile)
+    assert [one.tobytes() for one in reader.read(np.array([0]))] == [manifest.read_image(0)]
+    assert opened == [{str(manifest.shard_paths[manifest.samples["shard"][0].as_py()])}]
+    reader.close()
+    assert descriptors() == before
 
 
 def test_an_error_closes_the_files_too(damaged: Manifest) -> None:

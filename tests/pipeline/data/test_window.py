@@ -126,6 +126,13 @@ def test_the_sets_stand_among_each_other_anew_in_each_epoch() -> None:
     assert len({tuple((one[::3] < 36).tolist()) for one in items}) == 4
 
 
+def test_which_half_of_a_set_is_shown_is_drawn_anew_each_time() -> None:
+    plan = plan_of([([2] * 20, 0.5)], 10, seed=1)
+    halves = [frozenset(plan.items(span(epoch * 20, (epoch + 1) * 20))[0].tolist()) for epoch in range(12)]
+    assert [one | other for one, other in zip(halves[::2], halves[1::2], strict=True)] == [frozenset(range(40))] * 6
+    assert len({*halves}) == 12
+
+
 def test_a_window_is_mixed_anew_in_each_epoch_and_unlike_its_neighbour() -> None:
     plan = plan_of([([50], 1.0)], 25)
     windows = np.split(plan.items(span(0, 100))[0], 4)

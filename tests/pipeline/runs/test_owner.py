@@ -17,6 +17,7 @@ from laconvnet.files import publish_json
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import owner
 
+BEAT_SECONDS, STILL_SECONDS = owner.BEAT_SECONDS, owner.STILL_SECONDS  # before the tests are in a hurry
 _HOLD = """
 import sys, time
 from pathlib import Path
@@ -32,6 +33,12 @@ def held_by_another(run: Path) -> subprocess.Popen[str]:
     assert process.stdout
     assert process.stdout.readline() == "held\n"
     return process
+
+
+def opened_files() -> list[str]:
+    """What this process has open, by name; a file that was deleted since, too."""
+    with os.scandir("/proc/self/fd") as links:
+        return [os.readlink(link.path) for link in links if link.is_symlink()]
 
 
 def names(run: Path, **changes: object) -> owner.Holder:
@@ -62,6 +69,7 @@ def test_a_second_one_is_refused_by_name_and_a_third_is_not_once_it_is_free(tmp_
     with owner.take(run):
         assert owner.holder(run)
     assert list(run.iterdir()) == []
+    assert not any("owner.json" in name for name in opened_files())
 
 
 def test_one_that_was_killed_on_this_machine_is_gone_at_once(tmp_path: Path) -> None:
@@ -115,6 +123,10 @@ while True:
         process.wait()
 
 
+def test_an_owner_is_watched_for_a_minute_in_which_it_should_beat_a_dozen_times() -> None:
+    assert (BEAT_SECONDS, STILL_SECONDS) == (5, 60)
+
+
 def test_the_owner_beats(tmp_path: Path) -> None:
     with owner.take(tmp_path):
         assert not owner._stands_still(tmp_path / "owner.json")
@@ -129,7 +141,15 @@ def test_an_earlier_start_of_the_same_job_is_over(tmp_path: Path, monkeypatch: p
         pass
 
 
-@pytest.mark.parametrize(("answer", "gone"), [("exit 0", True), ("echo RUNNING", False), ("exit 3", False)])
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        ("exit 0", True),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", True),
+        ("echo RUNNING", False),
+        ("exit 3", False),
+    ],
+)
 def test_a_job_that_slurm_does_not_know_any_more_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, gone: bool
 ) -> None:

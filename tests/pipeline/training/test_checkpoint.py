@@ -49,6 +49,14 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "state.pt", "vocabulary.json"]
 
 
+def test_a_step_that_is_taken_again_replaces_its_checkpoint(tmp_path: Path) -> None:
+    folder = save(tmp_path, 3)
+    checkpoint.save(folder, {**state(3), "data": "another set"}, WORDS)
+    assert checkpoint.read(folder)[0]["data"] == "another set"
+    assert checkpoints.inspect(folder).is_whole
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10):
         save(tmp_path, step)
@@ -259,26 +267,17 @@ def test_killed_at_any_point_the_newest_is_whole(tmp_path: Path) -> None:
 
 
 def test_all_of_it_is_on_the_disk_before_the_fence_is_looked_at_and_the_name_comes_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reaching_disk: list[str]
 ) -> None:
-    done: list[str] = []
-    sync, rename = os.fsync, os.replace
+    def looked() -> None:
+        reaching_disk.append("fence")
 
-    def synced(number: int) -> None:
-        done.append(Path(os.readlink(f"/proc/self/fd/{number}")).name.split(".")[-1])
-        sync(number)
-
-    def renamed(old: Path, new: Path) -> None:
-        done.append("renamed")
-        rename(old, new)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", renamed)
-    checkpoint.save(checkpoint.folder_of(tmp_path, 1), state(1), WORDS, may_publish=lambda: done.append("fence"))
-    fence, name = done.index("fence"), done.index("renamed")
-    assert {"pt", "json", "COMMIT", "step-00000001"} == {*done[:fence]}
+    checkpoint.save(checkpoint.folder_of(tmp_path, 1), state(1), WORDS, may_publish=looked)
+    fence, name = reaching_disk.index("fence"), reaching_disk.index("rename to step-00000001")
+    files = ("state.pt", "vocabulary.json", "COMMIT", "step-00000001")
+    assert {*reaching_disk[:fence]} == {f"sync {file}" for file in files}
     assert fence < name
-    assert done[name + 1 :] == ["checkpoints"]
+    assert reaching_disk[name + 1 :] == ["sync checkpoints"]
 
 
 def test_a_start_that_is_not_the_newest_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
-from laconvnet.pipeline.training.engine import Engine, EngineConfig, allow_tf32
 from tests.pipeline.training.ranks import run
 from tests.rounding import SEEDS, assert_rounding, nudge
 
@@ -109,43 +106,6 @@ def test_an_overflow_at_the_floor_ends_the_run_in_one_line(tmp_path: Path, refco
     (output,) = run(1, [str(HERE / "half.py"), *command, *keys, *floor], expected=1)
     assert "laconvnet: fp16 overflowed at the lowest loss scale, 1e+12" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_tf32_is_for_products_and_convolutions_alike(on: bool) -> None:
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    try:
-        allow_tf32(on)
-        assert torch.backends.cudnn.allow_tf32 == on
-        assert torch.backends.cuda.matmul.allow_tf32 == on
-    finally:
-        torch.backends.cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
-
-
-def test_adam_computes_where_its_state_lies() -> None:
-    """The kernels of apex and DeepSpeed reach no state in the host's memory."""
-    gpu, host = torch.device("cuda"), torch.device("cpu")
-    for offload, wanted in (("none", gpu), ("optimizer", host), ("all", host)):
-        config = EngineConfig(zero=3, offload=offload)  # type: ignore[arg-type]
-        some = SimpleNamespace(device=gpu, config=config)
-        assert Engine.adam_device.fget(some) == wanted  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("output", "keys"),
-    [
-        ("engine.zero: 0: fp16 needs", {"precision": "fp16", "zero": 0}),
-        ("engine.offload: 'optimizer': needs engine.zero of at least 1", {"offload": "optimizer", "zero": 0}),
-        ("engine.offload: 'all': needs engine.zero of at least 3", {"offload": "all", "zero": 2}),
-        ("engine.accumulate: 0", {"accumulate": 0}),
-        (r"engine.recompute: \[6\]", {"recompute": (6,)}),
-        ("engine.loss_scale: 1.0: expected at least loss_scale_floor", {"loss_scale": 1.0, "loss_scale_floor": 2.0}),
-    ],
-)
-def test_what_does_not_go_together_is_told(output: str, keys: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=output):
-        EngineConfig(**keys)  # type: ignore[arg-type]
 
 
 def test_what_cannot_run_leaves_no_folder(tmp_path: Path, refcoco: Path) -> None:

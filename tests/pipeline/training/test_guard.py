@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from laconvnet.files import read_object
+from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint, guard
@@ -63,6 +65,20 @@ def test_the_first_module_that_is_not_finite_is_named() -> None:
     with guard.first_not_finite(model[0]) as found:
         model(torch.ones(1, 2))
     assert found == []
+
+
+def test_what_is_written_down_of_a_step_names_each_example_by_its_place_in_the_global_batch(refcoco: Path) -> None:
+    examples = Examples.open(refcoco, "expression", "train")
+    rows = examples.rows[[4, 1, 6]]
+    batches: Any = [SimpleNamespace(rows=rows[:2]), SimpleNamespace(rows=rows[2:])]
+    record = guard.describe(9, 16, batches, examples, {"loss": torch.tensor(0.5), "box": torch.tensor(0.25)})
+    table = examples.manifest.examples.to_pylist()
+    keys = examples.manifest.samples["key"].to_pylist()
+    found = [
+        {"place": place, "example": row, "sample": keys[table[row]["sample"]], "text": table[row]["text"]}
+        for place, row in zip((16, 17, 18), rows.tolist(), strict=True)
+    ]
+    assert record == {"step": 9, "terms": {"loss": 0.5, "box": 0.25}, "examples": found}
 
 
 @pytest.mark.parametrize("zero", ["0", "3"])

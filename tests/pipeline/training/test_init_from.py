@@ -13,6 +13,7 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.start import start
@@ -91,8 +92,15 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     resumed = start(asked, checkpoint.Saved.read(checkpoints.resolve(tmp_path)), examples)
     assert resumed.step == 3
     assert "resuming" in resumed.summary
+    assert f"rule 1, this version draws by rule {draws.VERSION}" in resumed.summary, (
+        "what has none is of the first rule"
+    )
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    checkpoint.save(
+        checkpoint.folder_of(tmp_path, 3), {**own, "draws": draws.VERSION}, start_state.vocabulary.to_json()
+    )
+    assert "rule" not in start(asked, checkpoints.newest(tmp_path), examples).summary
     checkpoint.save(
         checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, start_state.vocabulary.to_json()
     )

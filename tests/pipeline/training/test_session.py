@@ -19,8 +19,10 @@ from torch import nn
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.training.engine import Engine
-from laconvnet.pipeline.training.session import Outcome, Session, Source
+from laconvnet.pipeline.training.session import Outcome, Session, Source, report_start
 from laconvnet.pipeline.training.start import start
 from laconvnet.pipeline.training.state import scatter_optimizer_state
 
@@ -124,8 +126,10 @@ def test_a_session_goes_on_from_the_state_of_another_to_the_same_weights(folder:
     state = kept(undisturbed, STEPS)
     second = trained(undisturbed, STEPS, STEPS + 2)
     assert [outcome.updates for outcome in (*first, *second)] == [1, 2, 3, 4, 5]
+    assert not any(outcome.skipped or outcome.bad for outcome in (*first, *second))
     assert (state["step"], state["updates"], state["loss_scale"]) == (STEPS, STEPS, None)
     assert (state["task"], state["data"]) == ("rec", undisturbed.source.examples.fingerprint)
+    assert state["draws"] == draws.VERSION
     resumed = session_of(config, state)
     assert (resumed.first_step, resumed.updates) == (STEPS, STEPS)
     assert differing(kept(resumed, STEPS), state) == []
@@ -177,6 +181,29 @@ def test_a_step_that_is_skipped_is_not_counted_and_undoes_the_statistics(
     assert differing(kept(session, 1), before) == []
 
 
+def test_what_a_process_tells_of_a_bad_step_is_its_part_of_it_and_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(configured(folder), rank=1, world=2)
+    monkeypatch.setattr(Alone, "autocast", lambda _: nullcontext())
+    stream = session.stream(3)
+    batches = [next(stream)]
+    stream.close()
+    before = kept(session, 3)
+    outcome = Outcome({"loss": torch.tensor(2.0)}, torch.tensor(7.0), 0.1, 3)
+    record = session.examine(3, batches, outcome)
+    assert {name: record[name] for name in ("rank", "world", "step", "terms", "gradient_norm")} == {
+        **{"rank": 1, "world": 2, "step": 3, "terms": {"loss": 2.0}, "gradient_norm": 7.0},
+    }
+    assert record["first_not_finite"] is None
+    assert [example["place"] for example in record["examples"]] == [4, 5, 6, 7]
+    with torch.no_grad():
+        next(session.model.visual.parameters()).fill_(torch.nan)
+    spoiled = session.examine(3, batches, outcome)
+    assert spoiled["first_not_finite"].startswith("visual.")
+    assert [name for name in differing(before, kept(session, 3)) if "running" in name] == []
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_dropout_counts_the_examples_of_the_global_batch(
@@ -209,6 +236,65 @@ def test_random_numbers_are_those_of_the_step_and_the_rank(folder: Path) -> None
 
     assert numbers(3, 0) == numbers(3, 0)
     assert len({numbers(3, 0), numbers(4, 0), numbers(3, 1), numbers(3, 0, 1)}) == 4
+
+
+def test_what_draws_from_torch_draws_the_same_in_a_step_whatever_came_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(before: int, *steps: int) -> list[float]:
+        session, numbers = session_of(configured(folder)), list[float]()
+        loss = session.task.loss
+
+        def drawing(*given: Any) -> Any:
+            numbers.append(float(torch.rand(())))
+            return loss(*given)
+
+        monkeypatch.setattr(session.task, "loss", drawing)
+        torch.manual_seed(before)
+        trained(session, *steps)
+        return numbers
+
+    first, second = drawn(1, 0, 2), drawn(2, 1, 2)
+    assert first[1:] == second
+    assert first[0] != first[1]
+
+
+def test_frozen_norms_keep_their_statistics(folder: Path) -> None:
+    def moved(*keys: str) -> list[str]:
+        session = session_of(configured(folder, *keys))
+        before = kept(session, 0)["model"]
+        trained(session, 0, 1)
+        return [name for name in differing(before, kept(session, 1)["model"]) if "running" in name]
+
+    assert moved()
+    assert moved("--optimizer.freeze_norms", "true") == []
+
+
+def test_only_questions_whose_answer_is_known_are_trained_on(sets: dict[str, Path], monkeypatch: Any) -> None:
+    config = configured(sets["clevr"], "--model.task", "vqa")
+    every = Source.open(config).examples
+    some = dataclasses.replace(every, rows=every.rows[1::2])
+    monkeypatch.setattr(Examples, "answered", lambda _: some)
+    source = Source.open(config)
+    assert source.examples is some
+    assert len(source.items.first) < len(every.rows)
+    assert Source.open(configured(sets["refcoco"])).examples.kind == "expression"
+
+
+def test_the_start_is_told_with_what_was_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(folder)
+    source = Source.open(config)
+    begun = dataclasses.replace(start(config, None, source.examples), summary="begun anew")
+    report_start(source, Alone(config, world=2), config, begun)
+    told = capsys.readouterr().err
+    for part in ("begun anew", f"{source.total} steps", "8 examples", "2 process", "step 0"):
+        assert part in told
+    assert "left out" not in told
+    silent = dataclasses.replace(source, examples=dataclasses.replace(source.examples, empty_texts=3))
+    report_start(silent, Alone(config), config, dataclasses.replace(begun, state={"step": 7}))
+    told = capsys.readouterr().err
+    assert "3 expressions" in told
+    assert "step 7" in told
 
 
 def test_the_rate_of_a_step_is_the_optimizers(folder: Path) -> None:

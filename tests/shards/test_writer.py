@@ -1,0 +1,68 @@
+"""One shard: written again where its chunk has changed, and committed last of all."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laconvnet.shards.build.writer import Chunk, write_shard
+from laconvnet.shards.format.record import Record
+from tests.shards.test_build import region, toy
+
+
+@pytest.mark.parametrize("changes", [{"licence": "CC-BY"}, {"regions": (region("new", (1, 2, 10.5, 12)),)}])
+def test_a_record_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Its image file is the same, to the byte."""
+    samples = toy(tmp_path / "pictures")
+    sizes = tuple(sample.image.stat().st_size for sample in samples[:3])
+    (tmp_path / "parts").mkdir()
+    write_shard(tmp_path, Chunk(0, tuple(samples[:3]), sizes))
+    changed = dataclasses.replace(samples[1], record=dataclasses.replace(samples[1].record, **changes))
+    write_shard(tmp_path, Chunk(0, (samples[0], changed, samples[2]), sizes))
+    with tarfile.open(tmp_path / "shard-000000.tar") as tar:
+        (name,) = (name for name in tar.getnames() if name == f"{changed.record.key}.json")
+        member = tar.extractfile(name)
+        assert member is not None
+        assert Record.from_json(member.read()) == changed.record
+
+
+def test_a_shard_is_committed_when_all_of_it_and_all_its_names_are_on_the_disk(
+    tmp_path: Path, reaching_disk: list[str]
+) -> None:
+    """A power failure may take what is not: a later build believes the commit, which is the table of samples."""
+    samples, parts = toy(tmp_path / "pictures")[:3], tmp_path / "parts"
+    parts.mkdir()
+    write_shard(tmp_path, Chunk(0, tuple(samples), (1, 1, 1)))
+    tables = {f"shard-000000.{name}.parquet": parts.name for name in ("examples", "quarantine", "samples")}
+    folders = {f"shard-000000.{ending}": tmp_path.name for ending in ("tar", "idx")} | tables
+    steps = [(f"sync {name}", f"rename to {name}", f"sync {folder}") for name, folder in folders.items()]
+    done = list(zip(*(reaching_disk[at::3] for at in range(3)), strict=True))
+    assert sorted(done) == sorted(steps)
+    assert done[-1] == steps[-1]
+
+
+def test_the_commit_of_a_shard_goes_before_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = toy(tmp_path / "pictures")[:3]
+    (tmp_path / "parts").mkdir()
+    write_shard(tmp_path, Chunk(0, tuple(samples), (1, 1, 1)))
+    left: list[str] = []
+
+    def interrupted(*_: Any) -> None:
+        left.extend(path.name for path in (tmp_path / "parts").iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("laconvnet.shards.build.writer._write_tar", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path, Chunk(0, tuple(samples[:2]), (1, 1)))
+    assert sorted(left) == ["shard-000000.examples.parquet", "shard-000000.quarantine.parquet"]
+
+
+def test_a_shard_tells_how_many_images_it_has_done_when_it_is_there_already_too(tmp_path: Path) -> None:
+    samples = toy(tmp_path / "pictures")[3:6]
+    (tmp_path / "parts").mkdir()
+    for chunk in (Chunk(0, tuple(samples), (1, 1, 1)), Chunk(1, (samples[2],), (1,))):  # one of them is broken
+        assert [write_shard(tmp_path, chunk) for _ in range(2)] == [len(chunk.samples)] * 2
