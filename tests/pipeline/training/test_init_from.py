@@ -100,7 +100,7 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     checkpoint.save(
         checkpoint.folder_of(tmp_path, 3), {**own, "draws": draws.VERSION}, start_state.vocabulary.to_json()
     )
-    assert "rule" not in start(asked, checkpoints.newest(tmp_path), examples).summary
+    assert "rule" not in start(asked, checkpoint.Saved.read(checkpoints.resolve(tmp_path)), examples).summary
     checkpoint.save(
         checkpoint.folder_of(tmp_path, 4), {**own, "data": "another build"}, start_state.vocabulary.to_json()
     )

@@ -290,7 +290,9 @@ def test_the_start_is_told_with_what_was_left_out(folder: Path, capsys: pytest.C
     for part in ("begun anew", f"{source.total} steps", "8 examples", "2 process", "step 0"):
         assert part in told
     assert "left out" not in told
-    silent = dataclasses.replace(source, examples=dataclasses.replace(source.examples, empty_texts=3))
+    silent = dataclasses.replace(
+        source, examples=dataclasses.replace(source.examples, empty_rows=source.examples.rows[:3])
+    )
     report_start(silent, Alone(config), config, dataclasses.replace(begun, state={"step": 7}))
     told = capsys.readouterr().err
     assert "3 expressions" in told
