@@ -58,7 +58,7 @@ class Launch:
 
     def __init__(self, place: Path, data: Path) -> None:
         place.mkdir()
-        file, epochs = place / "stages.yaml", 0.6 + FAILURES / 8
+        file, epochs = place / "stages.yaml", 1 + FAILURES * 0.3
         file.write_text(STAGES.format(out=place / "out", tiny=TINY, data=data, epochs=epochs, zero=ZERO))
         self._out, self._log = place / "out", place / "launch.log"
         command = [sys.executable, "-m", "laconvnet", "launch", str(file)]
