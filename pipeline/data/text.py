@@ -1,16 +1,13 @@
-"""Words: splitting, the vocabulary that travels with the checkpoint, word vectors from GloVe's text files."""
+"""Words: splitting, and the vocabulary that travels with the checkpoint."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +18,6 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.manifest import split_tokens
 
 PAD, UNKNOWN = 0, 1
-# A vector of 300 takes some 3,000 characters; a kilobyte of gzip can be a line of gigabytes.
-_LINE_MAX = 2**16
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 _SPACED = re.compile(r"[-/]")
 # Texts that `words` leaves nothing of, as a regular expression that Arrow's engine reads too.
@@ -121,58 +116,3 @@ def count_values(array: pa.Array) -> dict[str, int]:
 
 def _ranked(counted: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(name for name, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0])))
-
-
-def load_glove(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    """Word vectors (words, D) from a GloVe text file, plain or gzipped, and how many words it knew.
-
-    There are `len(vocabulary)` of them, as wide as the file's. Words that the file lacks get a normal vector of the
-    found ones' standard deviation, drawn from ``seed``; padding is zero.
-    Raises ConfigError for a missing file, a line of another width, numbers that are not finite or a file that knows
-    no word.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected GloVe's text, a word and its vector a line, or .gz of it")
-    wanted = {word: number for number, word in enumerate(vocabulary.words, 2)}
-    found: dict[int, NDArray[np.float32]] = {}
-    opener = gzip.open if path.suffix == ".gz" else open
-    width = 0
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(_LINE_MAX + 1), ""), 1):
-                if len(line) > _LINE_MAX:
-                    reason = f"more than {_LINE_MAX} characters, expected a word and its vector"
-                    raise ConfigError(f"{path}: line {number}: {reason}")
-                word, *values = line.rstrip().split(" ")
-                width = width or len(values)
-                surplus = len(values) - width
-                if surplus > 0 and not _is_number(values[surplus - 1]):
-                    continue  # an entry with blanks in it, as GloVe 840B has (". . ."); no word of ours has any
-                if not values or len(values) != width:
-                    expected = width or "a word and its vector"
-                    reason = f"{len(values)} values, expected {expected}; is the file whole?"
-                    raise ConfigError(f"{path}: line {number}: {reason}")
-                if word in wanted:
-                    found[wanted[word]] = np.array(values, np.float32)
-    except ConfigError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ConfigError(f"{path}: cannot be read as GloVe text ({error}); is the file whole?") from error
-    if not found:
-        raise ConfigError(f"{path}: knows none of the {len(wanted)} words of the vocabulary; is it a GloVe file?")
-    known = np.stack(list(found.values()))
-    if not np.isfinite(known).all():
-        raise ConfigError(f"{path}: holds values that are not finite numbers; get the file again")
-    vectors = np.random.default_rng(seed).normal(0, known.std(), (len(vocabulary), width)).astype(np.float32)
-    vectors[PAD] = 0
-    for number, vector in found.items():
-        vectors[number] = vector
-    return vectors, len(found)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

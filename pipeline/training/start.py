@@ -16,7 +16,8 @@ from laconvnet.pipeline.data.counts import answer_counts, token_counts
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.loader import DataConfig
-from laconvnet.pipeline.data.text import Vocabulary, count_words, load_glove
+from laconvnet.pipeline.data.text import Vocabulary, count_words
+from laconvnet.pipeline.data.vectors import load_vectors
 from laconvnet.pipeline.distributed import ALONE, Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
@@ -100,7 +101,7 @@ def _other_draws(state: dict[str, Any]) -> str:
 def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
     vectors, summary = None, f"{len(vocabulary.words)} words, learned"
     if config.data.vectors:
-        known, found = load_glove(Path(config.data.vectors), vocabulary, config.seed)
+        known, found = load_vectors(Path(config.data.vectors), vocabulary, config.seed)
         vectors = torch.from_numpy(known)
         summary = f"{found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
     return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), summary
