@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,23 @@ from laconvnet.shards.format.manifest import split_tokens
 PAD, UNKNOWN = 0, 1
 _DROPPED = re.compile(r"[.,'!?\"()*#:;]")
 _SPACED = re.compile(r"[-/]")
-# Texts that `words` leaves nothing of, as a regular expression that Arrow's engine reads too.
+# What people write for these, typewritten or not: quotes, primes, ellipses and what has no width; dashes.
+_ALSO_DROPPED = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2032\u2033\u00b4\u2026\ufeff\u200b\u00ad"
+_ALSO_SPACED = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+_TYPEWRITTEN = str.maketrans(dict.fromkeys(_ALSO_DROPPED, "") | dict.fromkeys(_ALSO_SPACED, " "))
+AUTHORS_RULE, RULE = 1, 2  # by which a vocabulary parts texts into words
+# Texts that the authors' rule leaves nothing of, as a regular expression that Arrow's engine reads too.
 EMPTY_TEXT = r"""^[\s.,'!?"()*#:;/-]*$"""
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased words; ``. , ' ! ? " ( ) * # : ;`` vanish, ``-`` and ``/`` part words (the authors' rule)."""
+def words(text: str, rule: int = RULE) -> list[str]:
+    """Lower-cased words; ``. , ' ! ? " ( ) * # : ;`` vanish, ``-`` and ``/`` part words (the authors' rule).
+
+    So do their typographic forms by our ``rule``: "man\u2019s" is the word of "man's". An accent is part of its letter,
+    however it is written (NFC).
+    """
+    if rule != AUTHORS_RULE and not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_TYPEWRITTEN)
     return _SPACED.sub(" ", _DROPPED.sub("", text.lower())).split()
 
 
@@ -33,12 +45,14 @@ def words(text: str) -> list[str]:
 class Vocabulary:
     """Words and answers in the order of their numbers. Word 0 is padding, word 1 whatever is not known.
 
-    ``soft`` answers are normalised, and several may be right to a degree: see `pipeline.data.answers`.
+    ``soft`` answers are normalised, and several may be right to a degree: see `pipeline.data.answers`. ``rule`` is that
+    of `words`: a run parts texts as it did when it began.
     """
 
     words: tuple[str, ...]
     answers: tuple[str, ...] = ()
     soft: bool = False
+    rule: int = RULE
 
     def __len__(self) -> int:
         return len(self.words) + 2
@@ -57,7 +71,9 @@ class Vocabulary:
         """Word numbers (B, length), cut or padded; a text without any word is refused with ConfigError."""
         tokens = np.full((len(texts), length), PAD, np.int64)
         for row, text in enumerate(texts):
-            known = [self._numbers.get(word, UNKNOWN) for word in words(text)[:length]]
+            # Marks alone are no words, but what the authors' rule leaves of them is asked as something unknown.
+            found = words(text, self.rule) or words(text, AUTHORS_RULE)
+            known = [self._numbers.get(word, UNKNOWN) for word in found[:length]]
             if not known:
                 raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
             tokens[row, : len(known)] = known
@@ -76,14 +92,15 @@ class Vocabulary:
         return {answer: number for number, answer in enumerate(self.answers)}
 
     def to_json(self) -> str:
-        fields = {"words": self.words, "answers": self.answers, "soft": self.soft}
+        fields = {"words": self.words, "answers": self.answers, "soft": self.soft, "rule": self.rule}
         return json.dumps(fields, ensure_ascii=False, indent=0)
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
         fields = json.loads(text)
-        # Vocabularies of before there were soft answers do not say so.
-        return cls(tuple(fields["words"]), tuple(fields["answers"]), fields.get("soft", False))
+        # Vocabularies of before there were soft answers, or a second rule, do not say so.
+        soft, rule = fields.get("soft", False), fields.get("rule", AUTHORS_RULE)
+        return cls(tuple(fields["words"]), tuple(fields["answers"]), soft, rule)
 
 
 def count_tokens(texts: Iterable[pa.Array]) -> Counter[str]:

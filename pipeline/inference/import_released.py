@@ -13,7 +13,7 @@ from torch import Tensor
 from laconvnet.files import publishing_folder, read_json, remove_leftovers
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.loader import DataConfig
-from laconvnet.pipeline.data.text import Vocabulary, words
+from laconvnet.pipeline.data.text import AUTHORS_RULE, Vocabulary, words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.released import convert
 from laconvnet.pipeline.runs import folder
@@ -87,7 +87,7 @@ def read_vocabulary(file: Path) -> Vocabulary:
     if len(set(tokens)) < len(tokens):
         (twice, _), *_ = Counter(tokens).most_common(1)
         raise ConfigError(f"--vocabulary: {file}: {twice!r} stands there twice; expected every word once")
-    return Vocabulary(tuple(tokens[2:]))
+    return Vocabulary(tuple(tokens[2:]), rule=AUTHORS_RULE)
 
 
 def _annotated(splits: dict[str, Any], file: Path) -> Iterable[str]:
@@ -97,7 +97,7 @@ def _annotated(splits: dict[str, Any], file: Path) -> Iterable[str]:
         for objects in splits.values():
             for described in objects:
                 for expression in described["refs"]:
-                    yield from words(expression)
+                    yield from words(expression, AUTHORS_RULE)
     except (TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f'--vocabulary: {file}: neither {{word: number}} nor an annotation file, {{split: [{{"refs": [...]}}]}}'

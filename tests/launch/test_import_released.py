@@ -16,7 +16,7 @@ from torch import Tensor
 from laconvnet.launch import cli
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.text import AUTHORS_RULE, Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference import import_released
 from laconvnet.pipeline.inference.import_released import read_vocabulary
@@ -158,7 +158,7 @@ ANNOTATED: dict[str, Any] = {
 def test_a_vocabulary_in_each_of_its_forms(given: Any, tmp_path: Path) -> None:
     file = tmp_path / "words.json"
     file.write_text(json.dumps(given))
-    assert read_vocabulary(file) == Vocabulary(tuple(TOKENS[2:]))
+    assert read_vocabulary(file) == Vocabulary(tuple(TOKENS[2:]), rule=AUTHORS_RULE)
     assert len(read_vocabulary(file)) == len(TOKENS)
 
 

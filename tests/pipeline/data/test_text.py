@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from laconvnet.pipeline.data.examples import Examples, Kind
 from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.text import (
+    AUTHORS_RULE,
     EMPTY_TEXT,
     PAD,
     UNKNOWN,
@@ -150,3 +151,41 @@ def test_what_counts_as_an_empty_text_is_what_has_no_words(text: str) -> None:
 
     (found,) = pc.match_substring_regex(pa.array([text]), EMPTY_TEXT).to_pylist()
     assert found == (not words(text))
+
+
+# --- Typographic marks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the man\u2019s \u201cred\u201d hat\u2026", ["the", "mans", "red", "hat"]),
+        ("left\u2013hand side\u2014here", ["left", "hand", "side", "here"]),
+        ("cafe\u0301", ["caf\u00e9"]),  # a letter and an accent, or both in one
+        ("caf\u00e9", ["caf\u00e9"]),
+        ("\ufeffred\u200b hat", ["red", "hat"]),
+        ("soft\u00adener", ["softener"]),
+    ],
+)
+def test_typographic_marks_are_those_of_a_typewriter(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+    assert [word for token in text.split(" ") for word in words(token)] == expected  # as texts are counted
+    before = words(text, AUTHORS_RULE)
+    assert (before == expected) is (text == "caf\u00e9")
+
+
+def test_a_vocabulary_of_before_goes_on_by_the_rule_it_began_with() -> None:
+    old = Vocabulary.from_json('{"words": ["man\u2019s", "mans"], "answers": [], "soft": false}')
+    assert old.encode(["the man\u2019s"], 2).tolist() == [[UNKNOWN, 2]]
+    assert Vocabulary.from_json(old.to_json()) == old
+    new = Vocabulary(old.words)
+    assert new.encode(["the man\u2019s"], 2).tolist() == [[UNKNOWN, 3]]
+    assert Vocabulary.from_json(new.to_json()) == new
+
+
+def test_marks_alone_are_asked_as_something_unknown() -> None:
+    """They are examples, as they always were: a run of before must find the same ones."""
+    assert words("\u2019") == []
+    assert Vocabulary(("red",)).encode(["\u2019"], 2).tolist() == [[UNKNOWN, PAD]]
+    with pytest.raises(ConfigError, match="holds no word"):
+        Vocabulary(("red",)).encode(["'"], 2)
