@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from operator import length_hint
 from pathlib import Path
@@ -40,6 +40,10 @@ def build(
             "I/N",
         ),
     ] = None,
+    strict: Annotated[bool, Arg("publish nothing where one entry or image is lost by a fault")] = False,
+    at_most_lost: Annotated[
+        str | None, Arg("publish nothing where more is lost by faults of any split's images or entries, as 0.1%", "P%")
+    ] = None,
     dry_run: Annotated[bool, Arg("count samples, shards and bytes, write nothing")] = False,
     json: Json = False,
 ) -> None:
@@ -48,14 +52,20 @@ def build(
     Read a data set in its original layout, check every image and write tars with a manifest. A build that was stopped
     goes on where it was; a finished one is left as it is.
 
+    An entry of the annotations that cannot be used goes to quarantine.parquet with its reason, and the build goes on.
+    The ledger tells what became of all entries. Where --strict or --at-most-lost finds too many lost, no manifest is
+    written, but the shards stay: the same command without it ends quickly.
+
     laconvnet shards sources tells what each source expects under --root.
     """
     from laconvnet.shards.build import builder as building
+    from laconvnet.shards.build.brake import Brake
     from laconvnet.shards.build.plan import plan
     from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sources import get
 
     share = _share(task) if task else None
+    brake = Brake(strict, None if at_most_lost is None else _fraction(at_most_lost))
     origin = get(source)
     samples = origin.samples(root, images=images, splits=split, partition=partition)
     if dry_run:
@@ -68,8 +78,8 @@ def build(
         building.build_task(samples, out, task=share, **given)
         show({"out": str(out), "task": f"{share[0]}/{share[1]}"}, json)
         return
-    building.build(samples, out, total=length_hint(samples) or None, **given)
-    show(counting.info(out), json)
+    building.build(samples, out, total=length_hint(samples) or None, brake=brake, **given)
+    _show_counts(counting.info(out), json)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -80,6 +90,47 @@ def _share(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--task: got {text!r}, expected I/N with 1 <= I <= N, as in 3/16, or rank")
     return int(number), int(count)
+
+
+def _fraction(text: str) -> float:
+    """A share, 0 to 1, of "0.1%" or "0.001"."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"--at-most-lost: got {text!r}, expected a share as 0.1% or 0.001")
+    return share
+
+
+def _show_counts(counted: dict[str, Any], json: bool) -> None:
+    """What a set holds, by split, and its ledger."""
+    if json:
+        show(counted, json)
+        return
+    by_split = counted.pop("by_split")
+    ledgers = {"": counted.pop("ledger")} if "ledger" in counted else counted.pop("ledgers", {})
+    show(counted, json)
+    say()
+    rows([{"split": split, **counts} for split, counts in by_split.items()], False)
+    accounts = [row for name, ledger in ledgers.items() for row in _account_rows(name, ledger)]
+    if accounts:
+        say()
+        rows(accounts, False)
+
+
+def _account_rows(name: str, ledger: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a ledger; with its set's name where there are several."""
+    from laconvnet.shards.format.ledger import KINDS
+
+    for split, accounts in ledger.items():
+        for kind in (kind for kind in KINDS if kind in accounts):
+            account = accounts[kind]
+            row = {"ledger": f"{name} {split or 'unknown split'}".strip(), "entries": kind}
+            row |= {"read": account["read"], "kept": account["kept"], "lost": sum(account["lost"].values())}
+            causes = [f"{cause} {number}" for cause, number in account["lost"].items()]
+            causes += [f"{cause} {number} (kept)" for cause, number in account["changed"].items()]
+            yield row | {"causes": ", ".join(causes)}
 
 
 def sources(*, json: JsonLines = False) -> None:
@@ -133,7 +184,7 @@ def pretrain_set(
     from laconvnet.shards.sets import merge
 
     merge.pretrain_set([_weighted(text) for text in inputs], list(exclude), out)
-    show(counting.info(out), json)
+    _show_counts(counting.info(out), json)
 
 
 def _weighted(text: str) -> tuple[Path, float]:
@@ -155,7 +206,7 @@ def verify(
 ) -> None:
     """Check a shard set.
 
-    Check sizes, indices and references; with --full every byte and image.
+    Check sizes, indices and references, and the ledger against tables and quarantine; with --full every byte and image.
     """
     from laconvnet.shards.sets import verify as checking
 
@@ -165,13 +216,8 @@ def verify(
 def info(folder: BuiltSet, *, json: Json = False) -> None:
     """What a shard set holds.
 
-    Counts of a shard set, whole and by split.
+    Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read.
     """
     from laconvnet.shards.sets import info as counting
 
-    counted = counting.info(folder)
-    by_split = {} if json else counted.pop("by_split")
-    show(counted, json)
-    if not json:
-        say()
-        rows([{"split": split, **counts} for split, counts in by_split.items()], False)
+    _show_counts(counting.info(folder), json)

@@ -25,14 +25,16 @@ from typing import Any
 from tqdm import tqdm
 
 from laconvnet.files import publish_bytes, read_object, remove_leftovers
+from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.deadline import deadline
 from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.sizes import forget
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
+from laconvnet.shards.format.ledger import fault_row
 from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.raw import RawSample, Samples
 
 _BUILD = "build.json"
 _LOCK = ".lock"
@@ -51,21 +53,30 @@ def build(
     workers: int = 1,
     total: int | None = None,
     progress: bool = True,
+    brake: Brake = NO_BRAKE,
 ) -> Manifest:
     """Write the set of ``samples`` into ``out``, or finish it, or return it where it is finished already.
 
     ``options`` are what the user chose (splits, partition, ...): they are stored, and a folder of other options is
-    refused. ``total`` is the number of samples for the progress bar. Images and regions that cannot be used go to
-    quarantine.parquet with a reason. Raises InputError for what the user can mend, BuildError where workers hang or
-    die. A shard that is not finished in an hour ends the build; with one worker, which is this process, the process.
+    refused. ``total`` is the number of samples for the progress bar. Entries and images that cannot be used go to
+    quarantine.parquet with a reason. Raises InputError for what the user can mend, and where ``brake`` finds too much
+    of that, before the manifest is published; BuildError where workers hang or die, or entries are unaccounted for
+    (`shards.format.ledger`). A shard that is not finished in an hour ends the build; with one worker, which is this
+    process, the process.
     """
     settings = _settings(source, licence, options, shard_bytes)
     if _is_finished(out, settings):
-        return Manifest.open(out)
+        manifest = Manifest.open(out)
+        if "ledger" in manifest.meta:
+            brake.judge(out, manifest.meta["ledger"], manifest.quarantine())
+        return manifest
     with _under_construction(out, settings, fcntl.LOCK_EX):
         planner = Planner(samples, shard_bytes)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        join_parts(out, shards, planner.missing, {"version": VERSION, **settings, "sets": [_set(source)]})
+        account = samples.account if isinstance(samples, Samples) else None
+        rows = [*planner.rows, *(fault_row(fault, fault.key) for fault in (account.faults if account else ()))]
+        read = account.read if account else planner.read
+        join_parts(out, shards, rows, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)
     return Manifest.open(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,44 +13,74 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from laconvnet.files import is_unreadable, publishing, retried
+from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.writer import Part
-from laconvnet.shards.errors import InputError, joined
+from laconvnet.shards.errors import BuildError, InputError, joined
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
+from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, imbalances, make_ledger, table_differences
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
     PARTS,
     QUARANTINE,
-    QUARANTINE_SCHEMA,
     SAMPLE_SCHEMA,
     open_writer,
     publish_tables,
 )
+from laconvnet.shards.format.raw import Counts
+from laconvnet.shards.format.tables import MappedTable
 
 
-def join_parts(out: Path, count: int, missing: list[dict[str, Any]], meta: dict[str, Any]) -> None:
-    """Publish the set of shards 0..count-1; raises InputError where not one sample is usable.
+def join_parts(
+    out: Path,
+    count: int,
+    rows: list[dict[str, Any]],
+    read: Counts,
+    meta: dict[str, Any],
+    brake: Brake = NO_BRAKE,
+) -> None:
+    """Publish the set of shards 0..count-1; raises InputError where not one sample is usable, or the brake holds.
 
-    Streams part by part. ``missing`` are the quarantine rows of images that were not there;
-    they stand first. Shards left from an earlier, longer plan are removed.
+    Streams part by part. ``rows`` are the quarantine rows of what came into no shard; they stand first. ``read`` are
+    the entries that the source has read: BuildError where they are not those that are kept and lost. Shards left from
+    an earlier, longer plan are removed.
     """
     parts = [Part(out, number) for number in range(count)]
     sizes = [part.tar_bytes() for part in parts]
     assert None not in sizes, "every shard was written before this"
     usable = [part for part, size in zip(parts, sizes, strict=True) if size]
-    quarantined = [pa.Table.from_pylist(missing, schema=QUARANTINE_SCHEMA)]
+    quarantined = [pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)]
     quarantined += [_read(part, "quarantine") for part in parts]
     quarantine = pa.concat_tables(quarantined)
     if not usable:
-        first = quarantine.slice(0, 1).to_pylist()[0]
+        of_images = quarantine.filter(pc.equal(quarantine["kind"], "picture"))
+        first = pa.concat_tables([of_images, quarantine]).slice(0, 1).to_pylist()[0]
         for path in (out / PARTS).glob("shard-*.parquet"):  # nothing here is worth continuing
             path.unlink()
         raise InputError(f"{first['file']}: {first['reason']}; nor is any other image of this source usable")
+    kept = sum((part.kept() for part in usable), Counter())
+    ledger = make_ledger(read, kept, quarantine)
+    wrong = imbalances(ledger)
+    if wrong:
+        raise BuildError(f"{out}: entries are unaccounted for, which is a fault of this program: {'; '.join(wrong)}")
+    brake.judge(out, ledger, quarantine)
     _remove_stale(out, usable)
 
     with publishing(out / QUARANTINE) as temporary, open_writer(temporary, QUARANTINE_SCHEMA) as writer:
         writer.write_table(quarantine)
-    facts = meta | {"shards": [part.tar.name for part in usable], "quarantined": len(quarantine)}
-    publish_tables(out, _samples(usable), _examples(usable), facts, beside=QUARANTINE, counts=_counts(usable))
+    facts = meta | {
+        "shards": [part.tar.name for part in usable],
+        "quarantined": int(pc.sum(pc.invert(quarantine["changed"])).as_py() or 0),
+        "ledger": ledger,
+    }
+
+    def prove(samples: MappedTable, examples: MappedTable) -> None:
+        other = table_differences(ledger, samples, examples)
+        if other:
+            raise BuildError(f"{out}: the tables do not hold what the ledger has, report this: {'; '.join(other)}")
+
+    publish_tables(
+        out, _samples(usable), _examples(usable), facts, beside=QUARANTINE, counts=_counts(usable), prove=prove
+    )
 
 
 def _read(part: Part, name: str) -> pa.Table:

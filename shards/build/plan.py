@@ -1,11 +1,13 @@
 """Raw samples cut into chunks, one a shard, as a stream.
 
 The cut goes by the size of the image files on disk: it is known before any image is decoded, and is the same at
-any number of workers. Images that are not there go to quarantine with a reason and into no chunk.
+any number of workers. Images that are not there, those of which no entry can be used and those whose key another image
+has already go to quarantine with a reason and into no chunk.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from laconvnet.shards.build.keys import KeySet
 from laconvnet.shards.build.sizes import FileSize, looked_up, shared
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.ledger import picture_rows, sample_counts
+from laconvnet.shards.format.raw import Counts, RawSample
 
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
@@ -34,9 +37,11 @@ class Plan:
 
 
 class Planner:
-    """Cuts the raw samples into chunks, once; ``missing`` fills with quarantine rows while `chunks` is read.
+    """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
-    With ``notes``, a folder, the sizes of images are those that another planner has left there, where it has.
+    ``rows`` with the quarantine rows of what is in no chunk, ``read`` with the entries of all samples, and ``missing``
+    counts images that are not there. With ``notes``, a folder, the sizes of images are those that another planner has
+    left there, where it has.
     """
 
     def __init__(self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None) -> None:
@@ -45,55 +50,68 @@ class Planner:
         self._sized: Iterator[tuple[RawSample, FileSize]] = shared(samples, notes) if notes else looked_up(samples)
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
-        self._unchecked: list[RawSample] = []
-        self.missing: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.read: Counts = Counter()
+        self.missing = 0
 
     def chunks(self) -> Iterator[Chunk]:
-        """The chunks in order; raises InputError on a key that occurs twice, or when there is no image at all."""
+        """The chunks in order; raises InputError when there is no image at all."""
         number, held, sizes, total = 0, list[RawSample](), list[int](), 0
         for sample, size in self._present():
             if held and (total + size > self._shard_bytes or len(held) == SHARD_SAMPLES):
-                self._check_keys()
-                yield Chunk(number, tuple(held), tuple(sizes))
-                number, held, sizes, total = number + 1, [], [], 0
+                yield from (chunks := self._chunk(number, held, sizes))
+                number, held, sizes, total = number + len(chunks), [], [], 0
             held.append(sample)
             sizes.append(size)
             total += size
-        self._check_keys()
-        if held:
-            yield Chunk(number, tuple(held), tuple(sizes))
-        elif self.missing:
+        yield from (chunks := self._chunk(number, held, sizes))
+        if number + len(chunks):
+            return
+        if self.missing:
+            first = next(row for row in self.rows if row["cause"] == "missing")
             raise InputError(
-                f"{self.missing[0]['file']}: no such image, nor any other of {len(self.missing)}; expected the folder"
-                " that holds the images, check --images and --root"
+                f"{first['file']}: no such image, nor any other of {self.missing}; expected the folder that holds the"
+                " images, check --images and --root"
             )
-        else:
-            raise InputError("the source yields no image; check --split and --root")
+        if self.rows:
+            raise InputError(f"{self.rows[0]['reason']}; nor can any other image of this source be used")
+        raise InputError("the source yields no image; check --split and --root")
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
         for sample, found in self._sized:
-            key = sample.record.key
-            self._unchecked.append(sample)
-            if len(self._unchecked) == SHARD_SAMPLES:  # of which many may be missing, and in no chunk
-                self._check_keys()
-            if len(key) > _KEY_LENGTH:
-                raise InputError(
-                    f"{sample.image}: key {key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
-                )
-            if isinstance(found, int):
-                yield sample, found
+            self.read.update(sample_counts(sample))
+            if sample.nothing_left:  # whether there is an image is all the same
+                self.rows.extend(picture_rows(sample, sample.record))
+            elif not isinstance(found, int):
+                self.missing += 1
+                self.rows.extend(picture_rows(sample, None, "missing", found))
+            elif len(sample.record.key) > _KEY_LENGTH:
+                reason = f"key {sample.record.key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
+                self.rows.extend(picture_rows(sample, None, "key", reason))
             else:
-                self.missing.append({"file": str(sample.image), "key": key, "region": None, "reason": found})
+                yield sample, found
 
-    def _check_keys(self) -> None:
-        """Raises InputError where a key of the samples since the last call was there before: in no chunk yet."""
-        unchecked, self._unchecked = self._unchecked, []
-        again = self._keys.add([sample.record.key for sample in unchecked])
-        if again is not None:
-            raise InputError(
-                f"{unchecked[again].image}: key {unchecked[again].record.key!r} occurs twice in this build; expected"
-                " one record an image, the image ids different in letters, digits and dashes"
+    def _chunk(self, number: int, held: list[RawSample], sizes: list[int]) -> tuple[Chunk, ...]:
+        """The chunk of these samples but those whose key was there before; none where none is left."""
+        begin, twice = 0, set[int]()
+        while begin < len(held):
+            again = self._keys.add([sample.record.key for sample in held[begin:]])
+            if again is None:
+                break
+            twice.add(begin + again)
+            begin += again + 1
+        for place in sorted(twice):
+            sample = held[place]
+            name = sample.record.file_name
+            reason = (
+                f"key {sample.record.key!r} occurs twice in this build, {name} is the second of its images; expected"
+                " the image ids different in letters, digits and dashes"
             )
+            self.rows.extend(picture_rows(sample, None, "duplicate key", reason))
+        kept = [place for place in range(len(held)) if place not in twice]
+        if not kept:
+            return ()
+        return (Chunk(number, tuple(held[place] for place in kept), tuple(sizes[place] for place in kept)),)
 
 
 def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
@@ -104,4 +122,4 @@ def plan(samples: Iterable[RawSample], shard_bytes: int = SHARD_BYTES) -> Plan:
         count += len(chunk.samples)
         shards += 1
         total += sum(chunk.sizes)
-    return Plan(count, shards, total, len(planner.missing))
+    return Plan(count, shards, total, planner.missing)

@@ -7,6 +7,9 @@ chunk finds the shard finished and does not write it again.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,16 @@ import xxhash
 from laconvnet.files import publish_bytes, publishing
 from laconvnet.shards.build.images import ImageError, read_image_file
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
-from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, QUARANTINE_SCHEMA, SAMPLE_SCHEMA, open_writer
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, picture_rows, record_counts
+from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
+from laconvnet.shards.format.raw import Counts, RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
 from laconvnet.shards.format.rows import example_rows, fit_record
 from laconvnet.shards.format.tar import IndexEntry, TarWriter, index_bytes
 
 _FINGERPRINT = b"fingerprint"
 _TAR_BYTES = b"tar_bytes"
+_KEPT = b"kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,11 @@ class Part:
         """The part's share of "samples", "examples", "quarantine" or "counts", whose rows begin with the part's."""
         return self.out / PARTS / f"shard-{self.number:06d}.{name}.parquet"
 
+    def kept(self) -> Counts:
+        """The entries of the records in a finished part."""
+        found = json.loads(pq.read_schema(self.table("samples")).metadata[_KEPT])
+        return Counter({(split, kind): number for split, kind, number in found})
+
     def tar_bytes(self, fingerprint: str | None = None) -> int | None:
         """The finished tar's size, 0 without a usable sample; None where it is not finished or of another chunk."""
         try:
@@ -77,10 +87,11 @@ def write_shard(out: Path, chunk: Chunk) -> int:
     if part.tar_bytes(fingerprint) is not None:
         return len(chunk.samples)
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
-    tables = _Tables([], [], [])
+    tables = _Tables([], [], [], Counter())
     size = _write_tar(part, chunk, tables)
     examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
-    commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size)})
+    kept = json.dumps([[*entry, number] for entry, number in sorted(tables.kept.items())])
+    commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size), _KEPT: kept})
     for name, table in (
         ("examples", examples),
         ("quarantine", pa.Table.from_pylist(tables.quarantine, schema=QUARANTINE_SCHEMA)),
@@ -97,12 +108,13 @@ class _Tables:
     samples: list[dict[str, Any]]
     examples: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
+    kept: Counts
 
 
 def _fingerprint(chunk: Chunk) -> str:
     digest = xxhash.xxh3_128(str(SCHEMA_VERSION).encode())
     for sample, size in zip(chunk.samples, chunk.sizes, strict=True):
-        digest.update(f"{size} {sample.record!r}".encode())
+        digest.update(f"{size} {sample.record!r} {sample.faults!r}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -127,19 +139,22 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
 def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
     claimed = sample.record
     annotated = (claimed.width, claimed.height)
-    row = {"file": str(sample.image), "key": claimed.key, "region": None}
     try:
         encoded = read_image_file(sample.image, annotated, bool(claimed.regions))
-        if min(annotated) > 0 and annotated != (encoded.width, encoded.height):
-            raise ImageError(
-                f"the annotations are for {claimed.width}x{claimed.height}, the image is"
-                f" {encoded.width}x{encoded.height}: boxes would be wrong"
-            )
     except ImageError as error:
-        tables.quarantine.append(row | {"reason": str(error)})
+        tables.quarantine.extend(picture_rows(sample, None, "image", str(error)))
         return None
-    record, dropped = fit_record(claimed, encoded.width, encoded.height)
-    tables.quarantine.extend(row | {"region": region, "reason": reason} for region, reason in dropped)
+    if min(annotated) > 0 and annotated != (encoded.width, encoded.height):
+        sizes = f"for {claimed.width}x{claimed.height}, the image is {encoded.width}x{encoded.height}"
+        tables.quarantine.extend(
+            picture_rows(sample, None, "size", f"the annotations are {sizes}: boxes would be wrong")
+        )
+        return None
+    record, faults = fit_record(claimed, encoded.width, encoded.height, str(sample.image))
+    tables.quarantine.extend(picture_rows(dataclasses.replace(sample, faults=(*sample.faults, *faults)), record))
+    if claimed.splits and not record.splits:
+        return None
+    tables.kept.update(record_counts(record))
     text = record.to_json()
     image_name, json_name = f"{record.key}.{encoded.ext}", f"{record.key}.json"
     image, json_ = tar.add(image_name, encoded.data), tar.add(json_name, text)

@@ -98,14 +98,6 @@ EXAMPLE_SCHEMA = pa.schema(
     ]
 )
 EXAMPLE_SCHEMA_2 = EXAMPLE_SCHEMA.set(0, _field("sample", pa.int32()))  # of version 2
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        _field("file", pa.string()),
-        _field("key", pa.string()),
-        _field("region", pa.string(), nullable=True),
-        _field("reason", pa.string()),
-    ]
-)
 
 
 def meta_bytes(meta: Mapping[str, Any]) -> bytes:
@@ -178,9 +170,10 @@ def _publish_parquet(path: Path, schema: pa.Schema, table: tables.MappedTable) -
 class Manifest:
     """A built set, opened and checked; rows of ``examples`` refer to rows of ``samples`` by number.
 
-    ``meta`` holds version, source, licence, shards, sets (name and weight), options, quarantined, and the facts of the
-    mapped tables and of other files. Rows in any order are taken by `sample_columns` and `example_columns`.
-    ``counted`` is the table behind `counts`, None in a set that has none.
+    ``meta`` holds version, source, licence, shards, sets (name and weight), options, quarantined (rows of entries and
+    images that were lost), ledger (`shards.format.ledger`; sets of before have none), and the facts of the mapped
+    tables and of other files. Rows in any order are taken by `sample_columns` and `example_columns`. ``counted`` is the
+    table behind `counts`, None in a set that has none.
 
     No value of a table comes out of here before the bytes it stands in were compared with the checksum in ``meta``
     (version 2: before nothing was compared but the sizes of the files).
@@ -286,6 +279,18 @@ class Manifest:
     def example(self, row: int, name: str) -> Any:
         """One column of a row of ``examples``, as Python's value."""
         return self.example_columns.value(name, row)
+
+    def quarantine(self) -> pa.Table:
+        """The rows of the quarantine table; raises InputError where it is gone or not the one that was written."""
+        path = self.folder / QUARANTINE
+        try:
+            if file_facts(path) != self.meta.get(FILES, {}).get(QUARANTINE, file_facts(path)):
+                raise InputError(f"{path}: its checksum differs from the manifest's; {REMEDY}")
+            return retried(path, lambda: pq.read_table(path, page_checksum_verification=True))
+        except (OSError, pa.ArrowException) as error:
+            if is_unreadable(error):
+                raise
+            raise InputError(f"{path}: cannot be read ({joined(error)}); {REMEDY}") from error
 
     def check_tables(self) -> None:
         """Compare all bytes of the mapped tables, in either version; raises InputError naming the file."""

@@ -16,7 +16,8 @@ def info(folder: Path) -> dict[str, Any]:
 
     ``samples`` are rows, ``pictures`` distinct images (sets that were put together may share some), ``bytes``
     those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`, and
-    where a table is damaged in whatever column.
+    where a table is damaged in whatever column. ``ledger`` is that of a built set (`shards.format.ledger`), ``ledgers``
+    those of the parts of one that was put together, by name; sets of before have none.
     """
     manifest = Manifest.open(folder)
     manifest.check_tables()
@@ -48,6 +49,7 @@ def info(folder: Path) -> dict[str, Any]:
         "quarantined": manifest.meta["quarantined"],
         "by_split": {split: counts(rows_of[split], example_splits == split) for split in sorted(rows_of)},
         "weights": {entry["name"]: entry["weight"] for entry in manifest.meta["sets"]},
+        **{name: manifest.meta[name] for name in ("ledger", "ledgers") if name in manifest.meta},
     }
 
 

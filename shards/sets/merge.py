@@ -97,6 +97,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         ],
         "options": options,
         "quarantined": 0,
+        "ledgers": _ledgers(sets),
         "excluded": sum(len(found) for found in reasons),
         "without_examples": sum(int((share.allowed & ~share.used).sum()) for share in shares),
     }
@@ -148,6 +149,16 @@ def _names(sets: list[Manifest]) -> list[str]:
         source if sources.count(source) == 1 else manifest.folder.resolve().name
         for source, manifest in zip(sources, sets, strict=True)
     ]
+
+
+def _ledgers(sets: list[Manifest]) -> dict[str, Any]:
+    """What became of the entries of each part when it was built, by its name; parts of parts have both names."""
+    found = {}
+    for name, manifest in zip(_names(sets), sets, strict=True):
+        if "ledger" in manifest.meta:
+            found[name] = manifest.meta["ledger"]
+        found |= {f"{name}/{part}": ledger for part, ledger in manifest.meta.get("ledgers", {}).items()}
+    return found
 
 
 def _all_held_out(sets: list[Manifest]) -> dict[Identity, HeldOut]:

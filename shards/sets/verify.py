@@ -39,6 +39,7 @@ from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
+from laconvnet.shards.sets.accounts import ledger_problems, record_ledger_problems
 from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
 
 _PROBLEMS = 10
@@ -52,8 +53,9 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
     Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, the
-    counts of the texts, and that the mapped tables are the published ones. ``full``: every member's header and
-    checksum, every record against its rows, every image decoded.
+    counts of the texts, that the mapped tables are the published ones, and that the ledger is that of the tables and
+    of the quarantine. ``full``: every member's header and
+    checksum, every record against its rows and the ledger, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
@@ -61,6 +63,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     _raise_first(folder, _quick_problems(manifest))
     if full:
         _raise_first(folder, _full_problems(manifest, progress))
+        _raise_first(folder, record_ledger_problems(manifest))
     for other in against:
         _raise_first(folder, _overlaps(manifest, other))
     return {
@@ -152,6 +155,7 @@ def _quick_problems(manifest: Manifest) -> Iterator[str]:
     yield from _sample_problems(manifest)
     yield from _example_problems(manifest)
     yield from _count_problems(manifest)
+    yield from ledger_problems(manifest)
     for number in range(len(manifest.shard_paths)):
         yield from _index_problems(manifest, number)
 

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.raw import Fault, RawSample
+from laconvnet.shards.format.raw import Samples as Samples  # what a source gives
 from laconvnet.shards.format.record import Question, Record, Region
-
-
-class Samples(Iterator[RawSample]):
-    """The samples of a source, with their number as `operator.length_hint` for the progress bar."""
-
-    def __init__(self, samples: Iterable[RawSample], total: int) -> None:
-        self._samples = iter(samples)
-        self._left = total
-
-    def __next__(self) -> RawSample:
-        sample = next(self._samples)
-        self._left -= 1
-        return sample
-
-    def __length_hint__(self) -> int:
-        return max(self._left, 0)
 
 
 class Source(Protocol):
@@ -52,8 +37,9 @@ class Source(Protocol):
         """One sample per image that has anything in the chosen splits (all for None), in an order that is fixed.
 
         ``images`` is the folder of the images where they are not under the root; ``partition`` chooses among the
-        partitions of a data set. Whatever can be checked is checked here, before the first sample: InputError names
-        the path looked for, the layout expected and the option to change.
+        partitions of a data set. What is wrong with a file as a whole is found here, before the first sample:
+        InputError names the path looked for, the layout expected and the option to change. What is wrong with one
+        entry is a fault of a sample, or of the account where it belongs to none (`shards.sources.faults`).
         """
 
 
@@ -66,10 +52,11 @@ def sample(
     regions: tuple[Region, ...] = (),
     questions: tuple[Question, ...] = (),
     coco_id: int | None = None,
+    faults: tuple[Fault, ...] = (),
 ) -> RawSample:
     """What a source says of an image, and where that lies; ``size``, width and height, is 0 where no file gives it."""
     record = Record(source.name, picture_id, file_name, *size, source.licence, regions, questions, coco_id)
-    return RawSample(record, image)
+    return RawSample(record, image, faults)
 
 
 def choose_splits(requested: Collection[str] | None, known: Collection[str], where: Path) -> frozenset[str]:

@@ -9,13 +9,15 @@ images are those of COCO train2014, in the authors' ``images/train2014`` or wher
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laconvnet.shards.errors import InputError
 from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.faults import EntryFault
 from laconvnet.shards.sources.refer import PICTURES, Refer
+from laconvnet.shards.sources.refs import AnnotationId
 
 _PICTURES = Path("images", "train2014")
 
@@ -36,28 +38,15 @@ class GRefer(Refer):
     def refs_name(self, partition: str) -> str:
         return f"grefs({partition}).json"
 
-    def load(self, path: Path) -> list[dict[str, Any]]:
-        """The refs of such a file; ``ann_ids`` is empty for one that speaks of nothing. Raises InputError."""
-        refs = []
-        for entry in reading.read_items(path):
-            ref_id = reading.field(entry, f"{path}: ref", int, "ref_id")
-            where = f"{path}: ref_id {ref_id}"
-            refs.append(
-                {
-                    "ref_id": ref_id,
-                    "image_id": reading.field(entry, where, int, "image_id"),
-                    "split": reading.field(entry, where, str, "split"),
-                    "ann_ids": _ann_ids(entry, where),
-                    "sentences": [
-                        {
-                            "sent_id": reading.field(sentence, where, int, "sent_id"),
-                            "sent": reading.field(sentence, where, str, "sent"),
-                        }
-                        for sentence in reading.objects(entry, where, "sentences")
-                    ],
-                }
-            )
-        return refs
+    def load(self, path: Path) -> Iterable[Any]:
+        return reading.read_items(path)
+
+    def check_ref(self, ref: Any, where: str) -> tuple[AnnotationId, ...]:
+        for key in ("ref_id", "image_id"):
+            reading.field(ref, where, int, key)
+        reading.field(ref, where, str, "split")
+        reading.field(ref, where, list, "sentences")
+        return _ann_ids(ref, where)
 
     def image_folder(self, root: Path) -> Path:
         return root / _PICTURES if (root / _PICTURES).is_dir() else root / PICTURES
@@ -70,14 +59,13 @@ GREFCOCO = GRefer(
 )
 
 
-def _ann_ids(entry: dict[str, Any], where: str) -> list[int]:
-    """The annotations of a ref, each once; -1 alone stands for none."""
+def _ann_ids(entry: dict[str, Any], where: str) -> tuple[AnnotationId, ...]:
+    """The annotations of a ref, each once; -1 alone stands for none, which is a ref of nothing."""
     value = entry.get("ann_id")
     ids = value if isinstance(value, list) else [value]
     if ids == [-1]:
-        return []
+        return ()
     if not ids or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in ids):
-        raise InputError(
-            f"{where}: key 'ann_id' is {reprlib.repr(value)}, expected a list of annotation ids, or [-1] for no object"
-        )
-    return list(dict.fromkeys(ids))
+        given = f"key 'ann_id' is {reprlib.repr(value)}"
+        raise EntryFault("field", f"{where}: {given}, expected a list of annotation ids, or [-1] for no object")
+    return tuple(dict.fromkeys(ids))

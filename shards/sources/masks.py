@@ -8,8 +8,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Rle
+from laconvnet.shards.sources.faults import EntryFault
 from laconvnet.shards.sources.reading import is_number
 
 # Originals have some ten parts and an outline a few times around the image. Merging parts takes the square of their
@@ -18,11 +18,13 @@ _MAX_PARTS = 1000
 _MAX_OUTLINE = 100  # times the longer side
 
 
-def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
+def to_rle(segmentation: Any, height: int, width: int, where: str, dropped: list[str] | None = None) -> Rle:
     """The compressed mask with ASCII counts of polygons, plain run lengths or a compressed mask.
 
+    Of several polygons, those of fewer than three points have no area and are left out: ``dropped`` is told of each.
+
     pycocotools does not check what it is given and writes beyond its buffers for run lengths that do not add up, so
-    every form is checked here. Raises InputError for one that is no mask of a height x width image.
+    every form is checked here. Raises EntryFault for one that is no mask of a height x width image.
     """
     if isinstance(segmentation, dict):
         rle = coco_mask.frPyObjects(
@@ -30,15 +32,22 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         )
     elif isinstance(segmentation, list) and segmentation:
         if len(segmentation) > _MAX_PARTS:
-            raise InputError(f"{where}: segmentation of {len(segmentation)} polygons, expected at most {_MAX_PARTS}")
+            raise EntryFault(
+                "polygon", f"{where}: segmentation of {len(segmentation)} polygons, expected at most {_MAX_PARTS}"
+            )
+        segmentation = _with_area(segmentation, where, [] if dropped is None else dropped)
         for polygon in segmentation:
             _check_polygon(polygon, height, width, where)
         longest = _MAX_OUTLINE * max(height, width)
         if sum(map(_outline, segmentation)) > longest:
-            raise InputError(f"{where}: polygons with an outline of more than {longest} pixels; get the file again")
+            raise EntryFault(
+                "polygon", f"{where}: polygons with an outline of more than {longest} pixels; get the file again"
+            )
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     else:
-        raise InputError(f"{where}: segmentation {reprlib.repr(segmentation)}, expected polygons or run lengths")
+        raise EntryFault(
+            "polygon", f"{where}: segmentation {reprlib.repr(segmentation)}, expected polygons or run lengths"
+        )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
@@ -52,13 +61,30 @@ def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
+def _with_area(polygons: list[Any], where: str, dropped: list[str]) -> list[Any]:
+    """The polygons without points and lines, which pycocotools takes for boxes; all where nothing else is there."""
+    flat = [isinstance(one, list) and len(one) in (0, 2, 4) and all(map(is_number, one)) for one in polygons]
+    if all(flat):
+        return polygons
+    dropped += [
+        f"{where}: polygon {polygon} has fewer than three points and is left out of the mask"
+        for polygon, is_flat in zip(polygons, flat, strict=True)
+        if is_flat
+    ]
+    return [polygon for polygon, is_flat in zip(polygons, flat, strict=True) if not is_flat]
+
+
 def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
-        raise InputError(f"{where}: polygon {reprlib.repr(polygon)}, expected x, y, x, y, ... of three points or more")
+        raise EntryFault(
+            "polygon", f"{where}: polygon {reprlib.repr(polygon)}, expected x, y, x, y, ... of three points or more"
+        )
     # pycocotools walks every edge pixel by pixel: a corner a billion pixels away is a billion steps and their memory.
     limit = 2 * max(height, width)
     if any(abs(value) > limit for value in polygon):
-        raise InputError(f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} image")
+        raise EntryFault(
+            "polygon", f"{where}: polygon {reprlib.repr(polygon)} lies far outside the {width}x{height} image"
+        )
 
 
 def _outline(polygon: list[float]) -> float:
@@ -70,9 +96,10 @@ def _outline(polygon: list[float]) -> float:
 
 def _counts(segmentation: dict[str, Any], height: int, width: int, where: str) -> list[int]:
     if segmentation.get("size") != [height, width]:
-        raise InputError(
+        raise EntryFault(
+            "mask",
             f"{where}: key 'size' of the mask is {reprlib.repr(segmentation.get('size'))}, "
-            f"expected [{height}, {width}] as the image"
+            f"expected [{height}, {width}] as the image",
         )
     counts = segmentation.get("counts")
     if isinstance(counts, str):
@@ -82,7 +109,7 @@ def _counts(segmentation: dict[str, Any], height: int, width: int, where: str) -
         or not all(isinstance(run, int) and not isinstance(run, bool) and run >= 0 for run in counts)
         or sum(counts) != height * width
     ):
-        raise InputError(f"{where}: key 'counts' of the mask does not add up to {width}x{height} pixels")
+        raise EntryFault("mask", f"{where}: key 'counts' of the mask does not add up to {width}x{height} pixels")
     return counts
 
 

@@ -1,4 +1,7 @@
-"""Reading of original files, shared by all sources: checked paths, streamed JSON, typed fields, compact storage."""
+"""Reading of original files, shared by all sources: checked paths, streamed JSON, typed fields, compact storage.
+
+The checks of fields raise EntryFault, whose meaning `shards.sources.faults` tells.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from tqdm import tqdm
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
+from laconvnet.shards.sources.faults import EntryFault
 from laconvnet.shards.sources.json_limits import JsonLimitError, LimitedJson
 from laconvnet.terminal import one_line
 
@@ -97,11 +101,13 @@ def field(entry: dict[str, Any], where: str, kind: type[T], *keys: str) -> T:
         if key in entry:
             value = entry[key]
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise InputError(f"{where}: key {key!r} is {reprlib.repr(value)}, expected {kind.__name__}")
+                raise EntryFault("field", f"{where}: key {key!r} is {reprlib.repr(value)}, expected {kind.__name__}")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:  # tables and JSON of others hold no more
-                raise InputError(f"{where}: key {key!r} has {value.bit_length()} bits, expected a number of 64")
+                raise EntryFault(
+                    "field", f"{where}: key {key!r} has {value.bit_length()} bits, expected a number of 64"
+                )
             return value
-    raise InputError(f"{where}: key {' or '.join(map(repr, keys))} is missing")
+    raise EntryFault("field", f"{where}: key {' or '.join(map(repr, keys))} is missing")
 
 
 def objects(entry: dict[str, Any], where: str, key: str) -> list[dict[str, Any]]:
@@ -109,7 +115,9 @@ def objects(entry: dict[str, Any], where: str, key: str) -> list[dict[str, Any]]
     found: list[Any] = field(entry, where, list, key)
     for index, item in enumerate(found):
         if not isinstance(item, dict):
-            raise InputError(f"{where}: key {key!r}, element {index} is {reprlib.repr(item)}, expected an object")
+            raise EntryFault(
+                "field", f"{where}: key {key!r}, element {index} is {reprlib.repr(item)}, expected an object"
+            )
     return found
 
 
@@ -117,14 +125,14 @@ def side(entry: dict[str, Any], where: str, key: str) -> int:
     """The width or height of an image, bounded by what a JPEG can hold."""
     value = field(entry, where, int, key)
     if not 1 <= value <= JPEG_MAX_SIDE:
-        raise InputError(f"{where}: key {key!r} is {value}, expected 1 to {JPEG_MAX_SIDE} pixels")
+        raise EntryFault("size", f"{where}: key {key!r} is {value}, expected 1 to {JPEG_MAX_SIDE} pixels")
     return value
 
 
 def box(values: list[Any], where: str) -> Box:
     """Four finite numbers as a box x, y, w, h; it may overhang the image, the builder clips it."""
     if len(values) != 4 or not all(is_number(value) for value in values):
-        raise InputError(f"{where}: box {reprlib.repr(values)}, expected four finite numbers x, y, w, h")
+        raise EntryFault("box", f"{where}: box {reprlib.repr(values)}, expected four finite numbers x, y, w, h")
     x, y, w, h = map(float, values)
     return (x, y, w, h)
 
@@ -139,7 +147,7 @@ def text(value: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where}: text {reprlib.repr(value)} is no valid Unicode ({error.reason})") from error
+        raise EntryFault("text", f"{where}: text {reprlib.repr(value)} is no valid Unicode ({error.reason})") from error
     return " ".join(value.split())
 
 
@@ -147,7 +155,7 @@ def phrase(entry: dict[str, Any], where: str, key: str) -> str:
     """The `text` under a key, which has to have words."""
     found = text(field(entry, where, str, key), where)
     if not found:
-        raise InputError(f"{where}: key {key!r} is empty; get the file again")
+        raise EntryFault("blank", f"{where}: key {key!r} is empty; get the file again")
     return found
 
 

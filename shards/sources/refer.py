@@ -6,29 +6,29 @@ them, in ``images/mscoco/images/train2014``, or in ``--images``.
 
 A referent becomes a region, each of its sentences an expression; a sentence that occurs twice stays twice, because
 evaluation counts every one. The text is the tool's cleaned ``sent``, not ``raw``: the published numbers, the authors'
-included, are on ``sent``. A sentence of blanks only is skipped and counted in a warning. The image's file name comes
-from ``instances.json``; the one in a ref ends in the id of an annotation and names no file.
+included, are on ``sent``. The image's file name comes from ``instances.json``; the one in a ref ends in the id of an
+annotation and names no file. A region whose mask cannot be read is lost as a whole.
 """
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import reprlib
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Box, Expression, Region, Rle
-from laconvnet.shards.sources import reading
+from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.record import Box, Region, Rle
+from laconvnet.shards.sources import reading, refs
 from laconvnet.shards.sources.base import Samples, choose_splits, sample
+from laconvnet.shards.sources.faults import EntryFault, entry, lost
 from laconvnet.shards.sources.masks import to_rle, union
-from laconvnet.shards.sources.safe_pickle import load_refs
+from laconvnet.shards.sources.refs import AnnotationId, Ref
+from laconvnet.shards.sources.safe_pickle import check_ref, check_sentence, load_refs
 
-_LOG = logging.getLogger(__name__)
 _ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 PICTURES = Path("images", "mscoco", "images", "train2014")
 
@@ -82,9 +82,14 @@ class Refer:
         """The file of a partition, in the data set's folder."""
         return f"refs({partition}).p"
 
-    def load(self, path: Path) -> list[dict[str, Any]]:
-        """The refs of such a file, checked, each with ref_id, image_id, split, sentences and ann_ids."""
-        return [{**ref, "ann_ids": [ref["ann_id"]]} for ref in load_refs(path)]
+    def load(self, path: Path) -> Iterable[Any]:
+        """The entries of such a file, of which `check_ref` knows whether they are refs."""
+        return load_refs(path)
+
+    def check_ref(self, ref: Any, where: str) -> tuple[AnnotationId, ...]:
+        """The annotations of a ref, checked with its other keys; raises EntryFault."""
+        check_ref(ref, where)
+        return (ref["ann_id"],)
 
     def image_folder(self, root: Path) -> Path:
         """Where the data set's own tool looks for the images."""
@@ -118,36 +123,58 @@ class Refer:
             images or self.image_folder(root),
             f"expected the images of {self.collection.title} there; name their folder with --images",
         )
-        refs = self.load(refs_path)
-        chosen = choose_splits(splits, {ref["split"] for ref in refs}, refs_path)
-        refs = [ref for ref in refs if ref["split"] in chosen]
-        _check_ids(refs, refs_path)
-        listed_images, annotations, categories = _load_instances(instances, refs)
+        found = list(refs.read(refs_path, self.load(refs_path), self.check_ref, check_sentence))
+        splits = choose_splits(splits, refs.splits(found), refs_path)
+        account = Account()
+        chosen = refs.chosen(found, splits, refs_path, account)
+        listed = _load_instances(instances, chosen, account)
         if not self.collection.coco:
-            categories = {}
-        listed = set(annotations)
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for ref in refs:
-            where = f"{refs_path}: ref_id {ref['ref_id']}"
-            if ref["image_id"] not in listed_images:
-                raise InputError(f"{where}: key 'image_id' is {ref['image_id']}, which {instances} does not list")
-            for ann_id in ref["ann_ids"]:
-                if ann_id not in listed:
-                    raise InputError(f"{where}: key 'ann_id' is {ann_id}, which {instances} does not list")
-            by_image[ref["image_id"]].append(ref)
-        for image in listed_images.values():
+            listed.categories.clear()
+        for image in listed.images.values():
             reading.inside(images_at, image.file_name, str(instances))
-        _warn_of_blank(refs, refs_path)
+        for image_id in chosen.images - listed.images.keys():
+            account.faults += self._without_image(image_id, chosen, listed, refs_path)
 
         def records() -> Iterator[RawSample]:
-            for image_id in sorted(by_image):
-                image = listed_images[image_id]
-                regions = tuple(_region(ref, annotations, image, categories, instances) for ref in by_image[image_id])
+            for image_id in sorted(chosen.images & listed.images.keys()):
+                image = listed.images[image_id]
+                faults = list(chosen.faults.get(image_id, []))
+                regions = []
+                for ref in chosen.by_image.get(image_id, []):
+                    changes: list[Fault] = []
+                    with entry(faults, "region", ref.ref_id, ref.split, instances, ref.takes, str(ref.ref_id)):
+                        regions.append(_region(ref, image, listed, refs_path, changes))
+                        faults += changes
                 path = reading.inside(images_at, image.file_name, str(instances))
                 size, coco_id = (image.width, image.height), image_id if self.collection.coco else None
-                yield sample(self, path, str(image_id), image.file_name, size, regions, coco_id=coco_id)
+                yield sample(
+                    self,
+                    path,
+                    str(image_id),
+                    image.file_name,
+                    size,
+                    tuple(regions),
+                    coco_id=coco_id,
+                    faults=tuple(faults),
+                )
 
-        return Samples(records(), len(by_image))
+        return Samples(records(), len(chosen.images & listed.images.keys()), account)
+
+    def _without_image(self, image_id: int, chosen: refs.ChosenRefs, listed: _Instances, path: Path) -> Iterator[Fault]:
+        """The faults of an image that no entry of instances.json, or none that can be used, tells of."""
+        key = f"{self.name}-{image_id}"
+        found = chosen.faults.get(image_id, [])
+        yield from (dataclasses.replace(fault, key=key) for fault in found)
+        of_image = chosen.by_image.get(image_id, [])
+        error = listed.unusable.get(image_id)
+        for ref in of_image:
+            what = f"{path}: ref_id {ref.ref_id}: key 'image_id' is {image_id}, which {listed.path} does not list"
+            why = error or EntryFault("no picture", what)
+            yield lost(why, "region", ref.ref_id, ref.split, path, ref.takes, str(ref.ref_id), key)
+        what = f"{path}: key 'image_id' is {image_id}, which {listed.path} does not list"
+        why = error or EntryFault("no picture", what)
+        for split in sorted({ref.split for ref in of_image} | {fault.split for fault in found}):
+            yield lost(why, "picture", image_id, split, listed.path, {"picture": 1}, key=key)
 
 
 REFCOCO = Refer("refcoco", "RefCOCO: 142,209 expressions for 50,000 objects in 19,994 COCO images", "unc")
@@ -155,98 +182,132 @@ REFCOCO_PLUS = Refer("refcoco+", "RefCOCO+: 141,564 expressions that may not spe
 REFCOCOG = Refer("refcocog", "RefCOCOg: 95,010 longer expressions for 49,822 objects in 25,799 COCO images", "umd")
 
 
-def _check_ids(refs: list[dict[str, Any]], path: Path) -> None:
-    seen: set[int] = set()
-    for ref in refs:
-        if ref["ref_id"] in seen:
-            raise InputError(f"{path}: ref_id {ref['ref_id']} occurs twice; get the original file")
-        seen.add(ref["ref_id"])
+@dataclass(frozen=True, slots=True)
+class _Instances:
+    """What instances.json tells of what the refs speak of: annotations are deflated, polygons are most of the file.
+
+    ``unusable`` are images by id whose entries cannot be used, and why.
+    """
+
+    path: Path
+    images: dict[int, _Image]
+    unusable: dict[int, EntryFault]
+    annotations: reading.CompressedStore
+    categories: dict[int, str]
 
 
-def _warn_of_blank(refs: list[dict[str, Any]], path: Path) -> None:
-    blank = sum(not sentence["sent"].strip() for ref in refs for sentence in ref["sentences"])
-    if blank:
-        _LOG.warning("%s: %d sentences without words are left out", path, blank)
-
-
-def _load_instances(
-    path: Path, refs: list[dict[str, Any]]
-) -> tuple[dict[int, _Image], reading.CompressedStore, dict[int, str]]:
-    """Images, annotations (deflated: polygons are most of the file) and category names that the refs speak of."""
-    image_ids = {ref["image_id"] for ref in refs}
-    ann_ids = {ann_id for ref in refs for ann_id in ref["ann_ids"]}
-    listed_images: dict[int, _Image] = {}
-    for image in reading.read_items(path, "images.item"):
-        image_id = reading.field(image, f"{path}: image", int, "id")
-        if image_id in image_ids:
-            where = f"{path}: image {image_id}"
-            listed_images[image_id] = _Image(
-                reading.field(image, where, str, "file_name"),
-                reading.side(image, where, "width"),
-                reading.side(image, where, "height"),
-            )
+def _load_instances(path: Path, chosen: refs.ChosenRefs, account: Account) -> _Instances:
+    images, unusable = _load_images(path, chosen.images)
+    ann_ids = {ann_id for of_image in chosen.by_image.values() for ref in of_image for ann_id in ref.ann_ids}
     annotations = reading.CompressedStore(path)
     for annotation in reading.read_items(path, "annotations.item"):
         ann_id = annotation.get("id")
-        if isinstance(ann_id, bool) or not isinstance(ann_id, int | str):
-            raise InputError(f"{path}: annotation: key 'id' is {reprlib.repr(ann_id)}, expected a number or a name")
-        if ann_id in ann_ids:
-            annotations.add(ann_id, [{key: annotation.get(key) for key in _ANNOTATION_KEYS}])
+        with entry(account.faults, "box", ann_id, "", path, {}):
+            if isinstance(ann_id, bool) or not isinstance(ann_id, int | str):
+                given = f"key 'id' is {reprlib.repr(ann_id)}, expected a number or a name"
+                raise EntryFault("field", f"{path}: annotation: {given}")
+            if ann_id in ann_ids:
+                annotations.add(ann_id, [{key: annotation.get(key) for key in _ANNOTATION_KEYS}])
     categories = {
         reading.field(entry, f"{path}: category", int, "id"): reading.field(entry, f"{path}: category", str, "name")
         for entry in reading.read_items(path, "categories.item")
     }
-    return listed_images, annotations, categories
+    return _Instances(path, images, unusable, annotations, categories)
 
 
-def _region(
-    ref: dict[str, Any], annotations: reading.CompressedStore, image: _Image, categories: dict[int, str], path: Path
-) -> Region:
+def _load_images(path: Path, wanted: set[int]) -> tuple[dict[int, _Image], dict[int, EntryFault]]:
+    images: dict[int, _Image] = {}
+    unusable: dict[int, EntryFault] = {}
+    for given in reading.read_items(path, "images.item"):
+        image_id = given.get("id")
+        if type(image_id) is not int or image_id not in wanted:  # one without an id is missed by the refs that name it
+            continue
+        where = f"{path}: image {image_id}"
+        try:
+            image = _Image(
+                reading.field(given, where, str, "file_name"),
+                reading.side(given, where, "width"),
+                reading.side(given, where, "height"),
+            )
+            if images.setdefault(image_id, image) != image:
+                both = f"{images[image_id]} and {image}".replace("_Image", "")
+                raise EntryFault("duplicate id", f"{where} occurs twice, with other contents: {both}")
+        except EntryFault as error:
+            unusable[image_id] = error
+    for image_id in unusable:
+        images.pop(image_id, None)
+    return images, unusable
+
+
+def _region(ref: Ref, image: _Image, listed: _Instances, refs_path: Path, changes: list[Fault]) -> Region:
     """The region of a ref: the boxes of its annotations and the union of their masks, both empty without any.
 
-    Without ``categories`` it has none.
+    Without categories in the list it has none. ``changes`` is told of what of it is otherwise than in the file.
     """
     named: list[str] = []
     boxes: list[Box] = []
     masks: list[Rle] = []
-    for ann_id in ref["ann_ids"]:
-        where = f"{path}: annotation {ann_id} of ref_id {ref['ref_id']}"
-        annotation = annotations.get(ann_id)[0]
-        if annotation.get("image_id") != ref["image_id"]:
-            raise InputError(
-                f"{where}: key 'image_id' is {annotation.get('image_id')!r}, the ref's is {ref['image_id']}"
-            )
+    for ann_id in ref.ann_ids:
+        where = f"{listed.path}: annotation {ann_id} of ref_id {ref.ref_id}"
+        annotation = _annotation(ann_id, ref, listed, refs_path)
+        if annotation.get("image_id") != ref.image_id:
+            found = f"key 'image_id' is {reprlib.repr(annotation.get('image_id'))}, the ref's is {ref.image_id}"
+            raise EntryFault("no picture", f"{where}: {found}")
         # The authors of gRefCOCO leave a crowd out of a group; a ref of one object has never been a crowd.
-        if len(ref["ann_ids"]) > 1 and annotation.get("iscrowd"):
+        if len(ref.ann_ids) > 1 and annotation.get("iscrowd"):
+            left_out = EntryFault("crowd", f"{where}: a crowd, which is no referent of a group")
+            changes.append(lost(left_out, "box", ann_id, ref.split, listed.path, {"box": 1}, str(ref.ref_id)))
             continue
-        if categories:
+        if listed.categories:
             category = reading.field(annotation, where, int, "category_id")
-            if category not in categories:
-                raise InputError(f"{where}: key 'category_id' is {category}, which 'categories' does not list")
-            named.append(categories[category])
+            if category not in listed.categories:
+                what = f"key 'category_id' is {category}, which 'categories' does not list"
+                raise EntryFault("no category", f"{where}: {what}")
+            named.append(listed.categories[category])
         boxes.append(reading.box(reading.field(annotation, where, list, "bbox"), where))
-        masks.append(_mask(annotation.get("segmentation"), image, where))
-    where = f"{path}: ref_id {ref['ref_id']}"
-    if ref["ann_ids"] and not boxes:
-        raise InputError(f"{where}: every annotation of it is a crowd; get the original file")
-    texts = [(sentence["sent_id"], reading.text(sentence["sent"], where)) for sentence in ref["sentences"]]
+        dropped: list[str] = []
+        masks.append(_mask(annotation.get("segmentation"), image, where, dropped))
+        if dropped:
+            changes.append(_changed_mask(ref, ann_id, dropped, listed.path))
+    if ref.ann_ids and not boxes:
+        raise EntryFault("crowd only", f"{listed.path}: ref_id {ref.ref_id}: every annotation of it is a crowd")
     return Region(
-        id=str(ref["ref_id"]),
-        split=ref["split"],
+        id=str(ref.ref_id),
+        split=ref.split,
         boxes=tuple(boxes),
-        expressions=tuple(Expression(str(sent_id), text) for sent_id, text in texts if text),
+        expressions=ref.expressions,
         mask=masks[0] if len(masks) == 1 else union(masks, image.height, image.width),
         category=named[0] if len(set(named)) == 1 else None,
     )
 
 
-def _mask(segmentation: Any, image: _Image, where: str) -> Rle:
+def _annotation(ann_id: AnnotationId, ref: Ref, listed: _Instances, refs_path: Path) -> dict[str, Any]:
+    """The annotation of that id; several of other contents are none, and nobody can tell which was meant."""
+    found: list[dict[str, Any]] = listed.annotations.get(ann_id)
+    if not found:
+        where = f"{refs_path}: ref_id {ref.ref_id}"
+        raise EntryFault("no annotation", f"{where}: key 'ann_id' is {ann_id}, which {listed.path} does not list")
+    other = next((annotation for annotation in found if annotation != found[0]), None)
+    if other is not None:
+        boxes = " and ".join(f"bbox {reprlib.repr(one.get('bbox'))}" for one in (found[0], other))
+        where = f"{listed.path}: annotation {ann_id} of ref_id {ref.ref_id}"
+        raise EntryFault("duplicate id", f"{where} occurs twice, with other contents: {boxes}")
+    return found[0]
+
+
+def _changed_mask(ref: Ref, ann_id: AnnotationId, dropped: list[str], path: Path) -> Fault:
+    reason, region = "; ".join(dropped), str(ref.ref_id)
+    takes = (("mask", 1),)
+    return Fault("mask", str(ann_id), ref.split, "polygon", reason, str(path), takes, region, changed=True)
+
+
+def _mask(segmentation: Any, image: _Image, where: str, dropped: list[str]) -> Rle:
     """A mask of COCO, or ReferIt's list of run lengths: these bring a size of their own, for the builder to compare."""
     if not isinstance(segmentation, list) or not segmentation or not isinstance(segmentation[0], dict):
-        return to_rle(segmentation, image.height, image.width, where)
+        return to_rle(segmentation, image.height, image.width, where, dropped)
     size = reading.field(segmentation[0], f"{where}: segmentation", list, "size")
     if len(size) != 2:
-        raise InputError(f"{where}: key 'size' of the mask is {reprlib.repr(size)}, expected [height, width]")
+        raise EntryFault("mask", f"{where}: key 'size' of the mask is {reprlib.repr(size)}, expected [height, width]")
     height, width = (reading.side({"size": side}, where, "size") for side in size)
     parts = [to_rle(part, height, width, where) for part in segmentation]
     return union(parts, height, width)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources.faults import EntryFault
 
 # Each is twice what the largest originals have. Of RefCOCO's 142,210 and RefCOCOg's 95,010 sentences protocol 0 makes
 # 34 MB of 6.5 M opcodes, 0.9 M of which make a container and 1.4 M a memo entry.
@@ -156,33 +157,42 @@ _REF_KEYS = {"ref_id": (int,), "ann_id": (int, str), "image_id": (int,), "split"
 _SENTENCE_KEYS = {"sent_id": (int,), "sent": (str,)}
 
 
-def load_refs(path: Path) -> list[dict[str, Any]]:
-    """The refs of a REFER partition file, checked: each has ref_id, ann_id, image_id, split and sentences.
+def load_refs(path: Path) -> list[Any]:
+    """The refs of a REFER partition file, each of which `check_ref` and `check_sentence` then have to look at.
 
-    Each sentence has sent_id and sent. Raises InputError as `load_data` does, and for another shape: the message names
-    the index of the ref, the key, the value and the type expected.
+    Raises InputError as `load_data` does, and for a file that is no list of dicts.
     """
     refs = load_data(path)
     if type(refs) is not list or not refs:
         raise InputError(f"{path}: holds {reprlib.repr(refs)}, expected a list of refs")
+    if not any(type(ref) is dict for ref in refs):
+        raise InputError(f"{path}: ref 0: is {reprlib.repr(refs[0])}, expected a dict")
     # One list can be memoized and meant a million times over; honest sentences take more than a byte each.
     budget = path.stat().st_size
     for index, ref in enumerate(refs):
-        _check(ref, _REF_KEYS, f"{path}: ref {index}")
-        for number, sentence in enumerate(ref["sentences"]):
-            _check(sentence, _SENTENCE_KEYS, f"{path}: ref {index}, sentence {number}")
-        budget -= len(ref["sentences"])
+        sentences = ref.get("sentences") if type(ref) is dict else None
+        budget -= len(sentences) if type(sentences) is list else 0
         if budget < 0:
             raise InputError(f"{path}: ref {index}: key 'sentences' repeats one list over and over; get the original")
     return refs
 
 
+def check_ref(ref: Any, where: str) -> None:
+    """Raise EntryFault unless it has ref_id, ann_id, image_id, split and sentences: key, value and type expected."""
+    _check(ref, _REF_KEYS, where)
+
+
+def check_sentence(sentence: Any, where: str) -> None:
+    """Raise EntryFault unless it has sent_id and sent, as `check_ref`."""
+    _check(sentence, _SENTENCE_KEYS, where)
+
+
 def _check(entry: Any, keys: Mapping[str, tuple[type, ...]], where: str) -> None:
     if type(entry) is not dict:
-        raise InputError(f"{where}: is {reprlib.repr(entry)}, expected a dict")
+        raise EntryFault("field", f"{where}: is {reprlib.repr(entry)}, expected a dict")
     for key, kinds in keys.items():
         if key not in entry:
-            raise InputError(f"{where}: key {key!r} is missing; expected {', '.join(keys)}")
+            raise EntryFault("field", f"{where}: key {key!r} is missing; expected {', '.join(keys)}")
         if type(entry[key]) not in kinds:
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise InputError(f"{where}: key {key!r} is {reprlib.repr(entry[key])}, expected {expected}")
+            raise EntryFault("field", f"{where}: key {key!r} is {reprlib.repr(entry[key])}, expected {expected}")

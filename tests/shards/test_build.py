@@ -150,7 +150,12 @@ def test_unknown_sizes_are_filled_in_and_boxes_fitted(tmp_path: Path) -> None:
         ("nonee", 2, False),
     ]
     assert np.isnan(examples[2]["x"])
-    reasons = {row["region"]: row["reason"] for row in quarantine(tmp_path / "out")}
+    rows = quarantine(tmp_path / "out")
+    (clipped,) = (row for row in rows if row["changed"])
+    assert (clipped["kind"], clipped["region"], clipped["cause"]) == ("box", "over", "clipped")
+    assert tells(clipped["reason"], "[-2.5, 3, 10, 100]", "[0, 3, 7.5, 21]", "32x24")
+    reasons = {row["region"]: row["reason"] for row in rows if not row["changed"]}
+    assert manifest.meta["quarantined"] == len(reasons)
     assert set(reasons) == {"flat", "outside", "half", "nan", "mask"}
     assert "no area" in reasons["flat"]
     assert "[1, 50, 2, 2] lies outside the image of 32x24" in reasons["half"]
@@ -381,7 +386,6 @@ def test_a_finished_build_is_returned_and_one_of_other_options_refused(tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda samples: [*samples, samples[1]], "key 'toy-1' occurs twice"),
         (lambda samples: [], "yields no image; check --split"),
         (
             lambda samples: [dataclasses.replace(one, image=Path("/nowhere") / one.image.name) for one in samples],
@@ -395,6 +399,22 @@ def test_mistakes_are_named_and_leave_nothing_behind(tmp_path: Path, change: Any
     with pytest.raises(InputError, match=message):
         build(samples, tmp_path / "out", **ARGS)
     assert not (tmp_path / "out").exists()
+
+
+def test_of_images_under_one_key_the_first_stays(tmp_path: Path) -> None:
+    """Names that differ in a dot give one key."""
+    samples = toy(tmp_path / "pictures")
+    samples[1] = dataclasses.replace(samples[1], record=dataclasses.replace(samples[1].record, picture_id="8.1"))
+    samples[8] = dataclasses.replace(samples[8], record=dataclasses.replace(samples[8].record, picture_id="8_1"))
+    for shard_bytes in (10**6, 1):
+        manifest = build(samples, tmp_path / str(shard_bytes), **ARGS, shard_bytes=shard_bytes)
+        (row,) = (row for row in quarantine(manifest.folder) if row["cause"] == "duplicate key")
+        assert (row["kind"], row["id"], row["file"]) == ("picture", "8_1", str(samples[8].image))
+        assert tells(row["reason"], "toy-8_1", "twice", "8.jpg")
+        assert manifest.samples["picture_id"].to_pylist().count("8.1") == 1
+        train = manifest.meta["ledger"]["train"]
+        assert train["picture"]["lost"] == {"duplicate key": 1, "image": 1, "missing": 1}
+        assert train["region"] == {"read": 12, "kept": 9, "lost": train["picture"]["lost"], "changed": {}}
 
 
 def test_foreign_folders_and_silly_numbers_are_refused(tmp_path: Path) -> None:

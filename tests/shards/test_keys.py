@@ -10,10 +10,8 @@ import pytest
 import xxhash
 
 from laconvnet.shards.build import keys as module
-from laconvnet.shards.build import plan
 from laconvnet.shards.build.keys import KeySet
 from laconvnet.shards.build.plan import Planner
-from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Record
 
@@ -102,22 +100,9 @@ def test_no_chunk_with_a_key_that_was_there_is_planned(first: int, second: int, 
     samples[second] = samples[first]
     if missing:
         samples[first].image.unlink()
-    planned: list[int] = []
-    chunks = Planner(samples, shard_bytes=10).chunks()
-    with pytest.raises(InputError, match=f"{first}.jpg: key 'toy-{first}' occurs twice"):
-        planned.extend(samples.index(sample) for chunk in chunks for sample in chunk.samples)
-    assert planned == sorted(set(planned)), "each sample once"
-
-
-def test_keys_of_missing_images_are_compared_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SHARD_SAMPLES", 4)
-    read = []
-
-    def samples() -> object:
-        for number in (0, 1, 2, 1, 4, 5, 6, 7, 8):
-            read.append(number)
-            yield raw(tmp_path, number)
-
-    with pytest.raises(InputError, match="key 'toy-1' occurs twice"):
-        next(Planner(samples(), shard_bytes=10).chunks())  # type: ignore[arg-type]
-    assert read == [0, 1, 2, 1]
+    planner = Planner(samples, shard_bytes=10)
+    planned = [int(sample.record.picture_id) for chunk in planner.chunks() for sample in chunk.samples]
+    others = [number for number in range(10) if number != second and not (missing and number == first)]
+    assert planned == others, "each image once"
+    cause = "missing" if missing else "duplicate key"
+    assert [(row["key"], row["cause"]) for row in planner.rows] == [(f"toy-{first}", cause)] * (1 + missing)

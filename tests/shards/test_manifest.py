@@ -216,7 +216,9 @@ def test_missing_truncated_and_strange_mapped_tables_are_refused(tmp_path: Path,
 
 def test_info_counts_in_all_and_by_split(tmp_path: Path) -> None:
     folder = built(tmp_path)
-    assert info(folder) == {
+    found = info(folder)
+    assert found.pop("ledger") == Manifest.open(folder).meta["ledger"]
+    assert found == {
         **{"source": "toy", "licence": "CC0", "samples": 3, "pictures": 3, "weights": {"toy": 1.0}},
         **{"examples": 12, "expressions": 10, "questions": 2, "shards": 3, "quarantined": 1},
         "bytes": sum(path.stat().st_size for path in folder.glob("*.tar")),

@@ -15,7 +15,8 @@ import pytest
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.sources import safe_pickle
-from laconvnet.shards.sources.safe_pickle import load_data, load_refs
+from laconvnet.shards.sources.faults import EntryFault
+from laconvnet.shards.sources.safe_pickle import check_ref, check_sentence, load_data, load_refs
 from tests.samples import SAMPLES, needs
 
 DATA = SAMPLES / "refer"
@@ -232,20 +233,42 @@ def test_the_largest_originals_stay_far_below_the_limits(tmp_path: Path) -> None
     [
         ({}, r"holds \{\}, expected a list of refs"),
         ([], r"holds \[\], expected a list of refs"),
-        ([REF, 3], "ref 1: is 3, expected a dict"),
-        ([REF, {key: REF[key] for key in REF if key != "ann_id"}], "ref 1: key 'ann_id' is missing"),
-        ([{**REF, "ref_id": "1"}], "ref 0: key 'ref_id' is '1', expected int"),
-        ([{**REF, "ref_id": True}], "ref 0: key 'ref_id' is True, expected int"),
-        ([{**REF, "split": None}], "ref 0: key 'split' is None, expected str"),
-        ([{**REF, "sentences": {}}], r"ref 0: key 'sentences' is \{\}, expected list"),
-        ([{**REF, "sentences": ["left"]}], "ref 0, sentence 0: is 'left', expected a dict"),
-        ([{**REF, "sentences": [{"sent_id": 5}]}], "ref 0, sentence 0: key 'sent' is missing"),
-        ([{**REF, "sentences": [{"sent_id": 5, "sent": 6}]}], "ref 0, sentence 0: key 'sent' is 6, expected str"),
+        ([3], "ref 0: is 3, expected a dict"),
     ],
 )
-def test_another_shape_names_index_and_key(tmp_path: Path, refs: Any, message: str) -> None:
+def test_another_shape_is_refused(tmp_path: Path, refs: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"refs\(unc\)\.p: {message}"):
         load_refs(_write(tmp_path / "refs(unc).p", pickle.dumps(refs)))
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        (3, "is 3, expected a dict"),
+        ({key: REF[key] for key in REF if key != "ann_id"}, "key 'ann_id' is missing"),
+        ({**REF, "ref_id": "1"}, "key 'ref_id' is '1', expected int"),
+        ({**REF, "ref_id": True}, "key 'ref_id' is True, expected int"),
+        ({**REF, "split": None}, "key 'split' is None, expected str"),
+        ({**REF, "sentences": {}}, r"key 'sentences' is \{\}, expected list"),
+    ],
+)
+def test_another_shape_of_a_ref_names_the_key(ref: Any, message: str) -> None:
+    with pytest.raises(EntryFault, match=f"ref 7: {message}"):
+        check_ref(ref, "ref 7")
+    check_ref(REF, "ref 7")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [
+        ("left", "is 'left', expected a dict"),
+        ({"sent_id": 5}, "key 'sent' is missing"),
+        ({"sent_id": 5, "sent": 6}, "key 'sent' is 6, expected str"),
+    ],
+)
+def test_another_shape_of_a_sentence_names_the_key(sentence: Any, message: str) -> None:
+    with pytest.raises(EntryFault, match=f"ref 7: {message}"):
+        check_sentence(sentence, "ref 7")
 
 
 @needs(DATA)

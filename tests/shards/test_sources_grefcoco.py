@@ -97,8 +97,10 @@ def test_a_crowd_in_a_group_is_skipped_as_its_authors_do(tmp_path: Path) -> None
     (region,) = sample.record.regions
     assert region.boxes == ((2.0, 4.0, 8.0, 10.0),)
     np.testing.assert_array_equal(coco_mask.decode(region.mask), _pixels(LEFT))
+    (fault,) = sample.faults
+    assert (fault.kind, fault.id, fault.cause, fault.takes) == ("box", "2", "crowd", (("box", 1),))
     crowds = [_annotation(1, LEFT, iscrowd=1), crowd]
-    with pytest.raises(InputError, match=r"ref_id 1: .* crowd; get the original file"):
+    with pytest.raises(InputError, match=r"ref_id 1: .* crowd; nor can any other"):
         _samples(_write(tmp_path / "b", [_ref(1, [1, 2])], crowds))
 
 
@@ -137,17 +139,16 @@ def test_the_images_may_lie_where_refer_has_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("refs", "message"),
     [
-        ([_ref(1, [])], r"grefs\(unc\)\.json: ref_id 1: key 'ann_id' is \[\], expected .*annotation ids"),
-        ([_ref(1, [1, -1])], r"ref_id 1: key 'ann_id' is \[1, -1\], expected"),
-        ([_ref(1, ["1"])], r"ref_id 1: key 'ann_id' is \['1'\], expected"),
-        ([_ref(1, [True])], r"ref_id 1: key 'ann_id' is \[True\], expected"),
-        ([_ref(1, None)], "ref_id 1: key 'ann_id' is None, expected"),
+        ([_ref(1, [])], r"grefs\(unc\)\.json: ref 0: key 'ann_id' is \[\], expected .*annotation ids"),
+        ([_ref(1, [1, -1])], r"ref 0: key 'ann_id' is \[1, -1\], expected"),
+        ([_ref(1, ["1"])], r"ref 0: key 'ann_id' is \['1'\], expected"),
+        ([_ref(1, [True])], r"ref 0: key 'ann_id' is \[True\], expected"),
+        ([_ref(1, None)], "ref 0: key 'ann_id' is None, expected"),
         ([_ref(1, [1, 7])], r"ref_id 1: key 'ann_id' is 7, .*instances\.json"),
         ([_ref(1, [1], image_id=4)], r"ref_id 1: key 'image_id' is 4, .*instances\.json"),
         ([_ref(1, [1]), _ref(1, [2])], "ref_id 1 occurs twice"),
-        ([_ref(1, [1], split=3)], "ref_id 1: key 'split' is 3, expected str"),
-        ([_ref(1, [1], sentences=[{"sent_id": 1}])], "ref_id 1: key 'sent' is missing"),
-        ([_ref(1, [1], sentences="no")], "ref_id 1: key 'sentences' is 'no', expected list"),
+        ([_ref(1, [1], split=3)], "ref 0: key 'split' is 3, expected str"),
+        ([_ref(1, [1], sentences="no")], "ref 0: key 'sentences' is 'no', expected list"),
         ([3], r"grefs\(unc\)\.json: item 0 is 3, expected an object"),
         ({}, r"grefs\(unc\)\.json: .*no entries; expected an array"),
     ],
@@ -156,6 +157,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path, refs: Any, message: str) -> 
     with pytest.raises(InputError, match=message) as caught:
         _samples(_write(tmp_path, refs))
     assert "\n" not in str(caught.value)
+
+
+def test_a_sentence_without_text_is_lost_alone(tmp_path: Path) -> None:
+    sentences = [{"sent_id": 1}, {"sent_id": 2, "sent": "both"}]
+    (sample,) = _samples(_write(tmp_path, [_ref(1, [1], sentences=sentences)]))
+    assert [expression.id for expression in sample.record.regions[0].expressions] == ["2"]
+    (fault,) = sample.faults
+    assert (fault.kind, fault.id, fault.region, fault.split, fault.cause) == ("expression", "1", "1", "train", "field")
+    assert "ref 0, sentence 0: key 'sent' is missing" in fault.reason
 
 
 def test_another_image_s_annotation_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import operator
 import pickle
 from collections import Counter
@@ -143,13 +142,16 @@ def test_images_lie_where_the_refer_tool_looks(tmp_path: Path) -> None:
     assert [r.id for r in got[1].record.regions] == ["2", "1"]
 
 
-def test_blank_sentences_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_blank_sentences_are_lost_and_named(tmp_path: Path) -> None:
     sentences = [{"sent_id": 1, "sent": " \t"}, {"sent_id": 2, "sent": " left  vase "}, {"sent_id": 3, "sent": ""}]
     root = _write(tmp_path, [_ref(1, 9, sentences=sentences)])
-    with caplog.at_level(logging.WARNING):
-        (sample,) = _samples("refcoco", root)
+    (sample,) = _samples("refcoco", root)
     assert [(e.id, e.text) for e in sample.record.regions[0].expressions] == [("2", "left vase")]
-    assert "refs(unc).p: 2 sentences without words are left out" in caplog.text
+    assert [(fault.kind, fault.id, fault.region, fault.cause) for fault in sample.faults] == [
+        ("expression", "1", "1", "blank"),
+        ("expression", "3", "1", "blank"),
+    ]
+    assert all("refs(unc).p" in fault.reason for fault in sample.faults)
 
 
 @pytest.mark.parametrize("form", ["plain", "compressed"])
@@ -175,7 +177,7 @@ def test_masks_as_run_lengths(tmp_path: Path, form: str) -> None:
         ([_ref(1, 5)], {}, r"refs\(unc\)\.p: ref_id 1: key 'image_id' is 5, .*instances\.json"),
         ([_ref(1, 9, ann_id=7)], {}, r"refs\(unc\)\.p: ref_id 1: key 'ann_id' is 7, .*instances\.json"),
         ([_ref(1, 2)], {}, "annotation 10 of ref_id 1: key 'image_id' is 9, .* 2"),
-        ([_ref(1, 9), _ref(1, 9)], {}, "ref_id 1 occurs twice"),
+        ([_ref(1, 9), _ref(1, 9, ann_id=20)], {}, "ref_id 1 occurs twice, with other contents: .*10.* and .*20"),
         ([_ref(1, 9)], {"categories": [{"id": 4, "name": "cup"}]}, "key 'category_id' is 1, which 'categories'"),
         ([_ref(1, 9)], {"images": []}, "instances.json: .*no entries; expected .*'images'"),
         (

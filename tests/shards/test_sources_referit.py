@@ -134,20 +134,38 @@ SENTENCES = [{"sent_id": 1, "sent": "rock"}]
         ({"a": 1}, "holds {'a': 1}, expected a list of refs"),
         ([3], "ref 0: is 3, expected a dict"),
         ([_ref(1, True)], "ref 0: key 'ann_id' is True, expected int or str"),
-        ([_ref(1, 251), _ref("2", 251)], "ref 1: key 'ref_id' is '2', expected int"),
         ([_ref(1, 251, image_id="25")], "ref 0: key 'image_id' is '25', expected int"),
         ([_ref(1, 251, None)], "ref 0: key 'split' is None, expected str"),
         ([_ref(1, 251, sentences=None)], "ref 0: key 'sentences' is None, expected list"),
-        ([_ref(1, 251, sentences=[3])], "ref 0, sentence 0: is 3, expected a dict"),
-        ([_ref(1, 251, sentences=[*SENTENCES, {"sent_id": 2}])], "ref 0, sentence 1: key 'sent' is missing"),
-        ([_ref(1, 251, sentences=[{"sent": "rock"}])], "ref 0, sentence 0: key 'sent_id' is missing"),
-        ([_ref(1, 251), _ref(1, 252)], "ref_id 1 occurs twice; get the original file"),
+        ([_ref(1, 251), _ref(1, 252)], "ref_id 1 occurs twice, with other contents: .*get the original file"),
     ],
 )
 def test_other_refs_are_refused(tmp_path: Path, refs: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"refs\(berkeley\)\.p: {message}") as caught:
         _samples(_write(tmp_path, refs))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ref", "kind", "id", "reason"),
+    [
+        (_ref("2", 251), "region", "2", "ref 1: key 'ref_id' is '2', expected int"),
+        (3, "region", "ref 1", "ref 1: is 3, expected a dict"),
+        (_ref(2, 251, sentences=[3]), "expression", "sentence 0 of ref_id 2", "ref 1, sentence 0: is 3, expected"),
+        (_ref(2, 251, sentences=[*SENTENCES, {"sent_id": 2}]), "expression", "2", "sentence 1: key 'sent' is missing"),
+        (_ref(2, 251, sentences=[{"sent": "a"}]), "expression", "sentence 0 of ref_id 2", "key 'sent_id' is missing"),
+    ],
+)
+def test_a_fault_of_one_ref_is_told_of_it_alone(tmp_path: Path, ref: Any, kind: str, id: str, reason: str) -> None:
+    samples = sources.get("referit").samples(
+        _write(tmp_path, [_ref(1, 251), ref]), images=None, splits=None, partition=None
+    )
+    (sample,) = list(samples)
+    assert samples.account is not None
+    (fault,) = (*sample.faults, *samples.account.faults)
+    assert (fault.kind, fault.id) == (kind, id)
+    assert reason in fault.reason
+    assert [region.id for region in sample.record.regions] == ["1", "2"][: 1 + (kind == "expression")]
 
 
 def test_a_list_that_is_meant_over_and_over_is_refused(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_a_flipped_byte_is_found_with_full(tmp_path: Path, member: str, at: int,
         ("manifest", "image_offset", lambda v: [v[0] + 1, *v[1:]], "toy-0 .*: an offset that is no multiple of 512"),
         ("manifest", "key", lambda v: [v[1], *v[1:]], "1 keys occur twice"),
         ("manifest", "key", lambda v: ["toy-9", *v[1:]], r"shard-000000.idx: no line 'jpg 512 \d+ toy-9.jpg json"),
+        ("manifest", "splits", lambda v: [["val"], *v[1:]], "split train: 3 picture entries, the ledger says 4"),
+        ("examples", "split", lambda v: ["val", *v[1:]], "split val: 1 expression entries, the ledger says 0"),
         ("examples", "sample", lambda v: [*v[:-1], 4], "example 7: sample 4 of 4"),
         ("examples", "sample", lambda v: [3, *v[1:]], "example 1: examples are not in the order"),
         ("examples", "kind", lambda v: ["caption", *v[1:]], "example 0 of .*toy-0 .*: a kind other than"),
@@ -174,7 +176,6 @@ def test_wrong_tables_are_found_without_full(
     ("file", "column", "change", "message"),
     [
         ("manifest", "picture_id", lambda v: ["9", *v[1:]], "toy-0 json .*: picture_id is '0', in the manifest '9'"),
-        ("manifest", "splits", lambda v: [["val"], *v[1:]], r"splits are \['train'\], in the manifest \['val'\]"),
         ("manifest", "height", lambda v: [60, *v[1:]], r"toy-0 image .*: an image of \(40, 30\), expected \(40, 60\)"),
         ("examples", "text", lambda v: ["other", *v[1:]], "toy-0 json .*: 2 examples that are not the record's 2"),
         ("examples", "h", lambda v: [20.6, *v[1:]], "toy-0 json .*: 2 examples that are not the record's 2"),
@@ -188,6 +189,14 @@ def test_rows_that_disagree_with_their_records_are_found_with_full(
     change_column(folder / f"{file}.parquet", column, change)
     verify(folder)
     with pytest.raises(InputError, match=message):
+        verify(folder, full=True, progress=False)
+
+
+def test_exchanged_splits_are_found_with_full(tmp_path: Path) -> None:
+    folder = built(tmp_path, splits=("train", "val", "val", "val"))
+    change_column(folder / "manifest.parquet", "splits", lambda v: [v[1], v[0], *v[2:]])
+    verify(folder)
+    with pytest.raises(InputError, match=r"splits are \['train'\], in the manifest \['val'\]"):
         verify(folder, full=True, progress=False)
 
 

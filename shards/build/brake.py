@@ -1,0 +1,79 @@
+"""The brakes of a build: how much of a data set may be lost before the set is not published.
+
+A loss counts where it is a fault; what the rules of a data set leave out (`shards.format.ledger.BY_RULE`) does not.
+Each split is judged by itself, for a small test split is where a loss does most harm: by its pictures, and by its
+entries, which are regions, expressions and questions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.ledger import BY_RULE, ITEMS, Ledger
+
+_LOG = logging.getLogger(__name__)
+_LISTED = 10
+_WORTH_A_SHOUT = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """``strict``: nothing may be lost. ``at_most``: the share that may be lost of any split, 0 to 1; None for all."""
+
+    strict: bool = False
+    at_most: float | None = None
+
+    def judge(self, folder: Path, ledger: Ledger, quarantine: pa.Table) -> None:
+        """Raise InputError with the first rows of the table where more is lost than may be; warn above 1 %."""
+        faults = quarantine.filter(
+            pc.and_(pc.invert(quarantine["changed"]), pc.invert(pc.is_in(quarantine["cause"], pa.array(BY_RULE))))
+        )
+        if self.strict and len(faults):
+            raise InputError(
+                f"{folder}: --strict: {len(faults)} faults in the annotations or images: {_listed(faults)}; mend them, "
+                "or build without --strict: what is written stays, and that ends quickly"
+            )
+        for what, lost, read in lost_shares(ledger):
+            told = f"{folder}: {what}: {lost} of {read} lost ({100 * lost / read:.3g} %)"
+            if self.at_most is not None and lost > self.at_most * read:
+                raise InputError(
+                    f"{told}, --at-most-lost is {100 * self.at_most:g} %: {_listed(faults)}; mend them, or allow more: "
+                    "what is written stays, and that ends quickly"
+                )
+            if lost > _WORTH_A_SHOUT * read:
+                _LOG.warning("%s: MORE THAN 1 %% IS LOST; quarantine.parquet says why", told)
+
+
+NO_BRAKE = Brake()
+
+
+def lost_shares(ledger: Ledger) -> Iterator[tuple[str, int, int]]:
+    """What of each split is lost by a fault: its name, how many, of how many."""
+    for split, accounts in ledger.items():
+        for what, kinds in (("pictures", ("picture",)), ("entries", ITEMS)):
+            found = [accounts[kind] for kind in kinds if kind in accounts]
+            lost = sum(_by_fault(account) for account in found)
+            if lost:
+                yield f"{what} of split {split or 'unknown'}", lost, sum(account["read"] for account in found)
+
+
+def _by_fault(account: dict[str, Any]) -> int:
+    return sum(number for cause, number in account["lost"].items() if cause not in BY_RULE)
+
+
+def _listed(rows: pa.Table) -> str:
+    """The first rows, by key, kind and reason."""
+    first = rows.slice(0, _LISTED).to_pylist()
+    told = [
+        f"{row['kind']} {row['id']} of {row['key'] or 'no picture'} ({row['cause']}): {row['reason']}" for row in first
+    ]
+    more = f"; and {len(rows) - _LISTED} more in quarantine.parquet" if len(rows) > _LISTED else ""
+    return "; ".join(told) + more

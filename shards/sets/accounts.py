@@ -1,0 +1,81 @@
+"""The ledger of a set, proved again: against its tables, its quarantine and its records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.checksums import REMEDY
+from laconvnet.shards.format.ledger import (
+    KINDS,
+    Ledger,
+    imbalances,
+    make_ledger,
+    record_counts,
+    table_differences,
+)
+from laconvnet.shards.format.manifest import MANIFEST, QUARANTINE, Manifest
+from laconvnet.shards.format.raw import Counts
+
+_NONE = {"read": 0, "kept": 0, "lost": {}, "changed": {}}
+
+
+def ledger_problems(manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the ledger in sums, kept entries and lost ones; nothing is known of a set of before.
+
+    A set that was put together has the ledgers of its parts, whose tables are elsewhere: their sums are looked at.
+    """
+    if "excluded" in manifest.meta:
+        for part in manifest.meta.get("ledgers", {}).values():
+            yield from _told(manifest, imbalances(part))
+        return
+    try:
+        quarantine = manifest.quarantine()
+    except InputError as error:
+        yield str(error)
+        return
+    ledger = manifest.meta.get("ledger")
+    if ledger is None:
+        if len(quarantine) != manifest.meta.get("quarantined", len(quarantine)):
+            expected = manifest.meta["quarantined"]
+            yield f"{manifest.folder / QUARANTINE}: {len(quarantine)} rows, the manifest says {expected}; {REMEDY}"
+        return
+    yield from _told(manifest, imbalances(ledger))
+    yield from _told(manifest, table_differences(ledger, manifest.samples, manifest.examples))
+    found = make_ledger(Counter(), Counter(), quarantine)
+    yield from _told(manifest, _other_losses(ledger, found))
+
+
+def record_ledger_problems(manifest: Manifest) -> Iterator[str]:
+    """Where the records hold other entries than the ledger says are kept: regions, masks and boxes are in no table."""
+    if "ledger" not in manifest.meta:
+        return
+    ledger: Ledger = manifest.meta["ledger"]
+    found: Counts = Counter()
+    for row in range(len(manifest.samples)):
+        found.update(record_counts(manifest.read_record(row)))
+    kept = _kept_counts(ledger)
+    for split, kind in sorted({*found, *kept}):
+        if found[split, kind] != kept[split, kind]:
+            what = f"split {split or 'unknown'}: {found[split, kind]} {kind} entries in the records"
+            yield from _told(manifest, [f"{what}, the ledger says {kept[split, kind]}"])
+
+
+def _other_losses(ledger: Ledger, found: Ledger) -> Iterator[str]:
+    for split in sorted({*ledger, *found}):
+        for kind in KINDS:
+            said, is_so = (one.get(split, {}).get(kind, _NONE) for one in (ledger, found))
+            for what in ("lost", "changed"):
+                if said[what] != is_so[what]:
+                    where = f"split {split or 'unknown'}: {kind} entries {what}: {is_so[what]} in {QUARANTINE}"
+                    yield f"{where}, the ledger says {said[what]}"
+
+
+def _kept_counts(ledger: Ledger) -> Counts:
+    return Counter({(split, kind): one["kept"] for split, kinds in ledger.items() for kind, one in kinds.items()})
+
+
+def _told(manifest: Manifest, problems: Iterable[str]) -> Iterator[str]:
+    for problem in problems:
+        yield f"{manifest.folder / MANIFEST}: ledger: {problem}; {REMEDY}"

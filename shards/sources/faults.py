@@ -1,0 +1,59 @@
+"""One policy for faults of annotations, for all sources.
+
+A fault of one entry takes that entry into quarantine, with its reason, and the build goes on: the checks of
+`shards.sources.reading` and `shards.sources.masks` raise EntryFault, and a source reads each entry inside `entry`.
+Where the same check is made of the file as a whole, outside `entry`, or the file cannot be read, the InputError ends
+the build. So it does where not one entry can be used (`shards.format.raw.Samples`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import Fault
+
+
+class EntryFault(InputError):
+    """A fault of one entry; ``cause`` is its short class, for the ledger."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+@contextmanager
+def entry(
+    faults: list[Fault],
+    kind: str,
+    id: object,
+    split: str,
+    file: Path,
+    takes: Mapping[str, int],
+    region: str | None = None,
+) -> Iterator[None]:
+    """Read one entry inside: an EntryFault becomes a `Fault` in the list, and the rest of the block is skipped.
+
+    ``takes`` are the entries that are lost then, by kind, this one among them.
+    """
+    try:
+        yield
+    except EntryFault as error:
+        faults.append(lost(error, kind, id, split, file, takes, region))
+
+
+def lost(
+    error: EntryFault,
+    kind: str,
+    id: object,
+    split: str,
+    file: Path,
+    takes: Mapping[str, int],
+    region: str | None = None,
+    key: str = "",
+) -> Fault:
+    """The fault of an entry that is lost."""
+    taken = tuple((name, number) for name, number in takes.items() if number)
+    return Fault(kind, str(id), split, error.cause, str(error), str(file), taken, region, key=key)
