@@ -73,17 +73,19 @@ def eval_(
     controls: Annotated[
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
+    at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = 0.99,
     json: Json = False,
 ) -> None:
     """Score a run on a split.
 
     Score the EMA weights of a run's newest checkpoint on every example of a split, once each. Several processes
-    share the batches and write what one would.
+    share the batches and write what one would. A split that lost more than a hundredth of its annotations when it was
+    built is no split to report: it is refused, and --at-least 0.5 scores what is there and tells both numbers.
     """
     from laconvnet.pipeline.inference.evaluate import evaluate
 
     out = out or run / EVALUATIONS / f"{data.resolve().name}-{split}.json"
-    report = evaluate(run, data, split, out, controls)
+    report = evaluate(run, data, split, out, controls, at_least=at_least)
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
 

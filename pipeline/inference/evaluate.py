@@ -22,6 +22,7 @@ from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
@@ -40,14 +41,21 @@ class _Piece:
 
 
 def evaluate(
-    run: Path, data: Path, split: str, out: Path, controls: bool = False, progress: bool = True
+    run: Path,
+    data: Path,
+    split: str,
+    out: Path,
+    controls: bool = False,
+    progress: bool = True,
+    at_least: float = AT_LEAST,
 ) -> dict[str, Any] | None:
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
     With ``controls`` the same model is scored again with the words of another example, and with every image blank:
     what it would reach without understanding either. A question task adds the majority answer of the run's own
     training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
-    run, folder or split that is not there, or that lacks what the task is scored by.
+    run, folder or split that is not there, that lacks what the task is scored by, or that holds less than the share
+    ``at_least`` of what was annotated.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
@@ -55,7 +63,7 @@ def evaluate(
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; expected the name of a JSON file")
     with joined() as ranks:
-        ready, examples = ranks.each(lambda: _opened(run, data, split))
+        ready, examples = ranks.each(lambda: _opened(run, data, split, at_least))
         ranks.same(f"{run}: step of its newest checkpoint", ready.step)
         ranks.same(f"{data}: build", examples.fingerprint)
         metrics, answers = _score(ready, examples, None, progress, ranks)
@@ -63,6 +71,7 @@ def evaluate(
             "task": ready.config.model.task,
             "split": split,
             "examples": len(examples.rows),
+            "annotated": Completeness.of(examples).annotated,
             "wordless": examples.empty_texts,
             **metrics,
             "run": str(run),
@@ -87,10 +96,11 @@ def evaluate(
         return report if ranks.is_main else None
 
 
-def _opened(run: Path, data: Path, split: str) -> tuple[Restored, Examples]:
+def _opened(run: Path, data: Path, split: str, at_least: float) -> tuple[Restored, Examples]:
     ready = restore(run)
     examples = Examples.open(data, ready.task.kind, split)
     ready.task.check(examples)
+    Completeness.of(examples).check(data, examples, at_least)
     return ready, examples
 
 

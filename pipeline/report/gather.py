@@ -17,7 +17,7 @@ from laconvnet.pipeline.runs.records import is_number, read_lines
 
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
 # Numbers of a result that are no score.
-_NO_METRICS = ("version", "wordless")
+_NO_METRICS = ("version", "wordless", "annotated")
 _FACTS = {"task": str, "split": str, "run": str, "data": str, "examples": int, "step": int}
 # A result is a few kilobytes; an annotation file of a data set, which may lie beside it, is up to a gigabyte.
 _LARGEST_RESULT = 1 << 20

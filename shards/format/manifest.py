@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -38,6 +39,7 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
+from laconvnet.shards.format.ledger import BY_RULE
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type as row_type
 
@@ -279,6 +281,17 @@ class Manifest:
     def example(self, row: int, name: str) -> Any:
         """One column of a row of ``examples``, as Python's value."""
         return self.example_columns.value(name, row)
+
+    def losses(self, split: str, kind: str) -> dict[str, int] | None:
+        """How many entries of a split and kind were lost when this set was built, by cause; None where it does not say.
+
+        What the rules of a data set leave out is not lost. Of a set that was put together, the parts' losses together.
+        """
+        ledgers = [self.meta["ledger"]] if "ledger" in self.meta else list(self.meta.get("ledgers", {}).values())
+        found: Counter[str] = Counter()
+        for ledger in ledgers:
+            found.update(ledger.get(split, {}).get(kind, {}).get("lost", {}))
+        return {cause: count for cause, count in found.items() if cause not in BY_RULE} if ledgers else None
 
     def quarantine(self) -> pa.Table:
         """The rows of the quarantine table; raises InputError where it is gone or not the one that was written."""

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 
+from laconvnet.launch import cli
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples, Kind
 from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.inference.completeness import Completeness
 from laconvnet.pipeline.inference.evaluate import CONTROLS
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
+from laconvnet.shards.sources.safe_pickle import load_refs
+from laconvnet.shards.synthetic import generate
 from tests.pipeline.training.ranks import finish, run, start
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -118,6 +122,47 @@ def test_a_truncated_shard_that_one_process_sees_ends_all_alike(
     assert f"{shard}: shard of 600 bytes" in main
     assert f"process 0: {shard}: shard of 600 bytes" in other
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set whose testA lost the images of a third of its pictures."""
+    place = tmp_path_factory.mktemp("lacking")
+    generate(place / "raw", pictures=60, size=64, progress=False)
+    refs = load_refs(place / "raw/refer/refcoco/refs(unc).p")
+    pictures = sorted({ref["image_id"] for ref in refs if ref["split"] == "testA"})
+    for picture in pictures[::3]:
+        (image,) = (place / "raw/refer/images/mscoco/images/train2014").glob(f"*{picture:012d}.jpg")
+        image.write_bytes(image.read_bytes()[: image.stat().st_size * 2 // 3])
+    command = ["shards", "build", "refcoco", "--root", f"{place}/raw/refer", "--out", f"{place}/set", "--json"]
+    assert cli.main(command) == 0
+    return place / "set"
+
+
+def test_a_split_that_lost_too_much_is_no_split_to_report(runs: dict[str, Path], lacking: Path, tmp_path: Path) -> None:
+    examples = Examples.open(lacking, "expression", "testA")
+    found = Completeness.of(examples)
+    assert found.annotated is not None
+    assert found.scored == len(examples.rows) < found.annotated == found.scored + sum(found.lost.values())
+    words = ["eval", runs["rec"], "--data", lacking, "--split", "testA", "--out", tmp_path / "out.json"]
+    for output in run(2, ["-c", COMMAND, *map(str, words)], expected=2):
+        assert f"{found.scored} of {found.annotated} annotated" in output
+        assert "testA" in output
+        assert "--at-least 0." in output
+    assert not (tmp_path / "out.json").exists()
+    run(1, ["-c", COMMAND, *map(str, words), "--at-least", "0.3"])
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["examples"], report["annotated"]) == (found.scored, found.annotated)
+
+
+def test_what_a_set_of_before_lost_is_not_known(sets: dict[str, Path]) -> None:
+    examples = Examples.open(sets["refcoco"], "expression", SPLITS["rec"])
+    whole = Completeness.of(examples)
+    assert whole == Completeness(len(examples.rows), len(examples.rows), {})
+    examples.manifest.meta.pop("ledger")
+    unknown = Completeness.of(examples)
+    assert unknown == Completeness(len(examples.rows), None, {})
+    unknown.check(sets["refcoco"], examples, 1.0)
 
 
 def test_processes_without_any_example(runs: dict[str, Path], command: Any, tmp_path: Path) -> None:
