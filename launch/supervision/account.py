@@ -29,10 +29,9 @@ class Account:
         self.goodput = Goodput(time.monotonic())
 
     def restart(self, council: Council, kept: Kept | None) -> None:
-        """A round is over, and another one begins; what the ranks have said of its end counts no more."""
+        """A round is over, and another one begins."""
         why = council.last
         assert why is not None, "a round ends because of something"
-        (self._command.folder / layout.FAILED).unlink(missing_ok=True)
         complain(f"{why.told}: all ranks start again")
         entry = {"round": council.round, "rank": why.rank, "node": why.node, "reason": why.reason}
         self._note(entry | {"steps": council.best, "kept": kept.record.step if kept else None})

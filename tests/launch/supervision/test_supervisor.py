@@ -27,7 +27,7 @@ from tests.launch.any_line import LINE
 Write = Callable[[str], Path]
 Until = Callable[[Callable[[], object], str], None]
 PROGRAM = """
-import os, signal, subprocess, sys, time
+import atexit, os, signal, subprocess, sys, time
 from pathlib import Path
 from laconvnet.pipeline.runs.memory import Memory, Record
 
@@ -79,6 +79,16 @@ def main(argv):
         while not told:
             time.sleep(0.05)
         return 130
+    elif command == "after":                    # after FOLDER: its work is done, and then it aborts
+        if rank == "1":
+            atexit.register(os.abort)
+    elif command == "held":                     # held FOLDER: heeds nothing, as in a collective
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if rank == "0":
+            with memory.writing(Record(5, None, None, None, None, folder, "token"), "words") as file:
+                file.write(b"state 5")
+        Path(folder, f"sits-{rank}").touch()
+        time.sleep(600)
     return 0
 """
 
@@ -196,6 +206,36 @@ def test_a_rank_ends_with_its_supervisor(stages: Write, work: Path, until: Until
     assert not any(lives(found.pid) for found in ranks)
     assert "SIGKILL" in read_object(folder / "FAILED.json")["reason"]
     assert json.loads((folder / "starts.jsonl").read_text().splitlines()[-1])["outcome"] == "failed"
+
+
+def test_who_aborts_after_its_work_was_done_has_done_it(stages: Write) -> None:
+    file = stages('run: {run: [after, "{here}"], processes: 2, threads: 1, restarts: 1}')
+    assert launch(file, line=LINE) == 0
+    folder = plan(file)[0].folder
+    assert restarts(folder) == []
+    assert (folder / "DONE.json").exists()
+    assert not (folder / "FAILED.json").exists()
+
+
+def test_where_a_supervisor_is_lost_the_other_has_time_to_save(stages: Write, until: Until) -> None:
+    file = stages('run: {run: [held, "{here}"], processes: 2, threads: 1, restarts: 1}')
+    folder = plan(file)[0].folder
+
+    def kill() -> None:
+        until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+        ranks = [found for found in psutil.process_iter() if _is_of(found, folder)]
+        (one,) = [found for found in ranks if found.environ()["SUBMITIT_LOCAL_GLOBALID"] == "1"]
+        os.kill(int(one.environ()[SUPERVISOR]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert launch(file, line=LINE) == 1
+    thread.join()
+    assert checkpoints.is_whole(folder / "checkpoints" / "step-00000005")
+    failed = read_object(folder / "FAILED.json")
+    assert failed["rank"] == 1
+    assert "SIGKILL" in failed["reason"]
+    assert not [*folder.glob("jobs/*.link")]
 
 
 def lives(pid: int) -> bool:
