@@ -49,7 +49,7 @@ class Account:
             often = f", {council.idle + 1} times without a new step" if council.idle else ""
             folder, job = self._command.folder, self._env.job_id
             facts = {"rank": why.rank, "node": why.node, "reason": f"{why.told}{often}", "repeats": order.repeats}
-            facts |= {"told": layout.signal_marker(folder, job, why.rank).exists()}
+            facts |= {"fault": why.fault, "told": layout.signal_marker(folder, job, why.rank).exists()}
             record_failure(folder, layout.rank_log(folder, job, why.rank), self._command.record(self._env) | facts)
 
     def _note(self, entry: dict[str, Any]) -> None:

@@ -188,6 +188,29 @@ def test_ctrl_c_reaches_each_rank_once_and_nothing_starts_again(stages: Write, w
     assert not [found for found in psutil.process_iter() if _is_of(found, folder)]
 
 
+def test_a_second_ctrl_c_leaves_no_process_and_no_secret(stages: Write, work: Path, until: Until) -> None:
+    file = stages('run: {run: [held, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    folder = plan(file)[0].folder
+    program = (
+        "import sys; from laconvnet.launch import job; from laconvnet.launch.executor import launch; "
+        "from tests.launch.any_line import LINE; job.ENTRY = 'lost_entry:main'; "
+        f"sys.exit(launch({str(file)!r}, line=LINE))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
+    assert process.stderr
+    until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+    assert [*folder.glob("jobs/*.link")]
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    assert process.wait(60) == 130
+    assert restarts(folder) == []
+    assert not [found for found in psutil.process_iter() if _is_of(found, folder) and lives(found.pid)]
+    assert not [*folder.glob("jobs/*.link")]
+
+
 def test_a_rank_ends_with_its_supervisor(stages: Write, work: Path, until: Until) -> None:
     file = stages('run: {run: [sit, "{here}"], processes: 2, threads: 1, restarts: 3}')
     folder = plan(file)[0].folder
