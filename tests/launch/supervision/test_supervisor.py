@@ -10,19 +10,28 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import pytest
 
-from laconvnet.files import read_object
+from laconvnet.files import publish_json, read_object
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.job import Command
 from laconvnet.launch.status import status
+from laconvnet.launch.supervision.council import Clear, Leave
+from laconvnet.launch.supervision.ends import End
+from laconvnet.launch.supervision.parts import Order
 from laconvnet.launch.supervision.rank import SUPERVISOR
+from laconvnet.launch.supervision.supervisor import Supervisor
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.records import read_lines
 from tests.launch.any_line import LINE
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
 
 Write = Callable[[str], Path]
 Until = Callable[[Callable[[], object], str], None]
@@ -259,6 +268,44 @@ def test_where_a_supervisor_is_lost_the_other_has_time_to_save(stages: Write, un
     assert failed["rank"] == 1
     assert "SIGKILL" in failed["reason"]
     assert not [*folder.glob("jobs/*.link")]
+
+
+class Script:
+    """A part that gives orders one after the other, and looks at the folder each time its supervisor is ready."""
+
+    def __init__(self, folder: Path, orders: list[Order]) -> None:
+        self._folder, self._orders = folder, orders
+        self.seen: list[list[str]] = []
+
+    def ready(self) -> None:
+        self.seen.append(sorted(f"{place.relative_to(self._folder)}" for place in self._folder.rglob("*.*")))
+
+    def orders(self, seconds: float) -> list[Order]:
+        return [self._orders.pop(0)]
+
+    def ended(self, round: int, end: End) -> None:
+        return
+
+    def linger(self, seconds: float) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("failed", [1, 2])
+def test_what_a_rank_said_is_forgotten_by_its_own_supervisor_before_the_next_round(tmp_path: Path, failed: int) -> None:
+    """And not what another one says, whose rank may still live."""
+    folder = tmp_path / "run-abc"
+    (folder / "jobs").mkdir(parents=True)
+    for rank in (1, 2):
+        (folder / "jobs" / f"7_{rank}.ok").touch()
+    publish_json(folder / "FAILED.json", {"rank": failed, "reason": "Connection reset by peer"})
+    env = SimpleNamespace(global_rank=1, num_tasks=4, num_nodes=1, job_id="7")
+    script = Script(folder, [Clear(0), Leave()])
+    command = Command("run", "abc", folder, (), processes=4, restarts=1)
+    Supervisor(command, cast("JobEnvironment", env), script, []).run()
+    assert script.seen[1] == (["FAILED.json"] if failed == 2 else []) + ["jobs/7_2.ok"]
 
 
 def lives(pid: int) -> bool:
