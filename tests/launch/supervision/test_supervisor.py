@@ -91,6 +91,12 @@ def main(argv):
     elif command == "after":                    # after FOLDER: its work is done, and then it aborts
         if rank == "1":
             atexit.register(os.abort)
+    elif command == "silent":                   # silent FOLDER: rank 1 leaves without a word, rank 0 tells of it
+        if rank == "0":
+            raise OSError("Connection reset by peer")
+        while not Path(folder, "FAILED.json").exists():
+            time.sleep(0.05)
+        os._exit(3)
     elif command == "held":                     # held FOLDER: heeds nothing, as in a collective
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if rank == "0":
@@ -171,6 +177,16 @@ def test_a_fault_of_its_own_ends_the_job_as_the_rank_tells_it(stages: Write, com
     failed = read_object(folder / "FAILED.json")
     assert (failed["rank"], failed["reason"]) == (1, "ValueError: no such expression")
     assert len(restarts(folder)) == rounds
+
+
+def test_who_leaves_without_a_word_is_named_and_not_the_peer_that_tells_of_it(stages: Write) -> None:
+    file = stages('run: {run: [silent, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    assert launch(file, line=LINE) == 1
+    folder = plan(file)[0].folder
+    failed = read_object(folder / "FAILED.json")
+    assert failed["rank"] == 1
+    assert "code 3" in failed["reason"]
+    assert restarts(folder) == []
 
 
 def test_without_restarts_nobody_watches(stages: Write) -> None:
