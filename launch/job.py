@@ -113,7 +113,7 @@ class Command:
             lines = tail(env.paths.stderr)
             self._failed(env, started, lines[-1] if lines else f"exit code {code} and nothing on standard error", [])
             raise CommandFailed(f"`{command_line(self.argv)}` ended with exit code {code}")
-        self._succeeded(env, started)
+        self.succeeded(env, started)
 
     def _supervise(self, env: JobEnvironment) -> None:
         """Be the supervisor of this task: the command runs in a child, which calls this object again."""
@@ -147,7 +147,8 @@ class Command:
             }
         return values
 
-    def _succeeded(self, env: JobEnvironment, started: float) -> None:
+    def succeeded(self, env: JobEnvironment, started: float) -> None:
+        """Leave the marker of this rank, and DONE.json where it was the last one; to call it again does no harm."""
         check_fence(self.folder, env.job_id)
         for rank in (env.global_rank, *range(self.processes)):
             marker = layout.ok_marker(self.folder, env.job_id, rank)

@@ -34,13 +34,17 @@ from laconvnet.launch.supervision.link import make_secret
 from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, link_file, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
+SUPERVISED = "LACONVNET_SUPERVISED"  # set where the tasks of the job are supervisors
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
 STOP_SECONDS = 10.0  # what an interrupted rank gets to tidy up
 LOST_SECONDS = 2.0  # what the others get once a rank is lost: they can only be waiting for it
+SAVE_SECONDS = 65.0  # supervisors, once one of them is lost: they end their ranks, save what memory holds and leave
 
 
 class LocalExecutor(submitit.LocalExecutor):
     """submitit's local executor; the jobs' ids are times, because process ids come again and logs are appended to."""
+
+    supervised = False  # whether the tasks are supervisors
 
     def _submit_command(self, command: str) -> base.LocalJob[Any]:
         ranks = self._num_tasks()
@@ -60,6 +64,7 @@ class LocalExecutor(submitit.LocalExecutor):
             JOB: job,
             LAUNCHER: str(os.getpid()),
             STAGE: str(Path(self.folder).parent),
+            SUPERVISED: "1" if self.supervised else "",
         }
         with controller_log(Path(self.folder).parent, job).open("a") as log:
             process = subprocess.Popen(
@@ -81,6 +86,7 @@ class Controller(base.Controller):
         self.pid = os.environ[JOB]  # submitit's name for the job's id
         self.stage = Path(os.environ[STAGE])
         self.launcher = int(os.environ[LAUNCHER])
+        self.lost_seconds = SAVE_SECONDS if os.environ.get(SUPERVISED) else LOST_SECONDS
         self.interrupted = False
         signal.signal(signal.SIGINT, self._told)
         signal.signal(signal.SIGTERM, self._told)
@@ -154,7 +160,7 @@ class Controller(base.Controller):
         """End what is left of the job: SIGINT as a terminal would send it, and SIGKILL to what does not heed it."""
         if any(task.poll() is None for task in self.tasks):
             _signal(_group(), signal.SIGINT)
-            deadline = time.monotonic() + (STOP_SECONDS if self.stopping else LOST_SECONDS)
+            deadline = time.monotonic() + (STOP_SECONDS if self.stopping else self.lost_seconds)
             while time.monotonic() < deadline and any(task.poll() is None for task in self.tasks):
                 time.sleep(0.05)
         _signal(_group(), signal.SIGKILL)
@@ -172,6 +178,7 @@ def submit(command: Command, minutes: float) -> base.LocalJob[Any]:
     folder = command.folder / JOBS
     folder.mkdir(parents=True, exist_ok=True)
     executor = LocalExecutor(folder=folder)
+    executor.supervised = command.restarts > 0
     delay = min(SIGNAL_SECONDS, round(15 * minutes))  # a quarter of a short limit
     executor.update_parameters(tasks_per_node=command.processes, timeout_min=minutes, signal_delay_s=delay)
     job = executor.submit(command)

@@ -26,7 +26,7 @@ from laconvnet.launch.ports import PORTS, free_port
 from laconvnet.launch.slurm.batch import note
 from laconvnet.launch.status import log_file, progress
 from laconvnet.launch.table import clock
-from laconvnet.pipeline.runs.layout import FAILED, JOB, controller_log, rank_log
+from laconvnet.pipeline.runs.layout import FAILED, JOB, controller_log, link_file, rank_log
 from laconvnet.pipeline.runs.version import code_version
 
 POLL_SECONDS = 0.1
@@ -265,6 +265,7 @@ def _prepare(graph: Graph, taken: list[Stage], force: bool, again: bool, screen:
 
 
 def _note_end(run: Running, outcome: str, reason: str = "") -> None:
+    link_file(run.stage.folder, run.job.job_id).unlink(missing_ok=True)  # a controller that was killed could not
     entry = {"job": run.job.job_id, "start": run.attempt, "event": "end", "outcome": outcome, "reason": reason}
     note(run.stage.folder, entry)
 

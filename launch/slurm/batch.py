@@ -143,6 +143,8 @@ def judge(folder: Path, job: str, code: int, seconds: float) -> Verdict:
     fault = transient([*reasons, *(line for line in messages if "srun: error" in line and "task" not in line)])
     if failed.get("repeats"):  # and so perhaps because of the node
         fault = "rank", True
+    elif failed.get("fault"):  # as the supervisors say: one of them did not come, or its rank was not to be ended
+        fault = str(failed["fault"]), True
     if failed.get("told"):
         fault = "stop", False  # not its own fault that it was asked, its own that it could not: so and so often
     end = Verdict("failed", reasons[0], rank, node)
@@ -185,6 +187,7 @@ def _last_words(
 
 
 def _conclude(folder: Path, job: str, start: int, verdict: Verdict) -> int:
+    layout.link_file(folder, job).unlink(missing_ok=True)
     plan = Submission.of(folder)
     if verdict.exclude:
         _exclude(layout.exclude_file(folder, job), verdict.exclude, plan.spare_nodes)

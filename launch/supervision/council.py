@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from laconvnet.launch.outcomes import INTERRUPTED
 from laconvnet.launch.supervision.ends import End, cause
 
 PATIENCE_SECONDS = 600.0  # for all to come, and for what is left of a round to be gone
+STOP_SECONDS = 60.0  # for all others to leave, once one was told to stop and has: they agree on the step at which to
 GRACE_SECONDS = 2.0  # after the first end: the supervisor of the rank that is at fault may be the last to see it
 
 
@@ -53,7 +55,8 @@ class Council:
     last: End | None = None  # why the newest round began
     _ready: set[int] = field(default_factory=set)
     _ends: dict[int, End] = field(default_factory=dict)
-    _since: float = 0.0
+    _since: float = 0.0  # the first end of the round
+    _newest: float = 0.0  # and the newest
     _clearing: bool = False
 
     def ready(self, rank: int) -> None:
@@ -63,7 +66,7 @@ class Council:
     def ended(self, rank: int, round: int, end: End, now: float) -> None:
         """A rank of a round has ended; a word of an earlier round comes too late."""
         if round == self.round and rank not in self._ends:
-            self._since = self._since if self._ends else now
+            self._since, self._newest = self._since if self._ends else now, now
             self._ends[rank] = end
 
     def reached(self, steps: int) -> None:
@@ -78,7 +81,7 @@ class Council:
         why = cause(self._ends.values())
         all_ended = len(self._ends) == self.world
         if why is None:
-            return Leave() if all_ended else None
+            return Leave() if all_ended or self._waits_in_vain(now) else None
         if not all_ended and now - self._since < GRACE_SECONDS:
             return None
         if self.stopping or not why.may_pass:
@@ -89,6 +92,11 @@ class Council:
         self.last, self._clearing, self.now = why, True, now
         self._ready.clear()
         return Clear(self.round)
+
+    def _waits_in_vain(self, now: float) -> bool:
+        """Whether some wait for peers that were told to stop, and did before they had come so far as to agree on it."""
+        stopped = any(end.code == INTERRUPTED for end in self._ends.values())
+        return stopped and now - self._newest >= STOP_SECONDS
 
     def _missing(self, now: float) -> Leave | None:
         if now - self.now < PATIENCE_SECONDS:

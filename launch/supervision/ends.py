@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from laconvnet.launch.outcomes import INTERRUPTED
 
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: " (out of memory?)",
     signal.SIGBUS: " (a file it had mapped was cut off, or could not be read)",
 }
@@ -56,7 +56,9 @@ class End:
 
 def by_signal(number: int) -> str:
     """The words for a process that a signal has ended."""
-    return f"was killed by {signal.Signals(number).name}{_HINTS.get(signal.Signals(number), '')}"
+    known = number in {*signal.Signals}  # real-time signals have no names
+    name = signal.Signals(number).name if known else f"signal {number}"
+    return f"was killed by {name}{_HINTS.get(number, '')}"
 
 
 def cause(ends: Iterable[End]) -> End | None:

@@ -28,8 +28,13 @@ def started() -> float:
 
 
 def follow() -> None:
-    """In a rank: end with the supervisor, and tell it every so often that this process lives."""
-    supervisor = int(os.environ[SUPERVISOR])
+    """In a rank: end with the supervisor, and tell it every so often that this process lives.
+
+    What the rank starts, another launch perhaps, is not the supervisor's: it does not inherit the variables.
+    """
+    supervisor = int(os.environ.pop(SUPERVISOR))
+    for name in (PORT, STARTED):
+        os.environ.pop(name, None)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:  # it was gone before
         os._exit(1)

@@ -96,10 +96,9 @@ class Supervisor:
         log = self._env.paths.stderr
         self._round, self._end, self._heard = order.round, None, 0
         self._log_bytes = log.stat().st_size if log.exists() else 0
-        layout.ok_marker(self._command.folder, self._env.job_id, self._rank).unlink(missing_ok=True)
         self._account.goodput.begin(time.monotonic())
         if signal.SIGINT in self._signals:  # came while nothing was at work: there is nobody who could heed it
-            self._end = End(self._rank, self._node, "", INTERRUPTED)
+            self._end = self._stopped()
             self._part.ended(self._round, self._end)
             return
         self._child = Child(self._memory, {PORT: str(order.port), STARTED: str(self._began)})
@@ -108,9 +107,18 @@ class Supervisor:
         if self._child:
             self._child.end()
             self._child = None
+        self._forget()
         if isinstance(self._part, Leader):
             self._account.restart(self._part.council, self._memory.newest())
         self._part.ready()
+
+    def _forget(self) -> None:
+        """What the rank has said of its end counts no more. By the rank's own supervisor, which knows that it is gone:
+        another one would be too early for who fails late, or too late for who has begun again."""
+        layout.ok_marker(self._command.folder, self._env.job_id, self._rank).unlink(missing_ok=True)
+        failed = self._command.folder / layout.FAILED
+        if (find_object(failed) or {}).get("rank") == self._rank:
+            failed.unlink(missing_ok=True)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -134,19 +142,28 @@ class Supervisor:
             self._heard = len(self._signals)
 
     def _ended(self, child: Child, seconds: float) -> End | None:
-        code = child.code
+        code, why = child.code, None
         if code is None:
             why = child.look(seconds)
             if why is None:
                 return None
             child.end()
-            return End(self._rank, self._node, why)
+        if code != 0 and layout.ok_marker(self._command.folder, self._env.job_id, self._rank).exists():
+            # Its work was done, and it was lost while it left, perhaps before it could look for the others' markers.
+            self._command.succeeded(self._env, self._began)
+            code = 0
+        if code is None:
+            return End(self._rank, self._node, why or "")
         if code >= 0:
             return self._judged(code)
         if self._signals and -code in _SIGNALS:  # it had not come so far as to listen
-            layout.stopped_marker(self._command.folder, self._env.job_id, self._rank).touch()
-            return End(self._rank, self._node, "", INTERRUPTED)
+            return self._stopped()
         return End(self._rank, self._node, by_signal(-code))
+
+    def _stopped(self) -> End:
+        """The end of a rank that a signal has stopped before it could say so itself."""
+        layout.stopped_marker(self._command.folder, self._env.job_id, self._rank).touch()
+        return End(self._rank, self._node, "", INTERRUPTED)
 
     def _judged(self, code: int) -> End:
         """The end of a rank that left by itself: by its words."""
@@ -221,8 +238,9 @@ def _part(command: Command, env: JobEnvironment) -> Part:
 
 @contextmanager
 def _noting(signals: list[int]) -> Iterator[None]:
-    """Within, signals end nothing: they are noted."""
-    before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in _SIGNALS}
+    """Within, signals end nothing: they are noted. A hangup that is ignored (nohup) stays so, for the rank as well."""
+    wanted = [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in wanted}
     try:
         yield
     finally:

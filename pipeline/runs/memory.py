@@ -23,6 +23,7 @@ from typing import BinaryIO
 import xxhash
 
 MEMORY = "LACONVNET_MEMORY"  # names the descriptors to the rank
+_NAME = "laconvnet"
 _BEATS, _STEPS = 0, 8  # where the two counts stand on the board
 _RECORDS, _RECORD_BYTES = 1024, 16384
 _SLOTS = 2
@@ -67,15 +68,18 @@ class Memory:
     def make(cls, keeps: bool) -> Memory:
         """Memory that holds nothing yet; the descriptors are closed in what this process starts, but for `pass_fds`."""
         names = ["board", *(["vocabulary", "state", "state"] if keeps else [])]
-        descriptors = [os.memfd_create(f"laconvnet-{name}", os.MFD_CLOEXEC) for name in names]
+        descriptors = [os.memfd_create(f"{_NAME}-{name}", os.MFD_CLOEXEC) for name in names]
         os.ftruncate(descriptors[0], _BOARD_BYTES)
         return cls(descriptors)
 
     @classmethod
     def inherited(cls) -> Memory | None:
-        """What a supervisor has handed to this process; None where there is none."""
-        given = os.environ.get(MEMORY)
-        return cls([int(number) for number in given.split(",")]) if given else None
+        """What a supervisor has handed to this process; None where there is none.
+
+        Nor for what a rank starts: that inherits the variable, and not the descriptors it names.
+        """
+        given = [int(number) for number in os.environ.get(MEMORY, "").split(",") if number]
+        return cls(given) if given and all(map(_is_memory, given)) else None
 
     def variables(self) -> dict[str, str]:
         """The environment by which a process finds it."""
@@ -104,7 +108,7 @@ class Memory:
         struct.pack_into("<Q", self._board, _STEPS, steps)
 
     def newest(self) -> Kept | None:
-        """The newest whole state, None where there is none."""
+        """The newest whole state, None where there is none; both slots hold states of one run."""
         found = [(record, slot) for slot in self._slots if (record := self._record(slot))]
         if not found:
             return None
@@ -114,7 +118,13 @@ class Memory:
 
     @contextmanager
     def writing(self, record: Record, vocabulary: str) -> Iterator[BinaryIO]:
-        """A file to write a state to, in place of the older of the two; without an error it is the newest then."""
+        """A file to write a state to, in place of the older of the two; without an error it is the newest then.
+
+        States of another run, which the same process trained before, are forgotten.
+        """
+        for slot in self._slots:
+            if (found := self._record(slot)) and found.run != record.run:
+                self._note(slot, None)
         steps = {slot: found.step if (found := self._record(slot)) else -1 for slot in self._slots}
         slot = min(steps, key=lambda slot: steps[slot])
         self._note(slot, None)
@@ -147,6 +157,13 @@ class Memory:
         text = json.dumps(asdict(record)).encode() if record else b""
         begin = _RECORDS + slot * _RECORD_BYTES
         self._board[begin : begin + _RECORD_BYTES] = (_sum(text) + text).ljust(_RECORD_BYTES, b"\0")
+
+
+def _is_memory(descriptor: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"/memfd:{_NAME}-")
+    except OSError:
+        return False
 
 
 def _sum(text: bytes) -> bytes:

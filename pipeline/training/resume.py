@@ -57,7 +57,9 @@ def saved(config: TrainConfig, run: Path, ranks: Ranks, memory: Memory | None) -
 
 
 def _is_newest(kept: Kept | None, run: Path) -> bool:
-    return kept is not None and all(step_of(folder) < kept.record.step for folder in checkpoints.published(run))
+    if kept is None or kept.record.run != str(run.absolute()):  # one process may train several runs
+        return False
+    return all(step_of(folder) < kept.record.step for folder in checkpoints.published(run))
 
 
 def choose(config: TrainConfig, run: Path) -> Path | None:

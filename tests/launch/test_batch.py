@@ -99,6 +99,23 @@ def test_a_rank_that_was_lost_again_and_again_is_tried_elsewhere(stage: Path) ->
     assert (verdict.outcome, verdict.rank, verdict.exclude) == ("retry", 2, "node6")
 
 
+def test_a_supervisor_that_did_not_come_is_tried_again(stage: Path) -> None:
+    supervised(stage)
+    failed(stage, "rank 2 on its node has no supervisor that came within 600 seconds", rank=2, fault="node")
+    say(stage, "srun: error: node6: tasks 0-3: Exited with exit code 1\n")
+    verdict = judge(stage, "7", 1, 9)
+    assert (verdict.outcome, verdict.rank) == ("retry", 2)
+
+
+def test_a_start_that_has_ended_leaves_no_secret(stage: Path) -> None:
+    supervised(stage)
+    begin(stage, "7", 0, "node[6-7]")
+    (secret,) = stage.glob("jobs/*.link")
+    assert secret.name == "7.link"
+    end(stage, "7", 0, 1, 9)
+    assert not secret.exists()
+
+
 def test_a_rank_that_srun_killed_is_not_the_cause(stage: Path) -> None:
     """One that hangs in a collective heeds no SIGTERM: srun kills it too, and may tell of it first or last."""
     lines = KILLED.splitlines()

@@ -7,7 +7,15 @@ import signal
 import pytest
 
 from laconvnet.launch.outcomes import INTERRUPTED
-from laconvnet.launch.supervision.council import GRACE_SECONDS, PATIENCE_SECONDS, Begin, Clear, Council, Leave
+from laconvnet.launch.supervision.council import (
+    GRACE_SECONDS,
+    PATIENCE_SECONDS,
+    STOP_SECONDS,
+    Begin,
+    Clear,
+    Council,
+    Leave,
+)
 from laconvnet.launch.supervision.ends import End, by_signal, cause
 
 KILLED = End(1, "node7", by_signal(signal.SIGKILL))
@@ -70,6 +78,16 @@ def test_it_is_over_when_all_have_done_their_work() -> None:
     assert council.decide(LATE) == Leave()
 
 
+def test_nobody_waits_for_ever_for_who_was_told_to_stop_before_it_could_agree() -> None:
+    council = begun()
+    council.ended(1, 0, End(1, "node7", "", INTERRUPTED), 10.0)
+    assert council.decide(10.0 + STOP_SECONDS - 1) is None  # rank 0 may still save
+    assert council.decide(10.0 + STOP_SECONDS + 1) == Leave()
+    council = begun()
+    council.ended(1, 0, End(1, "node7", "", 0), 10.0)
+    assert council.decide(10.0 + STOP_SECONDS + 1) is None  # rank 0 may have more to do
+
+
 @pytest.mark.parametrize("end", [OWN, NODE])
 def test_what_starting_again_would_not_mend_ends_the_job(end: End) -> None:
     council = begun()
@@ -120,6 +138,11 @@ def test_the_cause_is_who_was_ended_from_outside_then_who_failed_then_who_lost_a
     assert cause([aborted, PEER]) == PEER
     assert cause([aborted]) == aborted
     assert cause([End(0, "node6", "", 0), End(1, "node7", "", INTERRUPTED)]) is None
+
+
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert "40" in by_signal(40)
+    assert "memory" in by_signal(signal.SIGKILL)
 
 
 def test_an_end_comes_through_the_wire_as_it_was() -> None:

@@ -78,10 +78,12 @@ def test_both_sides_hear_each_other_and_of_the_end(hub: Hub, ports: list[int]) -
 def test_a_stranger_is_not_let_in(hub: Hub, ports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # the stranger's own disappointment
     assert joined(hub, ports, 1, secret="b" * 64, seconds=0.5) == []
-    for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 1}\n', b'{"rank": 1, "proof": 7}\n', b"[1]\n", b"\xff\n"):
+    letters = b'{"rank": "\\ud800", "proof": "\\u00e9"}\n', b'{"rank": 1, "proof": "\\ud800"}\n', b"[" * 50_000 + b"\n"
+    plain = b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 1}\n', b'{"rank": 1, "proof": 7}\n', b"[1]\n", b"\xff\n"
+    for words in (*plain, *letters):
         with socket.create_connection(("127.0.0.1", ports[0])) as stranger:
             stranger.settimeout(5)
-            stranger.sendall(words + b"\n")
+            stranger.sendall(words)  # no empty line behind it: that alone would end the connection
             for _ in range(10):
                 list(hub.receive(0.02))
             stranger.recv(4096)  # the greeting

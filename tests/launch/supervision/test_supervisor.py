@@ -10,24 +10,33 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import pytest
 
-from laconvnet.files import read_object
+from laconvnet.files import publish_json, read_object
 from laconvnet.launch.executor import launch
 from laconvnet.launch.graph.stages import plan
+from laconvnet.launch.job import Command
 from laconvnet.launch.status import status
+from laconvnet.launch.supervision.council import Clear, Leave
+from laconvnet.launch.supervision.ends import End
+from laconvnet.launch.supervision.parts import Order
 from laconvnet.launch.supervision.rank import SUPERVISOR
+from laconvnet.launch.supervision.supervisor import Supervisor
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.records import read_lines
 from tests.launch.any_line import LINE
 
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
+
 Write = Callable[[str], Path]
 Until = Callable[[Callable[[], object], str], None]
 PROGRAM = """
-import os, signal, subprocess, sys, time
+import atexit, os, signal, subprocess, sys, time
 from pathlib import Path
 from laconvnet.pipeline.runs.memory import Memory, Record
 
@@ -79,6 +88,22 @@ def main(argv):
         while not told:
             time.sleep(0.05)
         return 130
+    elif command == "after":                    # after FOLDER: its work is done, and then it aborts
+        if rank == "1":
+            atexit.register(os.abort)
+    elif command == "silent":                   # silent FOLDER: rank 1 leaves without a word, rank 0 tells of it
+        if rank == "0":
+            raise OSError("Connection reset by peer")
+        while not Path(folder, "FAILED.json").exists():
+            time.sleep(0.05)
+        os._exit(3)
+    elif command == "held":                     # held FOLDER: heeds nothing, as in a collective
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if rank == "0":
+            with memory.writing(Record(5, None, None, None, None, folder, "token"), "words") as file:
+                file.write(b"state 5")
+        Path(folder, f"sits-{rank}").touch()
+        time.sleep(600)
     return 0
 """
 
@@ -154,6 +179,16 @@ def test_a_fault_of_its_own_ends_the_job_as_the_rank_tells_it(stages: Write, com
     assert len(restarts(folder)) == rounds
 
 
+def test_who_leaves_without_a_word_is_named_and_not_the_peer_that_tells_of_it(stages: Write) -> None:
+    file = stages('run: {run: [silent, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    assert launch(file, line=LINE) == 1
+    folder = plan(file)[0].folder
+    failed = read_object(folder / "FAILED.json")
+    assert failed["rank"] == 1
+    assert "code 3" in failed["reason"]
+    assert restarts(folder) == []
+
+
 def test_without_restarts_nobody_watches(stages: Write) -> None:
     file = stages('run: {run: [environment, "{here}"], threads: 1}\nfew: {run: [train, x], restarts: 0}')
     stage, none = plan(file)
@@ -178,6 +213,29 @@ def test_ctrl_c_reaches_each_rank_once_and_nothing_starts_again(stages: Write, w
     assert not [found for found in psutil.process_iter() if _is_of(found, folder)]
 
 
+def test_a_second_ctrl_c_leaves_no_process_and_no_secret(stages: Write, work: Path, until: Until) -> None:
+    file = stages('run: {run: [held, "{here}"], processes: 2, threads: 1, restarts: 3}')
+    folder = plan(file)[0].folder
+    program = (
+        "import sys; from laconvnet.launch import job; from laconvnet.launch.executor import launch; "
+        "from tests.launch.any_line import LINE; job.ENTRY = 'lost_entry:main'; "
+        f"sys.exit(launch({str(file)!r}, line=LINE))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
+    assert process.stderr
+    until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+    assert [*folder.glob("jobs/*.link")]
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    assert process.wait(60) == 130
+    assert restarts(folder) == []
+    assert not [found for found in psutil.process_iter() if _is_of(found, folder) and lives(found.pid)]
+    assert not [*folder.glob("jobs/*.link")]
+
+
 def test_a_rank_ends_with_its_supervisor(stages: Write, work: Path, until: Until) -> None:
     file = stages('run: {run: [sit, "{here}"], processes: 2, threads: 1, restarts: 3}')
     folder = plan(file)[0].folder
@@ -196,6 +254,74 @@ def test_a_rank_ends_with_its_supervisor(stages: Write, work: Path, until: Until
     assert not any(lives(found.pid) for found in ranks)
     assert "SIGKILL" in read_object(folder / "FAILED.json")["reason"]
     assert json.loads((folder / "starts.jsonl").read_text().splitlines()[-1])["outcome"] == "failed"
+
+
+def test_who_aborts_after_its_work_was_done_has_done_it(stages: Write) -> None:
+    file = stages('run: {run: [after, "{here}"], processes: 2, threads: 1, restarts: 1}')
+    assert launch(file, line=LINE) == 0
+    folder = plan(file)[0].folder
+    assert restarts(folder) == []
+    assert (folder / "DONE.json").exists()
+    assert not (folder / "FAILED.json").exists()
+
+
+def test_where_a_supervisor_is_lost_the_other_has_time_to_save(stages: Write, until: Until) -> None:
+    file = stages('run: {run: [held, "{here}"], processes: 2, threads: 1, restarts: 1}')
+    folder = plan(file)[0].folder
+
+    def kill() -> None:
+        until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
+        ranks = [found for found in psutil.process_iter() if _is_of(found, folder)]
+        (one,) = [found for found in ranks if found.environ()["SUBMITIT_LOCAL_GLOBALID"] == "1"]
+        os.kill(int(one.environ()[SUPERVISOR]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert launch(file, line=LINE) == 1
+    thread.join()
+    assert checkpoints.is_whole(folder / "checkpoints" / "step-00000005")
+    failed = read_object(folder / "FAILED.json")
+    assert failed["rank"] == 1
+    assert "SIGKILL" in failed["reason"]
+    assert not [*folder.glob("jobs/*.link")]
+
+
+class Script:
+    """A part that gives orders one after the other, and looks at the folder each time its supervisor is ready."""
+
+    def __init__(self, folder: Path, orders: list[Order]) -> None:
+        self._folder, self._orders = folder, orders
+        self.seen: list[list[str]] = []
+
+    def ready(self) -> None:
+        self.seen.append(sorted(f"{place.relative_to(self._folder)}" for place in self._folder.rglob("*.*")))
+
+    def orders(self, seconds: float) -> list[Order]:
+        return [self._orders.pop(0)]
+
+    def ended(self, round: int, end: End) -> None:
+        return
+
+    def linger(self, seconds: float) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("failed", [1, 2])
+def test_what_a_rank_said_is_forgotten_by_its_own_supervisor_before_the_next_round(tmp_path: Path, failed: int) -> None:
+    """And not what another one says, whose rank may still live."""
+    folder = tmp_path / "run-abc"
+    (folder / "jobs").mkdir(parents=True)
+    for rank in (1, 2):
+        (folder / "jobs" / f"7_{rank}.ok").touch()
+    publish_json(folder / "FAILED.json", {"rank": failed, "reason": "Connection reset by peer"})
+    env = SimpleNamespace(global_rank=1, num_tasks=4, num_nodes=1, job_id="7")
+    script = Script(folder, [Clear(0), Leave()])
+    command = Command("run", "abc", folder, (), processes=4, restarts=1)
+    Supervisor(command, cast("JobEnvironment", env), script, []).run()
+    assert script.seen[1] == (["FAILED.json"] if failed == 2 else []) + ["jobs/7_2.ok"]
 
 
 def lives(pid: int) -> bool:

@@ -76,6 +76,30 @@ def test_a_board_alone_keeps_no_states_and_what_nobody_gave_is_not_there(monkeyp
     assert Memory.inherited() is None
 
 
+def test_states_of_another_run_are_forgotten_with_its_vocabulary() -> None:
+    memory = Memory.make(keeps=True)
+    keep(memory, 98, b"state 98")
+    keep(memory, 99, b"state 99")
+    with memory.writing(Record(1, None, "seal", "set", "v1", "the next run", "token"), "other words") as file:
+        file.write(b"state 1")
+    found = memory.newest()
+    assert found is not None
+    assert (found.record.run, found.record.step, found.vocabulary) == ("the next run", 1, "other words")
+
+
+def test_what_a_rank_starts_has_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variable comes to it, and the descriptors do not: another file may have taken their numbers, or none."""
+    (tmp_path / "other").write_bytes(bytes(1 << 16))
+    with (tmp_path / "other").open("r+b") as other:
+        monkeypatch.setenv("LACONVNET_MEMORY", f"{other.fileno()}")
+        assert Memory.inherited() is None
+    monkeypatch.setenv("LACONVNET_MEMORY", "1023")
+    assert Memory.inherited() is None
+    memory = Memory.make(keeps=False)
+    monkeypatch.setenv("LACONVNET_MEMORY", memory.variables()["LACONVNET_MEMORY"])
+    assert Memory.inherited() is not None
+
+
 def published(run: Path, step: int) -> tuple[Path, bytes]:
     (folder,) = [found for found in checkpoints.published(run) if found.name.endswith(f"{step}")]
     assert checkpoints.is_whole(folder)

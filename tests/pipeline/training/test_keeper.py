@@ -98,3 +98,16 @@ def test_a_start_goes_on_from_the_newer_of_memory_and_checkpoints(tmp_path: Path
     without = resume.saved(config, tmp_path, ALONE, None)
     assert without is not None
     assert without.state["step"] == 4
+
+
+def test_a_start_does_not_go_on_from_the_state_of_another_run(tmp_path: Path, refcoco: Path) -> None:
+    """One process trains several: a measurement does."""
+    config = configuration.load(Path(__file__).with_name("tiny.yaml"), ["--data.folder", str(refcoco)])
+    memory = Memory.make(keeps=True)
+    with memory.writing(Record(3, None, None, None, None, str(tmp_path / "first"), "token"), "words") as file:
+        torch.save({"step": 3}, file)
+    (tmp_path / "second").mkdir()
+    assert resume.saved(config, tmp_path / "second", ALONE, memory) is None
+    found = resume.saved(config, tmp_path / "first", ALONE, memory)
+    assert found is not None
+    assert found.state["step"] == 3
