@@ -121,3 +121,16 @@ def test_keys_of_missing_images_are_compared_as_they_come(tmp_path: Path, monkey
     with pytest.raises(InputError, match="key 'toy-1' occurs twice"):
         next(Planner(samples(), shard_bytes=10).chunks())  # type: ignore[arg-type]
     assert read == [0, 1, 2, 1]
+
+
+def test_a_key_for_which_a_tar_has_no_room_is_refused_by_its_image(tmp_path: Path) -> None:
+    """With `.json` behind it a name of the format has 100 bytes."""
+    (tmp_path / "it.jpg").write_bytes(b"12345")
+    for length in (95, 96):
+        record = Record("toy", "1" * (length - len("toy-")), "it.jpg", 0, 0, "CC0")
+        chunks = Planner([RawSample(record, tmp_path / "it.jpg")], shard_bytes=10).chunks()
+        if length == 95:
+            assert [len(sample.record.key) for chunk in chunks for sample in chunk.samples] == [95]
+            continue
+        with pytest.raises(InputError, match=r"it\.jpg: key 'toy-1+' is longer than the 95 characters"):
+            next(chunks)
