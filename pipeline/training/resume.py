@@ -129,4 +129,5 @@ def _told(found: Checkpoint) -> str:
     if found.marker is None:
         return f"damaged, {found.damage}"
     size = sum(described["bytes"] for described in found.marker.files.values())
-    return f"whole, {size / 1e6:.1f} MB" + (f", score {found.marker.score:.4g}" if found.marker.score else "")
+    score = "" if found.marker.score is None else f", score {found.marker.score:.4g}"
+    return f"whole, {size / 1e6:.1f} MB{score}"

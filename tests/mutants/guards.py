@@ -38,7 +38,7 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _SESSION, _ELASTIC],
     "shards/build/builder.py": ["tests/shards/test_progress.py", *_BUILD],
     "shards/build/join.py": _BUILD,
-    "shards/build/plan.py": _BUILD[:1],
+    "shards/build/plan.py": ["tests/shards/test_keys.py", *_BUILD[:1]],
     "shards/build/writer.py": ["tests/shards/test_writer.py", *_BUILD],
     "shards/format/checksums.py": _SETS,
     "shards/format/manifest.py": [_SETS[2], _SETS[3], *_BUILD, "tests/shards/test_pretrain.py"],

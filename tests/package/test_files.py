@@ -101,6 +101,13 @@ def test_leftovers_go_by_name_or_all(tmp_path: Path) -> None:
     assert names(tmp_path) == ["kept"]
 
 
+def test_a_leftover_that_another_one_removes_meanwhile_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([tmp_path / ".partial.00000001.gone"]))
+    files.remove_leftovers(tmp_path)
+
+
 def test_what_a_killed_process_leaves_is_found_again(tmp_path: Path) -> None:
     code = """
         import os, signal, sys

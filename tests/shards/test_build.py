@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from laconvnet.shards.build import builder as build_module
+from laconvnet.shards.build import plan as plan_module
 from laconvnet.shards.build.builder import build, build_task
 from laconvnet.shards.build.plan import plan
 from laconvnet.shards.build.writer import Chunk
@@ -215,7 +216,7 @@ def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_s
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
-def test_shards_are_cut_by_size_on_disk(tmp_path: Path) -> None:
+def test_shards_are_cut_by_size_on_disk_and_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
     build(samples, out, **ARGS, shard_bytes=3000)
     expected = plan(samples, 3000)
@@ -224,6 +225,9 @@ def test_shards_are_cut_by_size_on_disk(tmp_path: Path) -> None:
     assert expected.bytes == sum(sample.image.stat().st_size for sample in samples if sample.image.exists())
     assert plan(samples, 10**9).shards == 1
     assert plan(samples, 1).shards == 11
+    assert (plan_module.SHARD_BYTES, plan_module.SHARD_SAMPLES) == (256 << 20, 10_000), "or a rebuilt set is another"
+    monkeypatch.setattr(plan_module, "SHARD_SAMPLES", 4)
+    assert plan(samples).shards == 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])

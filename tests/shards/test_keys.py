@@ -106,3 +106,17 @@ def test_no_chunk_with_a_key_that_was_there_is_planned(first: int, second: int, 
     assert planned == others, "each image once"
     cause = "missing" if missing else "duplicate key"
     assert [(row["key"], row["cause"]) for row in planner.rows] == [(f"toy-{first}", cause)] * (1 + missing)
+
+
+def test_an_image_for_whose_key_a_tar_has_no_room_is_set_aside(tmp_path: Path) -> None:
+    """With `.json` behind it a name of the format has 100 bytes."""
+    (tmp_path / "it.jpg").write_bytes(b"12345")
+    records = [
+        Record("toy", str(number) * (length - len("toy-")), "it.jpg", 0, 0, "CC0")
+        for number, length in enumerate((95, 96), 1)
+    ]
+    planner = Planner([RawSample(record, tmp_path / "it.jpg") for record in records], shard_bytes=10)
+    assert [len(sample.record.key) for chunk in planner.chunks() for sample in chunk.samples] == [95]
+    (row,) = planner.rows
+    assert (row["cause"], row["key"]) == ("key", records[1].key)
+    assert "95 characters" in row["reason"]

@@ -1,4 +1,4 @@
-"""What the bar of a build counts."""
+"""What the bar of a build counts, and that it is there unless the caller does without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laconvnet.shards.build.builder import build
+from laconvnet.shards.build.builder import build, build_task
 from tests.shards.test_build import ARGS, toy
 
 
@@ -15,8 +15,12 @@ def test_every_image_that_is_there_is_counted_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     samples = toy(tmp_path / "pictures")  # one of them has no file
-    given = {**ARGS, "progress": True, "total": len(samples), "shard_bytes": 3000, "workers": workers}
-    build(samples, tmp_path / "out", **given)
+    given = {name: value for name, value in ARGS.items() if name != "progress"}
+    given |= {"shard_bytes": 3000, "workers": workers}
+    build(samples, tmp_path / "new" / "out", **given, total=len(samples))
     assert "| 11/12 [" in capsys.readouterr().err
-    build(samples, tmp_path / "silent", **{**given, "progress": False})
+    build_task(samples, tmp_path / "task", **given, task=(1, 1))
+    assert "11image [" in capsys.readouterr().err, "how many all tasks have together is not known"
+    build(samples, tmp_path / "silent", **given, total=len(samples), progress=False)
+    build_task(samples, tmp_path / "quiet", **given, task=(1, 1), progress=False)
     assert capsys.readouterr().err == ""

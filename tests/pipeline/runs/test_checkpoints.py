@@ -71,8 +71,9 @@ def test_a_place_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.resolve(elsewhere) == elsewhere
     assert checkpoints.is_whole(older)
     assert not checkpoints.is_whole(tmp_path / "checkpoints" / "step-00000002")
-    with pytest.raises(ConfigError, match=r"nothing: holds no checkpoint"):
-        checkpoints.resolve(tmp_path / "nothing")
+    for place in ("nothing", "step-00000009", "checkpoints/nothing"):  # a checkpoint's place is both folders' names
+        with pytest.raises(ConfigError, match=rf"{place}: holds no checkpoint"):
+            checkpoints.resolve(tmp_path / place)
 
 
 @pytest.mark.parametrize("whole_before", [True, False])

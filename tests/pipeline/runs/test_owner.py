@@ -189,10 +189,23 @@ def test_who_takes_another_ones_name_by_mistake_puts_it_back(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["owner.json"]
 
 
-def test_a_damaged_file_names_nobody_but_holds_while_it_beats(tmp_path: Path) -> None:
+def test_a_damaged_file_names_nobody_but_holds_while_it_beats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "owner.json").write_text("{")
     with owner.take(tmp_path) as own:
         own.check()
+    assert "names process 0 on an unknown host;" in capsys.readouterr().err
+
+
+def test_who_finds_the_place_taken_again_each_time_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names(tmp_path, pid=12)
+    tried: list[Path] = []
+    monkeypatch.setattr(owner, "_is_gone", lambda *_: True)
+    monkeypatch.setattr(owner, "_remove", lambda file, *_: tried.append(file))
+    with pytest.raises(ConfigError, match="process 12 on node7 trains here"):
+        owner.take(tmp_path)
+    assert tried == [tmp_path / "owner.json"] * 3
 
 
 def test_the_last_beat_is_over_before_the_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     found, vocabulary = checkpoint.read(folder)
     assert found["step"] == 7
     assert torch.equal(found["model"]["weight"], torch.full((3,), 7.0))
+    assert str(folder / "state.pt") in Path("/proc/self/maps").read_text(), "mapped, not copied"
     assert json.loads(vocabulary) == {"words": ["red"], "answers": []}
     assert sorted(path.name for path in folder.iterdir()) == ["COMMIT", "state.pt", "vocabulary.json"]
 

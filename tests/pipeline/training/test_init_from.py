@@ -16,7 +16,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
-from laconvnet.pipeline.training.start import start
+from laconvnet.pipeline.training.start import rebuild, start
 from tests.pipeline.training.ranks import train
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -97,6 +97,9 @@ def test_its_own_checkpoint_wins_over_the_earlier_stage(tmp_path: Path, refcoco:
     )
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    less = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    with pytest.raises(RuntimeError, match=r"head\."):
+        rebuild(asked, start_state.vocabulary, less)
     checkpoint.save(
         checkpoint.folder_of(tmp_path, 3), {**own, "draws": draws.VERSION}, start_state.vocabulary.to_json()
     )

@@ -13,7 +13,9 @@ import pytest
 
 from laconvnet.pipeline.data.sizes import Sizes
 from laconvnet.pipeline.errors import TrainingError
+from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.runs import checkpoints, owner
+from laconvnet.pipeline.training import checkpoint
 from laconvnet.shards.format.manifest import EXAMPLES_MAP, Manifest
 from tests.pipeline.training.ranks import comes_to, finish, run, start, train
 
@@ -208,6 +210,16 @@ def test_explain_resume_tells_and_changes_nothing(stopped: Path, refcoco: Path) 
     (output,) = train(1, stopped, [*KEYS, *words, "--seed", "1"], expected=2)
     assert "seed: 0 -> 1 (must not differ)" in output
     assert contents(stopped) == before
+
+
+def test_explain_resume_tells_of_dropout_by_another_rule(stopped: Path, refcoco: Path) -> None:
+    words = ["--data.folder", str(refcoco), "--explain-resume"]
+    assert "dropout" not in train(1, stopped, [*KEYS, *words])[0]
+    newest = checkpoints.resolve(stopped)
+    (state, vocabulary), marker = checkpoint.read(newest, checkpoint.RESUMES), checkpoints.read_marker(newest)
+    del state["draws"]  # as the versions wrote it that knew no other rule
+    checkpoint.save(newest, state, vocabulary, origin=checkpoint.Origin(marker.config, marker.code))
+    assert f"dropout: rule 1 -> {draws.VERSION}" in train(1, stopped, [*KEYS, *words])[0]
 
 
 def test_a_torn_last_line_swallows_no_step(stopped: Path, undisturbed: Path, refcoco: Path) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import draws
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Outcome, Session, Source, report_start
@@ -279,6 +280,27 @@ def test_only_questions_whose_answer_is_known_are_trained_on(sets: dict[str, Pat
     assert source.examples is some
     assert len(source.items.first) < len(every.rows)
     assert Source.open(configured(sets["refcoco"])).examples.kind == "expression"
+
+
+def test_a_set_that_lacks_what_the_task_is_taught_by_is_refused(sets: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="have no mask"):
+        Source.open(configured(sets["visual_genome"], "--model.task", "res"))
+
+
+def test_stages_are_computed_again_by_their_numbers(folder: Path) -> None:
+    session = session_of(configured(folder, "--engine.recompute", "[1, 4]"))
+    assert [stage.recompute for stage in session.model.visual.stages] == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss", "bad"),
+    [("fp32", 1.0, True), ("fp32", float("nan"), True), ("fp16", 1.0, False), ("fp16", float("inf"), True)],
+)
+def test_a_step_that_is_left_out_is_bad_but_for_an_overflow_of_fp16(
+    folder: Path, precision: str, loss: float, bad: bool
+) -> None:
+    session = session_of(configured(folder, "--engine.zero", "1", "--engine.precision", precision))
+    assert session._is_bad(torch.tensor(loss)) == bad
 
 
 def test_the_start_is_told_with_what_was_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
