@@ -14,14 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from laconvnet.shards.format.raw import Counts, Fault, RawSample
+from laconvnet.shards.format.raw import BY_RULE, Counts, Fault, RawSample
 from laconvnet.shards.format.record import Record, Region
 from laconvnet.shards.format.tables import MappedTable
 
 KINDS = ("picture", "region", "expression", "question", "mask", "box")
 ITEMS = ("region", "expression", "question")  # what has an id of its own in the files
-# Causes that are no fault: the rules of a data set, or of its reader, leave these entries out.
-BY_RULE = frozenset(("no box", "ambiguous", "no label", "merged", "crowd"))
 
 Ledger = dict[str, dict[str, dict[str, Any]]]  # by split and kind: read, kept, lost and changed by cause
 
