@@ -180,7 +180,7 @@ def _load_annotations(
 
     Raises InputError where no image has a list of them: then it is another file.
     """
-    store = reading.CompressedStore(path)
+    store = reading.CompressedStore()
     faults: list[Fault] = []
     has_lists = False
     kinds = _OF_QUESTION if path.name == "question_answers.json" else OF_REGION

@@ -52,7 +52,6 @@ def genome(root: Path, images: list[Any] | None = None, **files: list[Any]) -> P
         (region(150, width="16"), "box", "'16'"),
         (region(150, phrase=None), "field", "key 'phrase' is None"),
         (region(150, phrase=" "), "blank", "key 'phrase' is empty"),
-        (region(150, phrase="\ud800"), "text", "no valid Unicode"),
         ({key: value for key, value in region(150).items() if key != "phrase"}, "field", "'phrase' is missing"),
         (region(150, x=70), "box", "outside the image"),
     ],
