@@ -1,6 +1,6 @@
 """The brakes of a build: how much of a data set may be lost before the set is not published.
 
-A loss counts where it is a fault; what the rules of a data set leave out (`shards.format.ledger.BY_RULE`) does not.
+A loss counts where it is a fault; what the rules of a data set leave out (`shards.format.raw.BY_RULE`) does not.
 Each split is judged by itself, for a small test split is where a loss does most harm: by its pictures, and by its
 entries, which are regions, expressions and questions.
 """
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.ledger import BY_RULE, ITEMS, Ledger
+from laconvnet.shards.format.ledger import ITEMS, Ledger
+from laconvnet.shards.format.raw import BY_RULE
 
 _LOG = logging.getLogger(__name__)
 _LISTED = 10

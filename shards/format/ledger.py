@@ -14,14 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from laconvnet.shards.format.raw import Counts, Fault, RawSample
+from laconvnet.shards.format.raw import BY_RULE, Counts, Fault, RawSample
 from laconvnet.shards.format.record import Record, Region
 from laconvnet.shards.format.tables import MappedTable
 
 KINDS = ("picture", "region", "expression", "question", "mask", "box")
 ITEMS = ("region", "expression", "question")  # what has an id of its own in the files
-# Causes that are no fault: the rules of a data set, or of its reader, leave these entries out.
-BY_RULE = frozenset(("no box", "ambiguous", "no label", "merged", "crowd"))
 
 Ledger = dict[str, dict[str, dict[str, Any]]]  # by split and kind: read, kept, lost and changed by cause
 
@@ -85,7 +83,7 @@ def fault_row(fault: Fault, key: str) -> dict[str, Any]:
     """The row of the quarantine table for a fault of an entry."""
     counts = Counter({(fault.split, kind): number for kind, number in fault.takes})
     names = ("file", "region", "reason", "kind", "id", "cause", "changed")
-    return {name: getattr(fault, name) for name in names} | {"key": key, "counts": _listed(counts)}
+    return _row({name: getattr(fault, name) for name in names} | {"key": key, "counts": _listed(counts)})
 
 
 def picture_rows(sample: RawSample, kept: Record | None, cause: str = "", reason: str = "") -> Iterator[dict[str, Any]]:
@@ -105,7 +103,15 @@ def picture_rows(sample: RawSample, kept: Record | None, cause: str = "", reason
     if not reason:
         first = min((fault for fault in sample.faults if not fault.changed), key=lambda fault: fault.cause in BY_RULE)
         cause, reason = first.cause, f"nothing of it is left in {', '.join(sorted(without))}: {first.reason}"
-    yield row | {"cause": cause, "reason": reason, "changed": False, "counts": _listed(lost)}
+    yield _row(row | {"cause": cause, "reason": reason, "changed": False, "counts": _listed(lost)})
+
+
+def _row(fields: dict[str, Any]) -> dict[str, Any]:
+    """The row with texts that a table can hold: file names and pickles may have other bytes than those of UTF-8."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def _listed(counts: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:

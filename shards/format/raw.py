@@ -15,6 +15,8 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Record
 
 Counts = Counter[tuple[str, str]]  # entries by split and kind
+# Causes that are no fault: the rules of a data set, or of its reader, leave these entries out.
+BY_RULE = frozenset(("no box", "ambiguous", "no label", "merged", "crowd"))
 # Pictures in a row of which nothing can be used, before a source is refused as a whole.
 _ALL_LOST = 10_000
 
@@ -118,5 +120,6 @@ def _not_all_lost(samples: Iterator[RawSample], account: Account) -> Iterator[Ra
 
 
 def _all_lost(held: list[RawSample], account: Account) -> InputError:
-    first = (account.faults or [fault for sample in held for fault in sample.faults])[0]
+    faults = [*account.faults, *(fault for sample in held for fault in sample.faults)]
+    first = min(faults, key=lambda fault: fault.cause in BY_RULE)
     return InputError(f"{first.reason}; nor can any other entry be used: get the files again, or check --root")

@@ -16,6 +16,12 @@ from laconvnet.shards.errors import InputError
 
 SCHEMA_VERSION = 1
 
+
+def key(source: str, picture_id: str) -> str:
+    """The key of an image: no dot and no slash, which webdataset and DALI split at."""
+    return re.sub(r"[^0-9A-Za-z_+-]", "_", f"{source}-{picture_id}")
+
+
 Box = tuple[float, float, float, float]
 Rle = dict[str, Any]
 
@@ -81,8 +87,8 @@ class Record:
 
     @property
     def key(self) -> str:
-        """The name of the sample in its shard: no dot and no slash, which webdataset and DALI split at."""
-        return re.sub(r"[^0-9A-Za-z_+-]", "_", f"{self.source}-{self.picture_id}")
+        """The name of the sample in its shard."""
+        return key(self.source, self.picture_id)
 
     @property
     def splits(self) -> tuple[str, ...]:

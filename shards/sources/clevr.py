@@ -11,18 +11,20 @@ Images without a question are not built.
 
 from __future__ import annotations
 
-import itertools
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Question
+from laconvnet.shards.format.raw import Account, RawSample
+from laconvnet.shards.format.record import Question, key
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
+from laconvnet.shards.sources.faults import EntryFault
+from laconvnet.shards.sources.questions import QuestionStore
 
 _FAMILIES = {
     "count": "count",
@@ -63,35 +65,36 @@ class Clevr:
         no_partition(partition, self.name)
         paths = chosen_files(root, self.question_files, splits)
         folders = image_folders(images or root / "images", paths)
-        stores = {split: self._load(path, split, folders[split]) for split, path in paths.items()}
+        account = Account()
+        stores = {split: self._load(path, split, folders[split], account) for split, path in paths.items()}
 
         def records() -> Iterator[RawSample]:
             for split, store in stores.items():
                 for file_name in sorted(store):
                     questions = tuple(
                         Question(id, split, text, answer, family=family)
-                        for id, text, answer, family in store.get(file_name)
+                        for _, id, text, answer, family in store.get(file_name)
                     )
                     path = reading.inside(folders[split], file_name, str(paths[split]))
                     yield sample(self, path, Path(file_name).stem, file_name, questions=questions)
 
-        return Samples(records(), sum(len(store) for store in stores.values()))
+        return Samples(records(), sum(len(store) for store in stores.values()), account)
 
-    def _load(self, path: Path, split: str, image_folder: Path) -> reading.CompressedStore:
+    def _load(self, path: Path, split: str, image_folder: Path, account: Account) -> QuestionStore:
         """The questions by image. The download has them together, but nothing says that they must be."""
-        store = reading.CompressedStore(path)
-        questions = enumerate(reading.read_items(path, "questions.item"))
-        for file_name, group in itertools.groupby(questions, lambda item: item[1].get("image_filename")):
-            entries = [
-                _question(question, f"{split}-{self.question_number(question, position, path)}", path)
-                for position, question in group
-            ]
-            if not isinstance(file_name, str):
-                raise InputError(
-                    f"{path}: question {entries[0][0]}: key 'image_filename' is {file_name!r}, expected a name"
-                )
-            reading.inside(image_folder, file_name, f"{path}: question {entries[0][0]}")
-            store.add(file_name, entries)
+        store = QuestionStore(account, lambda file_name: key(self.name, Path(str(file_name)).stem))
+        for position, question in enumerate(reading.read_items(path, "questions.item")):
+            named = f"{split}-{question.get('question_index', position)}"
+            with store.reading(path, split, named) as asked:
+                id = f"{split}-{self.question_number(question, position, path)}"
+                where = f"{path}: question {id}"
+                file_name = reading.field(question, where, str, "image_filename")
+                reading.inside(image_folder, file_name, where)
+                asked.image = file_name
+                text = reading.phrase(question, where, "question")
+                answer = reading.field(question, where, str, "answer") if "answer" in question else None
+                store.keep(asked, split, id, text, answer, _family(question, where) if "program" in question else None)
+        store.finish(path, split)
         return store
 
 
@@ -122,23 +125,17 @@ def image_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
     return {split: reading.need_folder(above / split, advice.format(split)) for split in splits}
 
 
-def _question(question: dict[str, Any], id: str, path: Path) -> tuple[str, str, str | None, str | None]:
-    where = f"{path}: question {id}"
-    text = reading.phrase(question, where, "question")
-    answer = reading.field(question, where, str, "answer") if "answer" in question else None
-    return id, text, answer, _family(question, where) if "program" in question else None
-
-
 def last_function(entry: dict[str, Any], where: str) -> dict[str, Any]:
     """The function that a program ends in, whose output is the answer."""
     program = reading.objects(entry, where, "program")
     if not program:
-        raise InputError(f"{where}: key 'program' is empty, expected its functions in order")
+        raise EntryFault("field", f"{where}: key 'program' is empty, expected its functions in order")
     return program[-1]
 
 
 def _family(question: dict[str, Any], where: str) -> str:
     function = reading.field(last_function(question, where), f"{where}: program", str, "function", "type")
     if function not in _FAMILIES:
-        raise InputError(f"{where}: the program ends in {function!r}, expected one of {', '.join(sorted(_FAMILIES))}")
+        known = ", ".join(sorted(_FAMILIES))
+        raise EntryFault("field", f"{where}: the program ends in {reprlib.repr(function)}, expected one of {known}")
     return _FAMILIES[function]

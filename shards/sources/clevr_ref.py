@@ -8,15 +8,15 @@ anew with each run of the generator. What it refers to is the output of the last
 several, counted from 0. The scene has their boxes (``obj_bbox``: x, y, w, h of the whole object, with what others hide
 of it) and masks (``obj_mask``: what is seen of it) under keys that count from 1. A region has the boxes of all its
 objects and the union of their masks; its category is their shape, where they share one. Images without an expression
-are not built.
+are not built. The runs of a mask add up to the pixels of its image, whose size is the image's own.
 """
 
 from __future__ import annotations
 
-import itertools
-import operator
+import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,21 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Expression, Region, Rle
+from laconvnet.images import opened, read_bytes
+from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.record import Expression, Region, Rle, key
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, no_partition, sample
 from laconvnet.shards.sources.clevr import chosen_files, image_folders, last_function
+from laconvnet.shards.sources.faults import EntryFault, entry, lost
 from laconvnet.shards.sources.masks import union
+from laconvnet.shards.sources.questions import QuestionStore
 
 _REFEXPS = "refexps/clevr_ref+_<split>_refexps.json"
+_KINDS = ("region", "expression", "mask")  # that each expression is, beside its boxes
 _SCENES = "scenes/clevr_ref+_<split>_scenes.json"
-# The scenes do not tell the size of their images, and their masks are runs along the rows.
-_WIDTH, _HEIGHT = 480, 320
+# The size of CLEVR's own images, for one that cannot be opened, which the builder will refuse.
+_CLEVR_SIZE = 480, 320
 _RUNS = re.compile(r"[0-9]{1,6}(?:,[0-9]{1,6})*")
 
 
@@ -48,7 +51,7 @@ class _Split:
     refexps: Path
     scenes: Path
     image_folder: Path
-    expressions: reading.CompressedStore
+    expressions: QuestionStore
 
 
 class ClevrRef:
@@ -68,7 +71,7 @@ class ClevrRef:
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of split and scene.
 
-        The scenes, gigabytes of masks, are read while the samples are taken: a fault in one is raised then.
+        The scenes, gigabytes of masks, are read while the samples are taken.
         """
         no_partition(partition, self.name)
         paths = chosen_files(root, _REFEXPS, splits)
@@ -80,98 +83,163 @@ class ClevrRef:
             for split, path in paths.items()
         }
         folders = image_folders(images or root / "images", paths)
+        account = Account()
         chosen = [
-            _Split(split, path, scenes[split], folders[split], _expressions(path, split, folders[split]))
+            _Split(split, path, scenes[split], folders[split], self._expressions(path, split, folders[split], account))
             for split, path in paths.items()
         ]
 
         def records() -> Iterator[RawSample]:
             for split in chosen:
-                missing = set(split.expressions)
-                for scene in reading.read_items(split.scenes, "scenes.item"):
-                    file_name = reading.field(scene, f"{split.scenes}: scene", str, "image_filename")
-                    missing.discard(file_name)
-                    expressions = split.expressions.get(file_name)
-                    if not expressions:
-                        continue
-                    regions = _regions(scene, expressions, split.name, f"{split.scenes}: scene of {file_name}")
-                    path = reading.inside(split.image_folder, file_name, str(split.scenes))
-                    yield sample(self, path, Path(file_name).stem, file_name, (_WIDTH, _HEIGHT), regions)
-                if missing:
-                    raise InputError(
-                        f"{split.scenes}: no scene of {min(missing)} ({len(missing)} images of {split.refexps.name} "
-                        "lack theirs); get the file again"
+                yield from self._of_split(split, account)
+
+        return Samples(records(), sum(len(split.expressions) for split in chosen), account)
+
+    def _of_split(self, split: _Split, account: Account) -> Iterator[RawSample]:
+        """The samples of a split, in the order of its scenes."""
+        sizes = _Sizes()
+        without_scene = set(split.expressions)
+        for scene in reading.read_items(split.scenes, "scenes.item"):
+            named = scene.get("image_filename")
+            with entry(account.faults, "picture", named, split.name, split.scenes, {}):
+                file_name = reading.field(scene, f"{split.scenes}: scene", str, "image_filename")
+                expressions = split.expressions.get(file_name)
+                if not expressions:
+                    continue
+                if file_name not in without_scene:
+                    raise EntryFault(
+                        "duplicate id", f"{split.scenes}: a second scene of {file_name}; the first is used"
                     )
+                without_scene.discard(file_name)
+                path = reading.inside(split.image_folder, file_name, str(split.scenes))
+                read = _Scene(scene, f"{split.scenes}: scene of {file_name}", path, sizes)
+                regions, faults = _regions(read, expressions, split)
+                yield sample(self, path, Path(file_name).stem, file_name, read.size, regions, faults=faults)
+        for file_name in sorted(without_scene):
+            expressions = split.expressions.get(file_name)
+            told = f"{split.scenes}: no scene of {file_name}, of which {split.refexps.name} speaks; get the file again"
+            takes = sum((Counter(_takes(numbers)) for *_, numbers in expressions), Counter({"picture": 1}))
+            error, key_ = EntryFault("no scene", told), key(self.name, Path(file_name).stem)
+            account.faults.append(lost(error, "picture", file_name, split.name, split.scenes, takes, key=key_))
 
-        return Samples(records(), sum(len(split.expressions) for split in chosen))
+    def _expressions(self, path: Path, split: str, image_folder: Path, account: Account) -> QuestionStore:
+        """Id, text and objects of every expression, by the file name of its image. Those of one are together."""
+        store = QuestionStore(account, lambda name: key(self.name, Path(str(name)).stem), _KINDS)
+        for position, refexp in enumerate(reading.read_items(path, "refexps.item")):
+            id = f"{split}-{position}"
+            where = f"{path}: expression {id}"
+            with store.reading(path, split, id) as asked:
+                file_name = reading.field(refexp, where, str, "image_filename")
+                reading.inside(image_folder, file_name, where)
+                asked.image = file_name
+                text = reading.phrase(refexp, where, "refexp")
+                numbers = _objects(refexp, where)
+                store.keep(asked, split, id, text, numbers)
+                account.count(split, box=len(numbers))
+        store.finish(path, split)
+        return store
 
 
-def _expressions(path: Path, split: str, image_folder: Path) -> reading.CompressedStore:
-    """Id, text and objects of every expression, by the file name of its image. Those of one are together."""
-    store = reading.CompressedStore(path)
-    refexps = enumerate(reading.read_items(path, "refexps.item"))
-    entries = (_expression(refexp, f"{split}-{position}", path) for position, refexp in refexps)
-    for file_name, group in itertools.groupby(entries, operator.itemgetter(0)):
-        values = [entry for _, entry in group]
-        reading.inside(image_folder, file_name, f"{path}: expression {values[0][0]}")
-        store.add(file_name, values)
-    return store
+def _takes(numbers: list[int]) -> dict[str, int]:
+    """What is lost with an expression for these objects."""
+    return {**dict.fromkeys(_KINDS, 1), "box": len(numbers)}
 
 
-def _expression(refexp: dict[str, Any], id: str, path: Path) -> tuple[str, tuple[str, str, list[int]]]:
-    where = f"{path}: expression {id}"
-    file_name = reading.field(refexp, where, str, "image_filename")
-    text = reading.phrase(refexp, where, "refexp")
+def _objects(refexp: dict[str, Any], where: str) -> list[int]:
+    """The objects that an expression is for, each once."""
     last = last_function(refexp, where)
     objects: list[Any] = reading.field(last, f"{where}: the program's last function", list, "_output")
     if not objects or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in objects):
-        raise InputError(
-            f"{where}: the program's last '_output' is {reprlib.repr(objects)}, expected the numbers of objects"
-        )
-    return file_name, (id, text, list(dict.fromkeys(objects)))
+        told = f"the program's last '_output' is {reprlib.repr(objects)}, expected the numbers of objects"
+        raise EntryFault("field", f"{where}: {told}")
+    return list(dict.fromkeys(objects))
 
 
-def _regions(scene: dict[str, Any], expressions: list[Any], split: str, where: str) -> tuple[Region, ...]:
-    """The regions of an image; every mask is decoded once, whoever speaks of its object."""
-    objects = reading.objects(scene, where, "objects")
-    boxes: dict[str, Any] = reading.field(scene, where, dict, "obj_bbox")
-    runs: dict[str, Any] = reading.field(scene, where, dict, "obj_mask")
-    masks: dict[int, Rle] = {}
-    regions = []
-    for id, text, numbers in expressions:
+class _Sizes:
+    """The size of an image whose masks have so many pixels: the scenes do not tell it, the image does.
+
+    The images of a set are of one size, so that one is opened only where its pixels are not those of the last opened;
+    the builder compares with every image that it decodes.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+
+    def of(self, path: Path, pixels: int) -> tuple[int, int]:
+        """Width and height."""
+        if self._last is None or math.prod(self._last) != pixels:
+            try:
+                with opened(read_bytes(path)) as image:
+                    self._last = image.size
+            except (OSError, ValueError):  # no image, or none that the builder will take: it tells why
+                return _CLEVR_SIZE
+        return self._last
+
+
+class _Scene:
+    """A scene: what it says of an object, whose masks are decoded once, whoever speaks of it."""
+
+    def __init__(self, scene: dict[str, Any], where: str, path: Path, sizes: _Sizes) -> None:
+        self._scene, self._where = scene, where
+        self._masks: dict[int, Rle] = {}
+        self.size = sizes.of(path, self._pixels())
+
+    def region(self, id: str, text: str, numbers: list[int], split: str) -> Region:
+        """The region of an expression; raises EntryFault where the scene lacks something of its objects."""
+        objects = reading.objects(self._scene, self._where, "objects")
+        boxes: dict[str, Any] = reading.field(self._scene, self._where, dict, "obj_bbox")
         if max(numbers) >= len(objects):
-            raise InputError(f"{where}: has {len(objects)} objects, expression {id} speaks of number {max(numbers)}")
-        for number in numbers:
-            if number not in masks:
-                key = str(number + 1)
-                masks[number] = _mask(reading.field(runs, f"{where}: obj_mask", str, key), f"{where}: obj_mask {key}")
-        shapes = {reading.field(objects[number], f"{where}: object {number}", str, "shape") for number in numbers}
-        regions.append(
-            Region(
-                id=id,
-                split=split,
-                boxes=tuple(
-                    reading.box(
-                        reading.field(boxes, f"{where}: obj_bbox", list, str(number + 1)),
-                        f"{where}: obj_bbox {number + 1}",
-                    )
-                    for number in numbers
-                ),
-                expressions=(Expression(id, text),),
-                mask=union([masks[number] for number in numbers], _HEIGHT, _WIDTH),
-                category=shapes.pop() if len(shapes) == 1 else None,
-            )
+            told = f"has {len(objects)} objects, expression {id} speaks of number {max(numbers)}"
+            raise EntryFault("no object", f"{self._where}: {told}")
+        masks = [self._mask(number) for number in numbers]
+        shapes = {reading.field(objects[number], f"{self._where}: object {number}", str, "shape") for number in numbers}
+        found = {str(number + 1): f"{self._where}: obj_bbox" for number in numbers}
+        return Region(
+            id=id,
+            split=split,
+            boxes=tuple(
+                reading.box(reading.field(boxes, where, list, name), f"{where} {name}") for name, where in found.items()
+            ),
+            expressions=(Expression(id, text),),
+            mask=union(masks, self.size[1], self.size[0]),
+            category=shapes.pop() if len(shapes) == 1 else None,
         )
-    return tuple(regions)
+
+    def _mask(self, number: int) -> Rle:
+        if number not in self._masks:
+            runs: dict[str, Any] = reading.field(self._scene, self._where, dict, "obj_mask")
+            name = str(number + 1)
+            where = f"{self._where}: obj_mask"
+            self._masks[number] = _mask(reading.field(runs, where, str, name), self.size, f"{where} {name}")
+        return self._masks[number]
+
+    def _pixels(self) -> int:
+        """Of the first mask that is one; 0 where none is."""
+        runs = self._scene.get("obj_mask")
+        given = runs.values() if isinstance(runs, dict) else ()
+        return next((sum(counts) for one in given if isinstance(one, str) and (counts := _counts(one))), 0)
 
 
-def _mask(runs: str, where: str) -> Rle:
+def _regions(scene: _Scene, expressions: list[Any], split: _Split) -> tuple[tuple[Region, ...], tuple[Fault, ...]]:
+    regions: list[Region] = []
+    faults: list[Fault] = []
+    for _, id, text, numbers in expressions:
+        with entry(faults, "region", id, split.name, split.scenes, _takes(numbers), id):
+            regions.append(scene.region(id, text, numbers, split.name))
+    return tuple(regions), tuple(faults)
+
+
+def _counts(runs: str) -> list[int]:
+    return list(map(int, runs.split(","))) if _RUNS.fullmatch(runs) else []
+
+
+def _mask(runs: str, size: tuple[int, int], where: str) -> Rle:
     """The COCO mask of runs "0s,1s,0s,..." along the rows, those of COCO going down the columns."""
-    counts = list(map(int, runs.split(","))) if _RUNS.fullmatch(runs) else []
-    if sum(counts) != _WIDTH * _HEIGHT:
-        raise InputError(
-            f"{where} is {reprlib.repr(runs)}, expected runs that add up to the {_WIDTH}x{_HEIGHT} pixels of an image"
-        )
-    pixels = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8).reshape(_HEIGHT, _WIDTH)
+    width, height = size
+    counts = _counts(runs)
+    if sum(counts) != width * height:
+        told = f"is {reprlib.repr(runs)}, expected runs that add up to the {width}x{height} pixels of the image"
+        raise EntryFault("mask", f"{where} {told}")
+    pixels = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8).reshape(height, width)
     rle = coco_mask.encode(np.asfortranarray(pixels))
-    return {"size": [_HEIGHT, _WIDTH], "counts": rle["counts"].decode("ascii")}
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}

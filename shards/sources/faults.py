@@ -8,12 +8,15 @@ the build. So it does where not one entry can be used (`shards.format.raw.Sample
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import Fault
+
+_ID_LENGTH = 200
 
 
 class EntryFault(InputError):
@@ -56,4 +59,9 @@ def lost(
 ) -> Fault:
     """The fault of an entry that is lost."""
     taken = tuple((name, number) for name, number in takes.items() if number)
-    return Fault(kind, str(id), split, error.cause, str(error), str(file), taken, region, key=key)
+    return Fault(kind, _short(id), split, error.cause, str(error), str(file), taken, region, key=key)
+
+
+def _short(id: object) -> str:
+    """The id as a text that a table can hold, whatever stands in its place."""
+    return str(id) if isinstance(id, int) else (id if isinstance(id, str) else reprlib.repr(id))[:_ID_LENGTH]

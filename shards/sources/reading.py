@@ -162,22 +162,26 @@ def phrase(entry: dict[str, Any], where: str, key: str) -> str:
 class CompressedStore:
     """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB."""
 
-    def __init__(self, path: Path) -> None:
-        """An empty store for what is read from the file."""
-        self._path = path
+    def __init__(self) -> None:
         self._chunks: dict[Hashable, list[bytes]] = {}
 
     def add(self, key: Hashable, values: list[Any]) -> None:
-        """Put the values behind those that the key has. Raises InputError for values nested beyond all reason."""
+        """Put the values behind those that the key has. Raises EntryFault for values nested beyond all reason."""
         try:
             packed = zlib.compress(json.dumps(values).encode(), 1)
         except RecursionError as error:
-            raise InputError(f"{self._path}: entry of {key!r} is nested too deeply; get the file again") from error
+            raise EntryFault("field", f"entry of {key!r} is nested too deeply; get the file again") from error
         self._chunks.setdefault(key, []).append(packed)
 
     def get(self, key: Hashable) -> list[Any]:
         """All values of the key, in the order they came; none for an unknown key."""
         return [value for chunk in self._chunks.get(key, []) for value in json.loads(zlib.decompress(chunk))]
+
+    def replace(self, key: Hashable, values: list[Any]) -> None:
+        """Put the values in place of those that the key has; without any the key goes."""
+        self._chunks.pop(key, None)
+        if values:
+            self.add(key, values)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._chunks)

@@ -199,7 +199,7 @@ class _Instances:
 def _load_instances(path: Path, chosen: refs.ChosenRefs, account: Account) -> _Instances:
     images, unusable = _load_images(path, chosen.images)
     ann_ids = {ann_id for of_image in chosen.by_image.values() for ref in of_image for ann_id in ref.ann_ids}
-    annotations = reading.CompressedStore(path)
+    annotations = reading.CompressedStore()
     for annotation in reading.read_items(path, "annotations.item"):
         ann_id = annotation.get("id")
         with entry(account.faults, "box", ann_id, "", path, {}):

@@ -15,28 +15,29 @@ object without any attribute is spoken of by its name. An expression is kept onl
 with that name has all those attributes too: a phrase that fits two boxes is no target, and the region then stays
 without it. **Answers** lose their final full stop and keep their case, which is the task's to change.
 Phrases, questions and answers of blanks only, and annotations of images that ``image_data.json`` does not list
-(versions differ by some), are skipped and counted in a warning. There are no official splits: all is "train".
+(versions differ by some), are lost. So are, by the rules above, expressions that fit two objects ("ambiguous") and
+entries that speak of an object that another one does ("merged"): the ledger counts each entry of objects.json and
+attributes.json as a region with a box and an expression. There are no official splits: all is "train".
 ``coco_id`` tells which images COCO, and so RefCOCO's test splits, has too.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Box, Expression, Question, Region
+from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.record import Expression, Question, Region
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
+from laconvnet.shards.sources.faults import EntryFault, entry, lost
+from laconvnet.shards.sources.visual_genome_objects import OF_REGION, SPLIT, box_of, object_regions, plain_object
 
-_LOG = logging.getLogger(__name__)
-_SPLIT = "train"
 # file: the key of an image's list in it
 _ANNOTATIONS = {
     "region_descriptions.json": "regions",
@@ -44,6 +45,7 @@ _ANNOTATIONS = {
     "attributes.json": "attributes",
     "question_answers.json": "qas",
 }
+_OF_QUESTION = {"question": 1}
 _IDS = ("id", "region_id", "object_id", "qa_id")
 _BOXES = ("x", "y", "w", "h", "width", "height")
 _WORDS = ("phrase", "names", "object_names", "attributes", "question", "answer")
@@ -76,29 +78,36 @@ class VisualGenome:
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
         no_partition(partition, self.name)
-        choose_splits(splits, {_SPLIT}, root)
+        choose_splits(splits, {SPLIT}, root)
         reading.need_folder(root, "expected the unpacked downloads of Visual Genome there; change --root")
         data = reading.need_file(root / "image_data.json", "expected Visual Genome's image table there; change --root")
         present = [file for file in _ANNOTATIONS if (root / file).is_file()]
         if not present:
             raise InputError(f"{root}: no annotations; expected one of {', '.join(_ANNOTATIONS)} there; change --root")
-        listed_images = _load_images(data, _ImageFolders(images or root))
-        skipped: Counter[str] = Counter()
-        stores = {file: _load_annotations(root / file, listed_images, skipped) for file in present}
+        account = Account()
+        listed = _load_images(data, _ImageFolders(images or root), account)
+        without_image: dict[int, Counter[str]] = defaultdict(Counter)
+        stores = {file: _load_annotations(root / file, listed, without_image, account) for file in present}
         annotated = sorted(set().union(*stores.values()))
+        account.count(SPLIT, picture=len(annotated) + len(without_image))
+        for image_id, entries in without_image.items():
+            what = f"{root}: annotations of image {image_id}, which {data.name} does not list"
+            error = listed.unusable.get(image_id) or EntryFault("no picture", what)
+            takes, key = {"picture": 1, **entries}, f"{self.name}-{image_id}"
+            account.faults.append(lost(error, "picture", image_id, SPLIT, data, takes, key=key))
 
         def records() -> Iterator[RawSample]:
             for image_id in annotated:
                 annotations = {file: store.get(image_id) for file, store in stores.items()}
-                regions, questions = _annotations(root, image_id, annotations, skipped)
-                image = listed_images[image_id]
-                if regions or questions:
-                    size, name = (image.width, image.height), image.path.name
-                    yield sample(self, image.path, str(image_id), name, size, regions, questions, image.coco_id)
-            for what, count in sorted(skipped.items()):
-                _LOG.warning("%s: %d %s are left out", root, count, what)
+                faults: list[Fault] = []
+                regions, questions = _annotations(root, image_id, annotations, faults)
+                image = listed.images[image_id]
+                size, name, told = (image.width, image.height), image.path.name, tuple(faults)
+                yield sample(
+                    self, image.path, str(image_id), name, size, regions, questions, image.coco_id, faults=told
+                )
 
-        return Samples(records(), len(annotated))
+        return Samples(records(), len(annotated), account)
 
 
 class _ImageFolders:
@@ -129,165 +138,136 @@ class _ImageFolders:
         return expected
 
 
-def _load_images(path: Path, folders: _ImageFolders) -> dict[int, _Image]:
-    listed_images: dict[int, _Image] = {}
-    for entry in reading.read_items(path):
-        image_id = reading.field(entry, f"{path}: image", int, "image_id", "id")
-        where = f"{path}: image {image_id}"
-        coco_id = entry.get("coco_id")
-        url = entry.get("url")
-        listed_images[image_id] = _Image(
-            reading.side(entry, where, "width"),
-            reading.side(entry, where, "height"),
-            None if coco_id is None else reading.field(entry, where, int, "coco_id"),
-            folders.find(image_id, None if url is None else reading.field(entry, where, str, "url"), where),
-        )
-    return listed_images
+@dataclass(frozen=True, slots=True)
+class _ListedImages:
+    """The images of image_data.json by id, and why those are none whose entries cannot be used."""
+
+    images: dict[int, _Image]
+    unusable: dict[int, EntryFault]
 
 
-def _load_annotations(path: Path, listed_images: Collection[int], skipped: Counter[str]) -> reading.CompressedStore:
-    store = reading.CompressedStore(path)
-    for entry in reading.read_items(path):
-        image_id = reading.field(entry, f"{path}: entry", int, "image_id", "id")
-        annotations = reading.objects(entry, f"{path}: image {image_id}", _ANNOTATIONS[path.name])
-        if image_id not in listed_images:
-            skipped[f"images of {path.name} that image_data.json does not list"] += 1
-        elif annotations:
-            store.add(image_id, [{key: item[key] for key in _KEPT & item.keys()} for item in annotations])
+def _load_images(path: Path, folders: _ImageFolders, account: Account) -> _ListedImages:
+    listed = _ListedImages({}, {})
+    for given in reading.read_items(path):
+        with entry(account.faults, "picture", given.get("image_id", given.get("id")), "", path, {}):
+            image_id = reading.field(given, f"{path}: image", int, "image_id", "id")
+            try:
+                image = _image(given, image_id, folders, f"{path}: image {image_id}")
+                if listed.images.setdefault(image_id, image) != image:
+                    told = f"{path}: image {image_id} occurs twice, with other contents"
+                    raise EntryFault("duplicate id", f"{told}: {listed.images[image_id]} and {image}")
+            except EntryFault as error:
+                listed.unusable[image_id] = error
+    for image_id in listed.unusable:
+        listed.images.pop(image_id, None)
+    return listed
+
+
+def _image(given: dict[str, Any], image_id: int, folders: _ImageFolders, where: str) -> _Image:
+    coco_id, url = given.get("coco_id"), given.get("url")
+    return _Image(
+        reading.side(given, where, "width"),
+        reading.side(given, where, "height"),
+        None if coco_id is None else reading.field(given, where, int, "coco_id"),
+        folders.find(image_id, None if url is None else reading.field(given, where, str, "url"), where),
+    )
+
+
+def _load_annotations(
+    path: Path, listed: _ListedImages, without_image: dict[int, Counter[str]], account: Account
+) -> reading.CompressedStore:
+    """The annotations of a file by image; counts those of images that are not listed.
+
+    Raises InputError where no image has a list of them: then it is another file.
+    """
+    store = reading.CompressedStore()
+    faults: list[Fault] = []
+    has_lists = False
+    kinds = _OF_QUESTION if path.name == "question_answers.json" else OF_REGION
+    for given in reading.read_items(path):
+        own = given.get(_ANNOTATIONS[path.name])
+        takes = {kind: len(own) if isinstance(own, list) else 1 for kind in kinds}
+        account.count(SPLIT, **takes)
+        id = given.get("image_id", given.get("id"))
+        with entry(faults, next(iter(kinds)), f"all of image {id}", SPLIT, path, takes):
+            image_id = reading.field(given, f"{path}: entry", int, "image_id", "id")
+            annotations: list[Any] = reading.field(given, f"{path}: image {image_id}", list, _ANNOTATIONS[path.name])
+            has_lists = True
+            if not annotations:
+                continue
+            if image_id not in listed.images:
+                without_image[image_id].update(takes)
+            else:
+                store.add(image_id, [_kept(item) for item in annotations])
+    if not has_lists:
+        raise InputError(f"{faults[0].reason}; nor has any other entry of the file: get it again")
+    account.faults += faults
     return store
 
 
+def _kept(item: Any) -> Any:
+    return {key: item[key] for key in _KEPT & item.keys()} if isinstance(item, dict) else item
+
+
 def _annotations(
-    root: Path, image_id: int, annotations: dict[str, list[dict[str, Any]]], skipped: Counter[str]
+    root: Path, image_id: int, annotations: dict[str, list[Any]], faults: list[Fault]
 ) -> tuple[tuple[Region, ...], tuple[Question, ...]]:
     def where(file: str) -> str:
         return f"{root / file}: image {image_id}"
 
     regions = [
-        *_each(annotations, "region_descriptions.json", where, _phrase_region, skipped, "phrases without words"),
-        *_object_regions(annotations.get("objects.json", []), annotations.get("attributes.json", []), where),
+        *_each(annotations, "region_descriptions.json", where, _phrase_region, OF_REGION, faults),
+        *object_regions(annotations, where, faults),
     ]
-    questions = _each(
-        annotations, "question_answers.json", where, _question, skipped, "questions without words or answer"
-    )
+    questions = _each(annotations, "question_answers.json", where, _question, _OF_QUESTION, faults)
     return tuple(regions), tuple(questions)
 
 
+_Made = TypeVar("_Made", Region, Question)
+
+
 def _each(
-    annotations: dict[str, list[dict[str, Any]]],
+    annotations: dict[str, list[Any]],
     file: str,
     where: Callable[[str], str],
-    make: Callable[[dict[str, Any], str], Any],
-    skipped: Counter[str],
-    blank: str,
-) -> Iterator[Any]:
-    for entry in annotations.get(file, []):
-        made = make(entry, where(file))
-        if made is None:
-            skipped[blank] += 1
-        else:
-            yield made
+    make: Callable[[dict[str, Any], str], _Made],
+    takes: dict[str, int],
+    faults: list[Fault],
+) -> Iterator[_Made]:
+    """What is made of each entry; of entries under one id the first where all are alike, none where they differ."""
+    path = Path(where(file).rpartition(": ")[0])
+    kind = next(iter(takes))
+    by_id: dict[str, list[_Made]] = defaultdict(list)
+    for given in annotations.get(file, []):
+        with entry(faults, kind, _id(given), SPLIT, path, takes):
+            made = make(plain_object(given, where(file)), where(file))
+            by_id[made.id].append(made)
+    for id, twins in by_id.items():
+        alike = all(twin == twins[0] for twin in twins)
+        if alike:
+            yield twins[0]
+        for twin in twins[1:] if alike else twins:
+            others = "alike" if alike else f"with other contents: {twins[0]} and {twins[1]}"
+            error = EntryFault("duplicate id", f"{where(file)}: {kind} {id} occurs twice, {others}")
+            faults.append(lost(error, kind, twin.id, SPLIT, path, takes))
 
 
-def _phrase_region(entry: dict[str, Any], where: str) -> Region | None:
-    id = str(reading.field(entry, where, int, "region_id", "id"))
+def _id(given: Any) -> object:
+    known = given if isinstance(given, dict) else {}
+    return next((known[key] for key in ("region_id", "qa_id", "object_id", "id") if key in known), "unknown")
+
+
+def _phrase_region(given: dict[str, Any], where: str) -> Region:
+    id = str(reading.field(given, where, int, "region_id", "id"))
     where = f"{where}: region {id}"
-    phrase = reading.text(reading.field(entry, where, str, "phrase"), where)
-    if not phrase:
-        return None
-    return Region(id, _SPLIT, (_box(entry, where, "width", "height"),), (Expression(id, phrase),))
+    words = reading.phrase(given, where, "phrase")
+    return Region(id, SPLIT, (box_of(given, where, "width", "height"),), (Expression(id, words),))
 
 
-def _question(entry: dict[str, Any], where: str) -> Question | None:
-    id = str(reading.field(entry, where, int, "qa_id", "id"))
+def _question(given: dict[str, Any], where: str) -> Question:
+    id = str(reading.field(given, where, int, "qa_id", "id"))
     where = f"{where}: question {id}"
-    text = reading.text(reading.field(entry, where, str, "question"), where)
-    answer = reading.text(reading.field(entry, where, str, "answer"), where).removesuffix(".").rstrip()
-    return Question(id, _SPLIT, text, answer) if text and answer else None
-
-
-def _box(entry: dict[str, Any], where: str, width: str, height: str) -> Box:
-    return reading.box([entry.get(key) for key in ("x", "y", width, height)], where)
-
-
-# Each object of an image is compared with its namesakes; an original image has some hundred entries at most.
-_MAX_OBJECTS = 2000
-
-
-@dataclass(slots=True)
-class _Object:
-    id: str
-    box: Box
-    names: tuple[str, ...]
-    # The attributes of each entry; a dict because it keeps the order and drops what comes twice.
-    entries: dict[tuple[str, ...], None] = field(default_factory=dict)
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(attribute for entry in self.entries for attribute in entry))
-
-
-_Namesake = tuple[_Object, frozenset[str]]  # and its attributes in small letters
-
-
-def _object_regions(
-    objects: list[dict[str, Any]], attributes: list[dict[str, Any]], where: Callable[[str], str]
-) -> Iterator[Region]:
-    by_id: dict[int, _Object] = {}
-    by_key: dict[tuple[Box, tuple[str, ...]], _Object] = {}
-    for file, entries in (("objects.json", objects), ("attributes.json", attributes)):
-        if len(entries) > _MAX_OBJECTS:
-            raise InputError(f"{where(file)}: {len(entries)} entries, expected at most {_MAX_OBJECTS}")
-        for entry in entries:
-            # In version 1.0 an entry of attributes.json has an id of its own, not the object's.
-            own_id = file == "attributes.json" and "object_id" not in entry
-            number = reading.field(entry, where(file), int, "object_id", "id")
-            context = f"{where(file)}: object {number}"
-            names = _words(reading.field(entry, context, list, "names", "object_names"), context)
-            key = (_box(entry, context, "w", "h"), names)
-            found = (None if own_id else by_id.get(number)) or by_key.get(key)
-            if found is None:
-                found = _Object(f"{'attribute' if own_id else 'object'}-{number}", *key)
-            by_key.setdefault(key, found)
-            if not own_id:
-                by_id[number] = found
-            raw_attributes = entry.get("attributes")
-            if raw_attributes is not None:
-                found.entries[_words(reading.field(entry, context, list, "attributes"), context)] = None
-    merged = list({thing.id: thing for thing in by_key.values()}.values())
-    namesakes: dict[str, list[_Namesake]] = defaultdict(list)
-    for thing in merged:
-        attributes_of = frozenset(attribute.casefold() for attribute in thing.attributes)
-        for name in {name.casefold() for name in thing.names}:
-            namesakes[name].append((thing, attributes_of))
-    for thing in merged:
-        yield Region(
-            id=thing.id,
-            split=_SPLIT,
-            boxes=(thing.box,),
-            expressions=tuple(
-                Expression(f"{thing.id}-{index}", text) for index, text in enumerate(_phrases(thing, namesakes))
-            ),
-            category=thing.names[0] if thing.names else None,
-            attributes=thing.attributes,
-        )
-
-
-def _phrases(thing: _Object, namesakes: dict[str, list[_Namesake]]) -> Iterator[str]:
-    """Phrases that name this object and no other of the image."""
-    if not thing.names:
-        return
-    name = thing.names[0]
-    for entry in [entry for entry in thing.entries if entry] or [()]:
-        wanted = {attribute.casefold() for attribute in entry}
-        if not any(
-            other is not thing and wanted <= attributes_of for other, attributes_of in namesakes[name.casefold()]
-        ):
-            yield " ".join((*entry, name))
-
-
-def _words(values: list[Any], where: str) -> tuple[str, ...]:
-    for value in values:
-        if not isinstance(value, str):
-            raise InputError(f"{where}: name or attribute {value!r}, expected a string")
-    return tuple(dict.fromkeys(word for word in (reading.text(value, where) for value in values) if word))
+    answer = reading.text(reading.field(given, where, str, "answer"), where).removesuffix(".").rstrip()
+    if not answer:
+        raise EntryFault("blank", f"{where}: key 'answer' is empty")
+    return Question(id, SPLIT, reading.phrase(given, where, "question"), answer)

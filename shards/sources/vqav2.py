@@ -18,16 +18,21 @@ parts.
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import RawSample
-from laconvnet.shards.format.record import Question
+from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.record import Question, key
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
+from laconvnet.shards.sources.faults import EntryFault, lost
+from laconvnet.shards.sources.questions import QuestionStore
 
 # Split: the part of its files' names, the folder of its images, whether its answers are published.
 _SPLITS = {
@@ -75,26 +80,30 @@ class Vqav2:
             )
             if answered:
                 reading.need_file(_annotations_path(root, split), f"expected it beside {there[split].name}")
-        question_stores: dict[str, reading.CompressedStore] = {}
-        answer_stores: dict[str, reading.CompressedStore] = {}
+        account = Account()
+        stores: dict[str, QuestionStore] = {}
+        answers = {folder: reading.CompressedStore() for _, folder, _ in _SPLITS.values()}
         for split in (split for split in _SPLITS if split in chosen):
             _, folder, answered = _SPLITS[split]
-            store = question_stores.setdefault(folder, reading.CompressedStore(there[split]))
-            image_of = _load_questions(there[split], split, store)
+            if folder not in stores:
+                stores[folder] = QuestionStore(account, lambda image: key(self.name, str(image)))
+            _load_questions(there[split], split, stores[folder])
+            stores[folder].need_some()
             if answered:
-                answer_stores[folder] = _load_answers(_annotations_path(root, split), image_of)
+                _load_answers(_annotations_path(root, split), split, stores[folder], answers[folder], account)
+            stores[folder].finish(there[split], split)
 
         def records() -> Iterator[RawSample]:
-            for folder, store in question_stores.items():
+            for folder, store in stores.items():
                 for image_id in sorted(store):
                     file_name = f"COCO_{folder}_{image_id:012d}.jpg"
-                    known = dict(answer_stores[folder].get(image_id)) if folder in answer_stores else {}
+                    known = dict(answers[folder].get(image_id))
                     asked = store.get(image_id)
                     questions = tuple(_question(id, split, text, known.get(id)) for split, id, text in asked)
                     path = (images or root) / folder / file_name
                     yield sample(self, path, str(image_id), file_name, questions=questions, coco_id=image_id)
 
-        return Samples(records(), sum(len(store) for store in question_stores.values()))
+        return Samples(records(), sum(len(store) for store in stores.values()), account)
 
 
 def _questions_path(root: Path, split: str) -> Path:
@@ -112,60 +121,79 @@ def _question(id: int, split: str, text: str, answered: _Answered | None) -> Que
     return Question(str(id), split, text, answer, tuple(people), family)
 
 
-def _load_questions(path: Path, split: str, store: reading.CompressedStore) -> dict[int, int]:
-    """Add split, id and text of the questions to the store, by image; returns the image of each id."""
-    image_of: dict[int, int] = {}
-    questions = reading.read_items(path, "questions.item")
-    for _, group in itertools.groupby(questions, lambda question: question.get("image_id")):
-        image_id, entries = -1, []
-        for question in group:
+def _load_questions(path: Path, split: str, store: QuestionStore) -> None:
+    """Add split, id and text of the questions to the store, by image."""
+    for question in reading.read_items(path, "questions.item"):
+        with store.reading(path, split, question.get("question_id")) as asked:
             id = reading.field(question, f"{path}: question", int, "question_id")
             where = f"{path}: question_id {id}"
             image_id = reading.field(question, where, int, "image_id")
             if not 0 <= image_id < _HIGHEST:
-                raise InputError(f"{where}: key 'image_id' is {image_id}, expected 0 to {_HIGHEST - 1}")
-            if id in image_of:
-                raise InputError(f"{where}: occurs twice; get the original file")
-            entries.append((split, id, reading.phrase(question, where, "question")))
-            image_of[id] = image_id
-        store.add(image_id, entries)
-    return image_of
+                raise EntryFault("field", f"{where}: key 'image_id' is {image_id}, expected 0 to {_HIGHEST - 1}")
+            asked.image = image_id
+            store.keep(asked, split, id, reading.phrase(question, where, "question"))
 
 
-def _load_answers(path: Path, image_of: dict[int, int]) -> reading.CompressedStore:
-    """The answers to these questions, by image, as (id, (answer, family, people)); ``image_of`` is used up."""
-    store = reading.CompressedStore(path)
+def _load_answers(
+    path: Path, split: str, questions: QuestionStore, answers: reading.CompressedStore, account: Account
+) -> None:
+    """Add the answers to the questions of a file, by image, as (id, (answer, family, people)).
+
+    A question without an answer that can be used is dropped.
+    """
+    given: dict[int, int] = {}
 
     def found() -> Iterator[tuple[int, int, _Answered]]:
         for annotation in reading.read_items(path, "annotations.item"):
-            id = reading.field(annotation, f"{path}: annotation", int, "question_id")
+            id = annotation.get("question_id")
+            image_id = questions.asked_of(id)
+            if not isinstance(id, int) or not isinstance(image_id, int):
+                if not questions.was_lost(id):
+                    account.count(split, question=1)
+                    account.faults.append(_asked_nowhere(annotation, split, path))
+                continue
             where = f"{path}: question_id {id}"
-            if id not in image_of:
-                raise InputError(f"{where}: is asked nowhere in this split, or occurs twice; get the original files")
-            image_id = image_of.pop(id)
-            if annotation.get("image_id", image_id) != image_id:
-                raise InputError(
-                    f"{where}: key 'image_id' is {annotation['image_id']!r}, the question's is {image_id}; get the "
-                    "original files"
-                )
-            yield image_id, id, _answered(annotation, where)
+            digest = xxhash.xxh3_64_intdigest(repr(annotation).encode("utf-8", "backslashreplace"))
+            if id in given:
+                account.faults += _twin(id, given[id] == digest, where, questions, split, path)
+                continue
+            given[id] = digest
+            try:
+                if annotation.get("image_id", image_id) != image_id:
+                    told = f"key 'image_id' is {reprlib.repr(annotation['image_id'])}, the question's is {image_id}"
+                    raise EntryFault("no picture", f"{where}: {told}; get the original files")
+                yield image_id, id, _answered(annotation, where)
+            except EntryFault as error:
+                questions.drop(id, error)
 
     # The download has the questions of an image together, but nothing says that it must.
     for image_id, group in itertools.groupby(found(), lambda entry: entry[0]):
-        store.add(image_id, [(id, answered) for _, id, answered in group])
-    if image_of:
-        raise InputError(
-            f"{path}: {len(image_of)} questions of this split have no annotation, such as question_id "
-            f"{next(iter(image_of))}; get the original files"
-        )
-    return store
+        answers.add(image_id, [(id, answered) for _, id, answered in group])
+    for id in questions.kept:
+        if id not in given:
+            questions.drop(id, EntryFault("no answer", f"{path}: question_id {id} of this split has no annotation"))
+
+
+def _twin(id: int, alike: bool, where: str, questions: QuestionStore, split: str, path: Path) -> Iterator[Fault]:
+    """A second annotation of a question, which is lost where they differ."""
+    if not alike:
+        questions.drop(id, EntryFault("duplicate id", f"{where}: its annotation occurs twice, with other contents"))
+        return
+    told = f"{where}: its annotation occurs twice, alike"
+    yield Fault("question", str(id), split, "duplicate id", told, str(path), (("question", 1),), changed=True)
+
+
+def _asked_nowhere(annotation: dict[str, Any], split: str, path: Path) -> Fault:
+    id = annotation.get("question_id")
+    told = f"{path}: question_id {reprlib.repr(id)}: is asked nowhere in this split; get the original files"
+    return lost(EntryFault("no question", told), "question", id, split, path, {"question": 1})
 
 
 def _answered(annotation: dict[str, Any], where: str) -> _Answered:
     entries = reading.objects(annotation, where, "answers")
     people = [reading.text(reading.field(entry, where, str, "answer"), where) for entry in entries]
     if len(people) != _PEOPLE:
-        raise InputError(f"{where}: key 'answers' holds {len(people)}, expected those of {_PEOPLE} people")
+        raise EntryFault("field", f"{where}: key 'answers' holds {len(people)}, expected those of {_PEOPLE} people")
     if "multiple_choice_answer" in annotation:
         answer = reading.text(reading.field(annotation, where, str, "multiple_choice_answer"), where)
     else:

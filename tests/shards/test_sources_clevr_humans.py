@@ -84,7 +84,7 @@ def test_a_split_without_answers(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"image_filename": "../x.png"}, "question val-0: file name '../x.png' leaves its folder"),
-        ({"image_filename": 3}, "question val-0: key 'image_filename' is 3, expected a name"),
+        ({"image_filename": 3}, "question val-0: key 'image_filename' is 3, expected str"),
         ({"question": " "}, "question val-0: key 'question' is empty"),
         ({"question": None}, "question val-0: key 'question' is None, expected str"),
         ({"answer": 3}, "question val-0: key 'answer' is 3, expected str"),

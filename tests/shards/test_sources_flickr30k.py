@@ -124,7 +124,13 @@ def test_splits_choose_images(tmp_path: Path) -> None:
 
 
 def test_an_image_without_boxes_is_not_built(tmp_path: Path) -> None:
-    assert _samples(_write(tmp_path, xml=_xml(SCENE))) == []
+    root = _write(tmp_path, xml=_xml(SCENE), train="1\n2\n")
+    shutil.copy(root / "Sentences/1.txt", root / "Sentences/2.txt")
+    (root / "Annotations/2.xml").write_text(_xml(_object("7", 1, 1, 9, 9)))
+    one, two = _samples(root)
+    assert one.nothing_left
+    assert {fault.cause for fault in one.faults} == {"no box"}
+    assert [region.id for region in two.record.regions] == ["7"]
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
@@ -154,9 +160,12 @@ def test_bad_xml_is_named(tmp_path: Path, xml: str, message: str) -> None:
 @pytest.mark.parametrize(
     "captions", ["[/EN#7 A man] waves .", "[/EN#x/people A man] waves .", "[/EN#7/people A man waves"]
 )
-def test_bad_markup_is_named(tmp_path: Path, captions: str) -> None:
-    with pytest.raises(InputError, match=r"Sentences/1\.txt: sentence 0: a phrase is not \[/EN#"):
-        _samples(_write(tmp_path, captions))
+def test_bad_markup_loses_its_sentence(tmp_path: Path, captions: str) -> None:
+    (sample,) = _samples(_write(tmp_path, f"{captions}\n[/EN#7/people The man] sits ."))
+    fault = sample.faults[0]
+    assert (fault.kind, fault.id, fault.takes) == ("expression", "1_0", (("expression", 1),))
+    assert "Sentences/1.txt: sentence 0: a phrase is not [/EN#" in fault.reason
+    assert [one.id for one in sample.record.regions[0].expressions] == ["1_1_0"]
 
 
 def test_captions_and_lists_are_bounded(tmp_path: Path) -> None:
@@ -185,7 +194,6 @@ def test_captions_are_utf8(tmp_path: Path) -> None:
         ),
         ({"train": "1\n", "test": "\n1\n"}, "test.txt: line 2: image 1 is in split train already"),
         ({"train": "1\n1\n"}, "train.txt: line 2: image 1 is in split train already"),
-        ({"train": "1\n2\n3\n"}, r"Sentences/2\.txt: no such file \(2 of 3 images"),
     ],
 )
 def test_bad_lists_are_named(tmp_path: Path, lists: dict[str, str], message: str) -> None:
@@ -201,8 +209,8 @@ def test_missing_files_are_named_before_the_first_sample(tmp_path: Path) -> None
         start(tmp_path)
     root = _write(tmp_path)
     (root / "Annotations" / "1.xml").unlink()
-    with pytest.raises(InputError, match=r"Annotations/1\.xml: no such file \(1 of 1 images"):
-        start(root)
+    with pytest.raises(InputError, match=r"Annotations/1\.xml: no such file; .*nor can any other"):
+        _samples(root)
     (root / "flickr30k-images").rmdir()
     with pytest.raises(InputError, match=r"flickr30k-images: no such folder; .*--images"):
         start(root)

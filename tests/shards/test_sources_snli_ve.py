@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import operator
+import re
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -115,15 +115,21 @@ def test_splits_are_chosen_and_images_may_lie_elsewhere(tmp_path: Path) -> None:
             _samples(root, splits=[split])
 
 
-def test_what_annotators_disagree_on_is_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def _faults(root: Path) -> tuple[list[RawSample], list[tuple[str, str]]]:
+    samples = sources.get("snli_ve").samples(root, images=None, splits=None, partition=None)
+    found = list(samples)
+    assert samples.account is not None
+    return found, [(fault.cause, fault.reason) for fault in samples.account.faults]
+
+
+def test_what_annotators_disagree_on_is_left_out_and_named(tmp_path: Path) -> None:
     pairs = [_pair("1", 1, "-"), _pair("1", 2), _pair("2", 1, "-"), _pair("1", 3, sentence2=" \t"), _pair("1", 4)]
-    root = _write(tmp_path, train=pairs)
-    with caplog.at_level(logging.WARNING):
-        (sample,) = _samples(root)
+    (sample,), faults = _faults(_write(tmp_path, train=pairs))
     assert [question.id for question in sample.record.questions] == ["1.jpg#0r2", "1.jpg#0r4"]
-    assert "snli_ve_train.jsonl: 2 hypotheses without an agreed label" in caplog.text
-    assert "snli_ve_train.jsonl: 1 hypotheses without words" in caplog.text
-    with pytest.raises(InputError, match=r"snli_ve_train\.jsonl: holds no pairs with a label"):
+    assert [cause for cause, _ in faults] == ["no label", "no label", "blank", "no label"]
+    assert "line 4: key 'sentence2'" in faults[2][1]
+    assert "nothing of it is left" in faults[3][1], "image 2"
+    with pytest.raises(InputError, match=r"snli_ve_train\.jsonl: line 1: its annotators disagree; nor can any other"):
         _samples(_write(tmp_path, train=[_pair("1", 1, "-")]))
 
 
@@ -139,14 +145,25 @@ def test_what_annotators_disagree_on_is_skipped_and_counted(tmp_path: Path, capl
         (_pair("../1", 1), "key 'Flickr30K_ID' is '../1', expected .*number"),
         ({"Flikr30kID": "a.jpg"}, "key 'Flikr30kID' is 'a.jpg', expected the number of an image"),
         ({}, "key 'Flickr30K_ID' or 'Flikr30kID' is missing"),
+        ("[1]", r"is \[1\], expected an object"),
+    ],
+)
+def test_what_does_not_fit_is_lost_alone(tmp_path: Path, line: Any, message: str) -> None:
+    (sample,), faults = _faults(_write(tmp_path, train=[_pair("1", 0), line]))
+    assert [question.id for question in sample.record.questions] == ["1.jpg#0r0"]
+    assert re.search(rf"snli_ve_train\.jsonl: line 2: {message}", faults[0][1])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
         ('{"a": ', "broken JSON"),
         ("[" * 100_000, "broken JSON"),
         ('{"a": ' + "9" * 5000 + "}", "broken JSON"),
-        ("[1]", r"is \[1\], expected an object"),
         (" " * (2**20 + 1), "longer than 1048576 bytes, expected a pair a line"),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_line(tmp_path: Path, line: Any, message: str) -> None:
+def test_what_is_no_line_of_such_a_file_is_named(tmp_path: Path, line: Any, message: str) -> None:
     root = _write(tmp_path, train=[_pair("1", 0), line])
     with pytest.raises(InputError, match=rf"snli_ve_train\.jsonl: line 2: {message}") as caught:
         _samples(root)
@@ -155,7 +172,7 @@ def test_what_does_not_fit_is_named_with_its_line(tmp_path: Path, line: Any, mes
 
 def test_a_file_is_read_a_line_at_a_time(tmp_path: Path) -> None:
     root = _write(tmp_path, train=[_pair("1", 0), _pair("1", 1, "maybe"), "broken"])
-    with pytest.raises(InputError, match="line 2: key 'gold_label'"):
+    with pytest.raises(InputError, match="line 3: broken JSON"):
         _samples(root)
 
 

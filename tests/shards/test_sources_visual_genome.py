@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -224,7 +222,7 @@ def _qa(qa_id: int, question: str = "What?", answer: str = "U.S. flag.") -> dict
     return {"qa_id": qa_id, "image_id": 1, "question": question, "answer": answer, "a_objects": [], "q_objects": []}
 
 
-def test_what_says_nothing_is_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_says_nothing_is_lost_and_named(tmp_path: Path) -> None:
     phrase = {"region_id": 1, "x": -3, "y": 2, "width": 500, "height": 4, "phrase": " a\nred cup "}
     root = _write(
         tmp_path,
@@ -237,13 +235,24 @@ def test_what_says_nothing_is_skipped_and_counted(tmp_path: Path, caplog: pytest
         ],
         question_answers=[{"id": 1, "qas": [_qa(1), _qa(2, " "), _qa(3, "What?", ".")]}],
     )
-    with caplog.at_level(logging.WARNING):
-        (sample,) = _samples(root)
+    samples = sources.get("visual_genome").samples(root, images=None, splits=None, partition=None)
+    sample, silent = list(samples)
     assert sample.record.regions == (Region("1", "train", ((-3.0, 2.0, 500.0, 4.0),), (Expression("1", "a red cup"),)),)
     assert [(q.id, q.answer) for q in sample.record.questions] == [("1", "U.S. flag")]
-    assert re.search(r"1 images of region_descriptions\.json .*image_data\.json", caplog.text)
-    assert "2 phrases without words" in caplog.text
-    assert "2 questions without words or answer" in caplog.text
+    assert silent.nothing_left
+    blank = [(fault.kind, fault.id, fault.cause) for fault in (*sample.faults, *silent.faults)]
+    assert blank == [
+        (*one, "blank") for one in (("region", "2"), ("question", "2"), ("question", "3"), ("region", "1"))
+    ]
+    assert samples.account is not None
+    (unlisted,) = samples.account.faults
+    assert (unlisted.kind, unlisted.id, unlisted.cause, unlisted.key) == (
+        "picture",
+        "8",
+        "no picture",
+        "visual_genome-8",
+    )
+    assert dict(unlisted.takes) == {"picture": 1, "region": 1, "expression": 1, "box": 1}
 
 
 @pytest.mark.parametrize(
