@@ -39,7 +39,7 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
-from laconvnet.shards.format.ledger import BY_RULE
+from laconvnet.shards.format.raw import BY_RULE
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type as row_type
 
