@@ -24,7 +24,7 @@ from laconvnet.launch.status import status
 from laconvnet.launch.supervision.council import Clear, Leave
 from laconvnet.launch.supervision.ends import End
 from laconvnet.launch.supervision.parts import Order
-from laconvnet.launch.supervision.rank import SUPERVISOR
+from laconvnet.launch.supervision.rank import PORT, STARTED, SUPERVISOR
 from laconvnet.launch.supervision.supervisor import Supervisor
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.records import read_lines
@@ -48,6 +48,7 @@ def main(argv):
     round = int(place.read_text()) + 1 if place.exists() else 0
     place.write_text(str(round))
     Path(folder, f"port-{rank}-{round}").write_text(os.environ.get("MASTER_PORT", ""))
+    Path(folder, f"inherited-{rank}").write_text(" ".join(os.environ))
     if command == "lose":                       # lose FOLDER RANK TIMES HOW: one rank is lost so often
         which, times, how = rest
         if round < int(times):
@@ -152,6 +153,9 @@ def test_one_process_is_watched_too_and_its_workers_go_with_it(stages: Write) ->
     folder = plan(file)[0].folder
     assert len(restarts(folder)) == 1
     assert not lives(int((folder / "worker-0").read_text()))
+    inherited = (folder / "inherited-0").read_text().split()
+    assert "SUBMITIT_LOCAL_GLOBALID" in inherited
+    assert not {SUPERVISOR, PORT, STARTED} & {*inherited}  # by what it starts, which is no rank of this supervisor
 
 
 def test_who_is_lost_again_and_again_without_a_new_step_ends_the_job(stages: Write) -> None:
