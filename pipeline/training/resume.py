@@ -50,16 +50,20 @@ def saved(config: TrainConfig, run: Path, ranks: Ranks, memory: Memory | None) -
     later, or not yet. Raises ConfigError where the run must not be resumed with this configuration.
     """
     kept = memory.newest() if memory else None
-    in_memory, folder = ranks.from_main(lambda: (True, None) if _is_newest(kept, run) else (False, choose(config, run)))
+    if kept and kept.record.run != str(run.absolute()):  # one process may train several runs
+        kept = None
+    in_memory, folder = ranks.from_main(lambda: _place(config, run, kept.record.step if kept else -1))
     if in_memory:
         return ranks.from_main(lambda: Saved.kept(cast("Kept", kept)))
     return Saved.read(folder) if folder else None
 
 
-def _is_newest(kept: Kept | None, run: Path) -> bool:
-    if kept is None or kept.record.run != str(run.absolute()):  # one process may train several runs
-        return False
-    return all(step_of(folder) < kept.record.step for folder in checkpoints.published(run))
+def _place(config: TrainConfig, run: Path, kept: int) -> tuple[bool, Path | None]:
+    """Whether the state of step ``kept`` in memory (-1: none) is the newest, else the checkpoint that is."""
+    if kept >= 0 and all(step_of(folder) < kept for folder in checkpoints.published(run)):
+        return True, None  # none of them need be read
+    folder = choose(config, run)  # what is newer by its name may be damaged
+    return (True, None) if kept > (step_of(folder) if folder else -1) else (False, folder)
 
 
 def choose(config: TrainConfig, run: Path) -> Path | None:

@@ -95,6 +95,11 @@ def test_a_start_goes_on_from_the_newer_of_memory_and_checkpoints(tmp_path: Path
     assert found is not None
     assert (found.state["step"], found.vocabulary) == (4, "on disk")
     assert found.place.endswith("step-00000004")
+    (checkpoint.folder_of(tmp_path, 4) / "state.pt").write_bytes(b"damaged")
+    found = resume.saved(config, tmp_path, ALONE, memory)
+    assert found is not None
+    assert found.state["step"] == 3  # newer than the one before
+    checkpoint.save(checkpoint.folder_of(tmp_path, 4), {**state, "step": 4}, "on disk")
     without = resume.saved(config, tmp_path, ALONE, None)
     assert without is not None
     assert without.state["step"] == 4
