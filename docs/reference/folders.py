@@ -117,7 +117,11 @@ SET = (
         "what was counted of the texts of each split: tokens, answers, texts without a letter or digit",
         "unless it were larger than 1 GiB",
     ),
-    File("quarantine.parquet", "what could not be used: file, key, region, reason", "sets of `shards build`"),
+    File(
+        "quarantine.parquet",
+        "what was lost or changed: file, key, kind, id, cause, reason, counts",
+        "sets of `shards build`",
+    ),
     File("excluded.parquet", "each image that was skipped, with the reason", "sets of `shards pretrain-set`"),
     File("shard-*.tar", "samples: `<key>.jpg` or `.png`, and `<key>.json`", "sets of `shards build`"),
     File("shard-*.idx", "DALI's index of the tar", "sets of `shards build`"),

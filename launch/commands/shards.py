@@ -42,7 +42,7 @@ def build(
     ] = None,
     strict: Annotated[bool, Arg("publish nothing where one entry or image is lost by a fault")] = False,
     at_most_lost: Annotated[
-        str | None, Arg("publish nothing where more is lost by faults of any split's images or entries, as 0.1%", "P%")
+        str | None, Arg("share of each split's images, and of its entries, that may be lost by faults", "SHARE")
     ] = None,
     dry_run: Annotated[bool, Arg("count samples, shards and bytes, write nothing")] = False,
     json: Json = False,
@@ -53,8 +53,8 @@ def build(
     goes on where it was; a finished one is left as it is.
 
     An entry of the annotations that cannot be used goes to quarantine.parquet with its reason, and the build goes on.
-    The ledger tells what became of all entries. Where --strict or --at-most-lost finds too many lost, no manifest is
-    written, but the shards stay: the same command without it ends quickly.
+    The ledger tells what became of all entries. Where --strict or --at-most-lost 0.1% finds too many lost, no manifest
+    is written, but the shards stay: the same command without it ends quickly.
 
     laconvnet shards sources tells what each source expects under --root.
     """

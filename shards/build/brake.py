@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import ITEMS, Ledger
+from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import BY_RULE
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +32,16 @@ class Brake:
 
     strict: bool = False
     at_most: float | None = None
+
+    def judge_finished(self, manifest: Manifest) -> None:
+        """As `judge`, of a set that is published; raises InputError too where it is older than the ledger."""
+        if "ledger" in manifest.meta:
+            self.judge(manifest.folder, manifest.meta["ledger"], manifest.quarantine())
+        elif self != NO_BRAKE:
+            raise InputError(
+                f"{manifest.folder}: was built before there was a ledger, so that nobody knows what was lost; build it "
+                "again in another folder, or leave out --strict and --at-most-lost"
+            )
 
     def judge(self, folder: Path, ledger: Ledger, quarantine: pa.Table) -> None:
         """Raise InputError with the first rows of the table where more is lost than may be; warn above 1 %."""
@@ -50,7 +61,7 @@ class Brake:
                     "what is written stays, and that ends quickly"
                 )
             if lost > _WORTH_A_SHOUT * read:
-                _LOG.warning("%s: MORE THAN 1 %% IS LOST; quarantine.parquet says why", told)
+                _LOG.warning("%s", f"{told}: MORE THAN 1 % IS LOST; quarantine.parquet says why")
 
 
 NO_BRAKE = Brake()

@@ -67,13 +67,12 @@ def build(
     settings = _settings(source, licence, options, shard_bytes)
     if _is_finished(out, settings):
         manifest = Manifest.open(out)
-        if "ledger" in manifest.meta:
-            brake.judge(out, manifest.meta["ledger"], manifest.quarantine())
+        brake.judge_finished(manifest)
         return manifest
     with _under_construction(out, settings, fcntl.LOCK_EX):
-        planner = Planner(samples, shard_bytes)
-        shards = _write(planner.chunks(), out, workers, total, progress)
         account = samples.account if isinstance(samples, Samples) else None
+        planner = Planner(samples, shard_bytes, counts=account is None)
+        shards = _write(planner.chunks(), out, workers, total, progress)
         rows = [*planner.rows, *(fault_row(fault, fault.key) for fault in (account.faults if account else ()))]
         read = account.read if account else planner.read
         join_parts(out, shards, rows, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)

@@ -39,12 +39,14 @@ class Plan:
 class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
-    ``rows`` with the quarantine rows of what is in no chunk, ``read`` with the entries of all samples, and ``missing``
-    counts images that are not there. With ``notes``, a folder, the sizes of images are those that another planner has
-    left there, where it has.
+    ``rows`` with the quarantine rows of what is in no chunk, ``missing`` with the number of images that are not there,
+    and with ``counts`` also ``read``, with the entries of all samples. With ``notes``, a folder, the sizes of images are
+    those that another planner has left there, where it has.
     """
 
-    def __init__(self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None) -> None:
+    def __init__(
+        self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None, counts: bool = False
+    ) -> None:
         if shard_bytes <= 0:
             raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
         self._sized: Iterator[tuple[RawSample, FileSize]] = shared(samples, notes) if notes else looked_up(samples)
@@ -52,6 +54,7 @@ class Planner:
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
         self.read: Counts = Counter()
+        self._counts = counts
         self.missing = 0
 
     def chunks(self) -> Iterator[Chunk]:
@@ -79,7 +82,8 @@ class Planner:
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
         for sample, found in self._sized:
-            self.read.update(sample_counts(sample))
+            if self._counts:
+                self.read.update(sample_counts(sample))
             if sample.nothing_left:  # whether there is an image is all the same
                 self.rows.extend(picture_rows(sample, sample.record))
             elif not isinstance(found, int):

@@ -60,8 +60,12 @@ def region_counts(region: Region) -> Counts:
 def record_counts(record: Record) -> Counts:
     """The entries of a record: an image counts in each of its splits."""
     counts: Counts = Counter({(split, "picture"): 1 for split in record.splits})
-    for region in record.regions:
-        counts.update(region_counts(region))
+    for region in record.regions:  # by hand: there are millions
+        split = region.split
+        counts[split, "region"] += 1
+        counts[split, "expression"] += len(region.expressions)
+        counts[split, "box"] += len(region.boxes)
+        counts[split, "mask"] += region.mask is not None
     counts.update((question.split, "question") for question in record.questions)
     return counts
 

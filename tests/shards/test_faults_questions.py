@@ -254,6 +254,8 @@ def test_a_bad_pair_of_snli_ve_is_lost_alone(tmp_path: Path, given: Any, cause: 
 
 def test_a_file_of_which_no_question_can_be_used_stops_before_the_first_shard(tmp_path: Path) -> None:
     root = clevr(tmp_path / "raw", [asked(0, 1, question=None), asked(1, 2, question=None)])
-    with pytest.raises(InputError, match=r"val_questions\.json: question val-0: key 'question' is None.*; nor can any"):
+    with pytest.raises(
+        InputError, match=r"val_questions\.json: question val-0: key 'question' is None, .*; nor can any"
+    ):
         built("clevr", root)
     assert not (tmp_path / "raw-set").exists()

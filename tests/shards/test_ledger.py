@@ -178,6 +178,9 @@ def test_a_set_without_a_ledger_has_as_many_quarantined_as_its_facts_say(tmp_pat
     with pytest.raises(InputError, match=r"quarantine\.parquet: 2 rows, the manifest says 3"):
         verify(manifest.folder)
     assert "ledger" not in info(manifest.folder)
+    with pytest.raises(InputError, match="before there was a ledger"):
+        built("refcoco", root, root / "images", brake=Brake(strict=True))
+    built("refcoco", root, root / "images")
 
 
 def test_a_set_of_sets_has_the_ledgers_of_its_parts(tmp_path: Path) -> None:
