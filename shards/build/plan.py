@@ -40,8 +40,8 @@ class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
     ``rows`` with the quarantine rows of what is in no chunk, ``missing`` with the number of images that are not there,
-    and with ``counts`` ``read``, too, with the entries of all samples. With ``notes``, a folder, image sizes are
-    those that another planner has left there, where it has.
+    and with ``counts`` also ``read``, with the entries of all samples. With ``notes``, a folder, the sizes of images
+    are those that another planner has left there, where it has.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from laconvnet.shards.sets.info import info
 from laconvnet.shards.sets.merge import pretrain_set
 from laconvnet.shards.sets.verify import verify
 from tests.messages import tells
-from tests.shards.faulty import REFS, account, annotation, built, ref, refer
+from tests.shards.faulty import REFS, TRIANGLE, account, annotation, built, ref, refer
 
 BLANK = ref(4, 1, sentences=[{"sent_id": 400, "sent": " "}, {"sent_id": 401, "sent": "left"}], ann_id=40)
 OVERHANGING = annotation(40, 1, bbox=[50, 30, 30, 30])
@@ -116,6 +117,27 @@ def test_the_bytes_are_the_same_however_it_is_built(tmp_path: Path) -> None:
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two", "tasks")
     ]
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_mended_annotations_are_taken_up_by_the_build_that_goes_on(tmp_path: Path) -> None:
+    """The records are the same: only what was lost is another."""
+    root = faulty(tmp_path / "raw")
+    with pytest.raises(InputError, match="--strict"):
+        built("refcoco", root, root / "images", brake=Brake(strict=True))
+    mended = BLANK | {"sentences": BLANK["sentences"][1:]}
+    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([*REFS, mended], 2))
+    manifest, _ = built("refcoco", root, root / "images")
+    assert account(manifest, "train", "expression") == (3, 2, {"polygon": 1})
+
+
+def test_samples_without_an_account_are_counted_as_they_pass(tmp_path: Path) -> None:
+    line = annotation(30, 3, segmentation=[*TRIANGLE, [5, 5, 9, 9]])
+    root = refer(tmp_path / "raw", [*REFS, BLANK], [*ANNOTATIONS[:2], line, OVERHANGING])
+    manifest, _ = built("refcoco", root, root / "images")
+    samples = list(sources.get("refcoco").samples(root, images=root / "images", splits=None, partition=None))
+    again = build(samples, tmp_path / "plain", source="refcoco", licence="", options={}, progress=False)
+    assert again.meta["ledger"] == manifest.meta["ledger"]
+    assert again.meta["ledger"]["train"]["mask"]["changed"] == {"polygon": 1}
 
 
 def resealed(manifest: Manifest, **facts: Any) -> None:
