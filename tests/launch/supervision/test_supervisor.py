@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Write = Callable[[str], Path]
 Until = Callable[[Callable[[], object], str], None]
+Launcher = Callable[[Path], subprocess.Popen[str]]
 PROGRAM = """
 import atexit, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -113,6 +114,34 @@ def main(argv):
 def _program(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "lib" / "lost_entry.py").write_text(PROGRAM)
     monkeypatch.setattr("laconvnet.launch.job.ENTRY", "lost_entry:main")
+
+
+# SIGINT as from a terminal: what starts the tests in the background has it ignored, and processes inherit that.
+_LAUNCH = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from laconvnet.launch import job
+from laconvnet.launch.executor import launch
+from tests.launch.any_line import LINE
+job.ENTRY = "lost_entry:main"
+sys.exit(launch(sys.argv[1], line=LINE))
+"""
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    """Launches a stages file in a process of its own, which is gone after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(file: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _LAUNCH, str(file)]
+        started.append(subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()  # and its controller ends all the rest
+        process.communicate()
 
 
 def restarts(folder: Path) -> list[dict[str, Any]]:
@@ -200,41 +229,33 @@ def test_without_restarts_nobody_watches(stages: Write) -> None:
     assert plan(stages("run: {run: [train, x]}"))[0].restarts > 0
 
 
-def test_ctrl_c_reaches_each_rank_once_and_nothing_starts_again(stages: Write, work: Path, until: Until) -> None:
+def test_ctrl_c_reaches_each_rank_once_and_nothing_starts_again(
+    stages: Write, launcher: Launcher, until: Until
+) -> None:
     file = stages('run: {run: [sit, "{here}"], processes: 2, threads: 1, restarts: 3}')
     folder = plan(file)[0].folder
-    program = (
-        "import sys; from laconvnet.launch import job; from laconvnet.launch.executor import launch; "
-        "from tests.launch.any_line import LINE; job.ENTRY = 'lost_entry:main'; "
-        f"sys.exit(launch({str(file)!r}, line=LINE))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+    process = launcher(file)
     until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert restarts(folder) == []
     assert len([*folder.glob("jobs/*.stopped")]) == 2
     assert not [found for found in psutil.process_iter() if _is_of(found, folder)]
 
 
-def test_a_second_ctrl_c_leaves_no_process_and_no_secret(stages: Write, work: Path, until: Until) -> None:
+def test_a_second_ctrl_c_leaves_no_process_and_no_secret(stages: Write, launcher: Launcher, until: Until) -> None:
     file = stages('run: {run: [held, "{here}"], processes: 2, threads: 1, restarts: 3}')
     folder = plan(file)[0].folder
-    program = (
-        "import sys; from laconvnet.launch import job; from laconvnet.launch.executor import launch; "
-        "from tests.launch.any_line import LINE; job.ENTRY = 'lost_entry:main'; "
-        f"sys.exit(launch({str(file)!r}, line=LINE))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
+    process = launcher(file)
     assert process.stderr
     until(lambda: all((folder / f"sits-{rank}").exists() for rank in (0, 1)), "the ranks did not start")
     assert [*folder.glob("jobs/*.link")]
     process.send_signal(signal.SIGINT)
-    while b"stopping" not in process.stderr.readline():
-        pass
+    assert next((line for line in process.stderr if "stopping" in line), None), "it did not heed the signal"
     process.send_signal(signal.SIGINT)
-    process.stderr.read()
-    assert process.wait(60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     assert restarts(folder) == []
     assert not [found for found in psutil.process_iter() if _is_of(found, folder) and lives(found.pid)]
     assert not [*folder.glob("jobs/*.link")]
