@@ -91,8 +91,9 @@ def test_expressions_on_visual_genome(tmp_path: Path) -> None:
     recipe = ["--optimizer.lr", 2e-3, "--schedule.epochs", 12, "--schedule.warmup", 1, "--log.every", 20]
     laconvnet("train", "--run", run, *TINY, *keys, *head, *recipe, "--optimizer.ema", 0.95)
     assert losses(run)[-1] < 0.6 * losses(run)[0]
-    learned = laconvnet("eval", run, "--data", folder, "--split", "train", "--controls", "--json")
-    assert learned["examples"] == built["expressions"]
+    there = ["--at-least", 0.8]  # the excerpt has annotations of an image that it does not hold
+    learned = laconvnet("eval", run, "--data", folder, "--split", "train", "--controls", "--json", *there)
+    assert learned["examples"] == built["expressions"] < learned["annotated"]
     assert learned["acc@0.5"] > learned["controls"]["shuffled_words"]["acc@0.5"] + 0.1
     drawing = tmp_path / "answer.png"
     answer = laconvnet(
