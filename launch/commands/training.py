@@ -10,6 +10,7 @@ from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, Run
 from laconvnet.launch.commands.output import show
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.completeness import AT_LEAST
 from laconvnet.pipeline.runs.layout import EVALUATIONS, REPORT
 from laconvnet.terminal import say
 
@@ -73,7 +74,7 @@ def eval_(
     controls: Annotated[
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
-    at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = 0.99,
+    at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = AT_LEAST,
     json: Json = False,
 ) -> None:
     """Score a run on a split.

@@ -31,6 +31,7 @@ from laconvnet.launch.job import Command
 from laconvnet.launch.outcomes import record_failure
 from laconvnet.launch.supervision.ends import by_signal
 from laconvnet.launch.supervision.link import make_secret
+from laconvnet.launch.supervision.supervisor import LAST_SECONDS, LEAVE_SECONDS
 from laconvnet.pipeline.runs.layout import JOBS, array_of, controller_log, link_file, ok_marker
 
 JOB, LAUNCHER, STAGE = "LACONVNET_JOB", "LACONVNET_LAUNCHER", "LACONVNET_STAGE_FOLDER"
@@ -38,7 +39,8 @@ SUPERVISED = "LACONVNET_SUPERVISED"  # set where the tasks of the job are superv
 SIGNAL_SECONDS = 60  # at most this long before the time limit the ranks are told to save
 STOP_SECONDS = 10.0  # what an interrupted rank gets to tidy up
 LOST_SECONDS = 2.0  # what the others get once a rank is lost: they can only be waiting for it
-SAVE_SECONDS = 65.0  # supervisors, once one of them is lost: they end their ranks, save what memory holds and leave
+# Supervisors, once one of them is lost: they end their ranks, save what memory holds and leave.
+SAVE_SECONDS = LEAVE_SECONDS + LAST_SECONDS
 
 
 class LocalExecutor(submitit.LocalExecutor):

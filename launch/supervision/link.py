@@ -131,10 +131,8 @@ class Hub:
             first, rest = {}, []
         rank, proof = first.get("rank"), str(first.get("proof"))
         awaited = {*range(1, self._world)} - self.wires.keys()
-        if not isinstance(rank, int) or not _equal(proof, _proof(self._secret, f"rank {rank}", nonce)):
-            self._forget(wire)
-            return
-        if rank not in awaited:
+        known = _equal(proof, _proof(self._secret, f"rank {rank}", nonce))
+        if not known or not isinstance(rank, int) or rank not in awaited:
             self._forget(wire)
             return
         self.wires[rank] = wire

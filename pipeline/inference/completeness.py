@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from laconvnet.pipeline.data.examples import Examples
 
 AT_LEAST = 0.99  # below it a score is none of the data set's
 

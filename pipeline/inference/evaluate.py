@@ -63,7 +63,7 @@ def evaluate(
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; expected the name of a JSON file")
     with joined() as ranks:
-        ready, examples = ranks.each(lambda: _opened(run, data, split, at_least))
+        ready, examples, there = ranks.each(lambda: _opened(run, data, split, at_least))
         ranks.same(f"{run}: step of its newest checkpoint", ready.step)
         ranks.same(f"{data}: build", examples.fingerprint)
         metrics, answers = _score(ready, examples, None, progress, ranks)
@@ -71,7 +71,7 @@ def evaluate(
             "task": ready.config.model.task,
             "split": split,
             "examples": len(examples.rows),
-            "annotated": Completeness.of(examples).annotated,
+            "annotated": there.annotated,
             "wordless": examples.empty_texts,
             **metrics,
             "run": str(run),
@@ -96,12 +96,13 @@ def evaluate(
         return report if ranks.is_main else None
 
 
-def _opened(run: Path, data: Path, split: str, at_least: float) -> tuple[Restored, Examples]:
+def _opened(run: Path, data: Path, split: str, at_least: float) -> tuple[Restored, Examples, Completeness]:
     ready = restore(run)
     examples = Examples.open(data, ready.task.kind, split)
     ready.task.check(examples)
-    Completeness.of(examples).check(data, examples, at_least)
-    return ready, examples
+    there = Completeness.of(examples)
+    there.check(data, examples, at_least)
+    return ready, examples, there
 
 
 def _score(

@@ -11,13 +11,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.ledger import ITEMS, Ledger
+from laconvnet.shards.format.ledger import ITEMS, Ledger, lost_by_fault
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import BY_RULE
 
@@ -72,13 +71,9 @@ def lost_shares(ledger: Ledger) -> Iterator[tuple[str, int, int]]:
     for split, accounts in ledger.items():
         for what, kinds in (("pictures", ("picture",)), ("entries", ITEMS)):
             found = [accounts[kind] for kind in kinds if kind in accounts]
-            lost = sum(_by_fault(account) for account in found)
+            lost = sum(sum(lost_by_fault(account).values()) for account in found)
             if lost:
                 yield f"{what} of split {split or 'unknown'}", lost, sum(account["read"] for account in found)
-
-
-def _by_fault(account: dict[str, Any]) -> int:
-    return sum(number for cause, number in account["lost"].items() if cause not in BY_RULE)
 
 
 def _listed(rows: pa.Table) -> str:

@@ -137,8 +137,22 @@ def make_ledger(read: Counts, kept: Counts, quarantine: pa.Table) -> Ledger:
 
 
 def _account(ledger: Ledger, split: str, kind: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {"read": 0, "kept": 0, "lost": {}, "changed": {}}
-    return ledger.setdefault(split, {}).setdefault(kind, empty)
+    return ledger.setdefault(split, {}).setdefault(kind, _empty())
+
+
+def _empty() -> dict[str, Any]:
+    return {"read": 0, "kept": 0, "lost": {}, "changed": {}}
+
+
+def account_of(ledger: Ledger, split: str, kind: str) -> dict[str, Any]:
+    """The account of a split and kind, with nothing in it where the ledger has none."""
+    found: dict[str, Any] = ledger.get(split, {}).get(kind) or _empty()
+    return found
+
+
+def lost_by_fault(account: Mapping[str, Any]) -> dict[str, int]:
+    """What was lost by a fault, by cause: what the rules of a data set leave out is not among it."""
+    return {cause: number for cause, number in account["lost"].items() if cause not in BY_RULE}
 
 
 def quarantine_counts(quarantine: pa.Table) -> Counter[tuple[str, str, str, bool]]:
@@ -175,11 +189,15 @@ def table_counts(samples: MappedTable, examples: MappedTable) -> Counts:
 
 def table_differences(ledger: Ledger, samples: MappedTable, examples: MappedTable) -> list[str]:
     """Where the tables hold other numbers of entries than the ledger says are kept, in words."""
-    found = table_counts(samples, examples)
-    entries = {*found, *((split, kind) for split in ledger for kind in ("picture", "expression", "question"))}
-    kept = {entry: ledger.get(entry[0], {}).get(entry[1], {}).get("kept", 0) for entry in entries}
+    return kept_differences(ledger, table_counts(samples, examples), ("picture", "expression", "question"), "")
+
+
+def kept_differences(ledger: Ledger, found: Counts, kinds: tuple[str, ...], where: str) -> list[str]:
+    """Where there are other numbers of entries of these kinds than the ledger says are kept, in words."""
+    entries = {*found, *((split, kind) for split in ledger for kind in kinds)}
+    kept = {entry: account_of(ledger, *entry)["kept"] for entry in entries}
     return [
-        f"split {split or 'unknown'}: {found[split, kind]} {kind} entries, the ledger says {kept[split, kind]}"
+        f"split {split or 'unknown'}: {found[split, kind]} {kind} entries{where}, the ledger says {kept[split, kind]}"
         for split, kind in sorted(entries)
         if found[split, kind] != kept[split, kind]
     ]

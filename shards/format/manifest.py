@@ -39,7 +39,7 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
-from laconvnet.shards.format.raw import BY_RULE
+from laconvnet.shards.format.ledger import account_of, lost_by_fault
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.tables import row_type as row_type
 
@@ -290,8 +290,8 @@ class Manifest:
         ledgers = [self.meta["ledger"]] if "ledger" in self.meta else list(self.meta.get("ledgers", {}).values())
         found: Counter[str] = Counter()
         for ledger in ledgers:
-            found.update(ledger.get(split, {}).get(kind, {}).get("lost", {}))
-        return {cause: count for cause, count in found.items() if cause not in BY_RULE} if ledgers else None
+            found.update(lost_by_fault(account_of(ledger, split, kind)))
+        return dict(found) if ledgers else None
 
     def quarantine(self) -> pa.Table:
         """The rows of the quarantine table; raises InputError where it is gone or not the one that was written."""

@@ -10,15 +10,15 @@ from laconvnet.shards.format.checksums import REMEDY
 from laconvnet.shards.format.ledger import (
     KINDS,
     Ledger,
+    account_of,
     imbalances,
+    kept_differences,
     make_ledger,
     record_counts,
     table_differences,
 )
 from laconvnet.shards.format.manifest import MANIFEST, QUARANTINE, Manifest
 from laconvnet.shards.format.raw import Counts
-
-_NONE = {"read": 0, "kept": 0, "lost": {}, "changed": {}}
 
 
 def ledger_problems(manifest: Manifest) -> Iterator[str]:
@@ -55,25 +55,17 @@ def record_ledger_problems(manifest: Manifest) -> Iterator[str]:
     found: Counts = Counter()
     for row in range(len(manifest.samples)):
         found.update(record_counts(manifest.read_record(row)))
-    kept = _kept_counts(ledger)
-    for split, kind in sorted({*found, *kept}):
-        if found[split, kind] != kept[split, kind]:
-            what = f"split {split or 'unknown'}: {found[split, kind]} {kind} entries in the records"
-            yield from _told(manifest, [f"{what}, the ledger says {kept[split, kind]}"])
+    yield from _told(manifest, kept_differences(ledger, found, KINDS, " in the records"))
 
 
 def _other_losses(ledger: Ledger, found: Ledger) -> Iterator[str]:
     for split in sorted({*ledger, *found}):
         for kind in KINDS:
-            said, is_so = (one.get(split, {}).get(kind, _NONE) for one in (ledger, found))
+            said, is_so = (account_of(one, split, kind) for one in (ledger, found))
             for what in ("lost", "changed"):
                 if said[what] != is_so[what]:
                     where = f"split {split or 'unknown'}: {kind} entries {what}: {is_so[what]} in {QUARANTINE}"
                     yield f"{where}, the ledger says {said[what]}"
-
-
-def _kept_counts(ledger: Ledger) -> Counts:
-    return Counter({(split, kind): one["kept"] for split, kinds in ledger.items() for kind, one in kinds.items()})
 
 
 def _told(manifest: Manifest, problems: Iterable[str]) -> Iterator[str]:
