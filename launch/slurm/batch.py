@@ -17,7 +17,6 @@ Files in the stage's folder, beside those of `launch.job`:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -26,13 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from laconvnet.files import appending, find_object, naming, publish_json
+from laconvnet.files import find_object, publish_json
 from laconvnet.launch.outcomes import is_done, record_failure, tail
 from laconvnet.launch.slurm.failures import Lost, lost, transient
 from laconvnet.launch.status import last_checkpoint
 from laconvnet.launch.supervision.link import make_secret
 from laconvnet.pipeline.runs import layout
-from laconvnet.pipeline.runs.records import read_lines
+from laconvnet.pipeline.runs.records import add_line, read_lines
 from laconvnet.terminal import one_line, say
 
 DONE, FAILED, AGAIN = 0, 1, 3
@@ -234,9 +233,7 @@ def _messages(folder: Path, job: str) -> list[str]:
 
 def note(folder: Path, entry: dict[str, Any]) -> None:
     """Add a line to the history of the stage's starts."""
-    file = folder / layout.STARTS
-    with naming(file), appending(file) as stream:
-        stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
+    add_line(folder / layout.STARTS, entry)
 
 
 def job_id() -> str:

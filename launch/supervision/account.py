@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-from laconvnet.files import appending, find_object
+from laconvnet.files import find_object
 from laconvnet.launch.outcomes import record_failure
 from laconvnet.launch.supervision.council import Council, Leave
 from laconvnet.launch.supervision.ends import End
 from laconvnet.launch.supervision.goodput import Goodput
 from laconvnet.pipeline.runs import layout
 from laconvnet.pipeline.runs.memory import Kept
+from laconvnet.pipeline.runs.records import add_line
 from laconvnet.terminal import complain
 
 if TYPE_CHECKING:
@@ -65,6 +65,6 @@ class Account:
         return failed.get("rank") == why.rank
 
     def _note(self, entry: dict[str, Any]) -> None:
-        entry = {"job": self._env.job_id, **entry, "seconds": round(self.goodput.seconds, 1), "time": time.time()}
-        with suppress(OSError), appending(self._command.folder / layout.RESTARTS) as stream:
-            stream.write(json.dumps(entry) + "\n")
+        entry = {"job": self._env.job_id, **entry, "seconds": round(self.goodput.seconds, 1)}
+        with suppress(OSError):  # to go on matters more than to tell of it
+            add_line(self._command.folder / layout.RESTARTS, entry)

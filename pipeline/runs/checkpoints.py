@@ -22,6 +22,17 @@ _READ = (1, VERSION)
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What the commit marker says of a checkpoint: its step, its score, and of which configuration, data and code."""
+
+    step: int
+    score: float | None = None
+    config: str | None = None
+    data: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True)
 class Marker:
     """What the commit marker says of a checkpoint.
 

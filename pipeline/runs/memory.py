@@ -16,11 +16,13 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
+
+from laconvnet.pipeline.runs.checkpoints import Facts
 
 MEMORY = "LACONVNET_MEMORY"  # names the descriptors to the rank
 _NAME = "laconvnet"
@@ -32,19 +34,14 @@ _SUM_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a state is of: as the commit marker of a checkpoint would say it, the run, and the run's owner (its token).
+class Record(Facts):
+    """What a state is of: what its commit marker would say, the run, and the run's owner (its token).
 
     ``bytes`` is the length of the state.
     """
 
-    step: int
-    score: float | None
-    config: str | None
-    data: str | None
-    code: str | None
-    run: str
-    owner: str
+    run: str = ""
+    owner: str = ""
     bytes: int = 0
 
 
@@ -134,7 +131,7 @@ class Memory:
             yield file
             length = file.tell()
             file.truncate()
-        self._note(slot, Record(**{**asdict(record), "bytes": length}))
+        self._note(slot, replace(record, bytes=length))
 
     @property
     def _slots(self) -> range:

@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
 from laconvnet.files import naming, publishing_folder, sync_tree
 from laconvnet.pipeline.runs import checkpoints, fence, owner
+from laconvnet.pipeline.runs.checkpoints import Facts
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, STATE, VOCABULARY, step_folder, step_of
 from laconvnet.pipeline.runs.memory import Kept
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the commit marker says of a checkpoint: its step, its score, and of which configuration, data and code."""
-
-    step: int
-    score: float | None = None
-    config: str | None = None
-    data: str | None = None
-    code: str | None = None
 
 
 def publish(
@@ -46,11 +36,7 @@ def publish(
         (partial / VOCABULARY).write_text(vocabulary, encoding="utf-8")
         marker = {
             "version": checkpoints.VERSION,
-            "step": facts.step,
-            "score": facts.score,
-            "config": facts.config,
-            "data": facts.data,
-            "code": facts.code,
+            **{field.name: getattr(facts, field.name) for field in fields(Facts)},
             "files": {name: checkpoints.describe(partial / name) for name in (STATE, VOCABULARY)},
         }
         (partial / COMMIT).write_text(json.dumps(marker))
@@ -71,7 +57,6 @@ def publish_kept(kept: Kept) -> Path | None:
     if any(step_of(folder) >= record.step for folder in checkpoints.published(run)):
         return None
     final = run / CHECKPOINTS / step_folder(record.step)
-    facts = Facts(record.step, record.score, record.config, record.data, record.code)
 
     def write(file: BinaryIO) -> None:
         with kept.file.open("rb") as state:
@@ -83,7 +68,7 @@ def publish_kept(kept: Kept) -> Path | None:
             fence.check()
             own.check()
 
-        publish(final, facts, write, kept.vocabulary, may_publish)
+        publish(final, record, write, kept.vocabulary, may_publish)
     return final
 
 

@@ -1,14 +1,15 @@
-"""Reading the small JSON files of runs and stages, which may be torn, or hold something else than was expected."""
+"""The small JSON files of runs and stages, which may be torn, or hold something else than was expected."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from laconvnet.files import read_bytes
+from laconvnet.files import appending, naming, read_bytes
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -27,6 +28,12 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(value, dict):
             yield value
+
+
+def add_line(file: Path, entry: dict[str, Any]) -> None:
+    """Add an object, with the time, to a JSON lines file. Raises OSError naming it."""
+    with naming(file), appending(file) as stream:
+        stream.write(json.dumps(entry | {"time": time.time()}) + "\n")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from laconvnet.files import read_bytes
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints, fence
+from laconvnet.pipeline.runs.checkpoints import Facts
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, STATE, VOCABULARY, step_folder, step_of
 from laconvnet.pipeline.runs.memory import Kept
-from laconvnet.pipeline.runs.publish import Facts, drop, publish
+from laconvnet.pipeline.runs.publish import drop, publish
 from laconvnet.pipeline.tensor_file import read_tensors
 
 SERVES = ("step", "task", "data", "model", "ema")  # of a state: what answering and another stage need
@@ -109,7 +110,7 @@ class Writer:
         if self._failure:
             return
         # The next step writes over the tensors that the state names.
-        frozen = _copied(state)
+        frozen = mapped(state, _copied)
         self._thread = threading.Thread(target=self._write, args=(step, frozen, vocabulary, score), name="checkpoint")
         self._thread.start()
 
@@ -203,11 +204,16 @@ def _bytes(state: Any) -> int:
     return sum(map(_bytes, state.values())) if isinstance(state, dict) else 0
 
 
-def _copied(state: Any) -> Any:
-    """The same with every tensor copied to the host's memory."""
+def mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same state with every tensor changed."""
     if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    return {name: _copied(value) for name, value in state.items()} if isinstance(state, dict) else state
+        return change(state)
+    return {name: mapped(value, change) for name, value in state.items()} if isinstance(state, dict) else state
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def read(folder: Path, fields: Sequence[str] = SERVES) -> tuple[dict[str, Any], str]:

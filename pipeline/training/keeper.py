@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.pipeline.runs.memory import Memory, Record
+from laconvnet.pipeline.training.checkpoint import mapped
 from laconvnet.pipeline.training.engine import Engine
 
 
@@ -42,7 +43,7 @@ class Keeper:
         if self._memory.keeps:
             record = replace(self._run, step=done, score=score)
             with self._memory.writing(record, vocabulary) as file:
-                torch.save(_own(state), file)
+                torch.save(mapped(state, _own), file)
         now = time.perf_counter()
         cost, step = now - self._reached, self._reached - self._left
         steps = 1 if self._share >= 1 else math.ceil(cost / (self._share * step))
@@ -50,8 +51,6 @@ class Keeper:
         self._reached = time.perf_counter()  # what the next step takes begins here
 
 
-def _own(state: Any) -> Any:
-    """The same with a storage of its own for every tensor: of a view all that it is a view of would be saved."""
-    if isinstance(state, Tensor):
-        return state.clone() if state.untyped_storage().nbytes() > state.nbytes else state
-    return {name: _own(value) for name, value in state.items()} if isinstance(state, dict) else state
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, with a storage of its own: of a view all that it is a view of would be saved."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
