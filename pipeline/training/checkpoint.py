@@ -205,7 +205,7 @@ def _bytes(state: Any) -> int:
 
 
 def mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same state with every tensor changed."""
+    """The same state with every tensor, of any shape, changed."""
     if isinstance(state, Tensor):
         return change(state)
     return {name: mapped(value, change) for name, value in state.items()} if isinstance(state, dict) else state

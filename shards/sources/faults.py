@@ -9,12 +9,15 @@ the build. So it does where not one entry can be used (`shards.format.raw.Sample
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import Fault
+
+T = TypeVar("T")
 
 _ID_LENGTH = 200
 
@@ -60,6 +63,18 @@ def lost(
     """The fault of an entry that is lost."""
     taken = tuple((name, number) for name, number in takes.items() if number)
     return Fault(kind, _short(id), split, error.cause, str(error), str(file), taken, region, key=key)
+
+
+def sort_out(
+    twins: Sequence[T], same: Callable[[T], object], content: Callable[[T], str]
+) -> tuple[Sequence[T], Sequence[T], str]:
+    """Of the entries under one id those that are kept, those that are lost, and how they stand to each other, in words.
+
+    The first is kept where ``same`` is the same of all, and none where it differs: nobody can tell which was meant.
+    """
+    if all(same(twin) == same(twins[0]) for twin in twins):
+        return twins[:1], twins[1:], "alike"
+    return (), twins, f"with other contents: {' and '.join(map(content, twins[:2]))}"
 
 
 def _short(id: object) -> str:

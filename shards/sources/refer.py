@@ -25,6 +25,7 @@ from laconvnet.shards.format.record import Box, Region, Rle
 from laconvnet.shards.sources import reading, refs
 from laconvnet.shards.sources.base import Samples, choose_splits, sample
 from laconvnet.shards.sources.faults import EntryFault, entry, lost
+from laconvnet.shards.sources.listed import Listed
 from laconvnet.shards.sources.masks import to_rle, union
 from laconvnet.shards.sources.refs import AnnotationId, Ref
 from laconvnet.shards.sources.safe_pickle import check_ref, check_sentence, load_refs
@@ -130,14 +131,14 @@ class Refer:
         listed = _load_instances(instances, chosen, account)
         if not self.collection.coco:
             listed.categories.clear()
-        for image in listed.images.values():
+        for image in listed.images.usable.values():
             reading.inside(images_at, image.file_name, str(instances))
-        for image_id in chosen.images - listed.images.keys():
+        for image_id in chosen.images - listed.images.usable.keys():
             account.faults += self._without_image(image_id, chosen, listed, refs_path)
 
         def records() -> Iterator[RawSample]:
-            for image_id in sorted(chosen.images & listed.images.keys()):
-                image = listed.images[image_id]
+            for image_id in sorted(chosen.images & listed.images.usable.keys()):
+                image = listed.images.usable[image_id]
                 faults = list(chosen.faults.get(image_id, []))
                 regions = []
                 for ref in chosen.by_image.get(image_id, []):
@@ -158,7 +159,7 @@ class Refer:
                     faults=tuple(faults),
                 )
 
-        return Samples(records(), len(chosen.images & listed.images.keys()), account)
+        return Samples(records(), len(chosen.images & listed.images.usable.keys()), account)
 
     def _without_image(self, image_id: int, chosen: refs.ChosenRefs, listed: _Instances, path: Path) -> Iterator[Fault]:
         """The faults of an image that no entry of instances.json, or none that can be used, tells of."""
@@ -166,7 +167,7 @@ class Refer:
         found = chosen.faults.get(image_id, [])
         yield from (dataclasses.replace(fault, key=key) for fault in found)
         of_image = chosen.by_image.get(image_id, [])
-        error = listed.unusable.get(image_id)
+        error = listed.images.unusable.get(image_id)
         for ref in of_image:
             what = f"{path}: ref_id {ref.ref_id}: key 'image_id' is {image_id}, which {listed.path} does not list"
             why = error or EntryFault("no picture", what)
@@ -184,20 +185,16 @@ REFCOCOG = Refer("refcocog", "RefCOCOg: 95,010 longer expressions for 49,822 obj
 
 @dataclass(frozen=True, slots=True)
 class _Instances:
-    """What instances.json tells of what the refs speak of: annotations are deflated, polygons are most of the file.
-
-    ``unusable`` are images by id whose entries cannot be used, and why.
-    """
+    """What instances.json tells of what the refs speak of: annotations are deflated, polygons are most of the file."""
 
     path: Path
-    images: dict[int, _Image]
-    unusable: dict[int, EntryFault]
+    images: Listed[_Image]
     annotations: reading.CompressedStore
     categories: dict[int, str]
 
 
 def _load_instances(path: Path, chosen: refs.ChosenRefs, account: Account) -> _Instances:
-    images, unusable = _load_images(path, chosen.images)
+    images = _load_images(path, chosen.images)
     ann_ids = {ann_id for of_image in chosen.by_image.values() for ref in of_image for ann_id in ref.ann_ids}
     annotations = reading.CompressedStore()
     for annotation in reading.read_items(path, "annotations.item"):
@@ -212,31 +209,24 @@ def _load_instances(path: Path, chosen: refs.ChosenRefs, account: Account) -> _I
         reading.field(entry, f"{path}: category", int, "id"): reading.field(entry, f"{path}: category", str, "name")
         for entry in reading.read_items(path, "categories.item")
     }
-    return _Instances(path, images, unusable, annotations, categories)
+    return _Instances(path, images, annotations, categories)
 
 
-def _load_images(path: Path, wanted: set[int]) -> tuple[dict[int, _Image], dict[int, EntryFault]]:
-    images: dict[int, _Image] = {}
-    unusable: dict[int, EntryFault] = {}
+def _load_images(path: Path, wanted: set[int]) -> Listed[_Image]:
+    images = Listed[_Image]()
     for given in reading.read_items(path, "images.item"):
         image_id = given.get("id")
         if type(image_id) is not int or image_id not in wanted:  # one without an id is missed by the refs that name it
             continue
         where = f"{path}: image {image_id}"
-        try:
+        with images.reading(image_id):
             image = _Image(
                 reading.field(given, where, str, "file_name"),
                 reading.side(given, where, "width"),
                 reading.side(given, where, "height"),
             )
-            if images.setdefault(image_id, image) != image:
-                both = f"{images[image_id]} and {image}".replace("_Image", "")
-                raise EntryFault("duplicate id", f"{where} occurs twice, with other contents: {both}")
-        except EntryFault as error:
-            unusable[image_id] = error
-    for image_id in unusable:
-        images.pop(image_id, None)
-    return images, unusable
+            images.add(image_id, image, where)
+    return images
 
 
 def _region(ref: Ref, image: _Image, listed: _Instances, refs_path: Path, changes: list[Fault]) -> Region:

@@ -16,7 +16,7 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import Account, Fault
 from laconvnet.shards.format.record import Expression
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.faults import EntryFault, entry, lost
+from laconvnet.shards.sources.faults import EntryFault, entry, lost, sort_out
 
 AnnotationId = int | str
 
@@ -151,19 +151,17 @@ def _of_one_id(refs: Iterable[Ref | Unreadable], faults: dict[int, list[Fault]],
         if isinstance(ref, Ref):
             by_id[ref.ref_id].append(ref)
     for twins in by_id.values():
-        alike = all((twin.image_id, *_of(twin)) == (twins[0].image_id, *_of(twins[0])) for twin in twins)
-        if alike:
-            yield twins[0]
-        for twin in twins[1:] if alike else twins:
-            others = "alike" if alike else "with other contents: " + " and ".join(map(_content, twins[:2]))
-            error = EntryFault("duplicate id", f"{path}: ref_id {twin.ref_id} occurs twice, {others}")
+        kept, gone, how = sort_out(twins, _of, _content)
+        yield from kept
+        for twin in gone:
+            error = EntryFault("duplicate id", f"{path}: ref_id {twin.ref_id} occurs twice, {how}")
             # Sentences that are lost with it were lost by themselves before.
             faults[twin.image_id].extend(twin.faults)
             faults[twin.image_id].append(lost(error, "region", twin.ref_id, twin.split, path, twin.takes))
 
 
 def _of(ref: Ref) -> tuple[Any, ...]:
-    return ref.split, ref.ann_ids, ref.expressions
+    return ref.image_id, ref.split, ref.ann_ids, ref.expressions
 
 
 def _content(ref: Ref) -> str:

@@ -35,8 +35,9 @@ from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Expression, Question, Region
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
-from laconvnet.shards.sources.faults import EntryFault, entry, lost
-from laconvnet.shards.sources.visual_genome_objects import OF_REGION, SPLIT, box_of, object_regions, plain_object
+from laconvnet.shards.sources.faults import EntryFault, entry, lost, sort_out
+from laconvnet.shards.sources.listed import Listed
+from laconvnet.shards.sources.visual_genome_objects import OF_REGION, SPLIT, Place, box_of, object_regions, plain_object
 
 # file: the key of an image's list in it
 _ANNOTATIONS = {
@@ -101,7 +102,7 @@ class VisualGenome:
                 annotations = {file: store.get(image_id) for file, store in stores.items()}
                 faults: list[Fault] = []
                 regions, questions = _annotations(root, image_id, annotations, faults)
-                image = listed.images[image_id]
+                image = listed.usable[image_id]
                 size, name, told = (image.width, image.height), image.path.name, tuple(faults)
                 yield sample(
                     self, image.path, str(image_id), name, size, regions, questions, image.coco_id, faults=told
@@ -138,28 +139,14 @@ class _ImageFolders:
         return expected
 
 
-@dataclass(frozen=True, slots=True)
-class _ListedImages:
-    """The images of image_data.json by id, and why those are none whose entries cannot be used."""
-
-    images: dict[int, _Image]
-    unusable: dict[int, EntryFault]
-
-
-def _load_images(path: Path, folders: _ImageFolders, account: Account) -> _ListedImages:
-    listed = _ListedImages({}, {})
+def _load_images(path: Path, folders: _ImageFolders, account: Account) -> Listed[_Image]:
+    listed = Listed[_Image]()
     for given in reading.read_items(path):
         with entry(account.faults, "picture", given.get("image_id", given.get("id")), "", path, {}):
             image_id = reading.field(given, f"{path}: image", int, "image_id", "id")
-            try:
-                image = _image(given, image_id, folders, f"{path}: image {image_id}")
-                if listed.images.setdefault(image_id, image) != image:
-                    told = f"{path}: image {image_id} occurs twice, with other contents"
-                    raise EntryFault("duplicate id", f"{told}: {listed.images[image_id]} and {image}")
-            except EntryFault as error:
-                listed.unusable[image_id] = error
-    for image_id in listed.unusable:
-        listed.images.pop(image_id, None)
+            where = f"{path}: image {image_id}"
+            with listed.reading(image_id):
+                listed.add(image_id, _image(given, image_id, folders, where), where)
     return listed
 
 
@@ -174,7 +161,7 @@ def _image(given: dict[str, Any], image_id: int, folders: _ImageFolders, where: 
 
 
 def _load_annotations(
-    path: Path, listed: _ListedImages, without_image: dict[int, Counter[str]], account: Account
+    path: Path, listed: Listed[_Image], without_image: dict[int, Counter[str]], account: Account
 ) -> reading.CompressedStore:
     """The annotations of a file by image; counts those of images that are not listed.
 
@@ -195,7 +182,7 @@ def _load_annotations(
             has_lists = True
             if not annotations:
                 continue
-            if image_id not in listed.images:
+            if image_id not in listed.usable:
                 without_image[image_id].update(takes)
             else:
                 store.add(image_id, [_kept(item) for item in annotations])
@@ -212,14 +199,12 @@ def _kept(item: Any) -> Any:
 def _annotations(
     root: Path, image_id: int, annotations: dict[str, list[Any]], faults: list[Fault]
 ) -> tuple[tuple[Region, ...], tuple[Question, ...]]:
-    def where(file: str) -> str:
-        return f"{root / file}: image {image_id}"
-
+    place = Place(root, image_id)
     regions = [
-        *_each(annotations, "region_descriptions.json", where, _phrase_region, OF_REGION, faults),
-        *object_regions(annotations, where, faults),
+        *_each(annotations, "region_descriptions.json", place, _phrase_region, OF_REGION, faults),
+        *object_regions(annotations, place, faults),
     ]
-    questions = _each(annotations, "question_answers.json", where, _question, _OF_QUESTION, faults)
+    questions = _each(annotations, "question_answers.json", place, _question, _OF_QUESTION, faults)
     return tuple(regions), tuple(questions)
 
 
@@ -229,26 +214,24 @@ _Made = TypeVar("_Made", Region, Question)
 def _each(
     annotations: dict[str, list[Any]],
     file: str,
-    where: Callable[[str], str],
+    place: Place,
     make: Callable[[dict[str, Any], str], _Made],
     takes: dict[str, int],
     faults: list[Fault],
 ) -> Iterator[_Made]:
     """What is made of each entry; of entries under one id the first where all are alike, none where they differ."""
-    path = Path(where(file).rpartition(": ")[0])
+    path, where = place.root / file, place.told(file)
     kind = next(iter(takes))
     by_id: dict[str, list[_Made]] = defaultdict(list)
     for given in annotations.get(file, []):
         with entry(faults, kind, _id(given), SPLIT, path, takes):
-            made = make(plain_object(given, where(file)), where(file))
+            made = make(plain_object(given, where), where)
             by_id[made.id].append(made)
     for id, twins in by_id.items():
-        alike = all(twin == twins[0] for twin in twins)
-        if alike:
-            yield twins[0]
-        for twin in twins[1:] if alike else twins:
-            others = "alike" if alike else f"with other contents: {twins[0]} and {twins[1]}"
-            error = EntryFault("duplicate id", f"{where(file)}: {kind} {id} occurs twice, {others}")
+        kept, gone, how = sort_out(twins, lambda twin: twin, str)
+        yield from kept
+        for twin in gone:
+            error = EntryFault("duplicate id", f"{where}: {kind} {id} occurs twice, {how}")
             faults.append(lost(error, kind, twin.id, SPLIT, path, takes))
 
 

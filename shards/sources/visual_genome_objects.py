@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,18 @@ OF_REGION = {"region": 1, "expression": 1, "box": 1}  # what the ledger counts o
 _OBJECTS, _ATTRIBUTES = "objects.json", "attributes.json"
 # Each object of an image is compared with its namesakes; an original image has some hundred entries at most.
 _MAX_OBJECTS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image stands in the annotation files."""
+
+    root: Path
+    image_id: int
+
+    def told(self, file: str) -> str:
+        """File and image, for messages."""
+        return f"{self.root / file}: image {self.image_id}"
 
 
 @dataclass(slots=True)
@@ -48,18 +60,16 @@ class _Object:
 _Namesake = tuple[_Object, frozenset[str]]  # and its attributes in small letters
 
 
-def object_regions(
-    annotations: dict[str, list[Any]], where: Callable[[str], str], faults: list[Fault]
-) -> Iterator[Region]:
-    """The regions of an image's objects; ``where`` gives file and image for messages."""
-    things = _merged(annotations, where, faults)
+def object_regions(annotations: dict[str, list[Any]], place: Place, faults: list[Fault]) -> Iterator[Region]:
+    """The regions of an image's objects."""
+    things = _merged(annotations, place, faults)
     namesakes: dict[str, list[_Namesake]] = defaultdict(list)
     for thing in things:
         attributes_of = frozenset(attribute.casefold() for attribute in thing.attributes)
         for name in {name.casefold() for name in thing.names}:
             namesakes[name].append((thing, attributes_of))
     phrases = {thing.id: list(_phrases(thing, namesakes)) for thing in things}
-    faults += _left_out(things, phrases, where)
+    faults += _left_out(things, phrases, place)
     for thing in things:
         yield Region(
             id=thing.id,
@@ -83,14 +93,14 @@ def plain_object(given: Any, where: str) -> dict[str, Any]:
     return given
 
 
-def _merged(annotations: dict[str, list[Any]], where: Callable[[str], str], faults: list[Fault]) -> list[_Object]:
+def _merged(annotations: dict[str, list[Any]], place: Place, faults: list[Fault]) -> list[_Object]:
     by_id: dict[int, _Object] = {}
     by_key: dict[tuple[Box, tuple[str, ...]], _Object] = {}
     for file in (_OBJECTS, _ATTRIBUTES):
         entries = annotations.get(file, [])
-        path = Path(where(file).rpartition(": ")[0])
+        path, where = place.root / file, place.told(file)
         if len(entries) > _MAX_OBJECTS:
-            error = EntryFault("too many", f"{where(file)}: {len(entries)} entries, expected at most {_MAX_OBJECTS}")
+            error = EntryFault("too many", f"{where}: {len(entries)} entries, expected at most {_MAX_OBJECTS}")
             takes = {kind: len(entries) for kind in OF_REGION}
             faults.append(lost(error, "region", "all of them", SPLIT, path, takes))
             continue
@@ -98,22 +108,22 @@ def _merged(annotations: dict[str, list[Any]], where: Callable[[str], str], faul
             known = given if isinstance(given, dict) else {}
             number = known.get("object_id", known.get("id", "unknown"))
             with entry(faults, "region", number, SPLIT, path, OF_REGION):
-                _merge(plain_object(given, where(file)), file, where(file), by_id, by_key)
+                _merge(plain_object(given, where), file, where, by_id, by_key)
     by_own_id: dict[str, dict[int, _Object]] = defaultdict(dict)
     for thing in by_key.values():
         by_own_id[thing.id][id(thing)] = thing
     for own_id, things in by_own_id.items():
         if len(things) > 1:
-            faults += _of_one_id(own_id, list(things.values()), where(_ATTRIBUTES))
+            faults += _of_one_id(own_id, list(things.values()), place)
     return [thing for things in by_own_id.values() for thing in things.values() if len(things) == 1]
 
 
-def _of_one_id(own_id: str, things: list[_Object], where: str) -> Iterator[Fault]:
+def _of_one_id(own_id: str, things: list[_Object], place: Place) -> Iterator[Fault]:
     told = " and ".join(f"{' '.join(thing.names)!r} at {list(thing.box)}" for thing in things[:2])
-    error = EntryFault("duplicate id", f"{where}: {own_id} occurs twice, with other contents: {told}")
+    error = EntryFault("duplicate id", f"{place.told(_ATTRIBUTES)}: {own_id} occurs twice, with other contents: {told}")
     for thing in things:
         takes = dict.fromkeys(OF_REGION, thing.merged)
-        yield lost(error, "region", own_id, SPLIT, Path(where.rpartition(": ")[0]), takes)
+        yield lost(error, "region", own_id, SPLIT, place.root / _ATTRIBUTES, takes)
 
 
 def _merge(
@@ -143,7 +153,7 @@ def _merge(
         found.entries[attributes] = None
 
 
-def _left_out(things: list[_Object], phrases: dict[str, list[str]], where: Callable[[str], str]) -> Iterator[Fault]:
+def _left_out(things: list[_Object], phrases: dict[str, list[str]], place: Place) -> Iterator[Fault]:
     """What the rules leave out, an image's in one fault a cause: the images have some dozens of each."""
     merged = [thing for thing in things if thing.merged > 1]
     doubtful = [thing for thing in things if len(phrases[thing.id]) < len(thing.candidates)]
@@ -152,25 +162,22 @@ def _left_out(things: list[_Object], phrases: dict[str, list[str]], where: Calla
     said_again = sum(thing.merged - len(thing.candidates) for thing in things if thing.names)
     ambiguous = sum(len(thing.candidates) - len(phrases[thing.id]) for thing in doubtful)
     kinds = {"region": regions, "box": regions, "expression": said_again}
-    yield from _fault("merged", "entries that speak of an object that others do", merged, kinds, where)
+    yield from _fault("merged", "entries that speak of an object that others do", merged, kinds, place)
     yield from _fault(
-        "ambiguous", "expressions that fit another object too", doubtful, {"expression": ambiguous}, where
+        "ambiguous", "expressions that fit another object too", doubtful, {"expression": ambiguous}, place
     )
     silent = {"expression": sum(thing.merged for thing in nameless)}
-    yield from _fault("blank", "objects without a name", nameless, silent, where)
+    yield from _fault("blank", "objects without a name", nameless, silent, place)
 
 
-def _fault(
-    cause: str, what: str, things: list[_Object], takes: dict[str, int], where: Callable[[str], str]
-) -> Iterator[Fault]:
+def _fault(cause: str, what: str, things: list[_Object], takes: dict[str, int], place: Place) -> Iterator[Fault]:
     if not things:
         return
     named = ", ".join(dict.fromkeys(thing.names[0] for thing in things if thing.names))
-    context = where(_OBJECTS)
-    error = EntryFault(cause, f"{context}: {what}" + (f": {named}" if named else ""))
+    error = EntryFault(cause, f"{place.told(_OBJECTS)}: {what}" + (f": {named}" if named else ""))
     kind = "region" if takes.get("region") else "expression"
     ids = " ".join(thing.id for thing in things)
-    yield lost(error, kind, ids, SPLIT, Path(context.rpartition(": ")[0]), takes)
+    yield lost(error, kind, ids, SPLIT, place.root / _OBJECTS, takes)
 
 
 def _phrases(thing: _Object, namesakes: dict[str, list[_Namesake]]) -> Iterator[str]:
