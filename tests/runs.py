@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.launch.status import last_checkpoint
+from laconvnet.pipeline.runs.records import read_lines
 
 SAME = ("loss", "grad_norm", "lr")  # of each step
 
@@ -29,6 +30,11 @@ def logged(run: Path) -> int:
     log = run / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def restarts(run: Path) -> list[dict[str, Any]]:
+    """What the run tells of each time that its lost ranks were started again."""
+    return [entry for entry in read_lines(run / "restarts.jsonl") if "round" in entry]
 
 
 def weights(run: Path) -> str:

@@ -24,7 +24,7 @@ from laconvnet.files import read_object
 from laconvnet.launch import cli
 from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.records import read_lines
-from tests.runs import logged, losses, weights
+from tests.runs import logged, losses, restarts, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
@@ -93,34 +93,30 @@ class Launch:
         assert self._process.wait(PATIENCE_SECONDS) == 0, self._log.read_text()
 
 
-def restarts(run: Path) -> list[dict[str, Any]]:
-    return [entry for entry in read_lines(run / "restarts.jsonl") if "round" in entry]
-
-
-def disturb(launch: Launch, failures: int, seed: int) -> None:
-    """Lose a rank, wait until all are at work again, and so on."""
-    draw = random.Random(seed)
-    for number in range(failures):
-        before = logged(launch.run)
-        new = 0 if number % 10 == 9 else draw.choice([1, 1, 2, 3])  # now and then before it has done anything
-        launch.until(lambda: logged(launch.run) >= before + new, f"step {before + new}")  # noqa: B023
-        which, how = draw.randrange(2), SIGNALS[number % 2]
-        launch.until(lambda: launch.rank(which), f"rank {which}")  # noqa: B023
-        time.sleep(draw.uniform(0, 0.5))
-        victim = launch.rank(which)
-        assert victim is not None
-        victim.send_signal(how)
-        launch.until(lambda: len(restarts(launch.run)) > number, f"restart {number + 1}")  # noqa: B023
-        told = restarts(launch.run)[number]
-        print(f"{number + 1:4d} rank {which} {how.name} at step {logged(launch.run)}: {json.dumps(told)}", flush=True)
-        assert told["rank"] == which
+def lose(launch: Launch, number: int, draw: random.Random) -> None:
+    """Lose a rank, and wait until that is told."""
+    step = logged(launch.run)
+    step += 0 if number % 10 == 9 else draw.choice([1, 1, 2, 3])  # now and then before it has done anything
+    launch.until(lambda: logged(launch.run) >= step, f"step {step}")
+    which, how = draw.randrange(2), SIGNALS[number % 2]
+    launch.until(lambda: launch.rank(which), f"rank {which}")
+    time.sleep(draw.uniform(0, 0.5))
+    victim = launch.rank(which)
+    assert victim is not None
+    victim.send_signal(how)
+    launch.until(lambda: len(restarts(launch.run)) > number, f"restart {number + 1}")
+    told = restarts(launch.run)[number]
+    print(f"{number + 1:4d} rank {which} {how.name} at step {logged(launch.run)}: {json.dumps(told)}", flush=True)
+    assert told["rank"] == which
 
 
 def test_a_run_through_failures_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, data: Path) -> None:
     plain = Launch(tmp_path / "plain", data)
     plain.end()
     disturbed = Launch(tmp_path / "disturbed", data)
-    disturb(disturbed, FAILURES, SEED)
+    draw = random.Random(SEED)
+    for number in range(FAILURES):
+        lose(disturbed, number, draw)
     disturbed.end()
     assert losses(disturbed.run) == losses(plain.run)
     assert weights(disturbed.run) == weights(plain.run)

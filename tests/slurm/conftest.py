@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from laconvnet.launch import cli
+from laconvnet.launch.graph.stages import Stage
 from tests.slurm.cluster import Cluster, Unavailable, install
 from tests.slurm.suite import SITE, Limited, Work
+from tests.slurm.trained import train_stages, trained
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -98,6 +100,18 @@ def refcoco(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "refcoco"
     assert cli.main(["shards", "build", "refcoco", "--root", f"{raw}/refer", "--out", str(out), "--json"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that the stages of `graph` train, without SLURM."""
+    return trained(tmp_path_factory.mktemp("undisturbed") / "run", refcoco)
+
+
+@pytest.fixture
+def graph(work: Work, refcoco: Path) -> dict[str, Stage]:
+    """A training on two nodes, and a stage after it."""
+    return train_stages(work, refcoco)
 
 
 @pytest.fixture(autouse=True)

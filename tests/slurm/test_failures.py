@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from laconvnet.files import read_object
 from laconvnet.launch.graph.stages import Stage
 from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.records import read_lines
-from tests.runs import logged, losses, weights
+from tests.runs import logged, losses, restarts, weights
 from tests.slurm.suite import SITE, Work
-from tests.slurm.test_training import KEYS, graph, undisturbed  # noqa: F401
+from tests.slurm.trained import KEYS, train_stages
 
 FAILURES = 10
 NEVER = ["--checkpoint.every", "100000", "--checkpoint.memory", "1"]
@@ -43,63 +44,50 @@ def one(work: Work, stage: Stage, rank: int, supervisor: bool = False) -> psutil
     return process
 
 
-def told(run: Path) -> list[dict[str, Any]]:
-    return [entry for entry in read_lines(run / "restarts.jsonl") if "round" in entry]
-
-
 def starts(run: Path, event: str) -> list[dict[str, Any]]:
     return [entry for entry in read_lines(run / "starts.jsonl") if entry["event"] == event]
 
 
-def saves_nothing(work: Work) -> Stage:
-    """The stage of `graph`, whose only checkpoint is its last."""
-    text = work.file.read_text()
-    keys = ", ".join(f'"{key}"' for key in (*KEYS[:2], *NEVER))
-    before = ", ".join(f'"{key}"' for key in KEYS)
-    assert before in text
-    body = text.replace(before, keys).split("stages:\n", 1)[1]
-    return work.stages(body)["train"]
+def go_on(work: Work, stage: Stage, steps: int) -> None:
+    """Wait until the run has taken more than so many steps from here."""
+    before = logged(stage.folder)
+    work.wait(lambda: logged(stage.folder) > before + steps, f"no step after {before + steps}")
 
 
-def test_ten_lost_ranks_cost_the_job_nothing_but_seconds(
-    work: Work,
-    graph: dict[str, Stage],  # noqa: F811
-    undisturbed: Path,  # noqa: F811
-) -> None:
-    train = saves_nothing(work)
+def nth(work: Work, found: Callable[[], list[dict[str, Any]]], number: int, what: str) -> dict[str, Any]:
+    """The line of that number, once it is there."""
+    work.wait(lambda: len(found()) > number, what)
+    return found()[number]
+
+
+def test_ten_lost_ranks_cost_the_job_nothing_but_seconds(work: Work, refcoco: Path, undisturbed: Path) -> None:
+    train = train_stages(work, refcoco, [*KEYS[:2], *NEVER])["train"]
     assert work.submit() == 0
     draw = random.Random(1)
     for number in range(FAILURES):
-        before = logged(train.folder)
-        work.wait(lambda: logged(train.folder) > before, f"no step after {before}")  # noqa: B023
+        go_on(work, train, 0)
         rank, how = draw.randrange(2), (signal.SIGKILL, signal.SIGSTOP)[number % 2]
         victim = one(work, train, rank)
         time.sleep(draw.uniform(0, 0.3))
         victim.send_signal(how)
-        work.wait(lambda: len(told(train.folder)) > number, f"no restart after failure {number}")  # noqa: B023
-        assert told(train.folder)[number]["rank"] == rank
+        told = nth(work, lambda: restarts(train.folder), number, f"no restart after failure {number}")
+        assert told["rank"] == rank
     assert work.ended(train) == {"train": ("done", None)}
-    assert len(told(train.folder)) == FAILURES
+    assert len(restarts(train.folder)) == FAILURES
     assert work.rows()["train"]["starts"] == 1  # it never left the queue
     assert losses(train.folder) == losses(undisturbed)
     assert weights(train.folder) == weights(undisturbed)
 
 
-def test_what_memory_held_outlives_the_node_of_either_rank(
-    work: Work,
-    graph: dict[str, Stage],  # noqa: F811
-    undisturbed: Path,  # noqa: F811
-) -> None:
+def test_what_memory_held_outlives_the_node_of_either_rank(work: Work, refcoco: Path, undisturbed: Path) -> None:
     """A supervisor is lost with its rank, that of rank 1, then that of rank 0: the other one's memory is saved."""
-    train = saves_nothing(work)
+    train = train_stages(work, refcoco, [*KEYS[:2], *NEVER])["train"]
     assert work.submit(SITE.replace("retries: 2", "retries: 3")) == 0
     for number, rank in enumerate((1, 0)):
-        before = logged(train.folder)
-        work.wait(lambda: logged(train.folder) > before + 1, f"no step after {before}")  # noqa: B023
+        go_on(work, train, 1)
         one(work, train, rank, supervisor=True).kill()
-        work.wait(lambda: len(starts(train.folder, "end")) > number, "the start did not end")  # noqa: B023
+        end = nth(work, lambda: starts(train.folder, "end"), number, "the start did not end")
         reached = logged(train.folder)
-        end = starts(train.folder, "end")[number]
         assert end["outcome"] == "retry", end
         assert end["rank"] == rank
         assert int(str(end["checkpoint"]).removeprefix("step-")) >= reached - 1
@@ -120,4 +108,4 @@ def test_a_rank_that_is_always_lost_is_tried_elsewhere_and_then_told(work: Work)
         assert word in reason
     run = stages["lose"].folder
     assert [entry["outcome"] for entry in starts(run, "end")] == ["retry", "failed"]
-    assert len(told(run)) == 2  # once in each start
+    assert len(restarts(run)) == 2  # once in each start

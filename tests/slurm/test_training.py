@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,52 +13,13 @@ from laconvnet.launch.status import last_checkpoint
 from tests.rounding import SEEDS, assert_rounding, nudge
 from tests.runs import Losses, logged, losses, weights
 from tests.slurm.suite import Work
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
-KEYS = ["--schedule.epochs", "5", "--checkpoint.every", "5"]
-TRAIN = """
-train:
-  run: [train, --config, {config}, --run, "{{here}}", --data.folder, {data}, {keys}]
-  processes: 2
-  nodes: 2
-  gpus: 1
-after:
-  run: [shards, info, {data}, --json]
-  needs: [train]
-"""
-
-
-def trained(run: Path, data: Path, keys: Sequence[str] = KEYS, nudge: str = "") -> Path:
-    """The run of two processes on this machine, without SLURM."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "tests" / "rounding.py"), "train", "--config", str(CONFIG)]
-    command += ["--run", str(run), "--data.folder", str(data), *keys]
-    common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "NUDGE": nudge}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
-    assert [rank.wait() for rank in ranks] == [0, 0]
-    return run
-
-
-@pytest.fixture(scope="session")
-def undisturbed(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("undisturbed") / "run", refcoco)
+from tests.slurm.trained import trained
 
 
 @pytest.fixture(scope="session")
 def nudged(refcoco: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     place = tmp_path_factory.mktemp("nudged")
     return [trained(place / f"{seed}", refcoco, nudge=nudge(seed)) for seed in SEEDS]
-
-
-@pytest.fixture
-def graph(work: Work, refcoco: Path) -> dict[str, Stage]:
-    work.entry = "laconvnet.launch.cli:main"
-    keys = ", ".join(f'"{key}"' for key in KEYS)
-    return work.stages(TRAIN.format(config=CONFIG, data=refcoco, keys=keys))
 
 
 def test_two_nodes_train_one_model(work: Work, graph: dict[str, Stage], undisturbed: Path) -> None:

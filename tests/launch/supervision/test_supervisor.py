@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import psutil
 import pytest
@@ -27,8 +27,8 @@ from laconvnet.launch.supervision.parts import Order
 from laconvnet.launch.supervision.rank import PORT, STARTED, SUPERVISOR
 from laconvnet.launch.supervision.supervisor import Supervisor
 from laconvnet.pipeline.runs import checkpoints
-from laconvnet.pipeline.runs.records import read_lines
 from tests.launch.any_line import LINE
+from tests.runs import restarts
 
 if TYPE_CHECKING:
     from submitit import JobEnvironment
@@ -142,10 +142,6 @@ def launcher() -> Iterator[Launcher]:
     for process in started:
         process.kill()  # and its controller ends all the rest
         process.communicate()
-
-
-def restarts(folder: Path) -> list[dict[str, Any]]:
-    return [entry for entry in read_lines(folder / "restarts.jsonl") if "round" in entry]
 
 
 @pytest.mark.parametrize(
