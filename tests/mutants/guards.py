@@ -10,7 +10,7 @@ _ELASTIC = f"{_TRAINING}/test_elastic_resume.py"
 _FILES = [f"tests/package/test_{name}.py" for name in ("files", "reading")]
 _TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("answers", "rec", "vqa", "res", "points", "entailment")]
 _SETS = [f"tests/shards/test_{name}.py" for name in ("checksums", "mapped_tables", "manifest", "verify")]
-_BUILD = ["tests/shards/test_build.py", "tests/shards/test_damage.py"]
+_BUILD = [f"tests/shards/test_{name}.py" for name in ("build", "build_resumed", "damage")]
 
 GUARDS: dict[str, list[str]] = {
     "laconvnet/files.py": [*_FILES, f"{_RUNS}/test_owner.py", _CHECKPOINT],
