@@ -131,8 +131,9 @@ class Hub:
             first, rest = {}, []
         rank, proof = first.get("rank"), str(first.get("proof"))
         awaited = {*range(1, self._world)} - self.wires.keys()
-        known = _equal(proof, _proof(self._secret, f"rank {rank}", nonce))
-        if not known or not isinstance(rank, int) or rank not in awaited:
+        # A stranger may give any value for a rank: it is an awaited number before anything is made of it.
+        known = type(rank) is int and rank in awaited
+        if not known or not _equal(proof, _proof(self._secret, f"rank {rank}", nonce)):
             self._forget(wire)
             return
         self.wires[rank] = wire
