@@ -128,13 +128,13 @@ def publishing(file: Path, first: bool = False) -> Iterator[Path]:
     try:
         with naming(file):
             yield partial
-        _sync(partial)  # or the name might outlive a power failure that the bytes did not
+        sync(partial)  # or the name might outlive a power failure that the bytes did not
         if first:
             with suppress(FileExistsError):
                 os.link(partial, file)
         else:
             os.replace(partial, file)
-        _sync(file.parent)
+        sync(file.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -173,7 +173,7 @@ def publishing_folder(folder: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_tree(partial)
         os.replace(partial, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -243,10 +243,11 @@ def _beside(path: Path) -> Path:
 def sync_tree(folder: Path) -> None:
     """Bring a folder and all that is in it to the disk."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(path):

@@ -126,6 +126,7 @@ SET = (
     File("shard-*.tar", "samples: `<key>.jpg` or `.png`, and `<key>.json`", "sets of `shards build`"),
     File("shard-*.idx", "DALI's index of the tar", "sets of `shards build`"),
     File("parts/*", "the tables of each finished shard, and the lock", "while a build is unfinished"),
+    File("again/*", "the set that is to take this one's place", "while images that came later are taken in"),
 )
 
 _FOLDERS = (

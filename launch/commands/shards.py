@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from operator import length_hint
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,13 +43,17 @@ def build(
     at_most_lost: Annotated[
         str | None, Arg("share of each split's images, and of its entries, that may be lost by faults", "SHARE")
     ] = None,
+    retry_quarantined: Annotated[
+        bool, Arg("of a finished set, try also those lost images again whose files are as they were")
+    ] = False,
     dry_run: Annotated[bool, Arg("count samples, shards and bytes, write nothing")] = False,
     json: Json = False,
 ) -> None:
     """Raw files to shards.
 
     Read a data set in its original layout, check every image and write tars with a manifest. A build that was stopped
-    goes on where it was; a finished one is left as it is.
+    goes on where it was. A finished one looks at its inputs again: where lost images have come, or images have changed
+    since, it is built again beside the old set and takes its place when it is whole; else nothing is done.
 
     An entry of the annotations that cannot be used goes to quarantine.parquet with its reason, and the build goes on.
     The ledger tells what became of all entries. Where --strict or --at-most-lost 0.1% finds too many lost, no manifest
@@ -58,27 +61,32 @@ def build(
 
     laconvnet shards sources tells what each source expects under --root.
     """
-    from laconvnet.shards.build import builder as building
     from laconvnet.shards.build.brake import Brake
+    from laconvnet.shards.build.builder import build_task
+    from laconvnet.shards.build.heal import build_or_heal
     from laconvnet.shards.build.plan import plan
     from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sources import get
+    from laconvnet.shards.sources.base import Samples
 
     share = _share(task) if task else None
     brake = Brake(strict, None if at_most_lost is None else _fraction(at_most_lost))
     origin = get(source)
-    samples = origin.samples(root, images=images, splits=split, partition=partition)
+
+    def samples() -> Samples:
+        return origin.samples(root, images=images, splits=split, partition=partition)
+
     if dry_run:
-        show(asdict(plan(samples, shard_bytes)), json)
+        show(asdict(plan(samples(), shard_bytes)), json)
         return
     options = {"split": split, "partition": partition, "shard_bytes": shard_bytes}
     given: dict[str, Any] = {"source": origin.name, "licence": origin.licence, "options": options}
     given |= {"shard_bytes": shard_bytes, "workers": workers}
     if share:
-        building.build_task(samples, out, task=share, **given)
+        build_task(samples(), out, task=share, **given)
         show({"out": str(out), "task": f"{share[0]}/{share[1]}"}, json)
         return
-    building.build(samples, out, total=length_hint(samples) or None, brake=brake, **given)
+    build_or_heal(samples, out, brake=brake, retry=retry_quarantined, **given)
     _show_counts(counting.info(out), json)
 
 

@@ -132,13 +132,12 @@ class Hub:
         rank, proof = first.get("rank"), str(first.get("proof"))
         awaited = {*range(1, self._world)} - self.wires.keys()
         # A stranger may give any value for a rank: it is an awaited number before anything is made of it.
-        known = type(rank) is int and rank in awaited
-        if not known or not _equal(proof, _proof(self._secret, f"rank {rank}", nonce)):
+        if type(rank) is int and rank in awaited and _equal(proof, _proof(self._secret, f"rank {rank}", nonce)):
+            self.wires[rank] = wire
+            for message in rest:
+                yield rank, message
+        else:
             self._forget(wire)
-            return
-        self.wires[rank] = wire
-        for message in rest:
-            yield rank, message
 
     def _forget(self, wire: Wire) -> None:
         self._selector.unregister(wire.socket)

@@ -60,7 +60,8 @@ class Brake:
                     "what is written stays, and that ends quickly"
                 )
             if lost > _WORTH_A_SHOUT * read:
-                _LOG.warning("%s", f"{told}: MORE THAN 1 % IS LOST; quarantine.parquet says why")
+                why = "quarantine.parquet says why, and the same command takes in what is there later"
+                _LOG.warning("%s", f"{told}: MORE THAN 1 % IS LOST; {why}")
 
 
 NO_BRAKE = Brake()

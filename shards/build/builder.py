@@ -7,9 +7,7 @@ step joins them into quarantine.parquet, the two mapped tables, examples.parquet
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import json
 import multiprocessing
 import os
 import signal
@@ -17,27 +15,24 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_exit
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from laconvnet.files import publish_bytes, read_object, remove_leftovers
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
+from laconvnet.shards.build.construction import is_finished, settings_of, under_construction
 from laconvnet.shards.build.deadline import deadline
 from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
-from laconvnet.shards.build.sizes import forget
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.ledger import fault_row
-from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
+from laconvnet.shards.format.manifest import PARTS, VERSION, Manifest
 from laconvnet.shards.format.raw import RawSample, Samples
 
-_BUILD = "build.json"
-_LOCK = ".lock"
 # A shard takes a minute; a file system that hangs for ever must not hang the build with it.
 _DEADLINE_SECONDS = 3600
 
@@ -64,12 +59,12 @@ def build(
     (`shards.format.ledger`). A shard that is not finished in an hour ends the build; with one worker, which is this
     process, the process.
     """
-    settings = _settings(source, licence, options, shard_bytes)
-    if _is_finished(out, settings):
+    settings = settings_of(source, licence, options, shard_bytes)
+    if is_finished(out, settings):
         manifest = Manifest.open(out)
         brake.judge_finished(manifest)
         return manifest
-    with _under_construction(out, settings, fcntl.LOCK_EX):
+    with under_construction(out, settings, fcntl.LOCK_EX):
         account = samples.account if isinstance(samples, Samples) else None
         planner = Planner(samples, shard_bytes, counts=account is None)
         shards = _write(planner.chunks(), out, workers, total, progress)
@@ -99,10 +94,10 @@ def build_task(
     number, count = task
     if not 1 <= number <= count:
         raise InputError(f"task {number}/{count}: expected I/N with 1 <= I <= N")
-    settings = _settings(source, licence, options, shard_bytes)
-    if _is_finished(out, settings):
+    settings = settings_of(source, licence, options, shard_bytes)
+    if is_finished(out, settings):
         return
-    with _under_construction(out, settings, fcntl.LOCK_SH):
+    with under_construction(out, settings, fcntl.LOCK_SH):
         chunks = Planner(samples, shard_bytes, notes=out / PARTS).chunks()
         mine = (chunk for chunk in chunks if chunk.number % count == number - 1)
         _write(mine, out, workers, None, progress)
@@ -110,108 +105,6 @@ def build_task(
 
 def _set(source: str) -> dict[str, Any]:
     return {"name": source, "weight": 1.0}
-
-
-def _settings(source: str, licence: str, options: dict[str, Any], shard_bytes: int) -> dict[str, Any]:
-    settings = {"source": source, "licence": licence, "options": options, "shard_bytes": shard_bytes}
-    return dict(json.loads(json.dumps(settings)))  # as it reads back: tuples are lists
-
-
-def _is_finished(out: Path, settings: dict[str, Any]) -> bool:
-    if not (out / MANIFEST).exists():
-        return False
-    _refuse_other(out, "holds a set", read_meta(out), settings)
-    if (out / PARTS).is_dir():  # the last run was killed between the manifest and the tidying
-        _remove_parts(out)
-    return True
-
-
-def _refuse_other(out: Path, what: str, found: dict[str, Any], settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{out}: {what} built with {name} {json.dumps(found.get(name))}, this command says {json.dumps(value)};"
-                " give another --out or delete that folder"
-            )
-
-
-@contextmanager
-def _under_construction(out: Path, settings: dict[str, Any], lock: int) -> Iterator[None]:
-    """The folder, locked, with its ``parts``; whatever happens inside, no temporary file stays behind."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: not a folder; give another --out")
-    _refuse_foreign(out)
-    created = not out.exists()
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        _take_lock(stack, out, lock)
-        alone = lock == fcntl.LOCK_EX
-        if alone:
-            _remove_temporaries(out)
-        try:
-            _claim(out, settings)
-            yield
-        finally:
-            if alone:
-                _remove_temporaries(out)
-                if (out / MANIFEST).exists():
-                    _remove_parts(out)
-                elif not any((out / PARTS).glob("*.parquet")):  # nothing to continue
-                    for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.idx")):
-                        path.unlink()
-                    _remove_parts(out)
-                if created and not any(out.iterdir()):  # a mistake found before the first shard
-                    out.rmdir()
-
-
-def _refuse_foreign(out: Path) -> None:
-    """The folder must be a build's, because an unfinished one may replace or remove what is in it."""
-    parts = out / PARTS
-    if parts.is_dir():
-        foreign = [path for path in parts.iterdir() if not path.name.startswith(("shard-", _BUILD, "."))]
-        if foreign:
-            raise InputError(f"{foreign[0]}: no file of a build; give another --out, or move it away")
-    elif any(out.glob("shard-*")):
-        raise InputError(f"{out}: holds shards that no build of this program began; give another --out")
-
-
-def _take_lock(stack: ExitStack, out: Path, lock: int) -> None:
-    stream = stack.enter_context((out / PARTS / _LOCK).open("wb"))
-    try:
-        fcntl.flock(stream, lock | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from error
-    except OSError as error:
-        # Cluster file systems may be mounted without locks; the user then keeps two builds apart himself.
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-
-
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    path = out / PARTS / _BUILD
-    if not path.exists():
-        publish_bytes(path, json.dumps(settings, sort_keys=True).encode())
-    try:
-        found = read_object(path)
-    except ValueError as error:
-        raise InputError(f"{error}; expected what a build wrote there: delete {out} and build again") from error
-    _refuse_other(out, "holds an unfinished set", found, settings)
-
-
-def _remove_temporaries(out: Path) -> None:
-    for folder in (out, out / PARTS):
-        remove_leftovers(folder)
-        for path in folder.glob(".*.tmp"):  # of a build that version 0.1 began
-            path.unlink(missing_ok=True)
-    forget(out / PARTS)
-
-
-def _remove_parts(out: Path) -> None:
-    parts = out / PARTS
-    forget(parts)
-    for path in (*parts.glob("shard-*.parquet"), parts / _BUILD, parts / _LOCK):
-        path.unlink(missing_ok=True)
-    parts.rmdir()
 
 
 def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, progress: bool) -> int:

@@ -46,7 +46,11 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message is the reason the quarantine table gives."""
+    """An image that cannot be used; the message is the reason the quarantine table gives, ``cause`` its class."""
+
+    def __init__(self, reason: str, cause: str = "image") -> None:
+        super().__init__(reason)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publish_bytes, publishing
-from laconvnet.shards.build.images import ImageError, read_image_file
+from laconvnet.shards.build.images import ImageError, StoredImage, read_image_file
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, picture_rows, record_counts
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
@@ -136,20 +136,24 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
     return size
 
 
-def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
+def read_picture(sample: RawSample) -> StoredImage:
+    """The image of a sample as it is stored; raises ImageError where it cannot be used."""
     claimed = sample.record
     annotated = (claimed.width, claimed.height)
-    try:
-        encoded = read_image_file(sample.image, annotated, bool(claimed.regions))
-    except ImageError as error:
-        tables.quarantine.extend(picture_rows(sample, None, "image", str(error)))
-        return None
+    encoded = read_image_file(sample.image, annotated, bool(claimed.regions))
     if min(annotated) > 0 and annotated != (encoded.width, encoded.height):
         sizes = f"for {claimed.width}x{claimed.height}, the image is {encoded.width}x{encoded.height}"
-        tables.quarantine.extend(
-            picture_rows(sample, None, "size", f"the annotations are {sizes}: boxes would be wrong")
-        )
+        raise ImageError(f"the annotations are {sizes}: boxes would be wrong", "size")
+    return encoded
+
+
+def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
+    try:
+        encoded = read_picture(sample)
+    except ImageError as error:
+        tables.quarantine.extend(picture_rows(sample, None, error.cause, str(error)))
         return None
+    claimed = sample.record
     record, faults = fit_record(claimed, encoded.width, encoded.height, str(sample.image))
     tables.quarantine.extend(picture_rows(dataclasses.replace(sample, faults=(*sample.faults, *faults)), record))
     if claimed.splits and not record.splits:

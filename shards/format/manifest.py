@@ -49,7 +49,7 @@ VERSION, READ_TOO = 3, 2
 MANIFEST, EXAMPLES = "manifest.parquet", "examples.parquet"
 QUARANTINE, EXCLUDED = "quarantine.parquet", "excluded.parquet"
 SAMPLES_MAP, EXAMPLES_MAP, COUNTS_MAP = "manifest.arrow", "examples.arrow", "counts.arrow"
-PARTS = "parts"
+PARTS, AGAIN = "parts", "again"  # folders of a build that is under way
 META_KEY, META_CHECKSUM_KEY = b"laconvnet", b"laconvnet.xxh3"
 _NEEDED = {"tables", "shards", "sets"}
 FILES = "files"  # the fact that tells of files beside the mapped tables
@@ -344,7 +344,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        if (folder / PARTS).is_dir():
+        if (folder / PARTS).is_dir() or (folder / AGAIN).is_dir():
             raise InputError(f"{folder}: the build was left unfinished; run the same build command again")
         raise InputError(f"{folder}: no {MANIFEST} here; expected a folder that 'shards build' or 'pretrain-set' wrote")
     try:

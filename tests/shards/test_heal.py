@@ -1,0 +1,294 @@
+"""A finished set and the same command again: what has come since is taken in, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from laconvnet import images
+from laconvnet.launch.cli import main
+from laconvnet.shards.build import construction
+from laconvnet.shards.build.brake import Brake
+from laconvnet.shards.build.heal import build_or_heal
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.raw import RawSample, Samples
+from laconvnet.shards.sets.verify import verify
+from tests.messages import tells
+from tests.shards.faulty import REFS, ref, refer
+from tests.shards.test_build import ARGS, hashes, quarantine, toy
+
+GIVEN: dict[str, Any] = ARGS | {"shard_bytes": 3000}
+State = dict[str, tuple[int, int]]
+
+
+class Toy:
+    """The toy data set: picture 5 is broken, picture 7 is missing, and all others are in ``out``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.samples, self.out = toy(folder / "pictures"), folder / "out"
+        self.whole = folder / "whole"
+        self.run()
+
+    def read(self) -> Samples:
+        return Samples(self.samples, len(self.samples))
+
+    def run(self, out: Path | None = None, **options: Any) -> Manifest:
+        return build_or_heal(self.read, out or self.out, **GIVEN | options)
+
+    def draw(self, number: int) -> None:
+        Image.new("RGB", (32, 24 + number), (number, 0, 0)).save(self.samples[number].image)
+
+    def state(self) -> State:
+        return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in self.out.iterdir()}
+
+    def keys(self) -> set[str]:
+        return set(Manifest.open(self.out).samples["key"].to_pylist())
+
+    def is_as_if_built_at_once(self) -> bool:
+        shutil.rmtree(self.whole, ignore_errors=True)
+        self.run(self.whole)
+        return hashes(self.out) == hashes(self.whole)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_a_picture_that_comes_later_is_taken_in(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    made.draw(7)
+    assert "toy-7" in made.run().samples["key"].to_pylist()
+    assert tells(caplog.text, str(made.out), "1 pictures that were lost can be used now")
+    assert made.is_as_if_built_at_once()
+
+
+def test_with_nothing_new_nothing_is_written(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    before = made.state()
+    caplog.clear()
+    assert len(made.run().samples) == 10
+    assert made.state() == before
+    assert "MORE THAN 1 % IS LOST" in caplog.text
+
+
+def test_a_broken_picture_is_tried_again_where_its_file_changed(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    before = made.state()
+    made.samples[5].image.touch()
+    made.run()
+    assert made.state() == before
+    assert tells(caplog.text, "1 lost pictures were tried again", "5.jpg: cannot be decoded")
+    made.draw(5)
+    os.utime(made.samples[5].image, (0, 0))  # as a copy that keeps the time of its original
+    made.run()
+    assert [row["key"] for row in quarantine(made.out)] == ["toy-7"]
+    assert made.is_as_if_built_at_once()
+
+
+def test_one_of_another_size_than_annotated_is_no_gain(made: Toy) -> None:
+    before = made.state()
+    Image.new("RGB", (9, 9)).save(made.samples[7].image)
+    made.run()
+    assert made.state() == before
+
+
+def test_quarantined_pictures_are_tried_again_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "MAX_PIXELS", 32 * 30)
+        made = Toy(tmp_path)
+    assert len(made.keys()) == 6
+    made.run()
+    assert len(made.keys()) == 6
+    made.run(retry=True)
+    assert len(made.keys()) == 10
+    assert made.is_as_if_built_at_once()
+
+
+def test_pictures_whose_files_are_gone_stay_in_the_set(made: Toy) -> None:
+    before = made.state()
+    made.samples[2].image.unlink()
+    made.run()
+    assert made.state() == before
+    made.draw(7)
+    with pytest.raises(InputError) as caught:
+        made.run()
+    assert tells(str(caught.value), "1 that are in it are gone", "2.jpg", "would lose")
+    assert made.state() == before
+
+
+def other_text(samples: list[RawSample]) -> list[RawSample]:
+    question = dataclasses.replace(samples[3].record.questions[0], text="how many now?")
+    record = dataclasses.replace(samples[3].record, questions=(question,))
+    return [*samples[:3], dataclasses.replace(samples[3], record=record), *samples[4:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_text, "what they tell of toy-3 differs"),
+        (lambda samples: samples[:-1], "tell nothing of toy-11"),
+        (lambda samples: [samples[1], samples[0], *samples[2:]], "toy-1, which the set does not know at this place"),
+    ],
+)
+def test_other_annotations_are_refused(made: Toy, change: Callable[[Any], Any], message: str) -> None:
+    before = made.state()
+    made.samples = change(made.samples)
+    with pytest.raises(InputError, match=message):
+        made.run()
+    assert made.state() == before
+
+
+def test_entries_of_the_annotations_that_are_gone_are_noticed_by_their_number(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = refer(tmp_path / "root", [*REFS, ref(4, 3, ann_id=99)])  # without its annotation
+    command = ["shards", "build", "refcoco", "--root", str(root), "--images", str(root / "images")]
+    command += ["--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    shutil.rmtree(root)
+    refer(root, REFS)
+    capfd.readouterr()
+    assert main(command) == 2
+    assert tells(capfd.readouterr().err, "2 box entries of split train", "from 3", "delete that folder")
+
+
+def test_the_brake_holds_before_the_old_set_is_replaced(made: Toy) -> None:
+    before = made.state()
+    made.draw(7)
+    with pytest.raises(InputError, match="--strict"):
+        made.run(brake=Brake(strict=True))
+    assert {name: state for name, state in made.state().items() if name != "again"} == before
+    assert verify(made.out, full=True)
+    first = (made.out / "again" / "shard-000000.tar").stat().st_ino
+    made.run()
+    assert (made.out / "shard-000000.tar").stat().st_ino == first, "what was written is not written again"
+    assert made.is_as_if_built_at_once()
+
+
+def test_interrupted_it_leaves_the_old_set_and_goes_on(made: Toy) -> None:
+    before, samples = made.state(), made.samples
+    made.draw(7)
+    reads = 0
+
+    def stopped() -> Samples:
+        nonlocal reads
+        reads += 1
+        return Samples(interrupted(samples), 12) if reads == 2 else Samples(samples, 12)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_or_heal(stopped, made.out, **GIVEN)
+    assert {name: state for name, state in made.state().items() if name != "again"} == before
+    assert verify(made.out, full=True)
+    made.run()
+    assert made.is_as_if_built_at_once()
+
+
+def interrupted(samples: list[RawSample]) -> Iterator[RawSample]:
+    yield from samples[:9]
+    raise KeyboardInterrupt
+
+
+def test_what_was_broken_off_goes_where_there_is_no_gain_any_more(made: Toy) -> None:
+    before = made.state()
+    made.draw(7)
+    with pytest.raises(InputError, match="--strict"):
+        made.run(brake=Brake(strict=True))
+    made.samples[7].image.unlink()
+    made.run()
+    assert made.state() == before
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL: nothing of this program catches it."""
+
+
+@pytest.mark.parametrize("at", range(1, 14))
+def test_killed_while_the_new_takes_the_place_of_the_old(made: Toy, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """At each call that changes the folder; the set of before has a shard more, which must go."""
+    made.draw(7)
+    for number in range(8):
+        made.draw(number)  # one colour: much smaller than noise
+    calls = 0
+
+    def dies(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise Killed
+            return call(*arguments, **options)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        move = construction._move
+
+        def moved(again: Path, out: Path) -> None:
+            with monkeypatch.context() as inner:
+                inner.setattr(os, "replace", dies(os.replace))
+                inner.setattr(Path, "unlink", dies(Path.unlink))
+                inner.setattr(Path, "rmdir", dies(Path.rmdir))
+                move(again, out)
+
+        patch.setattr(construction, "_move", moved)
+        with pytest.raises(Killed):
+            made.run()
+    if not (made.out / "manifest.parquet").exists():
+        with pytest.raises(InputError, match="left unfinished; run the same build command again"):
+            Manifest.open(made.out)
+    made.run()
+    assert made.is_as_if_built_at_once()
+
+
+def test_two_at_once_are_refused(made: Toy) -> None:
+    made.draw(7)
+    reads = 0
+
+    def nested() -> Samples:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            with pytest.raises(InputError, match="another build is writing here"):
+                made.run()
+        return made.read()
+
+    build_or_heal(nested, made.out, **GIVEN)
+    assert made.is_as_if_built_at_once()
+
+
+def test_the_command_takes_in_what_has_come(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = refer(tmp_path / "root", REFS)
+    (root / "images" / "2.jpg").rename(tmp_path / "2.jpg")
+    out = tmp_path / "out"
+    source = ["shards", "build", "refcoco", "--root", str(root), "--images", str(root / "images")]
+    command = [*source, "--out", str(out), "--json"]
+    assert main(command) == 0
+    assert json.loads(capfd.readouterr().out)["samples"] == 2
+    (tmp_path / "2.jpg").rename(root / "images" / "2.jpg")
+    assert main([*command, "--strict"]) == 0
+    counted = json.loads(capfd.readouterr().out)
+    assert (counted["samples"], counted["quarantined"]) == (3, 0)
+    assert main([*source, "--out", str(tmp_path / "whole")]) == 0
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_a_set_of_before_the_ledger_is_returned_as_it_is(
+    made: Toy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = made.state()
+    made.draw(7)
+    old = Manifest.open(made.out)
+    del old.meta["ledger"]
+    monkeypatch.setattr(Manifest, "open", lambda *_: old)
+    with caplog.at_level(logging.WARNING):
+        assert made.run() is old
+    assert made.state() == before
+    assert "before there was a ledger" in caplog.text
