@@ -15,6 +15,7 @@ help:
 	@echo "make gpu     all that needs an NVIDIA GPU, within minutes, on a machine that holds little but PyTorch: runs/gpu.txt"
 	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
+	@echo "make fuzz-shards  SIGKILL at 200 points of building and merging shard sets; each must end in the same bytes"
 	@echo "make faults  one failing call of the file system at 300 points; each is waited out or told, and nothing is lost"
 	@echo "make failures  100 ranks of one run are killed or stopped; it must end in the weights of an undisturbed one"
 	@echo "make mutants  the tests' own test: 200 drawn changes of the code, each of which a test must notice; MUTANTS, SEED, FILES"
@@ -55,10 +56,16 @@ fuzz: $(READY)
 	POINTS=$(or $(POINTS),200) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -q -s tests/pipeline/training/test_killed.py
 
+# SIGKILL before so many calls of the file system while shard sets are built, built again and put together.
+.PHONY: fuzz-shards
+fuzz-shards: $(READY)
+	POINTS=$(or $(POINTS),200) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -s tests/faults/test_killed.py
+
 # One failing call of the file system (EIO, ESTALE, ENOSPC, EACCES, a short read) at so many points of every command.
 .PHONY: faults
 faults: $(READY)
-	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) TABLE=$(TABLE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults
+	POINTS=$(or $(POINTS),300) SEED=$(or $(SEED),0) TABLE=$(TABLE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/faults/test_faults.py
 
 # So many ranks of one run are lost, one after the other; SEED draws which, and when, ZERO is its ZeRO stage. A line each.
 .PHONY: failures

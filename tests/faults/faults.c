@@ -2,7 +2,7 @@
 //
 // FAULTS names what is wanted, as KIND:N:TIMES:ERRNO:FOLDER. KIND is one of those below, N counts from 1, TIMES how
 // often it fails from there on (0: always), ERRNO the number, 0 for a read that returns half of what there is (and, of
-// calls that are no reads, nothing). Without FAULTS, or with an N of 0, calls are only counted; faults_counts prints
+// calls that are no reads, nothing), -9 for a process that is killed before the call. Without FAULTS, or with an N of 0, calls are only counted; faults_counts prints
 // how many there were of each kind, faults_armed reads FAULTS again, in a child that was forked.
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OPEN, LIST, READ, WRITE, RENAME, LINK, SYNC, KINDS };
-static const char *const names[KINDS] = {"open", "list", "read", "write", "rename", "link", "sync"};
+enum { OPEN, LIST, READ, WRITE, RENAME, LINK, SYNC, REMOVE, KINDS };
+static const char *const names[KINDS] = {"open", "list", "read", "write", "rename", "link", "sync", "remove"};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long counts[KINDS];
@@ -70,6 +71,7 @@ static int fails(int what) {
   const long count = ++counts[what];
   const int so = what == kind && first && count >= first && (!times || count < first + times);
   pthread_mutex_unlock(&lock);
+  if (so && number == -SIGKILL) kill(getpid(), SIGKILL);
   return so;
 }
 
@@ -158,4 +160,19 @@ int fdatasync(int descriptor) {
   REAL(fdatasync);
   FAIL(SYNC, below_descriptor(descriptor), -1)
   return real(descriptor);
+}
+int unlink(const char *path) {
+  REAL(unlink);
+  FAIL(REMOVE, below(path), -1)
+  return real(path);
+}
+int unlinkat(int at, const char *path, int flags) {
+  REAL(unlinkat);
+  FAIL(REMOVE, at == AT_FDCWD ? below(path) : below_descriptor(at), -1)
+  return real(at, path, flags);
+}
+int rmdir(const char *path) {
+  REAL(rmdir);
+  FAIL(REMOVE, below(path), -1)
+  return real(path);
 }

@@ -18,7 +18,8 @@ _DEADLINE_SECONDS = 240
 _NEEDED = (
     *("deepspeed", "accelerate", "transformers", "torch._dynamo", "torch.utils.tensorboard"),
     *("laconvnet.launch.cli", "laconvnet.launch.executor", "laconvnet.pipeline.training.loop"),
-    *("laconvnet.pipeline.inference.evaluate", "laconvnet.shards.build.builder", "laconvnet.shards.sources.refer"),
+    *("laconvnet.pipeline.inference.evaluate", "laconvnet.shards.build.heal", "laconvnet.shards.sources.refer"),
+    *("laconvnet.shards.sets.info", "laconvnet.shards.sets.merge"),
 )
 
 

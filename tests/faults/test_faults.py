@@ -11,26 +11,21 @@ POINTS=1` tries the first one of that seed. TABLE=docs/faults.md writes the page
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from laconvnet.pipeline.runs import checkpoints
+from tests.faults.commands import ROOT, Scenario, Server, build, digest, tree
 from tests.faults.table import page
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 TINY = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
 POINTS, SEED = int(os.environ.get("POINTS", "10")), int(os.environ.get("SEED", "0"))
 # What each call can say of a disk or a file server, and how often in a row: once, and for ever (0).
@@ -60,73 +55,13 @@ class Point:
         kind = draw.choice([kind for kind in ERRORS if counts[kind]])
         return cls(scenario, kind, draw.randint(1, counts[kind]), draw.choice([1, 1, 0]), draw.choice(ERRORS[kind]))
 
+    @property
+    def fault(self) -> str:
+        return f"{self.kind}:{self.number}:{self.times}:{self.error}"
+
     def __str__(self) -> str:
         how = errno.errorcode[self.error] if self.error else "short"
         return f"{self.scenario}: {self.kind} {self.number} {'and all after it ' if not self.times else ''}{how}"
-
-
-class Server:
-    """The process that commands are forked from."""
-
-    def __init__(self, place: Path) -> None:
-        library = place / "faults.so"
-        subprocess.run(
-            ["cc", "-shared", "-fPIC", "-O2", "-o", library, HERE / "faults.c", "-ldl", "-pthread"], check=True
-        )
-        environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self._place, self._runs = place, 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.server"],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, argv: list[str], folder: Path, point: Point | None = None) -> tuple[int, str, dict[str, int]]:
-        """Exit code and output of a command, and how many calls of each kind it made below a folder."""
-        self._runs += 1
-        log, counts = self._place / f"{self._runs}.log", self._place / f"{self._runs}.counts"
-        fault = f"{point.kind}:{point.number}:{point.times}:{point.error}" if point else "open:0:0:0"
-        request = {"argv": argv, "variables": {"FAULTS": f"{fault}:{folder}"}, "log": str(log), "counts": str(counts)}
-        assert self._process.stdin
-        assert self._process.stdout
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        code = int(self._process.stdout.readline())
-        made = dict(line.split() for line in counts.read_text().splitlines()) if counts.exists() else {}
-        return code, log.read_text(errors="replace"), {kind: int(count) for kind, count in made.items()}
-
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A command, the folder that it begins with (None: an empty one), and what its end is known by."""
-
-    argv: Callable[[Path], list[str]]
-    start: Path | None
-    end: Callable[[Path], object]
-    kept: Callable[[Path], list[int]] = lambda _: []  # the whole checkpoints
-
-    def begin(self, place: Path) -> Path:
-        shutil.rmtree(place, ignore_errors=True)
-        if self.start:
-            shutil.copytree(self.start, place)
-        else:
-            place.mkdir()
-        return place
-
-
-def digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def tree(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def trained(place: Path) -> object:
@@ -149,10 +84,6 @@ def evaluate(place: Path) -> list[str]:
     return ["eval", str(place / "run"), "--data", str(place / "set"), "--split", "val", "--out", str(place / "result")]
 
 
-def build(place: Path) -> list[str]:
-    return ["shards", "build", "refcoco", "--root", str(place / "raw" / "refer"), "--out", str(place / "built")]
-
-
 def launch(place: Path) -> list[str]:
     return ["launch", str(place / "stages.yaml"), "--cluster", "local", "--out", str(place / "runs")]
 
@@ -161,15 +92,6 @@ def launched(place: Path) -> object:
     (folder,) = (place / "runs").glob("data-*")
     assert json.loads((folder / "DONE.json").read_text())["stage"] == "data"
     return tree(folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler for the library that makes calls fail")
-    found = Server(tmp_path_factory.mktemp("server"))
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +158,7 @@ def test_whatever_fails_it_is_told_and_nothing_is_lost(
 def tried(server: Server, scenario: Scenario, place: Path, point: Point, end: object) -> str:
     """What came of a command with a fault; fails where anything else did than may."""
     before = scenario.kept(scenario.begin(place))
-    code, output, _ = server.run(scenario.argv(place), place, point)
+    code, output, _ = server.run(scenario.argv(place), place, point.fault)
     assert code in (0, 1, 2), f"exit code {code}\n{output}"
     assert code == 0 or one_line(output), f"exit code {code}, and not told in one line\n{output}"
     assert code or scenario.end(place) == end, f"another end\n{output}"
