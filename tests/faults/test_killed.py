@@ -118,7 +118,7 @@ def killed(server: Server, scenario: Scenario, place: Path, point: str, end: obj
 def state(folder: Path, before: dict[str, str], end: object) -> str:
     """What a reader finds in a folder where a build was killed; fails where that is neither the old nor the new set."""
     if not (folder / "manifest.parquet").exists():
-        with pytest.raises(InputError, match="unfinished|expected a folder that"):
+        with pytest.raises(InputError, match=r"unfinished|expected a folder that"):
             Manifest.open(folder)
         return "unfinished" if folder.exists() else "nothing"
     Manifest.open(folder)
