@@ -10,15 +10,14 @@ import atexit
 import functools
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from laconvnet.terminal import complain
+from laconvnet.trust import distrusted
 
-OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _said: set[str] = set()
 
 
@@ -39,20 +38,6 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "laconvnet" / "kernels"
     except RuntimeError:  # a container's user without an entry in /etc/passwd has no home
         return _in_temporary()
-
-
-def distrusted(path: Path) -> str | None:
-    """Why nothing is loaded from this file or folder; None where it can be trusted.
-
-    A link must be trusted as well as what it leads to. Raises OSError where there is nothing, or it cannot be seen.
-    """
-    link, found = path.lstat(), path.stat()
-    for owner in (link.st_uid, found.st_uid):
-        if owner not in (os.geteuid(), 0):
-            return f"{path}: belongs to another user (uid {owner})"
-    if found.st_mode & OTHERS_MAY_WRITE:
-        return f"{path}: its group or others can write it (mode {stat.S_IMODE(found.st_mode):o})"
-    return None
 
 
 def private_folders() -> list[Path]:

@@ -26,6 +26,7 @@ from typing import Any
 from laconvnet.files import publish_text, publishing_folder, read_object, remove_leftovers
 from laconvnet.kernels import folders
 from laconvnet.kernels.compilers import BuildError, CompilerError
+from laconvnet.trust import OTHERS_MAY_WRITE, distrusted
 
 MANIFEST = "manifest.json"
 # A build takes half a minute on two cores. Who has waited this long for another's builds too: it may hang.
@@ -54,7 +55,7 @@ def examine(folder: Path, library: str) -> Stored | None:
     path = folder / library
     try:
         for part in (folder, folder / MANIFEST, path):
-            if why := folders.distrusted(part):
+            if why := distrusted(part):
                 raise Damaged(why)
         manifest = read_object(folder / MANIFEST)
         length, checksum = path.stat().st_size, _checksum(path)
@@ -169,7 +170,7 @@ def seal(folder: Path, library: str, made_from: dict[str, Any]) -> None:
     manifest = {**made_from, "bytes": path.stat().st_size, "sha256": _checksum(path)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     for part in folder.iterdir():
-        part.chmod(part.stat().st_mode & ~folders.OTHERS_MAY_WRITE)
+        part.chmod(part.stat().st_mode & ~OTHERS_MAY_WRITE)
 
 
 def _clear(folder: Path, library: str) -> None:

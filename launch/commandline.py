@@ -59,7 +59,7 @@ class Arg:
 
 
 Run = Annotated[Path, Arg("folder of a run", "RUN")]
-BuiltSet = Annotated[Path, Arg("a built shard set", "DIR")]
+BuiltSet = Annotated[Path, Arg("a built shard set, or its URL", "DIR")]
 Json = Annotated[bool, Arg("print one JSON object")]
 JsonLines = Annotated[bool, Arg("print one JSON object a line")]
 

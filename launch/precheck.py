@@ -14,6 +14,7 @@ from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.slurm import queue
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.remote import url_of
 
 if TYPE_CHECKING:
     from laconvnet.pipeline.config import TrainConfig
@@ -93,7 +94,7 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
     problems = [
         f"run: {option} {value}: no such file or folder here, and no stage of this graph writes it"
         for option, value in _inputs(stage.argv)
-        if inputs and not (Path(value).exists() or Path(value).is_relative_to(graph.folder))
+        if inputs and not (url_of(value) or Path(value).exists() or Path(value).is_relative_to(graph.folder))
     ]
     if stage.argv[0] == "train":
         problems += _training(known, stage, arguments.config, rest)

@@ -43,9 +43,9 @@ def doctor(
     planned = None
     if data:
         from laconvnet.pipeline import config as configuration
-        from laconvnet.shards.format.manifest import read_meta
+        from laconvnet.shards.format.manifest import local_folder, read_meta
 
-        read_meta(data)
+        read_meta(local_folder(data))
         planned = configuration.load(config, ["--data.folder", str(data)])
     site = sites.read(cluster) if cluster else None
     table = examine(PlannedRun(folder.absolute(), processes, planned, site, cluster))

@@ -17,7 +17,7 @@ from laconvnet.terminal import say
 
 def add(commands: Any) -> None:
     about = "build and inspect shard sets", "Raw data sets to shard sets."
-    commandline.group(commands, "shards", *about, build, sources, generate, pretrain_set, verify, info)
+    commandline.group(commands, "shards", *about, build, sources, generate, pretrain_set, verify, info, copy)
 
 
 def build(
@@ -229,3 +229,22 @@ def info(folder: BuiltSet, *, json: Json = False) -> None:
     from laconvnet.shards.sets import info as counting
 
     _show_counts(counting.info(folder), json)
+
+
+def copy(
+    source: BuiltSet,
+    *,
+    out: Annotated[Path, Arg("where to: a URL, or a folder where the set is at a URL", "DIR")],
+    json: Json = False,
+) -> None:
+    """Copy a shard set to a store, or from one.
+
+    Copy a set to a URL that fsspec knows (s3://, gs://, ...), or from one to this machine. The manifest comes last:
+    until then nobody takes it for a set. A copy that was stopped goes on where it was.
+
+    A set at a URL can be trained on, evaluated and looked at there: --data.folder, --data and DIR take URLs. For s3://
+    install s3fs; keys and endpoint are those that AWS's own tools read (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+    """
+    from laconvnet.shards.sets import copy as copying
+
+    show(copying.copy(source, out), json)

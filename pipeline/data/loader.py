@@ -29,7 +29,9 @@ class DataConfig:
     """The data of training, and how they are shown to the network.
 
     Args:
-        folder: A built shard set (or a merged one): the folder that holds manifest.parquet.
+        folder: A built shard set (or a merged one): the folder that holds manifest.parquet, or its URL (s3://, gs://,
+            https://, any that fsspec knows). Of a set at a URL the tables are fetched once a machine, ranges of shards
+            as they are wanted.
         split: The split to train on.
         size: Side of the square that images are letterboxed to, in pixels; divisible by 32.
         words: Words an expression or question is cut or padded to.

@@ -1,4 +1,4 @@
-"""Encoded images and masks by their offsets in the shards: one ``pread`` each, checked."""
+"""Encoded images and masks by their offsets in the shards, checked: one ``pread`` each, or a range at a URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from laconvnet.files import pread
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.manifest import Folder, Manifest
 from laconvnet.shards.format.record import Record
 
 T = TypeVar("T")
@@ -59,23 +59,21 @@ class Reader:
         Raises ConfigError for bytes that are not those that were written.
         """
         locations = self._locations("image", samples)
-        self._open("image", locations)
-        return self._map(lambda location: np.frombuffer(self._bytes("image", location), np.uint8), locations)
+        return [np.frombuffer(data, np.uint8) for data in self._members("image", locations)]
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
         """The mask (height, width) of one region of each image, out of the record beside it; both given as (B,).
 
         Raises ConfigError for a region that has none, and for bytes that are not those that were written.
         """
-        locations = self._locations("json", samples)
-        self._open("json", locations)
-        return self._map(self._mask, zip(locations, regions.tolist(), strict=True))
+        records = self._members("json", self._locations("json", samples))
+        return self._map(_mask, zip(records, regions.tolist(), strict=True))
 
     def location(self, sample: int, member: Member = "image") -> str:
         """Shard, key and offset of a row of the sample table, for people."""
         (location,) = self._locations(member, np.array([sample]))
         (key,) = self._columns.values("key", np.array([sample]))
-        return f"{self._manifest.shard_paths[location.shard]}: sample {key!r} at offset {location.offset}"
+        return f"{self._manifest.shard(location.shard)}: sample {key!r} at offset {location.offset}"
 
     @property
     def under_way(self) -> list[str]:
@@ -87,9 +85,18 @@ class Reader:
         columns = (self._columns.numbers(name, samples).tolist() for name in names)
         return [_Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
 
-    def _mask(self, which: tuple[_Location, int]) -> Mask:
-        location, region = which
-        return of_region(Record.from_json(self._bytes("json", location)), region)
+    def _members(self, member: Member, locations: list[_Location]) -> list[bytes]:
+        if self._manifest.store:
+            return self._ranges(self._manifest.store, member, locations)
+        self._open(member, locations)
+        return self._map(lambda location: self._bytes(member, location), locations)
+
+    def _ranges(self, store: Folder, member: Member, locations: list[_Location]) -> list[bytes]:
+        """All of them at once: a store takes its time for each, but takes many at a time."""
+        ranges = [(location.shard, location.offset, location.length) for location in locations]
+        with self._reading(member, locations[0].sample):
+            found = store.read(self._manifest.meta["shards"], ranges)
+        return self._map(lambda both: self._checked(member, *both), zip(locations, found, strict=True))
 
     def _open(self, member: Member, locations: list[_Location]) -> None:
         shards = {location.shard: location.sample for location in reversed(locations)}
@@ -118,6 +125,9 @@ class Reader:
         with self._reading(member, location.sample):
             shard = self._manifest.shard_paths[location.shard]
             data = pread(self._files[location.shard], shard, location.length, location.offset)
+        return self._checked(member, location, data)
+
+    def _checked(self, member: Member, location: _Location, data: bytes) -> bytes:
         if len(data) != location.length or xxhash.xxh3_64_intdigest(data) != location.xxh3:
             raise ConfigError(
                 f"{self.location(location.sample, member)}: the bytes are not those that were written; "
@@ -140,3 +150,8 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _mask(which: tuple[bytes, int]) -> Mask:
+    record, region = which
+    return of_region(Record.from_json(record), region)

@@ -26,7 +26,7 @@ from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
-from laconvnet.shards.format.manifest import MANIFEST
+from laconvnet.shards.format.manifest import is_there, url_of
 
 CONTROLS = ("shuffled_words", "blank_pictures")
 _SEED = 0
@@ -75,7 +75,7 @@ def evaluate(
             "wordless": examples.empty_texts,
             **metrics,
             "run": str(run),
-            "data": str(data),
+            "data": url_of(data) or str(data),
             "step": ready.step,
             "blank": ready.config.data.blank,
         }
@@ -84,7 +84,7 @@ def evaluate(
 
         def write() -> None:
             trained_on = Path(ready.config.data.folder)
-            if ready.task.kind == "question" and (trained_on / MANIFEST).is_file():
+            if ready.task.kind == "question" and is_there(trained_on):
                 learned = Examples.open(trained_on, "question", ready.config.data.split)
                 report["majority"] = _majority(examples, learned)
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from laconvnet.files import is_unreadable, pread, publishing, retried
+from laconvnet.files import is_unreadable, publishing, retried
 from laconvnet.shards.errors import InputError, joined
 from laconvnet.shards.format import tables
 from laconvnet.shards.format.checksums import REMEDY, file_facts, table_facts
@@ -40,7 +40,11 @@ from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
 from laconvnet.shards.format.ledger import account_of, lost_by_fault
+from laconvnet.shards.format.mirror import mirrored, origin
 from laconvnet.shards.format.record import Record
+from laconvnet.shards.format.remote import Folder as Folder
+from laconvnet.shards.format.remote import url_of as url_of
+from laconvnet.shards.format.shard import Shard
 from laconvnet.shards.format.tables import row_type as row_type
 
 _LOG = logging.getLogger(__name__)
@@ -187,16 +191,20 @@ class Manifest:
     examples: tables.MappedTable
     shard_paths: list[Path]
     counted: tables.MappedTable | None = None
+    store: Folder | None = None
 
     @classmethod
     def open(cls, folder: Path | str, shards_too: bool = True) -> Manifest:
         """Open a set; raises InputError where it is missing, unfinished, of another version, or its shards are.
 
+        Of a set at a URL all but the shards is fetched, once a machine (`shards.format.mirror`); ``folder`` is then
+        that mirror, and ``store`` where the shards are.
+
         To look at the shards takes a call of the file system each, and a walk over the samples' table. A process
         beside which another does so on the same machine may leave it (``shards_too`` False): what is missing or
         truncated it then finds where it reads, for bytes are compared with their length and checksum.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         meta = read_meta(folder)
         numbered = (EXAMPLE_SCHEMA, EXAMPLE_SCHEMA_2)[: 1 + (meta["version"] == READ_TOO)]
         samples = tables.mapped(folder / SAMPLES_MAP, [SAMPLE_SCHEMA], meta["tables"][SAMPLES_MAP])
@@ -205,7 +213,9 @@ class Manifest:
         counted = tables.mapped(folder / COUNTS_MAP, [COUNT_SCHEMA], counts) if counts else None
         if any(Path(shard).is_absolute() for shard in meta["shards"]):
             raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
-        manifest = cls(folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted)
+        manifest = cls(
+            folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted, origin(folder)
+        )
         if shards_too:
             manifest._check_shards()
         return manifest
@@ -264,15 +274,18 @@ class Manifest:
         """The checked bytes of the "image" or "json" of a row of ``samples``."""
         names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
         number, offset, length, xxh3 = (self.sample(row, name) for name in names)
-        shard = self.shard_paths[number]
-        with shard.open("rb") as stream:
-            data = pread(stream.fileno(), shard, length, offset)
+        shard = self.shard(number)
+        data = shard.read(length, offset)
         if xxhash.xxh3_64_intdigest(data) != xxh3:
             raise InputError(
                 f"{shard}: {member} of {self.sample(row, 'key')} at offset {offset} has another checksum"
                 " than the manifest; the shard is damaged, delete the set and build it again"
             )
         return data
+
+    def shard(self, number: int) -> Shard:
+        """A shard by its number, here or at its URL."""
+        return Shard(self.folder, self.meta["shards"][number], self.store)
 
     def sample(self, row: int, name: str) -> Any:
         """One column of a row of ``samples``, as Python's value."""
@@ -319,13 +332,32 @@ class Manifest:
                 raise InputError(f"{self.folder / MANIFEST}: a shard number beyond its {len(self.shard_paths)} shards")
             for offset, length in (ends[:2], ends[2:]):
                 np.maximum.at(needed, shard, offset + length)
-        for path, size in zip(self.shard_paths, needed, strict=True):
+        for number, size in enumerate(needed.tolist()):
+            shard = self.shard(number)
             try:
-                found = retried(path, path.stat).st_size
+                found = shard.size()
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise InputError(f"{path}: shard of {self.folder} is missing ({error.strerror})") from error
+                raise InputError(f"{shard}: shard of {self.folder} is missing ({joined(error)})") from error
             if found < size:
-                raise InputError(f"{path}: shard of {found} bytes, the manifest needs {size}; it is truncated")
+                raise InputError(f"{shard}: shard of {found} bytes, the manifest needs {size}; it is truncated")
+
+
+def local_folder(place: Path | str) -> Path:
+    """The folder of a set, for a URL that of its mirror. Raises InputError where no finished set is at the URL."""
+    url = url_of(place)
+    return mirrored(Folder(url), MANIFEST, _beside_shards) if url else Path(place)
+
+
+def is_there(place: Path | str) -> bool:
+    """Whether a finished set is in a folder or at a URL."""
+    url = url_of(place)
+    return Folder(url).exists(MANIFEST) if url else (Path(place) / MANIFEST).is_file()
+
+
+def _beside_shards(folder: Path) -> dict[str, dict[str, Any]]:
+    """The facts of all files of a set but the shards and the manifest, which the folder holds."""
+    meta = read_meta(folder)
+    return {**meta["tables"], **meta.get(FILES, {})}
 
 
 def meta_fingerprint(meta: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ def info(folder: Path) -> dict[str, Any]:
         "source": manifest.meta["source"],
         "licence": manifest.meta["licence"],
         **counts(list(range(len(sample_splits))), np.ones(len(is_question), dtype=bool)),
-        "bytes": sum(path.stat().st_size for path in manifest.shard_paths),
+        "bytes": sum(manifest.shard(number).size() for number in range(len(manifest.shard_paths))),
         "shards": len(manifest.shard_paths),
         "quarantined": manifest.meta["quarantined"],
         "by_split": {split: counts(rows_of[split], example_splits == split) for split in sorted(rows_of)},

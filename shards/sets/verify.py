@@ -36,6 +36,7 @@ from laconvnet.shards.format.manifest import (
     count_examples,
 )
 from laconvnet.shards.format.record import Record
+from laconvnet.shards.format.remote import url_of
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
@@ -67,7 +68,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     for other in against:
         _raise_first(folder, _overlaps(manifest, other))
     return {
-        "folder": str(folder),
+        "folder": url_of(folder) or str(folder),
         "samples": len(manifest.samples),
         "examples": len(manifest.examples),
         "shards": len(manifest.shard_paths),
@@ -80,7 +81,7 @@ def _raise_first(folder: Path, problems: Iterator[str]) -> None:
     found = list(islice(problems, _PROBLEMS))
     if found:
         more = ", and perhaps more" if len(found) == _PROBLEMS else ""
-        raise InputError(f"{folder}: {len(found)} problem(s){more}: {'; '.join(found)}")
+        raise InputError(f"{url_of(folder) or folder}: {len(found)} problem(s){more}: {'; '.join(found)}")
 
 
 def _table_problems(manifest: Manifest) -> Iterator[str]:
@@ -216,9 +217,10 @@ def _count_problems(manifest: Manifest) -> Iterator[str]:
 
 def _index_problems(manifest: Manifest, number: int) -> Iterator[str]:
     """What the DALI index of one shard says, against the rows; a set made by reference may use some rows only."""
-    path = manifest.shard_paths[number].with_suffix(".idx")
+    shard = manifest.shard(number)
+    path = f"{str(shard).removesuffix('.tar')}.idx"
     try:
-        text = path.read_bytes().decode()
+        text = shard.index().decode()
         version, *lines = text.splitlines()
     except (OSError, ValueError) as error:
         yield f"{path}: index cannot be read ({error})"
@@ -259,10 +261,8 @@ def _full_problems(manifest: Manifest, progress: bool) -> Iterator[str]:
 
 def _row_problems(manifest: Manifest, number: int, first_example: Any) -> Iterator[str]:
     row = manifest.samples.slice(number, 1).to_pylist()[0]
-    shard = manifest.shard_paths[row["shard"]]
-    with shard.open("rb") as stream:
-        stream.seek(row["image_offset"] - BLOCK)
-        blob = stream.read(row["json_offset"] + row["json_length"] - row["image_offset"] + BLOCK)
+    begin = row["image_offset"] - BLOCK
+    blob = manifest.shard(row["shard"]).read(row["json_offset"] + row["json_length"] - begin, begin)
     contents = {}
     for member, ext in (("image", row["image_ext"]), ("json", "json")):
         start = row[f"{member}_offset"] - row["image_offset"] + BLOCK
@@ -344,4 +344,4 @@ def _by_reference(manifest: Manifest) -> bool:
 
 def _where(manifest: Manifest, row: int, member: str) -> str:
     row_of = {name: manifest.sample(row, name) for name in ("shard", "key", f"{member}_offset")}
-    return f"{manifest.shard_paths[row_of['shard']]}: {row_of['key']} {member} at offset {row_of[f'{member}_offset']}"
+    return f"{manifest.shard(row_of['shard'])}: {row_of['key']} {member} at offset {row_of[f'{member}_offset']}"

@@ -18,6 +18,7 @@ import pytest
 
 from laconvnet.kernels import folders, libraries
 from laconvnet.kernels.compilers import BuildError, CompilerError
+from laconvnet.trust import distrusted
 
 FORK = multiprocessing.get_context("fork")
 NAME, FILE = "one", "lib.so"
@@ -353,9 +354,9 @@ def test_nothing_of_another_user_is_loaded(
 def test_a_link_of_another_user_is_not_followed(place: Path, make: Maker, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir(mode=0o700)
     place.symlink_to(tmp_path / "mine")
-    assert folders.distrusted(place) is None
+    assert distrusted(place) is None
     os.chown(place, 12345, -1, follow_symlinks=False)
-    assert "another user" in (folders.distrusted(place) or "")
+    assert "another user" in (distrusted(place) or "")
     assert not obtain(make).path.is_relative_to(tmp_path / "mine")
 
 
@@ -374,9 +375,9 @@ def test_a_name_in_the_temporary_folder_that_another_has_taken(place: Path, make
 def test_root_is_trusted_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.touch(0o644)
-    assert folders.distrusted(path) is None
+    assert distrusted(path) is None
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
-    assert (folders.distrusted(path) is None) == (path.stat().st_uid == 0)
+    assert (distrusted(path) is None) == (path.stat().st_uid == 0)
 
 
 def test_where_nothing_can_be_written_the_reasons_are_given(

@@ -1,0 +1,99 @@
+"""The small files of a set that lies at a URL, on this machine: fetched once, by one process of the node.
+
+A mirror is a folder of the user's cache with all files of a set but its shards, and `origin.json`, which says where
+those are. It is named by the URL and the facts of the set: one that was built anew gets another mirror. Every file is
+compared with the checksum in those facts before the mirror is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import xxhash
+
+from laconvnet.files import publish_json, publishing_folder, read_object
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.checksums import file_facts
+from laconvnet.shards.format.remote import Folder
+from laconvnet.trust import distrusted
+
+ORIGIN = "origin.json"
+_TAIL_BYTES = 8  # of a Parquet file: the length of its footer, and the magic
+_ATTEMPTS = 2  # to fetch a file whose bytes are others than were written
+
+Listed = Callable[[Path], Mapping[str, Mapping[str, Any]]]
+
+
+def mirrored(folder: Folder, commit: str, listed: Listed) -> Path:
+    """The mirror of a folder whose file ``commit``, a Parquet file, was written last; made where it is not there.
+
+    ``listed`` gives, for a folder that holds the commit, the other files with their bytes and xxh3. Raises InputError
+    where there is no commit or a file is damaged, and OSError where the store fails again and again.
+    """
+    caches = _cache()
+    mirror = caches / f"set-{_digest(folder, commit)}"
+    if mirror.is_dir():
+        return mirror
+    with (caches / f".{mirror.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mirror.is_dir():  # or another process has made it meanwhile
+            with publishing_folder(mirror) as partial:
+                folder.get(commit, partial / commit)
+                for name, facts in listed(partial).items():
+                    if PurePath(name).name != name:  # whoever wrote it must not choose where it goes
+                        raise InputError(f"{folder.place(commit)}: names a file {name!r}, expected a name alone")
+                    _fetch(folder, name, facts, partial / name)
+                publish_json(partial / ORIGIN, {"url": folder.url})
+    return mirror
+
+
+def origin(folder: Path) -> Folder | None:
+    """Where the shards of a mirror are; None of a folder that is none."""
+    try:
+        return Folder(str(read_object(folder / ORIGIN)["url"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / ORIGIN}: damaged ({error}); delete {folder}, it is fetched again") from error
+
+
+def _cache() -> Path:
+    """LACONVNET_SET_CACHE, else the user's cache folder by the XDG rule: this user's alone."""
+    given = os.environ.get("LACONVNET_SET_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(given) if given else Path(home, "laconvnet", "sets")
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if why := distrusted(place):
+        raise InputError(f"{why}: no tables are read from it; let LACONVNET_SET_CACHE name a folder of your own")
+    return place
+
+
+def _digest(folder: Folder, commit: str) -> str:
+    """Of the URL and the footer of the commit, in which the facts of the set are."""
+    try:
+        size = folder.size(commit)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{folder.url}: no {commit} there, so no finished set; expected what 'shards copy' has put there"
+        ) from error
+    (tail,) = folder.read([commit], [(0, max(size - _TAIL_BYTES, 0), min(size, _TAIL_BYTES))])
+    length = int.from_bytes(tail[:4], "little")
+    begin = max(size - _TAIL_BYTES - length, 0)
+    (footer,) = folder.read([commit], [(0, begin, size - begin)])
+    return xxhash.xxh3_128_hexdigest(folder.url.encode("utf-8", "surrogateescape") + b"\0" + footer)
+
+
+def _fetch(folder: Folder, name: str, facts: Mapping[str, Any], file: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        folder.get(name, file)
+        found = file_facts(file)
+        if all(facts[what] == found[what] for what in found):
+            return
+    raise InputError(
+        f"{folder.place(name)}: {found['bytes']} bytes with checksum {found['xxh3']}, the set's manifest says "
+        f"{facts['bytes']} and {facts['xxh3']}; copy it there again"
+    )

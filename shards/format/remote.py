@@ -1,0 +1,155 @@
+"""Sets at a URL that fsspec knows: an object store (S3, GCS, ...) or a web server that answers requests for ranges.
+
+The tables of such a set are kept on this machine (`shards.format.mirror`); of its shards ranges are read when they are
+wanted. Whatever a store fails at is tried again for a while, for requests over a network do fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from laconvnet.shards.errors import InputError, joined
+
+T = TypeVar("T")
+Range = tuple[int, int, int]  # shard, offset, length
+
+# One slash is enough: a URL that was made a Path has lost the other.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+(?:::[A-Za-z0-9+.-]+)*):/+(?=[^/])")
+_PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)  # before each further attempt
+_ANSWERS = (FileNotFoundError, PermissionError, InputError)  # of the store: another attempt gets the same
+
+
+def url_of(place: Path | str) -> str | None:
+    """The URL that this is; None for a path on this machine."""
+    text = str(place)
+    found = _URL.match(text)
+    return f"{found[1]}://{text[found.end() :]}".rstrip("/") if found and found[1] != "file" else None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, or the objects under a prefix, at a URL. Methods take names under it.
+
+    Each raises FileNotFoundError and PermissionError where the store says so, and OSError with the URL and what it last
+    said where it fails at that again and again.
+    """
+
+    url: str
+
+    @cached_property
+    def _found(self) -> tuple[Any, str]:
+        import fsspec
+
+        try:
+            system, path = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            known = "expected one that fsspec knows, with its package installed, such as s3fs for s3://"
+            raise InputError(f"{self.url}: no store that can be reached ({joined(error)}); {known}") from error
+        return system, path.rstrip("/")
+
+    def place(self, name: str) -> str:
+        """The URL of a file."""
+        return _under(self.url, name)
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes."""
+        return int(self._tried(name, lambda system, path: system.info(path)["size"]))
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.size(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def get(self, name: str, file: Path) -> None:
+        """Write a file of the store to this machine."""
+        self._tried(name, lambda system, path: system.get_file(path, str(file)))
+
+    def put(self, file: Path, name: str) -> None:
+        """Write a file of this machine to the store: there it is whole, or it is not."""
+        self._tried(name, lambda system, path: system.put_file(str(file), path))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        self._tried(name, lambda system, path: system.pipe_file(path, data))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._tried(name, lambda system, path: system.rm_file(path))
+
+    def read(self, names: Sequence[str], ranges: Sequence[Range]) -> list[bytes]:
+        """The bytes of each range (number of its name, offset, length), at the same time where the store can."""
+        found: dict[int, bytes] = {}
+        faults: dict[int, str] = {}
+        for pause in (0.0, *_PAUSES_SECONDS):
+            time.sleep(pause)
+            left = [place for place in range(len(ranges)) if place not in found]
+            faults.clear()
+            answers = self._ranges([names[ranges[place][0]] for place in left], [ranges[place] for place in left])
+            for place, answer in zip(left, answers, strict=True):
+                if isinstance(answer, _ANSWERS):
+                    raise answer
+                fault = _fault(answer, ranges[place][2])
+                if fault is None:
+                    found[place] = answer
+                else:
+                    faults[place] = fault
+            if not faults:
+                return [found[place] for place in range(len(ranges))]
+        place, fault = next(iter(faults.items()))
+        raise _failed(self.place(names[ranges[place][0]]), fault)
+
+    def _ranges(self, names: Sequence[str], ranges: Sequence[Range]) -> list[Any]:
+        system, folder = self._found
+        begins = [offset for _, offset, _ in ranges]
+        ends = [offset + length for _, offset, length in ranges]
+        try:
+            return list(system.cat_ranges([_under(folder, name) for name in names], begins, ends, on_error="return"))
+        except Exception as error:  # each store has its own
+            return [error] * len(ranges)
+
+    def _tried(self, name: str, call: Callable[[Any, str], T]) -> T:
+        system, folder = self._found
+        for pause in (0.0, *_PAUSES_SECONDS):
+            time.sleep(pause)
+            try:
+                return call(system, _under(folder, name))
+            except _ANSWERS:
+                raise
+            except Exception as error:  # each store has its own
+                last = error
+        raise _failed(self.place(name), _told(last)) from last
+
+
+def _under(folder: str, name: str) -> str:
+    """The place of a name; sets that were put together name shards beside their folder."""
+    while name.startswith("../"):
+        folder, name = folder.rpartition("/")[0], name.removeprefix("../")
+    return f"{folder}/{name}"
+
+
+def _fault(answer: object, length: int) -> str | None:
+    if isinstance(answer, BaseException):
+        return _told(answer)
+    assert isinstance(answer, bytes)
+    if len(answer) == length:
+        return None
+    return f"{len(answer)} bytes came of a range of {length}; expected a server that answers requests for ranges"
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {joined(error)}"
+
+
+def _failed(url: str, what: str) -> OSError:
+    return OSError(errno.EIO, f"failed {len(_PAUSES_SECONDS) + 1} times, at last: {what}", url)

@@ -1,0 +1,106 @@
+"""A web server of a folder that answers requests for ranges, and fails at them as it is told to."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+# What is done in place of an answer; False where the answer is given after it.
+Fault = Callable[["Handler", bytes], bool]
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Answers HEAD and GET, the latter with the range that is wanted."""
+
+    server: Web
+
+    def do_GET(self) -> None:
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data = file.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
+        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+        fault = self.server.fault(self.path)
+        if fault and fault(self, part):
+            return
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Web(ThreadingHTTPServer):
+    """Serves a folder; ``faults`` are used up one a request of a path that ends in ``of``, the first first."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), lambda *given: Handler(*given, directory=str(folder)))
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.faults: list[Fault] = []
+        self.of = ".tar"
+        self.ranges = True
+        self.failed = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def fault(self, path: str) -> Fault | None:
+        with self._lock:
+            if path.endswith(self.of) and self.faults:
+                self.failed += 1
+                return self.faults.pop(0)
+        return None
+
+
+def reset(handler: Handler, data: bytes) -> bool:
+    """The connection ends in the middle of the answer."""
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data[: len(data) // 2])
+    handler.wfile.flush()
+    handler.connection.close()
+    return True
+
+
+def slow(handler: Handler, data: bytes) -> bool:
+    """The answer takes its time."""
+    time.sleep(1)
+    return False
+
+
+def short(handler: Handler, data: bytes) -> bool:
+    """A whole answer of half of the bytes."""
+    half = data[: len(data) // 2]
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(len(half)))
+    handler.end_headers()
+    handler.wfile.write(half)
+    return True
+
+
+def busy(handler: Handler, data: bytes) -> bool:
+    """The server has no time."""
+    handler.send_error(503)
+    return True
+
+
+def other(handler: Handler, data: bytes) -> bool:
+    """As many bytes, one of them changed."""
+    changed = bytes([data[0] ^ 1]) + data[1:]
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(len(changed)))
+    handler.end_headers()
+    handler.wfile.write(changed)
+    return True
