@@ -12,6 +12,7 @@ from laconvnet.shards.sources.grefcoco import GREFCOCO
 from laconvnet.shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from laconvnet.shards.sources.referit import REFERIT
 from laconvnet.shards.sources.snli_ve import SnliVe
+from laconvnet.shards.sources.table.source import TABLE
 from laconvnet.shards.sources.visual_genome import VisualGenome
 from laconvnet.shards.sources.vqav2 import Vqav2
 
@@ -28,6 +29,7 @@ _ALL: tuple[Source, ...] = (
     ClevrRef(),
     Vqav2(),
     SnliVe(),
+    TABLE,
 )
 
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

@@ -32,12 +32,18 @@ class Source(Protocol):
         """The files expected under the root, one description each."""
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """One sample per image that has anything in the chosen splits (all for None), in an order that is fixed.
 
         ``images`` is the folder of the images where they are not under the root; ``partition`` chooses among the
-        partitions of a data set. What is wrong with a file as a whole is found here, before the first sample:
+        partitions of a data set. Without ``with_images`` no image is looked for or opened. What is wrong with a file as a whole is found here, before the first sample:
         InputError names the path looked for, the layout expected and the option to change. What is wrong with one
         entry is a fault of a sample, or of the account where it belongs to none (`shards.sources.faults`).
         """

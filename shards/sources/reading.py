@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import ijson
 from tqdm import tqdm
 
+import laconvnet.images
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
 from laconvnet.shards.sources.faults import EntryFault
@@ -32,6 +33,11 @@ def need_folder(path: Path, advice: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; {advice}")
     return path
+
+
+def image_folder(path: Path, advice: str, with_images: bool) -> Path:
+    """`need_folder` of the images; the path unseen where none is looked for."""
+    return need_folder(path, advice) if with_images else path
 
 
 def need_file(path: Path, advice: str) -> Path:
@@ -140,6 +146,15 @@ def box(values: list[Any], where: str) -> Box:
 def is_number(value: object) -> bool:
     """A number that is no bool, finite and small enough for pixel arithmetic."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height by the head of an image file; None where it is no image, which the builder will tell."""
+    try:
+        with laconvnet.images.opened(laconvnet.images.read_bytes(path)) as image:
+            return image.size
+    except Exception:  # decoders raise nearly anything on malformed bytes
+        return None
 
 
 def text(value: str, where: str) -> str:

@@ -1,0 +1,317 @@
+"""The rows of one picture as regions and questions: each is counted, and kept or lost by a fault of its own.
+
+Box and mask are the region's: where they cannot be read, or its rows tell of two, the region goes as a whole. An
+expression that cannot be used is lost alone, and its region with the last of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.raw import Account, Fault
+from laconvnet.shards.format.record import Box, Expression, Question, Region, Rle
+from laconvnet.shards.sources import reading
+from laconvnet.shards.sources.faults import EntryFault, entry, lost
+from laconvnet.shards.sources.masks import box_of, of_png, to_rle
+from laconvnet.shards.sources.table.columns import Columns
+from laconvnet.shards.sources.table.formats import ROW
+from laconvnet.shards.sources.table.sorting import Row
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a table beside its rows; ``unit`` is what their numbers count, ``twins`` the lost ones by id."""
+
+    path: Path
+    unit: str
+    columns: Columns
+    twins: dict[int, EntryFault] = field(default_factory=dict)
+
+    def where(self, row: Row) -> str:
+        """The place of a row, for messages."""
+        return f"{self.path}: {self.unit} {row[ROW]}"
+
+    def id(self, row: Row) -> str:
+        """The id of a row, made of table and number where it has none."""
+        return row["id"] or f"{self.path.stem}-{row[ROW]}"
+
+
+@dataclass(slots=True)
+class Read:
+    """What the rows of a picture make: its regions and questions, what was lost, and its splits, that of faults too."""
+
+    regions: list[Region] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    splits: set[str] = field(default_factory=set)
+
+
+def read(
+    rows: list[Row], tables: list[Facts], account: Account, size: Callable[[], Size | None], blocked: EntryFault | None
+) -> Read:
+    """Read the rows of one picture, each of its table; ``blocked`` is a fault of the picture that loses all of them.
+
+    ``size`` gives width and height of the picture, for polygons; None where nobody knows.
+    """
+    found = Read()
+    regions: dict[tuple[int, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        found.splits.add(row["split"] or "")
+        facts = tables[row["table"]]
+        if _asks(row, facts.columns):
+            _question(row, facts, account, found, blocked)
+        else:
+            regions[row["table"], row["region"] or facts.id(row)].append(row)
+    for (table, name), of_region in regions.items():
+        _Rows(name, of_region, tables[table], account, found).read(size, blocked)
+    found.splits.discard("")
+    return found
+
+
+def size_told(rows: list[Row], tables: list[Facts]) -> Size:
+    """Width and height of a picture by its rows, 0 where none tells; raises EntryFault where two differ."""
+    told = {(row["image_width"], row["image_height"]): row for row in rows if row["image_width"] or row["image_height"]}
+    if not told:
+        return (0, 0)
+    first, *others = told.values()
+    where = tables[first["table"]].where(first)
+    if others:
+        raise EntryFault("size", f"{where}: the picture is of another size than in {tables[others[0]['table']].where(others[0])}")
+    width, height = (
+        reading.side({key: _integer(first[key])}, where, key) for key in ("image_width", "image_height")
+    )
+    return (width, height)
+
+
+def _integer(cell: str | None) -> object:
+    """The whole number of a cell, also of 640.0; else the cell."""
+    try:
+        number = float(cell or "")
+    except ValueError:
+        return cell
+    return int(number) if number.is_integer() else cell
+
+
+def _asks(row: Row, columns: Columns) -> bool:
+    """Whether a row is a question: it has one, or could have nothing else."""
+    return bool(row["question"]) or "expression" not in columns.named
+
+
+def _check(row: Row, facts: Facts, blocked: EntryFault | None) -> str:
+    """The split of a row; raises EntryFault for what loses it, whatever it is."""
+    if blocked is not None:
+        raise blocked
+    if row[ROW] in facts.twins:
+        raise facts.twins[row[ROW]]
+    if not row["split"]:
+        raise EntryFault("split", f"{facts.where(row)}: column {facts.columns.named['split']!r} is empty")
+    return str(row["split"])
+
+
+def _question(row: Row, facts: Facts, account: Account, found: Read, blocked: EntryFault | None) -> None:
+    split, id, where = row["split"] or "", facts.id(row), facts.where(row)
+    account.count(split, question=1)
+    with entry(found.faults, "question", id, split, facts.path, {"question": 1}):
+        _check(row, facts, blocked)
+        if row["expression"]:
+            raise EntryFault("field", f"{where}: has an expression and a question, expected one of them")
+        text = _words(row["question"], where, "question")
+        found.questions.append(Question(id, split, text, *_answers(row, facts, where)))
+
+
+def _answers(row: Row, facts: Facts, where: str) -> tuple[str | None, tuple[str, ...]]:
+    """The answer and those of all people; the commonest, the first of equals, where only these are told."""
+    if not facts.columns.has_answers:
+        return None, ()
+    people = tuple(filter(None, (reading.text(one, where) for one in _listed(row["answers"] or "", where))))
+    answer = reading.text(row["answer"] or "", where) or (Counter(people).most_common(1)[0][0] if people else "")
+    if not answer:
+        raise EntryFault("no answer", f"{where}: no answer")
+    return answer, people
+
+
+def _listed(cell: str, where: str) -> list[str]:
+    """The texts of a JSON list, or of a text with bars between them."""
+    if not cell.lstrip().startswith("["):
+        return cell.split("|")
+    values = _json(cell, where, "answers")
+    if not all(isinstance(one, str | int | float) for one in values):
+        raise EntryFault("field", f"{where}: answers {cell[:80]!r}, expected a list of texts")
+    return [str(one) for one in values]
+
+
+def _words(cell: str | None, where: str, what: str) -> str:
+    text = reading.text(cell or "", where)
+    if not text:
+        raise EntryFault("blank", f"{where}: the {what} is empty")
+    return text
+
+
+def _json(cell: str, where: str, what: str) -> Any:
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise EntryFault("field", f"{where}: {what} {cell[:80]!r} is broken JSON ({str(error)[:80]})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one region."""
+
+    name: str
+    rows: list[Row]
+    facts: Facts
+    account: Account
+    found: Read
+
+    def read(self, size: Callable[[], Size | None], blocked: EntryFault | None) -> None:
+        """Count the region, and put it or its faults to what was found."""
+        split, where = self.rows[0]["split"] or "", self.facts.where(self.rows[0])
+        try:
+            boxes, error = self._boxes(), None
+        except EntryFault as fault:
+            boxes, error = None, fault
+        has_mask = any(row["mask"] for row in self.rows)
+        told = has_mask if boxes is None and error is None else 1 if boxes is None else len(boxes)
+        splits = Counter(row["split"] or "" for row in self.rows)
+        takes = {"region": 1, "expression": splits[split], "mask": int(has_mask), "box": int(told)}
+        for other, number in splits.items():
+            self.account.count(other, **(takes if other == split else {"expression": number}))
+        faults: list[Fault] = []
+        try:
+            if len(splits) > 1:
+                names = " and ".join(repr(name) for name in splits)
+                raise EntryFault("split", f"{where}: region {self.name!r} is in splits {names}, expected one")
+            expressions = tuple(self._expressions(split, blocked, faults))
+            if error is not None:
+                raise error
+            self.found.regions.append(self._region(split, boxes, expressions, where, size, faults))
+        except EntryFault as fault:
+            for other, number in splits.items():
+                kind, gone = ("region", takes) if other == split else ("expression", {"expression": number})
+                self.found.faults.append(lost(fault, kind, self.name, other, self.facts.path, gone, self.name))
+        else:
+            self.found.faults += faults
+
+    def _expressions(self, split: str, blocked: EntryFault | None, faults: list[Fault]) -> Iterator[Expression]:
+        """Those that can be used; raises the first fault where none can."""
+        some, first = False, None
+        for row in self.rows:
+            id = self.facts.id(row)
+            try:
+                _check(row, self.facts, blocked)
+                text = _words(row["expression"], self.facts.where(row), "expression")
+            except EntryFault as fault:
+                first = first or fault
+                faults.append(lost(fault, "expression", id, split, self.facts.path, {"expression": 1}, self.name))
+                continue
+            some = True
+            yield Expression(id, text)
+        if not some and first is not None:
+            raise first
+
+    def _one(self, names: tuple[str, ...], what: str) -> tuple[tuple[Any, ...], str] | None:
+        """The cells that the rows of the region tell, and where; None without any. EntryFault for two of them."""
+        told: dict[tuple[Any, ...], Row] = {}
+        for row in self.rows:
+            told.setdefault(tuple(row[name] for name in names), row)
+        told.pop((None,) * len(names), None)
+        if not told:
+            return None
+        (value, row), *others = told.items()
+        where = self.facts.where(row)
+        if others:
+            other = self.facts.where(others[0][1])
+            raise EntryFault("duplicate id", f"{where}: region {self.name!r} has another {what} than in {other}")
+        return value, where
+
+    def _boxes(self) -> tuple[Box, ...] | None:
+        """The boxes of the region, None where no row tells any."""
+        given = self._one(_BOX, "box")
+        if given is None:
+            return None
+        (cell, *four), where = given
+        if cell is None:
+            if not all(four):
+                raise EntryFault("box", f"{where}: box {four}, expected four numbers")
+            return (_box(four, bool(self.facts.columns.corners), where),)
+        values = _json(cell, where, "box") if cell.lstrip().startswith("[") else cell.replace(",", " ").split()
+        several = values if all(isinstance(value, list) for value in values) else [values]
+        return tuple(_box(numbers, False, where) for numbers in several)
+
+    def _region(
+        self,
+        split: str,
+        boxes: tuple[Box, ...] | None,
+        expressions: tuple[Expression, ...],
+        where: str,
+        size: Callable[[], Size | None],
+        faults: list[Fault],
+    ) -> Region:
+        given = self._one(("mask",), "mask")
+        dropped: list[str] = []
+        mask = None if given is None else _mask(given[0][0], size, self.facts.path.parent, given[1], dropped)
+        if dropped:
+            facts = self.name, split, "polygon", "; ".join(dropped), str(self.facts.path), (("mask", 1),), self.name
+            faults.append(Fault("mask", *facts, changed=True))
+        if boxes is None and mask is None:
+            raise EntryFault("box", f"{where}: neither a box nor a mask; [] as box where nothing is meant")
+        if boxes is None and mask is not None:
+            boxes = (box_of(mask, where),)
+        category = next((row["category"] for row in self.rows if row["category"]), None)
+        return Region(self.name, split, boxes or (), expressions, mask, category and reading.text(category, where))
+
+
+_BOX = ("box", "b0", "b1", "b2", "b3")
+
+
+def _box(values: list[Any], corners: bool, where: str) -> Box:
+    """A box of numbers, or of texts of numbers, in pixels; raises EntryFault for one without an area."""
+    try:
+        numbers = [float(value) if isinstance(value, str) else value for value in values]
+    except ValueError:
+        numbers = values
+    x, y, w, h = reading.box(numbers, where)
+    if corners:
+        w, h = w - x, h - y
+    if w <= 0 or h <= 0:
+        raise EntryFault("box", f"{where}: box {[x, y, w, h]} (x, y, w, h) has no area")
+    return (x, y, w, h)
+
+
+def _mask(cell: str, size: Callable[[], Size | None], folder: Path, where: str, dropped: list[str]) -> Rle:
+    """Run lengths of a size of their own, polygons on the picture, or the PNG of that name."""
+    if not cell.lstrip().startswith(("[", "{")):
+        try:
+            path = reading.inside(folder, cell, where)
+        except InputError as error:
+            raise EntryFault("path", str(error)) from error
+        return of_png(path, where)
+    segmentation = _json(cell, where, "mask")
+    if isinstance(segmentation, dict):
+        sides = reading.field(segmentation, f"{where}: mask", list, "size")
+        if len(sides) != 2:
+            raise EntryFault("mask", f"{where}: key 'size' of the mask is {sides}, expected [height, width]")
+        height, width = (reading.side({"size": side}, where, "size") for side in sides)
+        return to_rle(segmentation, height, width, where)
+    polygons = [segmentation] if segmentation and not isinstance(segmentation[0], list) else segmentation
+    width, height = size() or _canvas(polygons)
+    return to_rle(polygons, height, width, where, dropped)
+
+
+def _canvas(polygons: list[Any]) -> Size:
+    """The smallest picture that holds the polygons, where the true one is not to be seen."""
+    width, height = (
+        max((ceil(value) for one in polygons if isinstance(one, list) for value in one[axis::2] if reading.is_number(value)), default=1)
+        for axis in (0, 1)
+    )
+    return min(max(width, 1), reading.JPEG_MAX_SIDE), min(max(height, 1), reading.JPEG_MAX_SIDE)
