@@ -26,8 +26,8 @@ class Checked(NamedTuple):
 def check(samples: Iterable[RawSample], where: object, with_images: bool = True, progress: bool = True) -> Checked:
     """Look at all samples as `shards.build.builder.build` does; without images as far as the annotations tell.
 
-    ``where`` is what a message calls the source. Raises InputError as `build`, where nothing can be used, and BuildError
-    where entries are unaccounted for.
+    ``where`` is what a message calls the source. Raises InputError as `build`, where nothing can be used, and
+    BuildError where entries are unaccounted for.
     """
     planner = Planner(samples, SHARD_BYTES, look=with_images)
     look = examine if with_images else examine_annotations

@@ -26,7 +26,7 @@ class Examined:
 
 
 def examine(sample: RawSample) -> Examined:
-    """Read, decode and normalise the image of a sample, and fit its record to it. Raises OSError as `read_image_file`."""
+    """Read, decode and normalise the image of a sample, and fit its record. Raises OSError as `read_image_file`."""
     claimed = sample.record
     annotated = (claimed.width, claimed.height)
     try:

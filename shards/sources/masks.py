@@ -77,15 +77,15 @@ def of_pixels(pixels: NDArray[Any]) -> Rle:
 def of_png(path: Path, where: str) -> Rle:
     """The mask of a PNG: its pixels that are not black, or of a palette those that are not its first colour.
 
-    Raises EntryFault where the file is absent, no PNG, beyond the limits of `laconvnet.images`, or has an alpha channel:
-    whether that or the colours are the mask nobody can tell.
+    Raises EntryFault where the file is absent, no PNG, beyond the limits of `laconvnet.images`, or has an alpha
+    channel: whether that or the colours are the mask nobody can tell.
     """
     try:
         with opened(read_bytes(path)) as image:
             if image.format != "PNG" or "A" in image.mode:
                 told = f"{image.format} of mode {image.mode}"
                 raise EntryFault("mask", f"{where}: mask {path} is a {told}, expected a PNG without an alpha channel")
-            pixels = np.asarray(image)
+            pixels: NDArray[Any] = np.asarray(image)
     except EntryFault:
         raise
     except Exception as error:  # decoders raise nearly anything on malformed bytes
@@ -94,7 +94,7 @@ def of_png(path: Path, where: str) -> Rle:
         if is_unreadable(error):
             raise
         raise EntryFault("mask", f"{where}: mask {path} cannot be decoded: {type(error).__name__}: {error}") from error
-    return of_pixels(pixels if pixels.ndim == 2 else pixels.any(axis=2))
+    return of_pixels(pixels if pixels.ndim == 2 else pixels.max(axis=2))
 
 
 def box_of(mask: Rle, where: str) -> Box:

@@ -14,6 +14,7 @@ COMMANDS = [
     [],
     ["shards"],
     ["shards", "build"],
+    ["shards", "check"],
     ["shards", "sources"],
     ["shards", "generate"],
     ["shards", "pretrain-set"],

@@ -31,6 +31,9 @@ def test_the_registry_knows_its_sources() -> None:
         "clevr_ref+",
         "vqav2",
         "snli_ve",
+        "simrec",
+        "table",
+        "coco",
     ]
     for name, source in sources.SOURCES.items():
         assert sources.get(name) is source

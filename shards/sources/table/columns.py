@@ -44,9 +44,10 @@ HELP = (
     "mask: COCO's run lengths or polygons as JSON, or the path of a PNG below the folder of the table (also "
     "segmentation); without a box that around the mask is taken",
     "question, answer: instead of expression and box; answers: several, as a JSON list or with | between",
-    "split: train where there is neither this column nor the table's name; id: unique in its table; region: rows of a "
-    f"picture with one region share box and mask (also {', '.join(NAMES['region'][1:])}); category (also "
-    f"{', '.join(NAMES['category'][1:])}); image_width, image_height: compared with the picture, and faster for polygons",
+    "split: if it is not in the name of the table; train without either",
+    f"region: rows of a picture with the same one share box and mask (also {', '.join(NAMES['region'][1:])})",
+    f"category: what the region is (also {', '.join(NAMES['category'][1:])}); id: of the row, unique in its table",
+    "image_width, image_height: compared with the picture; with them polygons need no look at it",
 )
 _REGION_NEEDS = "one of box, x,y,w,h, x1,y1,x2,y2 or mask"
 
@@ -86,7 +87,7 @@ def columns(header: Sequence[str], path: Path) -> Columns:
         there = [name for name in names if name in original]
         if len(there) > 1:
             raise InputError(f"{path}: columns {' and '.join(map(repr, there))} both tell the {role}; rename one")
-        named |= {role: original[name] for name in there}
+        named.update((role, original[name]) for name in there)
     sides, corners = _four(SIDES, original), _four(CORNERS, original)
     ways = [way for way in (named.get("box", ""), ", ".join(sides), ", ".join(corners)) if way]
     if len(ways) > 1:
@@ -109,4 +110,6 @@ def _need(named: dict[str, str], has_box: bool, header: Sequence[str], path: Pat
         wanted = f"any of {', '.join(NAMES['expression'])} with {_REGION_NEEDS}, or question"
         raise InputError(f"{path}: no column expression or question{found}; {wanted} would do")
     if "expression" in named and "question" not in named and not has_box and "mask" not in named:
-        raise InputError(f"{path}: no box and no mask for column {named['expression']!r}{found}; {_REGION_NEEDS} would do")
+        raise InputError(
+            f"{path}: no box and no mask for column {named['expression']!r}{found}; {_REGION_NEEDS} would do"
+        )

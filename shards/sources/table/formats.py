@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from laconvnet.shards.sources.json_limits import MAX_VALUE_BYTES
 
 ROW = "row"  # the column of the batches that tells each row's number
 _BATCH_ROWS = 4096
+_TOLD = 200  # characters of what Arrow says
 # The number of a row, why it is none of the table, and what stands there.
 Broken = Callable[[int, str], None]
 
@@ -70,7 +71,8 @@ def _readable(path: Path) -> Iterator[None]:
         if is_unreadable(error):
             raise
         what = path.suffix.lower().removeprefix(".")
-        raise InputError(f"{path}: not the {what} it is named for ({reprlib.repr(joined(error))}); save it again") from error
+        told = joined(error)[:_TOLD]
+        raise InputError(f"{path}: not the {what} it is named for ({told}); texts have to be UTF-8") from error
 
 
 class _Csv:
@@ -94,7 +96,7 @@ class _Csv:
         number = 1
         with _readable(self.path), self._reader(list(used.values()), leave_out) as reader:
             for batch in reader:
-                numbers = []
+                numbers: list[int] = []
                 while len(numbers) < batch.num_rows:
                     number += 1
                     if number not in gone:
@@ -207,7 +209,9 @@ class _JsonLines:
                 number += 1
                 bar.update(len(line))
                 if len(line) > MAX_VALUE_BYTES:
-                    raise InputError(f"{self.path}: line {number}: longer than {MAX_VALUE_BYTES} bytes; is it JSON lines?")
+                    raise InputError(
+                        f"{self.path}: line {number}: longer than {MAX_VALUE_BYTES} bytes; is it JSON lines?"
+                    )
                 if not line.strip():
                     continue
                 try:
@@ -238,6 +242,6 @@ FORMATS: dict[str, Callable[[Path], Table]] = {
 }
 
 
-def found_in(root: Path) -> Iterable[Path]:
+def found_in(root: Path) -> list[Path]:
     """The tables of a folder by name, or the one that is named itself."""
     return sorted(file for file in root.iterdir() if file.suffix.lower() in FORMATS) if root.is_dir() else [root]

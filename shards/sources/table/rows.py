@@ -6,25 +6,22 @@ expression that cannot be used is lost alone, and its region with the last of th
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import Account, Fault
-from laconvnet.shards.format.record import Box, Expression, Question, Region, Rle
+from laconvnet.shards.format.record import Box, Expression, Question, Region
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.faults import EntryFault, entry, lost
-from laconvnet.shards.sources.masks import box_of, of_png, to_rle
+from laconvnet.shards.sources.masks import box_of
+from laconvnet.shards.sources.table import cells
+from laconvnet.shards.sources.table.cells import Size
 from laconvnet.shards.sources.table.columns import Columns
 from laconvnet.shards.sources.table.formats import ROW
 from laconvnet.shards.sources.table.sorting import Row
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +82,10 @@ def size_told(rows: list[Row], tables: list[Facts]) -> Size:
     first, *others = told.values()
     where = tables[first["table"]].where(first)
     if others:
-        raise EntryFault("size", f"{where}: the picture is of another size than in {tables[others[0]['table']].where(others[0])}")
-    width, height = (
-        reading.side({key: _integer(first[key])}, where, key) for key in ("image_width", "image_height")
-    )
+        other = tables[others[0]["table"]].where(others[0])
+        raise EntryFault("size", f"{where}: the picture is of another size than in {other}")
+    width, height = (cells.side(first[name], where, name) for name in ("image_width", "image_height"))
     return (width, height)
-
-
-def _integer(cell: str | None) -> object:
-    """The whole number of a cell, also of 640.0; else the cell."""
-    try:
-        number = float(cell or "")
-    except ValueError:
-        return cell
-    return int(number) if number.is_integer() else cell
 
 
 def _asks(row: Row, columns: Columns) -> bool:
@@ -124,43 +111,9 @@ def _question(row: Row, facts: Facts, account: Account, found: Read, blocked: En
         _check(row, facts, blocked)
         if row["expression"]:
             raise EntryFault("field", f"{where}: has an expression and a question, expected one of them")
-        text = _words(row["question"], where, "question")
-        found.questions.append(Question(id, split, text, *_answers(row, facts, where)))
-
-
-def _answers(row: Row, facts: Facts, where: str) -> tuple[str | None, tuple[str, ...]]:
-    """The answer and those of all people; the commonest, the first of equals, where only these are told."""
-    if not facts.columns.has_answers:
-        return None, ()
-    people = tuple(filter(None, (reading.text(one, where) for one in _listed(row["answers"] or "", where))))
-    answer = reading.text(row["answer"] or "", where) or (Counter(people).most_common(1)[0][0] if people else "")
-    if not answer:
-        raise EntryFault("no answer", f"{where}: no answer")
-    return answer, people
-
-
-def _listed(cell: str, where: str) -> list[str]:
-    """The texts of a JSON list, or of a text with bars between them."""
-    if not cell.lstrip().startswith("["):
-        return cell.split("|")
-    values = _json(cell, where, "answers")
-    if not all(isinstance(one, str | int | float) for one in values):
-        raise EntryFault("field", f"{where}: answers {cell[:80]!r}, expected a list of texts")
-    return [str(one) for one in values]
-
-
-def _words(cell: str | None, where: str, what: str) -> str:
-    text = reading.text(cell or "", where)
-    if not text:
-        raise EntryFault("blank", f"{where}: the {what} is empty")
-    return text
-
-
-def _json(cell: str, where: str, what: str) -> Any:
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError) as error:
-        raise EntryFault("field", f"{where}: {what} {cell[:80]!r} is broken JSON ({str(error)[:80]})") from error
+        text = cells.words(row["question"], where, "question")
+        told = cells.answers(row["answer"], row["answers"], where) if facts.columns.has_answers else ()
+        found.questions.append(Question(id, split, text, *told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +162,7 @@ class _Rows:
             id = self.facts.id(row)
             try:
                 _check(row, self.facts, blocked)
-                text = _words(row["expression"], self.facts.where(row), "expression")
+                text = cells.words(row["expression"], self.facts.where(row), "expression")
             except EntryFault as fault:
                 first = first or fault
                 faults.append(lost(fault, "expression", id, split, self.facts.path, {"expression": 1}, self.name))
@@ -243,10 +196,8 @@ class _Rows:
         if cell is None:
             if not all(four):
                 raise EntryFault("box", f"{where}: box {four}, expected four numbers")
-            return (_box(four, bool(self.facts.columns.corners), where),)
-        values = _json(cell, where, "box") if cell.lstrip().startswith("[") else cell.replace(",", " ").split()
-        several = values if all(isinstance(value, list) for value in values) else [values]
-        return tuple(_box(numbers, False, where) for numbers in several)
+            return (cells.box(four, bool(self.facts.columns.corners), where),)
+        return cells.boxes(cell, where)
 
     def _region(
         self,
@@ -259,7 +210,7 @@ class _Rows:
     ) -> Region:
         given = self._one(("mask",), "mask")
         dropped: list[str] = []
-        mask = None if given is None else _mask(given[0][0], size, self.facts.path.parent, given[1], dropped)
+        mask = None if given is None else cells.mask(given[0][0], size, self.facts.path.parent, given[1], dropped)
         if dropped:
             facts = self.name, split, "polygon", "; ".join(dropped), str(self.facts.path), (("mask", 1),), self.name
             faults.append(Fault("mask", *facts, changed=True))
@@ -272,46 +223,3 @@ class _Rows:
 
 
 _BOX = ("box", "b0", "b1", "b2", "b3")
-
-
-def _box(values: list[Any], corners: bool, where: str) -> Box:
-    """A box of numbers, or of texts of numbers, in pixels; raises EntryFault for one without an area."""
-    try:
-        numbers = [float(value) if isinstance(value, str) else value for value in values]
-    except ValueError:
-        numbers = values
-    x, y, w, h = reading.box(numbers, where)
-    if corners:
-        w, h = w - x, h - y
-    if w <= 0 or h <= 0:
-        raise EntryFault("box", f"{where}: box {[x, y, w, h]} (x, y, w, h) has no area")
-    return (x, y, w, h)
-
-
-def _mask(cell: str, size: Callable[[], Size | None], folder: Path, where: str, dropped: list[str]) -> Rle:
-    """Run lengths of a size of their own, polygons on the picture, or the PNG of that name."""
-    if not cell.lstrip().startswith(("[", "{")):
-        try:
-            path = reading.inside(folder, cell, where)
-        except InputError as error:
-            raise EntryFault("path", str(error)) from error
-        return of_png(path, where)
-    segmentation = _json(cell, where, "mask")
-    if isinstance(segmentation, dict):
-        sides = reading.field(segmentation, f"{where}: mask", list, "size")
-        if len(sides) != 2:
-            raise EntryFault("mask", f"{where}: key 'size' of the mask is {sides}, expected [height, width]")
-        height, width = (reading.side({"size": side}, where, "size") for side in sides)
-        return to_rle(segmentation, height, width, where)
-    polygons = [segmentation] if segmentation and not isinstance(segmentation[0], list) else segmentation
-    width, height = size() or _canvas(polygons)
-    return to_rle(polygons, height, width, where, dropped)
-
-
-def _canvas(polygons: list[Any]) -> Size:
-    """The smallest picture that holds the polygons, where the true one is not to be seen."""
-    width, height = (
-        max((ceil(value) for one in polygons if isinstance(one, list) for value in one[axis::2] if reading.is_number(value)), default=1)
-        for axis in (0, 1)
-    )
-    return min(max(width, 1), reading.JPEG_MAX_SIDE), min(max(height, 1), reading.JPEG_MAX_SIDE)

@@ -44,7 +44,9 @@ class Sorter:
 
     def keys(self) -> int:
         """How many keys there are, where all rows are in memory; 0 where nobody knows before they are merged."""
-        return 0 if self._runs else len({key for batch in self._held for key in batch.column(self._key).unique().to_pylist()})
+        if self._runs:
+            return 0
+        return len({key for batch in self._held for key in batch.column(self._key).unique().to_pylist()})
 
     def groups(self) -> Iterator[tuple[str, list[Row]]]:
         """Each key, ascending, with its rows in the order in which they came."""

@@ -1,7 +1,7 @@
 """One's own annotations as tables: CSV, TSV, JSON lines or Parquet, with the columns of `columns`.
 
-A row is one expression of one region of a picture, or one question on it. The rows of a picture may stand anywhere, also
-in several tables (`sorting` tells what that costs); pictures come in the order of their names. Ids that a table lacks
+A row is one expression of one region of a picture, or one question on it. A picture's rows may stand anywhere, also in
+several tables (`sorting` tells what that costs); pictures come in the order of their names. Ids that a table lacks
 are made of its name and the number of the row: header and first row of a CSV are 1 and 2, lines and rows of the others
 are counted from 1. A row without a picture, of another shape than its table, or whose picture is a path out of its
 folder, belongs to no sample; it is counted and lost under the split it tells, if it does.
@@ -17,13 +17,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import Account, RawSample
 from laconvnet.shards.format.record import key
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
+from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, picture_id, sample
 from laconvnet.shards.sources.faults import EntryFault, lost
 from laconvnet.shards.sources.table import formats
 from laconvnet.shards.sources.table.columns import HELP, NAMES, NESTED, columns
@@ -35,8 +34,6 @@ _LOG = logging.getLogger(__name__)
 _CELLS = (*NAMES, "b0", "b1", "b2", "b3")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _CELLS), (formats.ROW, pa.int64()), ("table", pa.int32())])
 _NAME_OF_SPLIT = re.compile(r"(train|val|dev|test)\w*", re.IGNORECASE)
-_PLAIN_NAME = re.compile(r"[0-9A-Za-z_+./-]{1,80}")  # which a key keeps apart from others
-_TAIL = 40
 
 
 class Table:
@@ -77,7 +74,9 @@ class Table:
         return Samples(records(), sorter.keys(), account)
 
 
-def _read(paths: list[Path], splits: Collection[str] | None, account: Account, root: Path) -> tuple[list[Facts], Sorter]:
+def _read(
+    paths: list[Path], splits: Collection[str] | None, account: Account, root: Path
+) -> tuple[list[Facts], Sorter]:
     """What is known of the tables, and all of their rows that belong to one of the splits, or to none."""
     tables: list[Facts] = []
     sorter = Sorter("picture")
@@ -97,8 +96,8 @@ def _read(paths: list[Path], splits: Collection[str] | None, account: Account, r
             rows = _normal(batch, len(tables), default)
             known |= set(rows.column("split").unique().to_pylist()) - {None}
             count += rows.num_rows
-            if splits is not None:
-                rows = rows.filter(pc.or_kleene(pc.is_in(rows["split"], pa.array(list(splits))), pc.is_null(rows["split"])))
+            if splits is not None:  # those of no split are lost, whatever was chosen
+                rows = rows.filter(pc.is_in(rows["split"], pa.array([*splits, None], pa.string())))
             if "id" in facts.columns.named:
                 ids.add(rows.select(_CELLS), rows.column(formats.ROW).to_pylist(), "id")
             sorter.add(rows)
@@ -148,7 +147,7 @@ def _sample(
     except EntryFault as error:
         blocked = error
     found = read(rows, tables, account, lambda: _size(path, size, with_images), blocked)
-    id = _picture_id(name)
+    id = picture_id(name)
     if name:
         for split in found.splits:
             account.count(split, picture=1)
@@ -159,9 +158,7 @@ def _sample(
     return None
 
 
-def _without_sample(
-    error: EntryFault, sample_key: str, name: str, found: Read, facts: Facts, account: Account
-) -> None:
+def _without_sample(error: EntryFault, sample_key: str, name: str, found: Read, facts: Facts, account: Account) -> None:
     account.faults += [replace(fault, key=sample_key) for fault in found.faults]
     if name:
         for split in sorted(found.splits):
@@ -181,14 +178,6 @@ def _size(path: Path, told: tuple[int, int], with_images: bool) -> tuple[int, in
     if min(told) > 0:
         return told
     return reading.image_size(path) if with_images else None
-
-
-def _picture_id(name: str) -> str:
-    """The name, or its end and a digest where the key would not tell it from others or would be too long."""
-    if _PLAIN_NAME.fullmatch(name):
-        return name
-    tail = re.sub(r"[^0-9A-Za-z_+.-]", "_", name[-_TAIL:])
-    return f"{tail}-{xxhash.xxh3_64_hexdigest(name.encode())}"
 
 
 TABLE = Table()
