@@ -64,7 +64,7 @@ def test_a_row_of_another_length_is_broken_alone(tmp_path: Path) -> None:
 
 
 def test_broken_rows_are_numbered_over_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_VALUE_BYTES", 200)
+    monkeypatch.setattr(formats, "_BLOCK_BYTES", 200)
     path = tmp_path / "t.csv"
     lines = [f"p{number}.jpg,text {number}" if number % 7 else f"p{number}.jpg" for number in range(2, 200)]
     path.write_text("\n".join(["picture,text", *lines]))

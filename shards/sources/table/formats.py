@@ -26,6 +26,7 @@ from laconvnet.shards.sources.json_limits import MAX_VALUE_BYTES
 
 ROW = "row"  # the column of the batches that tells each row's number
 _BATCH_ROWS = 4096
+_BLOCK_BYTES = 4 * 2**20  # of a CSV, some of them in memory; a row cannot be longer
 _TOLD = 200  # characters of what Arrow says
 # The number of a row, why it is none of the table, and what stands there.
 Broken = Callable[[int, str], None]
@@ -112,8 +113,8 @@ class _Csv:
 
         return pyarrow.csv.open_csv(
             self.path,
-            # Only one thread knows the number of a row; a cell cannot be longer than a block.
-            pyarrow.csv.ReadOptions(use_threads=False, block_size=MAX_VALUE_BYTES),
+            # Only one thread knows the number of a row.
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
             pyarrow.csv.ParseOptions(
                 delimiter="\t" if self.path.suffix.lower() == ".tsv" else ",",
                 newlines_in_values=True,
