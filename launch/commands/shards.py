@@ -197,15 +197,20 @@ def _list_faults(found: Sequence[dict[str, Any]], most: int) -> None:
 def sources(*, json: JsonLines = False) -> None:
     """What can be built.
 
-    What can be built, from which files, under which licence.
+    What can be built, under which licence, and what is expected under --root; of own tables the columns.
     """
     from laconvnet.shards.sources import SOURCES
 
     for number, source in enumerate(SOURCES.values()):
-        row = {"name": source.name, "title": source.title, "files": list(source.files), "licence": source.licence}
-        if number and not json:
+        row = {"name": source.name, "title": source.title, "licence": source.licence}
+        if json:
+            show({**row, "files": list(source.files)}, json)
+            continue
+        if number:
             say()
         show(row, json)
+        for file in source.files:
+            say(f"  {one_line(file)}")
 
 
 def generate(

@@ -130,6 +130,15 @@ def test_sources_as_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(row["licence"] and row["files"] for row in rows)
 
 
+def test_sources_teach_what_is_expected_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["shards", "sources"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("name     table")
+    assert shown[at + 1].startswith("title    own data")
+    told = [line.split(":")[0] for line in shown[at + 3 :] if line.startswith("  ")]
+    assert {"  picture", "  mask", "  question, answer"} <= set(told)
+
+
 def test_a_printed_configuration_is_one_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = ["--data.folder", "x", "--optimizer.lr", "0.5", "--model.preset", "10"]
     assert cli.main(["train", "--print-config", *keys]) == 0

@@ -118,12 +118,12 @@ def test_rows_of_one_region_share_box_and_mask(tmp_path: Path) -> None:
         row("b.jpg", "other", region="r", box=(5, 5, 5, 5)),
         row("a.jpg", "two", region="r"),
         row("a.jpg", "three", region="r", box=None, category="cat"),
-        row("a.jpg", "alone", region=None, box=(9, 9, 9, 9)),
+        row("a.jpg", "alone", region=None, box=(9, 9, 9, 9), id="r"),
     ]
     a, b = samples(write(tmp_path / "own.jsonl", rows, "a.jpg", "b.jpg"))
     assert [(region.id, [one.text for one in region.expressions]) for region in a.record.regions] == [
         ("r", ["one", "two", "three"]),
-        ("own-5", ["alone"]),
+        ("r", ["alone"]),
     ]
     assert a.record.regions[0].boxes == (BOX,)
     assert a.record.regions[0].mask is not None

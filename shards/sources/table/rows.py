@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from laconvnet.shards.sources.table.formats import ROW
 from laconvnet.shards.sources.table.sorting import Row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Facts:
     """What is known of a table beside its rows; ``unit`` is what their numbers count, ``twins`` the lost ones by id."""
 
@@ -33,13 +34,21 @@ class Facts:
     columns: Columns
     twins: dict[int, EntryFault] = field(default_factory=dict)
 
+    @cached_property
+    def _place(self) -> str:
+        return f"{self.path}: {self.unit} "
+
+    @cached_property
+    def _stem(self) -> str:
+        return self.path.stem
+
     def where(self, row: Row) -> str:
         """The place of a row, for messages."""
-        return f"{self.path}: {self.unit} {row[ROW]}"
+        return f"{self._place}{row[ROW]}"
 
     def id(self, row: Row) -> str:
         """The id of a row, made of table and number where it has none."""
-        return row["id"] or f"{self.path.stem}-{row[ROW]}"
+        return row["id"] or f"{self._stem}-{row[ROW]}"
 
 
 @dataclass(slots=True)
@@ -60,15 +69,15 @@ def read(
     ``size`` gives width and height of the picture, for polygons; None where nobody knows.
     """
     found = Read()
-    regions: dict[tuple[int, str], list[Row]] = defaultdict(list)
+    regions: dict[tuple[int, bool, str], list[Row]] = defaultdict(list)
     for row in rows:
         found.splits.add(row["split"] or "")
         facts = tables[row["table"]]
         if _asks(row, facts.columns):
             _question(row, facts, account, found, blocked)
         else:
-            regions[row["table"], row["region"] or facts.id(row)].append(row)
-    for (table, name), of_region in regions.items():
+            regions[row["table"], bool(row["region"]), row["region"] or facts.id(row)].append(row)
+    for (table, _, name), of_region in regions.items():
         _Rows(name, of_region, tables[table], account, found).read(size, blocked)
     found.splits.discard("")
     return found
@@ -93,15 +102,14 @@ def _asks(row: Row, columns: Columns) -> bool:
     return bool(row["question"]) or "expression" not in columns.named
 
 
-def _check(row: Row, facts: Facts, blocked: EntryFault | None) -> str:
-    """The split of a row; raises EntryFault for what loses it, whatever it is."""
+def _check(row: Row, facts: Facts, blocked: EntryFault | None) -> None:
+    """Raise EntryFault for what loses a row, whatever it is."""
     if blocked is not None:
         raise blocked
     if row[ROW] in facts.twins:
         raise facts.twins[row[ROW]]
     if not row["split"]:
         raise EntryFault("split", f"{facts.where(row)}: column {facts.columns.named['split']!r} is empty")
-    return str(row["split"])
 
 
 def _question(row: Row, facts: Facts, account: Account, found: Read, blocked: EntryFault | None) -> None:
