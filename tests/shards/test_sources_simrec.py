@@ -72,7 +72,7 @@ def test_both_layouts_and_the_choice_among_several(tmp_path: Path) -> None:
     (root / "anns" / "refcocog" / "refcocog.json").write_text(json.dumps({"train": [item(1, 10, "g")]}))
     with pytest.raises(InputError, match=r"anns: .* expected --partition with one of refcoco, refcocog"):
         samples(root)
-    with pytest.raises(InputError, match="--partition umd is not there; .* refcoco, refcocog"):
+    with pytest.raises(InputError, match=r"--partition umd is not there; .* refcoco, refcocog"):
         samples(root, partition="umd")
     (sample,) = samples(root, partition="refcocog")
     assert sample.record.regions[0].expressions == (Expression("10-0", "g"),)

@@ -1,9 +1,9 @@
 """The rows of tables by picture, wherever they stand, in bounded memory: a stable sort in runs that are then merged.
 
 Rows are held as Arrow texts. When they take 64 MB they are sorted and go to a temporary file (in TMPDIR); at the end
-the runs are merged, a batch of each in memory. So the memory does not grow with the rows: that of the process was 500 MB
-at two million rows of a sentence and a box as CSV, 420 MB at 800,000. The files are compressed; those rows took 90 MB,
-164 MB as CSV. What fits in one run is written nowhere.
+the runs are merged, a batch of each in memory. So the memory hardly grows with the rows: that of the process was 500 MB
+at two million rows of a sentence and a box as CSV, 420 MB at 800,000. The files are compressed; two million rows took
+90 MB, 164 MB as CSV. What fits in one run is written nowhere.
 """
 
 from __future__ import annotations
