@@ -83,7 +83,7 @@ def test_crowds_are_left_out_by_the_rule(tmp_path: Path) -> None:
     ("given", "cause", "reason"),
     [
         (annotation(8, 5), "no picture", "key 'image_id' is 5, which 'images' does not list"),
-        (annotation(8, "1"), "field", "key 'image_id' is '1'"),
+        (annotation(8, 1) | {"image_id": "1"}, "field", "key 'image_id' is '1'"),
         (annotation(None, 1), "field", "annotation 1: key 'id' is None"),
         (annotation(8, 2, category_id=9), "no category", "key 'category_id' is 9"),
         (annotation(8, 2, category_id=None), "field", "has neither caption nor category_id"),

@@ -18,7 +18,7 @@ from laconvnet.shards.format.record import Expression, Question, Region
 from laconvnet.shards.sets.verify import verify
 from laconvnet.shards.sources.table import sorting
 from tests.shards.faulty import HEIGHT, TRIANGLE, WIDTH, built, draw, texts
-from tests.shards.tables import row, write
+from tests.shards.tables import Row, row, write
 
 BOX = (1.0, 2.0, 10.0, 20.0)
 SQUARE = [5.0, 5.0, 20.0, 5.0, 20.0, 20.0, 5.0, 20.0]
@@ -133,7 +133,7 @@ def test_rows_of_one_region_share_box_and_mask(tmp_path: Path) -> None:
 
 
 def test_questions_and_their_answers(tmp_path: Path) -> None:
-    rows = [
+    rows: list[Row] = [
         {"picture": "a.jpg", "question": "How many?", "answer": "2"},
         {"picture": "a.jpg", "question": "Who?", "answers": ["b", "a", "a"]},
         {"picture": "a.jpg", "question": "Where?", "answers": "here| there |here|"},

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -26,8 +27,10 @@ from laconvnet.shards.sources.json_limits import MAX_VALUE_BYTES
 
 ROW = "row"  # the column of the batches that tells each row's number
 _BATCH_ROWS = 4096
+_BATCH_BYTES = 2**28  # of the texts in a column of a batch of Parquet
 _BLOCK_BYTES = 4 * 2**20  # of a CSV, some of them in memory; a row cannot be longer
 _TOLD = 200  # characters of what Arrow says
+_TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 # The number of a row, why it is none of the table, and what stands there.
 Broken = Callable[[int, str], None]
 
@@ -147,22 +150,29 @@ class _Parquet:
             if not _is_plain(kind) and not (role in nested and pa.types.is_nested(kind)):
                 raise InputError(f"{self.path}: column {name!r} holds {kind}, expected texts or numbers")
         number = 1
-        with _readable(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+        # As dictionaries: a text of megabytes that each row has takes kilobytes in the file, and is here once.
+        texts = [name for name in used.values() if self._schema.field(name).type in _TEXTS]
+        file = pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True)
+        with _readable(self.path), file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(used.values())):
-                texts = [_texts(batch.column(name)) for name in used.values()]
+                columns = [_texts(batch.column(name)) for name in used.values()]
                 numbers = pa.array(range(number, number + batch.num_rows), pa.int64())
-                yield pa.RecordBatch.from_arrays([*texts, numbers], [*used, ROW])
+                yield pa.RecordBatch.from_arrays([*columns, numbers], [*used, ROW])
                 number += batch.num_rows
 
 
 def _is_plain(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_plain(kind.value_type)
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
-    return any(test(kind) for test in (*tests, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null))
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_null)
+    return kind in _TEXTS or any(test(kind) for test in numbers)
 
 
 def _texts(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        lengths = pc.binary_length(values.dictionary.cast(pa.string())).take(values.indices)
+        if (pc.sum(lengths).as_py() or 0) > _BATCH_BYTES:
+            raise ValueError(f"more than {_BATCH_BYTES} bytes of texts in {len(values)} rows")
     if _is_plain(values.type):
         return values.cast(pa.string())
     return pa.array([None if one is None else _json(one) for one in values.to_pylist()], pa.string())
