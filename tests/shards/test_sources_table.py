@@ -116,7 +116,7 @@ def test_rows_of_one_region_share_box_and_mask(tmp_path: Path) -> None:
     rows = [
         row("a.jpg", "one", region="r", mask=TRIANGLE),
         row("b.jpg", "other", region="r", box=(5, 5, 5, 5)),
-        row("a.jpg", "two", region="r"),
+        row("a.jpg", "two", region="r", box=(1.0, 2, 10, 20), mask=[*TRIANGLE[0]]),
         row("a.jpg", "three", region="r", box=None, category="cat"),
         row("a.jpg", "alone", region=None, box=(9, 9, 9, 9), id="r"),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from laconvnet.shards.format.raw import Account, Fault
 from laconvnet.shards.format.record import Box, Expression, Question, Region
@@ -23,6 +23,8 @@ from laconvnet.shards.sources.table.cells import Size
 from laconvnet.shards.sources.table.columns import Columns
 from laconvnet.shards.sources.table.formats import ROW
 from laconvnet.shards.sources.table.sorting import Row
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,32 +138,35 @@ class _Rows:
 
     def read(self, size: Callable[[], Size | None], blocked: EntryFault | None) -> None:
         """Count the region, and put it or its faults to what was found."""
-        split, where = self.rows[0]["split"] or "", self.facts.where(self.rows[0])
-        try:
-            boxes, error = self._boxes(), None
-        except EntryFault as fault:
-            boxes, error = None, fault
-        has_mask = any(row["mask"] for row in self.rows)
-        told = has_mask if boxes is None and error is None else 1 if boxes is None else len(boxes)
-        splits = Counter(row["split"] or "" for row in self.rows)
-        takes = {"region": 1, "expression": splits[split], "mask": int(has_mask), "box": int(told)}
+        split, splits = self.rows[0]["split"] or "", Counter(row["split"] or "" for row in self.rows)
+        boxes, error = self._boxes()
+        takes = {"region": 1, "expression": splits[split], **self._shapes(boxes, error)}
         for other, number in splits.items():
             self.account.count(other, **(takes if other == split else {"expression": number}))
         faults: list[Fault] = []
         try:
             if len(splits) > 1:
                 names = " and ".join(repr(name) for name in splits)
-                raise EntryFault("split", f"{where}: region {self.name!r} is in splits {names}, expected one")
+                raise EntryFault("split", f"{self._where}: region {self.name!r} is in splits {names}, expected one")
             expressions = tuple(self._expressions(split, blocked, faults))
             if error is not None:
                 raise error
-            self.found.regions.append(self._region(split, boxes, expressions, where, size, faults))
+            self.found.regions.append(self._region(split, boxes, expressions, size, faults))
         except EntryFault as fault:
             for other, number in splits.items():
                 kind, gone = ("region", takes) if other == split else ("expression", {"expression": number})
                 self.found.faults.append(lost(fault, kind, self.name, other, self.facts.path, gone, self.name))
         else:
             self.found.faults += faults
+
+    @property
+    def _where(self) -> str:
+        return self.facts.where(self.rows[0])
+
+    def _shapes(self, boxes: tuple[Box, ...] | None, error: EntryFault | None) -> dict[str, int]:
+        """How many masks and boxes the region is: one box where it cannot be read, or is that around the mask."""
+        mask = int(any(row["mask"] for row in self.rows))
+        return {"mask": mask, "box": len(boxes) if boxes is not None else mask if error is None else 1}
 
     def _expressions(self, split: str, blocked: EntryFault | None, faults: list[Fault]) -> Iterator[Expression]:
         """Those that can be used; raises the first fault where none can."""
@@ -180,45 +185,47 @@ class _Rows:
         if not some and first is not None:
             raise first
 
-    def _one(self, names: tuple[str, ...], what: str) -> tuple[tuple[Any, ...], str] | None:
-        """The cells that the rows of the region tell, and where; None without any. EntryFault for two of them."""
-        told: dict[tuple[Any, ...], Row] = {}
+    def _one(self, names: tuple[str, ...], what: str, read: Callable[[tuple[Any, ...], str], T]) -> T | None:
+        """What the rows tell in these cells, None where none does. Raises EntryFault where they tell two things."""
+        told: dict[tuple[Any, ...], str] = {}
         for row in self.rows:
-            told.setdefault(tuple(row[name] for name in names), row)
-        told.pop((None,) * len(names), None)
-        if not told:
-            return None
-        (value, row), *others = told.items()
-        where = self.facts.where(row)
-        if others:
-            other = self.facts.where(others[0][1])
-            raise EntryFault("duplicate id", f"{where}: region {self.name!r} has another {what} than in {other}")
-        return value, where
+            cell = tuple(row[name] for name in names)
+            if any(cell) and cell not in told:
+                told[cell] = self.facts.where(row)
+        found = [(read(cell, where), where) for cell, where in told.items()]
+        for value, where in found[1:]:
+            if value != found[0][0]:
+                different = f"region {self.name!r} has another {what} than in {found[0][1]}"
+                raise EntryFault("duplicate id", f"{where}: {different}")
+        return found[0][0] if found else None
 
-    def _boxes(self) -> tuple[Box, ...] | None:
-        """The boxes of the region, None where no row tells any."""
-        given = self._one(_BOX, "box")
-        if given is None:
-            return None
-        (cell, *four), where = given
-        if cell is None:
+    def _boxes(self) -> tuple[tuple[Box, ...] | None, EntryFault | None]:
+        """The boxes of the region, None where no row tells any; and why they cannot be read."""
+
+        def read(given: tuple[Any, ...], where: str) -> tuple[Box, ...]:
+            cell, *four = given
+            if cell is not None:
+                return cells.boxes(cell, where)
             if not all(four):
                 raise EntryFault("box", f"{where}: box {four}, expected four numbers")
             return (cells.box(four, bool(self.facts.columns.corners), where),)
-        return cells.boxes(cell, where)
+
+        try:
+            return self._one(_BOX, "box", read), None
+        except EntryFault as error:
+            return None, error
 
     def _region(
         self,
         split: str,
         boxes: tuple[Box, ...] | None,
         expressions: tuple[Expression, ...],
-        where: str,
         size: Callable[[], Size | None],
         faults: list[Fault],
     ) -> Region:
-        given = self._one(("mask",), "mask")
         dropped: list[str] = []
-        mask = None if given is None else cells.mask(given[0][0], size, self.facts.path.parent, given[1], dropped)
+        folder, where = self.facts.path.parent, self._where
+        mask = self._one(("mask",), "mask", lambda cell, at: cells.mask(cell[0], size, folder, at, dropped))
         if dropped:
             facts = self.name, split, "polygon", "; ".join(dropped), str(self.facts.path), (("mask", 1),), self.name
             faults.append(Fault("mask", *facts, changed=True))
