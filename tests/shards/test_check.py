@@ -150,6 +150,11 @@ def test_annotations_alone_need_no_image(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_without_progress_nothing_is_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checked("table", own(tmp_path / "raw"), tmp_path / "raw" / "images")
+    assert capfd.readouterr().err == ""
+
+
 def test_images_are_opened_as_the_build_opens_them(tmp_path: Path) -> None:
     root = refcoco(tmp_path / "raw")
     (root / "images" / "1.jpg").write_bytes(b"no image")
@@ -179,7 +184,10 @@ def test_the_command_lists_the_first_faults_of_each_cause(tmp_path: Path, capfd:
     root = write(tmp_path / "own.csv", rows, "a.jpg")
     command = ["shards", "check", "table", "--root", str(root)]
     assert main([*command, "--faults", "2"]) == 1
-    lines = capfd.readouterr().out.splitlines()
+    said = capfd.readouterr()
+    assert "check:" in said.err
+    assert "1/2" in said.err, "how far it came: one of two pictures is not there"
+    lines = said.out.splitlines()
     (account,) = (line.split() for line in lines if line.startswith("train") and " expression " in line)
     assert account == ["train", "expression", "6", "2", "4", "blank", "3,", "missing", "1"]
     at = lines.index("blank: 3")

@@ -154,6 +154,7 @@ def test_a_mask_that_claims_more_than_there_is(tmp_path: Path) -> None:
     [
         (item("2", 20, "two"), "field", "train 1: key 'iid' is '2'"),
         (item(-2, 20, "two"), "field", "key 'iid' is -2"),
+        (item(None, 20) | {"refs": 5}, "field", "key 'iid' is None"),
         (item(2, "20", "two"), "field", "key 'mask_id' is '20'"),
         (item(2, 20, "two", bbox=[1, 2, 3]), "box", "[1, 2, 3]"),
         (item(2, 20, bbox=None), "field", "key 'bbox' is None"),
@@ -164,6 +165,8 @@ def test_a_fault_of_an_item_takes_it_alone(tmp_path: Path, given: Any, cause: st
     manifest, rows = built("simrec", write(tmp_path / "data", {"train": [ITEMS["train"][0], given]}))
     assert texts(manifest) == {"10-0": "one", "10-1": "the one"}
     assert account(manifest, "train", "region") == (2, 1, {cause: 1})
+    number = len(given["refs"]) if isinstance(given["refs"], list) else 0
+    assert account(manifest, "train", "expression") == (2 + number, 2, {cause: number} if number else {})
     (row,) = (row for row in rows if row["kind"] == "region")
     assert reason in row["reason"]
     verify(manifest.folder, full=True, progress=False)
