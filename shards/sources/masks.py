@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ from laconvnet.files import is_unreadable
 from laconvnet.images import opened, read_bytes
 from laconvnet.shards.format.record import Box, Rle
 from laconvnet.shards.sources.faults import EntryFault
-from laconvnet.shards.sources.reading import is_number
+from laconvnet.shards.sources.reading import NO_FILE, is_number
 
 # Originals have some ten parts and an outline a few times around the image. Merging parts takes the square of their
 # number, and pycocotools walks an outline in steps of a fifth of a pixel that it keeps.
 _MAX_PARTS = 1000
 _MAX_OUTLINE = 100  # times the longer side
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def to_rle(segmentation: Any, height: int, width: int, where: str, dropped: list[str] | None = None) -> Rle:
@@ -89,7 +87,7 @@ def of_png(path: Path, where: str) -> Rle:
     except EntryFault:
         raise
     except Exception as error:  # decoders raise nearly anything on malformed bytes
-        if isinstance(error, OSError) and error.errno in _NO_FILE:
+        if isinstance(error, OSError) and error.errno in NO_FILE:
             raise EntryFault("no file", f"{where}: mask {path}: {error.strerror}") from error
         if is_unreadable(error):
             raise

@@ -5,6 +5,7 @@ The checks of fields raise EntryFault, whose meaning `shards.sources.faults` tel
 
 from __future__ import annotations
 
+import errno
 import json
 import reprlib
 import zlib
@@ -17,6 +18,7 @@ import ijson
 from tqdm import tqdm
 
 import laconvnet.images
+from laconvnet.files import is_unreadable
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
 from laconvnet.shards.sources.faults import EntryFault
@@ -27,6 +29,8 @@ T = TypeVar("T")
 
 JPEG_MAX_SIDE = 65535
 _END = object()
+# What is said where no file of that name is, or can be.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def need_folder(path: Path, advice: str) -> Path:
@@ -146,11 +150,16 @@ def is_number(value: object) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height by the head of an image file; None where it is no image, which the builder will tell."""
+    """Width and height by the head of an image file; None where it is no image, which the builder will tell.
+
+    Raises OSError where it is there and cannot be read.
+    """
     try:
         with laconvnet.images.opened(laconvnet.images.read_bytes(path)) as image:
             return image.size
-    except Exception:  # decoders raise nearly anything on malformed bytes
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        if isinstance(error, OSError) and is_unreadable(error) and error.errno not in NO_FILE:
+            raise
         return None
 
 

@@ -169,6 +169,16 @@ def test_a_region_in_two_splits_is_lost_in_both(tmp_path: Path) -> None:
     assert all(tells(one["reason"], "region '7' is in splits 'val' and 'train'") for one in quarantine)
 
 
+def test_a_row_without_a_split_is_told_whatever_is_chosen(tmp_path: Path) -> None:
+    rows = [row("a.jpg", text, split=split) for text, split in (("x", "val"), ("y", "train"), ("z", None))]
+    path = write(tmp_path / "own.csv", rows, *PICTURES)
+    manifest, (one,) = built("table", path, splits=["val"])
+    assert texts(manifest) == {"own-2": "x"}
+    assert (one["id"], one["cause"]) == ("own-4", "split")
+    assert account(manifest, "", "expression") == (1, 0, {"split": 1})
+    assert "train" not in manifest.meta["ledger"]
+
+
 def test_ids_that_occur_twice(tmp_path: Path) -> None:
     rows = [
         row("b.jpg", "same", id="p"),

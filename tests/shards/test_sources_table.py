@@ -98,6 +98,13 @@ def test_the_forms_of_a_mask(tmp_path: Path) -> None:
     assert (sample.record.width, sample.record.height) == (0, 0)
 
 
+def test_no_polygon_is_no_mask(tmp_path: Path) -> None:
+    for name in ("own.csv", "own.parquet"):
+        (sample,) = samples(write(tmp_path / name, [row(mask=[])], "a.jpg"))
+        assert sample.faults == ()
+        assert sample.record.regions[0].mask is None
+
+
 def test_polygons_are_drawn_on_the_picture_as_it_is_or_is_told(tmp_path: Path) -> None:
     rows = [row(name, mask=[SQUARE]) for name in ("a.jpg", "gone.jpg")]
     write(tmp_path / "own.csv", rows, "a.jpg")

@@ -121,6 +121,7 @@ def _normal(batch: pa.RecordBatch, table: int, default: str | None) -> pa.Record
         trimmed = pc.utf8_trim_whitespace(given)
         cells[name] = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
     cells["picture"] = pc.fill_null(pc.replace_substring_regex(cells["picture"], r"^(\./+)+", ""), "")
+    cells["mask"] = pc.if_else(pc.equal(cells["mask"], "[]"), None, cells["mask"])  # no polygon is no mask
     if default is not None:
         cells["split"] = pa.array([default] * batch.num_rows, pa.string())
     numbers = pa.array([table] * batch.num_rows, pa.int32())
