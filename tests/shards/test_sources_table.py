@@ -235,9 +235,10 @@ def test_what_is_no_table_is_told_before_anything_is_read(tmp_path: Path) -> Non
     assert len(samples(tmp_path / "own.csv", images=tmp_path / "gone", with_images=False)) == 1
     with pytest.raises(InputError, match="--partition unc: table has one partition only"):
         samples(tmp_path / "own.csv", partition="unc")
-    (tmp_path / "own.csv").write_text("picture,text,box\n")
-    with pytest.raises(InputError, match=r"own\.csv: holds no rows"):
-        samples(tmp_path / "own.csv")
+    (tmp_path / "val.csv").write_text("picture,text,box\n")
+    for root in (tmp_path / "val.csv", tmp_path):
+        with pytest.raises(InputError, match=r"val\.csv: holds no rows"):
+            samples(root)
 
 
 def test_the_help_names_every_column() -> None:

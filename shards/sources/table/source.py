@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,49 +63,60 @@ class Table:
         folder = root if root.is_dir() else root.parent
         images_at = reading.image_folder(images or folder, "expected the pictures there; change --images", with_images)
         account = Account()
-        tables, sorter = _read(paths, splits, account, root)
+        tables = _Tables(splits, account)
+        for path in paths:
+            tables.read(formats.opened(path), alone=len(paths) == 1)
+        choose_splits(splits, tables.known, root)
 
         def records() -> Iterator[RawSample]:
-            for name, rows in sorter.groups():
-                given = _sample(self, name, rows, tables, images_at, account, with_images)
+            for name, rows in tables.rows.groups():
+                given = _sample(self, name, rows, tables.facts, images_at, account, with_images)
                 if given is not None:
                     yield given
 
-        return Samples(records(), sorter.keys(), account)
+        return Samples(records(), tables.rows.keys(), account)
 
 
-def _read(
-    paths: list[Path], splits: Collection[str] | None, account: Account, root: Path
-) -> tuple[list[Facts], Sorter]:
-    """What is known of the tables, and all of their rows that belong to one of the splits, or to none."""
-    tables: list[Facts] = []
-    sorter = Sorter("picture")
-    known: set[str] = set()
-    for table in map(formats.opened, paths):
+@dataclass(slots=True)
+class _Tables:
+    """The tables as they are read: what is known of each, and the rows of all that belong to a split, or to none."""
+
+    splits: Collection[str] | None
+    account: Account
+    facts: list[Facts] = field(default_factory=list)
+    rows: Sorter = field(default_factory=lambda: Sorter("picture"))
+    known: set[str] = field(default_factory=set)
+
+    def read(self, table: formats.Table, alone: bool) -> None:
+        """Read a table, the only one or one of several; raises InputError for one that cannot be read, or is empty."""
         facts = Facts(table.path, table.unit, columns(table.header, table.path))
         if facts.columns.unknown:
             _LOG.warning("%s: columns that mean nothing here: %s", table.path, ", ".join(facts.columns.unknown))
-        default = None if "split" in facts.columns.named else _split_of(table.path, alone=len(paths) == 1)
-        ids, count = Ids(), 0
+        split = None if "split" in facts.columns.named else _split_of(table.path, alone)
+        ids, empty = Ids(), True
 
-        def broken(number: int, reason: str, facts: Facts = facts, default: str | None = default) -> None:
-            if default is None or splits is None or default in splits:
-                _lose(number, reason, facts, default or "", account)
+        def broken(number: int, reason: str) -> None:
+            nonlocal empty
+            empty = False
+            if split is None or self.splits is None or split in self.splits:
+                _lose(number, reason, facts, split or "", self.account)
 
         for batch in table.batches(facts.columns.used, NESTED, broken):
-            rows = _normal(batch, len(tables), default)
-            known |= set(rows.column("split").unique().to_pylist()) - {None}
-            count += rows.num_rows
-            if splits is not None:  # those of no split are lost, whatever was chosen
-                rows = rows.filter(pc.is_in(rows["split"], pa.array([*splits, None], pa.string())))
+            empty = empty and not batch.num_rows
+            rows = self._chosen(_normal(batch, len(self.facts), split))
             if "id" in facts.columns.named:
                 ids.add(rows.select(_CELLS), rows.column(formats.ROW).to_pylist(), "id")
-            sorter.add(rows)
-        if not count and not account.faults:
+            self.rows.add(rows)
+        if empty:
             raise InputError(f"{table.path}: holds no rows; expected a row for each expression or question")
-        tables.append(replace(facts, twins=ids.twins(f"{table.path}: {table.unit}")))
-    choose_splits(splits, known, root)
-    return tables, sorter
+        self.facts.append(replace(facts, twins=ids.twins(f"{table.path}: {table.unit}")))
+
+    def _chosen(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of the chosen splits; those of none are lost, whatever was chosen."""
+        self.known |= set(rows.column("split").unique().to_pylist()) - {None}
+        if self.splits is None:
+            return rows
+        return rows.filter(pc.is_in(rows["split"], pa.array([*self.splits, None], pa.string())))
 
 
 def _split_of(path: Path, alone: bool) -> str:
