@@ -36,7 +36,8 @@ def command_line() -> str:
     parts = [NOTE, "# Command line\n"]
     parts.append(
         "Everything is one program, `laconvnet` (or `python -m laconvnet`). Most commands have `--json`, for programs. "
-        "Exit codes: 0 done, 1 failed while working, 2 the user's mistake, 130 interrupted.\n"
+        "Exit codes: 0 done, 1 failed while working (of `shards check`: faults were found), 2 the user's mistake, 130 "
+        "interrupted.\n"
     )
     leaves = list(_leaves(cli.parser()))
     parts.append("\n".join(f"* [`{_name(one)}`](#{_anchor(one)}): {_first(about)}" for one, about in leaves) + "\n")

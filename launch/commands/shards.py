@@ -12,22 +12,30 @@ from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.shards.errors import InputError
-from laconvnet.terminal import say
+from laconvnet.terminal import one_line, say
+
+SourceName = Annotated[str, Arg("name of a source, such as refcoco, or table for one's own data", "SOURCE")]
+Root = Annotated[Path, Arg("folder that the data set's own tools expect; a table, or its folder", "PATH")]
+Images = Annotated[Path | None, Arg("images, where they are not under --root", "DIR")]
+Splits = Annotated[Sequence[str] | None, Arg("only these splits", "S")]
+Partition = Annotated[
+    str | None, Arg("google, unc or umd, where the RefCOCO family has several; of simrec the data set", "P")
+]
 
 
 def add(commands: Any) -> None:
     about = "build and inspect shard sets", "Raw data sets to shard sets."
-    commandline.group(commands, "shards", *about, build, sources, generate, pretrain_set, verify, info, copy)
+    commandline.group(commands, "shards", *about, build, check, sources, generate, pretrain_set, verify, info, copy)
 
 
 def build(
-    source: Annotated[str, Arg("name of a source, such as refcoco", "SOURCE")],
+    source: SourceName,
     *,
-    root: Annotated[Path, Arg("folder that the data set's own tools expect", "DIR")],
+    root: Root,
     out: Annotated[Path, Arg("folder of the shard set", "DIR")],
-    images: Annotated[Path | None, Arg("images, where they are not under --root", "DIR")] = None,
-    split: Annotated[Sequence[str] | None, Arg("only these splits", "S")] = None,
-    partition: Annotated[str | None, Arg("google, unc or umd, where the RefCOCO family has several", "P")] = None,
+    images: Images = None,
+    split: Splits = None,
+    partition: Partition = None,
     workers: Annotated[int, Arg("processes (default: 1); the bytes are the same", "N")] = 1,
     shard_bytes: Annotated[int, Arg("size of a shard (default: 256 MiB)", "N")] = 256 << 20,
     task: Annotated[
@@ -141,18 +149,76 @@ def _account_rows(name: str, ledger: dict[str, Any]) -> Iterator[dict[str, Any]]
             yield row | {"causes": ", ".join(causes)}
 
 
+def check(
+    source: SourceName,
+    *,
+    root: Root,
+    images: Images = None,
+    split: Splits = None,
+    partition: Partition = None,
+    annotations_only: Annotated[bool, Arg("look for no image, and open none")] = False,
+    faults: Annotated[int, Arg("faults of a cause that are listed", "N", at_least=0)] = 5,
+    json: Annotated[bool, Arg("print one JSON object, with every fault")] = False,
+) -> int:
+    """What a build would lose.
+
+    Read everything that `shards build` would read, and write nothing: the ledger, and the faults with their reasons.
+    Each image is decoded, unless there is --annotations-only. The exit code is 1 where something would be lost by a
+    fault.
+
+    What the rules of a data set leave out is no fault; the ledger tells it. Entries that would be kept, but changed,
+    are listed as well.
+    """
+    from laconvnet.shards.build import check as checking
+    from laconvnet.shards.format.ledger import faults_of
+    from laconvnet.shards.sources import get
+
+    given: dict[str, Any] = {"images": images, "splits": split, "partition": partition}
+    samples = get(source).samples(root, **given, with_images=not annotations_only)
+    checked = checking.check(samples, root, with_images=not annotations_only)
+    changed = checked.quarantine.filter(checked.quarantine["changed"]).to_pylist()
+    lost = faults_of(checked.quarantine).to_pylist()
+    if json:
+        show({"ledger": checked.ledger, "faults": lost, "changed": changed}, json)
+    else:
+        rows(list(_account_rows("", checked.ledger)), False)
+        _list_faults(changed, faults)
+        _list_faults(lost, faults)
+    return 1 if lost else 0
+
+
+def _list_faults(found: Sequence[dict[str, Any]], most: int) -> None:
+    """The first faults of each cause, a line each, and the number of the rest."""
+    by_cause: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        by_cause.setdefault(row["cause"], []).append(row)
+    for cause, of_cause in by_cause.items():
+        say()
+        say(f"{one_line(cause)}: {len(of_cause)}{' (kept)' if of_cause[0]['changed'] else ''}")
+        for row in of_cause[:most]:
+            file = "" if row["file"] in row["reason"] else f"{row['file']}: "
+            say(one_line(f"  {row['kind']} {row['id']}: {file}{row['reason']}"))
+        if len(of_cause) > most:
+            say(f"  and {len(of_cause) - most} more")
+
+
 def sources(*, json: JsonLines = False) -> None:
     """What can be built.
 
-    What can be built, from which files, under which licence.
+    What can be built, under which licence, and what is expected under --root; of own tables the columns.
     """
     from laconvnet.shards.sources import SOURCES
 
     for number, source in enumerate(SOURCES.values()):
-        row = {"name": source.name, "title": source.title, "files": list(source.files), "licence": source.licence}
-        if number and not json:
+        row = {"name": source.name, "title": source.title, "licence": source.licence}
+        if json:
+            show({**row, "files": list(source.files)}, json)
+            continue
+        if number:
             say()
         show(row, json)
+        for file in source.files:
+            say(f"  {one_line(file)}")
 
 
 def generate(

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.ledger import ITEMS, Ledger, lost_by_fault
+from laconvnet.shards.format.ledger import ITEMS, Ledger, faults_of, lost_by_fault
 from laconvnet.shards.format.manifest import Manifest
-from laconvnet.shards.format.raw import BY_RULE
 
 _LOG = logging.getLogger(__name__)
 _LISTED = 10
@@ -44,9 +42,7 @@ class Brake:
 
     def judge(self, folder: Path, ledger: Ledger, quarantine: pa.Table) -> None:
         """Raise InputError with the first rows of the table where more is lost than may be; warn above 1 %."""
-        faults = quarantine.filter(
-            pc.and_(pc.invert(quarantine["changed"]), pc.invert(pc.is_in(quarantine["cause"], pa.array(BY_RULE))))
-        )
+        faults = faults_of(quarantine)
         if self.strict and len(faults):
             raise InputError(
                 f"{folder}: --strict: {len(faults)} faults in the annotations or images: {_listed(faults)}; mend them, "

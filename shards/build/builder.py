@@ -29,9 +29,8 @@ from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
-from laconvnet.shards.format.ledger import fault_row
 from laconvnet.shards.format.manifest import PARTS, VERSION, Manifest
-from laconvnet.shards.format.raw import RawSample, Samples
+from laconvnet.shards.format.raw import RawSample
 
 # A shard takes a minute; a file system that hangs for ever must not hang the build with it.
 _DEADLINE_SECONDS = 3600
@@ -65,12 +64,10 @@ def build(
         brake.judge_finished(manifest)
         return manifest
     with under_construction(out, settings, fcntl.LOCK_EX):
-        account = samples.account if isinstance(samples, Samples) else None
-        planner = Planner(samples, shard_bytes, counts=account is None)
+        planner = Planner(samples, shard_bytes)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        rows = [*planner.rows, *(fault_row(fault, fault.key) for fault in (account.faults if account else ()))]
-        read = account.read if account else planner.read
-        join_parts(out, shards, rows, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)
+        meta = {"version": VERSION, **settings, "sets": [_set(source)]}
+        join_parts(out, shards, planner.quarantined, planner.read, meta, brake)
     return Manifest.open(out)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.build.construction import is_finished, replacing, settings_of
-from laconvnet.shards.build.inputs import Inputs, examine
+from laconvnet.shards.build.inputs import Inputs, inputs_now
 from laconvnet.shards.build.plan import SHARD_BYTES
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import AGAIN, Manifest
@@ -56,7 +56,7 @@ def build_or_heal(
         _LOG.warning("%s: was built before there was a ledger: nobody can tell whether it could be better now", out)
         brake.judge_finished(manifest)
         return manifest
-    found = examine(manifest, read(), retry, progress)
+    found = inputs_now(manifest, read(), retry, progress)
     if found.useless:
         told = "; ".join(found.useless[:_LISTED])
         _LOG.warning("%s: %d lost pictures were tried again and cannot be used: %s", out, len(found.useless), told)

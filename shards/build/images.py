@@ -46,11 +46,7 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message is the reason the quarantine table gives, ``cause`` its class."""
-
-    def __init__(self, reason: str, cause: str = "image") -> None:
-        super().__init__(reason)
-        self.cause = cause
+    """An image that cannot be used; the message is the reason the quarantine table gives."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from typing import Any
 import xxhash
 from tqdm import tqdm
 
-from laconvnet.shards.build.images import ImageError
+from laconvnet.shards.build.examine import examine
 from laconvnet.shards.build.sizes import FileSize, looked_up
-from laconvnet.shards.build.writer import read_picture
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import account_of
 from laconvnet.shards.format.manifest import MANIFEST, Manifest
@@ -34,7 +33,7 @@ class Inputs:
     useless: list[str] = field(default_factory=list)
 
 
-def examine(manifest: Manifest, samples: Iterable[RawSample], retry: bool = False, progress: bool = True) -> Inputs:
+def inputs_now(manifest: Manifest, samples: Iterable[RawSample], retry: bool = False, progress: bool = True) -> Inputs:
     """Look at the files of a built set, given anew by its source.
 
     A lost picture is tried again where its file has come or changed since, with ``retry`` in any case. A picture of the
@@ -107,9 +106,8 @@ def _is_worth_a_try(sample: RawSample, cause: str, published: int, retry: bool) 
 
 
 def _try(found: Inputs, sample: RawSample) -> None:
-    try:
-        read_picture(sample)
-    except ImageError as error:
-        found.useless.append(f"{sample.image}: {error}")
+    looked = examine(sample)
+    if looked.image is None:
+        found.useless.append(f"{sample.image}: {looked.rows[-1]['reason']}")
     else:
         found.come += 1

@@ -17,7 +17,7 @@ from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.writer import Part
 from laconvnet.shards.errors import BuildError, InputError, joined
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
-from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, imbalances, make_ledger, table_differences
+from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, proved_ledger, table_differences
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
     PARTS,
@@ -58,10 +58,7 @@ def join_parts(
             path.unlink()
         raise InputError(f"{first['file']}: {first['reason']}; nor is any other image of this source usable")
     kept = sum((part.kept() for part in usable), Counter())
-    ledger = make_ledger(read, kept, quarantine)
-    wrong = imbalances(ledger)
-    if wrong:
-        raise BuildError(f"{out}: entries are unaccounted for, which is a fault of this program: {'; '.join(wrong)}")
+    ledger = proved_ledger(read, kept, quarantine, out)
     brake.judge(out, ledger, quarantine)
     _remove_stale(out, usable)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.build.keys import KeySet
-from laconvnet.shards.build.sizes import FileSize, looked_up, shared
+from laconvnet.shards.build.sizes import FileSize, looked_up, shared, unseen
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.ledger import picture_rows, sample_counts
-from laconvnet.shards.format.raw import Counts, RawSample
+from laconvnet.shards.format.ledger import fault_row, picture_rows, sample_counts
+from laconvnet.shards.format.raw import Counts, RawSample, Samples
 
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
@@ -40,21 +40,23 @@ class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
     ``rows`` with the quarantine rows of what is in no chunk, ``missing`` with the number of images that are not there,
-    and with ``counts`` also ``read``, with the entries of all samples. With ``notes``, a folder, the sizes of images
-    are those that another planner has left there, where it has.
+    and ``read`` with the entries that the source has read. With ``notes``, a folder, the sizes of images are those that
+    another planner has left there, where it has; without ``look`` nobody looks for an image, and none has a size.
     """
 
     def __init__(
-        self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None, counts: bool = False
+        self, samples: Iterable[RawSample], shard_bytes: int, notes: Path | None = None, look: bool = True
     ) -> None:
         if shard_bytes <= 0:
             raise InputError(f"shard_bytes {shard_bytes}, expected a positive number of bytes")
-        self._sized: Iterator[tuple[RawSample, FileSize]] = shared(samples, notes) if notes else looked_up(samples)
+        self._sized: Iterator[tuple[RawSample, FileSize]] = (
+            shared(samples, notes) if notes else looked_up(samples) if look else unseen(samples)
+        )
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
-        self.read: Counts = Counter()
-        self._counts = counts
+        self._account = samples.account if isinstance(samples, Samples) else None
+        self._counted: Counts = Counter()
         self.missing = 0
 
     def chunks(self) -> Iterator[Chunk]:
@@ -80,10 +82,21 @@ class Planner:
             raise InputError(f"{self.rows[0]['reason']}; nor can any other image of this source be used")
         raise InputError("the source yields no image; check --split and --root")
 
+    @property
+    def read(self) -> Counts:
+        """The entries by split and kind, as the source has counted them at its files; else as they passed here."""
+        return self._counted if self._account is None else self._account.read
+
+    @property
+    def quarantined(self) -> list[dict[str, Any]]:
+        """The quarantine rows of what is in no chunk: images, and entries that belong to none."""
+        faults = self._account.faults if self._account else ()
+        return [*self.rows, *(fault_row(fault, fault.key) for fault in faults)]
+
     def _present(self) -> Iterator[tuple[RawSample, int]]:
         for sample, found in self._sized:
-            if self._counts:
-                self.read.update(sample_counts(sample))
+            if self._account is None:
+                self._counted.update(sample_counts(sample))
             if sample.nothing_left:  # whether there is an image is all the same
                 self.rows.extend(picture_rows(sample, sample.record))
             elif not isinstance(found, int):

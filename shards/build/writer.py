@@ -7,7 +7,6 @@ chunk finds the shard finished and does not write it again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publish_bytes, publishing
-from laconvnet.shards.build.images import ImageError, StoredImage, read_image_file
+from laconvnet.shards.build.examine import examine
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
-from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, picture_rows, record_counts
+from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, record_counts
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
 from laconvnet.shards.format.raw import Counts, RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
-from laconvnet.shards.format.rows import example_rows, fit_record
+from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tar import IndexEntry, TarWriter, index_bytes
 
 _FINGERPRINT = b"fingerprint"
@@ -136,28 +135,12 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
     return size
 
 
-def read_picture(sample: RawSample) -> StoredImage:
-    """The image of a sample as it is stored; raises ImageError where it cannot be used."""
-    claimed = sample.record
-    annotated = (claimed.width, claimed.height)
-    encoded = read_image_file(sample.image, annotated, bool(claimed.regions))
-    if min(annotated) > 0 and annotated != (encoded.width, encoded.height):
-        sizes = f"for {claimed.width}x{claimed.height}, the image is {encoded.width}x{encoded.height}"
-        raise ImageError(f"the annotations are {sizes}: boxes would be wrong", "size")
-    return encoded
-
-
 def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
-    try:
-        encoded = read_picture(sample)
-    except ImageError as error:
-        tables.quarantine.extend(picture_rows(sample, None, error.cause, str(error)))
+    found = examine(sample)
+    tables.quarantine.extend(found.rows)
+    if found.record is None or found.image is None:
         return None
-    claimed = sample.record
-    record, faults = fit_record(claimed, encoded.width, encoded.height, str(sample.image))
-    tables.quarantine.extend(picture_rows(dataclasses.replace(sample, faults=(*sample.faults, *faults)), record))
-    if claimed.splits and not record.splits:
-        return None
+    record, encoded = found.record, found.image
     tables.kept.update(record_counts(record))
     text = record.to_json()
     image_name, json_name = f"{record.key}.{encoded.ext}", f"{record.key}.json"

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from laconvnet.shards.errors import BuildError
 from laconvnet.shards.format.raw import BY_RULE, Counts, Fault, RawSample
 from laconvnet.shards.format.record import Record, Region
 from laconvnet.shards.format.tables import MappedTable
@@ -134,6 +135,20 @@ def make_ledger(read: Counts, kept: Counts, quarantine: pa.Table) -> Ledger:
     for (split, kind, cause, changed), number in sorted(quarantine_counts(quarantine).items()):
         _account(ledger, split, kind)["changed" if changed else "lost"][cause] = number
     return ledger
+
+
+def proved_ledger(read: Counts, kept: Counts, quarantine: pa.Table, where: object) -> Ledger:
+    """The ledger of these; raises BuildError where what was read is not what was kept and lost."""
+    ledger = make_ledger(read, kept, quarantine)
+    if wrong := imbalances(ledger):
+        raise BuildError(f"{where}: entries are unaccounted for, which is a fault of this program: {'; '.join(wrong)}")
+    return ledger
+
+
+def faults_of(quarantine: pa.Table) -> pa.Table:
+    """The rows of what was lost by a fault: neither changed and kept nor left out by a rule."""
+    by_rule = pc.is_in(quarantine["cause"], pa.array(sorted(BY_RULE)))
+    return quarantine.filter(pc.and_(pc.invert(quarantine["changed"]), pc.invert(by_rule)))
 
 
 def _account(ledger: Ledger, split: str, kind: str) -> dict[str, Any]:

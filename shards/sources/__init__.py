@@ -7,11 +7,14 @@ from laconvnet.shards.sources.base import Source
 from laconvnet.shards.sources.clevr import CLEVR
 from laconvnet.shards.sources.clevr_humans import CLEVR_HUMANS
 from laconvnet.shards.sources.clevr_ref import ClevrRef
+from laconvnet.shards.sources.coco import Coco
 from laconvnet.shards.sources.flickr30k import Flickr30k
 from laconvnet.shards.sources.grefcoco import GREFCOCO
 from laconvnet.shards.sources.refer import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from laconvnet.shards.sources.referit import REFERIT
+from laconvnet.shards.sources.simrec import SIMREC
 from laconvnet.shards.sources.snli_ve import SnliVe
+from laconvnet.shards.sources.table.source import TABLE
 from laconvnet.shards.sources.visual_genome import VisualGenome
 from laconvnet.shards.sources.vqav2 import Vqav2
 
@@ -28,6 +31,9 @@ _ALL: tuple[Source, ...] = (
     ClevrRef(),
     Vqav2(),
     SnliVe(),
+    SIMREC,
+    TABLE,
+    Coco(),
 )
 
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}

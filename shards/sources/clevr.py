@@ -56,7 +56,13 @@ class Clevr:
         return reading.field(question, f"{path}: question", int, "question_index")
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of split and file name.
 
@@ -64,7 +70,7 @@ class Clevr:
         """
         no_partition(partition, self.name)
         paths = chosen_files(root, self.question_files, splits)
-        folders = image_folders(images or root / "images", paths)
+        folders = image_folders(images or root / "images", paths, with_images)
         account = Account()
         stores = {split: self._load(path, split, folders[split], account) for split, path in paths.items()}
 
@@ -119,10 +125,10 @@ def chosen_files(root: Path, layout: str, splits: Collection[str] | None) -> dic
     return {split: paths[split] for split in sorted(choose_splits(splits, paths.keys(), folder))}
 
 
-def image_folders(above: Path, splits: Iterable[str]) -> dict[str, Path]:
-    """The folders of the images by split; raises InputError for one that is not there."""
+def image_folders(above: Path, splits: Iterable[str], with_images: bool) -> dict[str, Path]:
+    """The folders of the images by split; raises InputError for one that is not there, where they are looked for."""
     advice = "expected the images of split {} there; name the folder above with --images or use --split"
-    return {split: reading.need_folder(above / split, advice.format(split)) for split in splits}
+    return {split: reading.image_folder(above / split, advice.format(split), with_images) for split in splits}
 
 
 def last_function(entry: dict[str, Any], where: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from laconvnet.images import opened, read_bytes
+from laconvnet.images import MAX_PIXELS
 from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Expression, Region, Rle, key
 from laconvnet.shards.sources import reading
@@ -67,7 +67,13 @@ class ClevrRef:
     )
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of split and scene.
 
@@ -82,7 +88,7 @@ class ClevrRef:
             )
             for split, path in paths.items()
         }
-        folders = image_folders(images or root / "images", paths)
+        folders = image_folders(images or root / "images", paths, with_images)
         account = Account()
         chosen = [
             _Split(split, path, scenes[split], folders[split], self._expressions(path, split, folders[split], account))
@@ -91,13 +97,13 @@ class ClevrRef:
 
         def records() -> Iterator[RawSample]:
             for split in chosen:
-                yield from self._of_split(split, account)
+                yield from self._of_split(split, account, with_images)
 
         return Samples(records(), sum(len(split.expressions) for split in chosen), account)
 
-    def _of_split(self, split: _Split, account: Account) -> Iterator[RawSample]:
-        """The samples of a split, in the order of its scenes."""
-        sizes = _Sizes()
+    def _of_split(self, split: _Split, account: Account, with_images: bool) -> Iterator[RawSample]:
+        """The samples of a split, in the order of its scenes; without images nobody knows their size."""
+        sizes = _Sizes(with_images)
         without_scene = set(split.expressions)
         for scene in reading.read_items(split.scenes, "scenes.item"):
             named = scene.get("image_filename")
@@ -114,7 +120,8 @@ class ClevrRef:
                 path = reading.inside(split.image_folder, file_name, str(split.scenes))
                 read = _Scene(scene, f"{split.scenes}: scene of {file_name}", path, sizes)
                 regions, faults = _regions(read, expressions, split)
-                yield sample(self, path, Path(file_name).stem, file_name, read.size, regions, faults=faults)
+                size = read.size if with_images else (0, 0)
+                yield sample(self, path, Path(file_name).stem, file_name, size, regions, faults=faults)
         for file_name in sorted(without_scene):
             expressions = split.expressions.get(file_name)
             told = f"{split.scenes}: no scene of {file_name}, of which {split.refexps.name} speaks; get the file again"
@@ -162,17 +169,19 @@ class _Sizes:
     the builder compares with every image that it decodes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_images: bool) -> None:
+        self._with_images = with_images
         self._last: tuple[int, int] | None = None
 
     def of(self, path: Path, pixels: int) -> tuple[int, int]:
-        """Width and height."""
+        """Width and height; without images a row of as many pixels."""
+        if not self._with_images:
+            return (pixels, 1) if pixels <= MAX_PIXELS else _CLEVR_SIZE
         if self._last is None or math.prod(self._last) != pixels:
-            try:
-                with opened(read_bytes(path)) as image:
-                    self._last = image.size
-            except (OSError, ValueError):  # no image, or none that the builder will take: it tells why
+            size = reading.image_size(path)
+            if size is None:
                 return _CLEVR_SIZE
+            self._last = size
         return self._last
 
 

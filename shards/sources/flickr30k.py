@@ -63,7 +63,13 @@ class Flickr30k:
     )
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of split and id."""
         no_partition(partition, self.name)
@@ -75,9 +81,8 @@ class Flickr30k:
                 f"{root}: none of train.txt, val.txt, test.txt; copy them from the repository of Flickr30k Entities"
             )
         chosen = choose_splits(splits, lists.keys(), root)
-        folder = reading.need_folder(
-            images or root / "flickr30k-images", "expected the images there; name their folder with --images"
-        )
+        advice = "expected the images there; name their folder with --images"
+        folder = reading.image_folder(images or root / "flickr30k-images", advice, with_images)
         # All lists are read, so that an image in two of them is found whatever was chosen.
         split_of = {image: split for image, split in _read_lists(lists).items() if split in chosen}
         account = Account()

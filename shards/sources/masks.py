@@ -1,16 +1,21 @@
-"""COCO segmentations, in whichever of their three forms, as one run-length mask."""
+"""COCO segmentations, in whichever of their three forms, and masks of pixels, as one run-length mask."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from laconvnet.shards.format.record import Rle
+from laconvnet.files import is_unreadable
+from laconvnet.images import opened, read_bytes
+from laconvnet.shards.format.record import Box, Rle
 from laconvnet.shards.sources.faults import EntryFault
-from laconvnet.shards.sources.reading import is_number
+from laconvnet.shards.sources.reading import NO_FILE, is_number
 
 # Originals have some ten parts and an outline a few times around the image. Merging parts takes the square of their
 # number, and pycocotools walks an outline in steps of a fifth of a pixel that it keeps.
@@ -59,6 +64,43 @@ def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
         else coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def of_pixels(pixels: NDArray[Any]) -> Rle:
+    """The mask of pixels (height, width): all that are not zero."""
+    rle = coco_mask.encode(np.asfortranarray(pixels != 0, np.uint8))
+    return {"size": list(pixels.shape), "counts": rle["counts"].decode("ascii")}
+
+
+def of_png(path: Path, where: str) -> Rle:
+    """The mask of a PNG: its pixels that are not black, or of a palette those that are not its first colour.
+
+    Raises EntryFault where the file is absent, no PNG, beyond the limits of `laconvnet.images`, or has an alpha
+    channel: whether that or the colours are the mask nobody can tell.
+    """
+    try:
+        with opened(read_bytes(path)) as image:
+            if image.format != "PNG" or "A" in image.mode:
+                told = f"{image.format} of mode {image.mode}"
+                raise EntryFault("mask", f"{where}: mask {path} is a {told}, expected a PNG without an alpha channel")
+            pixels: NDArray[Any] = np.asarray(image)
+    except EntryFault:
+        raise
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        if isinstance(error, OSError) and error.errno in NO_FILE:
+            raise EntryFault("no file", f"{where}: mask {path}: {error.strerror}") from error
+        if is_unreadable(error):
+            raise
+        raise EntryFault("mask", f"{where}: mask {path} cannot be decoded: {type(error).__name__}: {error}") from error
+    return of_pixels(pixels if pixels.ndim == 2 else pixels.max(axis=2))
+
+
+def box_of(mask: Rle, where: str) -> Box:
+    """The box around a mask, x, y, w, h; raises EntryFault for a mask of nothing."""
+    x, y, w, h = coco_mask.toBbox(mask).tolist()
+    if not w or not h:
+        raise EntryFault("mask", f"{where}: no pixel of the mask is set, and there is no box")
+    return (x, y, w, h)
 
 
 def _with_area(polygons: list[Any], where: str, dropped: list[str]) -> list[Any]:

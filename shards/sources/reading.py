@@ -5,6 +5,7 @@ The checks of fields raise EntryFault, whose meaning `shards.sources.faults` tel
 
 from __future__ import annotations
 
+import errno
 import json
 import reprlib
 import zlib
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import ijson
 from tqdm import tqdm
 
+import laconvnet.images
+from laconvnet.files import is_unreadable
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
 from laconvnet.shards.sources.faults import EntryFault
@@ -25,6 +28,9 @@ from laconvnet.terminal import one_line
 T = TypeVar("T")
 
 JPEG_MAX_SIDE = 65535
+_END = object()
+# What is said where no file of that name is, or can be.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def need_folder(path: Path, advice: str) -> Path:
@@ -32,6 +38,11 @@ def need_folder(path: Path, advice: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; {advice}")
     return path
+
+
+def image_folder(path: Path, advice: str, with_images: bool) -> Path:
+    """`need_folder` of the images; the path unseen where none is looked for."""
+    return need_folder(path, advice) if with_images else path
 
 
 def need_file(path: Path, advice: str) -> Path:
@@ -66,31 +77,27 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
         yield file, bar
 
 
-def read_items(path: Path, prefix: str = "item") -> Iterator[dict[str, Any]]:
+def read_items(path: Path, prefix: str = "item", needed: bool = True) -> Iterator[dict[str, Any]]:
     """The objects of one array in a JSON file, one after another, without holding the file in memory.
 
     ``prefix`` is ijson's: "item" for a file that is an array, "images.item" for the array under a key. Raises
-    InputError for broken JSON and JSON beyond `json_limits`, for an array that is missing or empty, and for an element
-    that is no object.
+    InputError for broken JSON and JSON beyond `json_limits`, for an element that is no object, and, where it is
+    ``needed``, for an array that is missing or empty.
     """
     count = 0
     with opened(path) as (file, bar):
         items = ijson.items(LimitedJson(file, prefix.count(".") + 1), prefix, use_float=True)
         while True:
-            try:
-                item = next(items)
-            except StopIteration:
+            with _parsing(path):
+                item = next(items, _END)
+            if item is _END:
                 break
-            except JsonLimitError as error:
-                raise InputError(f"{path}: refused JSON: {error}, no annotation is; get the file again") from error
-            except (ijson.JSONError, ValueError, OverflowError) as error:
-                raise InputError(f"{path}: broken JSON ({reprlib.repr(str(error))}); get the file again") from error
             if not isinstance(item, dict):
                 raise InputError(f"{path}: {prefix} {count} is {reprlib.repr(item)}, expected an object")
             yield item
             count += 1
             bar.update(file.tell() - bar.n)
-    if not count:
+    if needed and not count:
         layout = "an array" if prefix == "item" else f"an array under {prefix.removesuffix('.item')!r}"
         raise InputError(f"{path}: holds no entries; expected {layout} of objects")
 
@@ -142,6 +149,20 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height by the head of an image file; None where it is no image, which the builder will tell.
+
+    Raises OSError where it is there and cannot be read.
+    """
+    try:
+        with laconvnet.images.opened(laconvnet.images.read_bytes(path)) as image:
+            return image.size
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        if isinstance(error, OSError) and is_unreadable(error) and error.errno not in NO_FILE:
+            raise
+        return None
+
+
 def text(value: str, where: str) -> str:
     """A phrase with its white space made single blanks; a record is UTF-8, so lone surrogates are refused."""
     try:
@@ -157,6 +178,34 @@ def phrase(entry: dict[str, Any], where: str, key: str) -> str:
     if not found:
         raise EntryFault("blank", f"{where}: key {key!r} is empty; get the file again")
     return found
+
+
+def top_keys(path: Path) -> list[str]:
+    """The keys of the object that a JSON file is, in order. Raises InputError as `read_items`, and for no object."""
+    keys: list[str] = []
+    with opened(path) as (file, bar):
+        events = ijson.parse(LimitedJson(file, 2), use_float=True)
+        with _parsing(path):
+            for number, (prefix, event, value) in enumerate(events):
+                if not number and event != "start_map":
+                    raise InputError(f"{path}: begins with {event}, expected an object")
+                if event == "map_key" and not prefix:
+                    keys.append(value)
+                bar.update(file.tell() - bar.n)
+    return keys
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """An InputError for what the parser raises."""
+    try:
+        yield
+    except JsonLimitError as error:
+        raise InputError(f"{path}: refused JSON: {error}, no annotation is; get the file again") from error
+    except InputError:
+        raise
+    except (ijson.JSONError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: broken JSON ({reprlib.repr(str(error))}); get the file again") from error
 
 
 class CompressedStore:

@@ -97,7 +97,13 @@ class Refer:
         return root / self.collection.folder
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
         folder = reading.need_folder(
@@ -120,9 +126,10 @@ class Refer:
         instances = reading.need_file(
             folder / "instances.json", f"expected it beside {refs_path.name}; get the annotations"
         )
-        images_at = reading.need_folder(
+        images_at = reading.image_folder(
             images or self.image_folder(root),
             f"expected the images of {self.collection.title} there; name their folder with --images",
+            with_images,
         )
         found = list(refs.read(refs_path, self.load(refs_path), self.check_ref, check_sentence))
         splits = choose_splits(splits, refs.splits(found), refs_path)

@@ -45,7 +45,13 @@ class SnliVe:
     )
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of their ids.
 
@@ -56,9 +62,8 @@ class SnliVe:
         if not paths:
             raise InputError(f"{root}: none of {', '.join(_FILES.values())}; change --root")
         chosen = choose_splits(splits, paths.keys(), root)
-        folder = reading.need_folder(
-            images or root / "flickr30k_images", "expected the images there; name their folder with --images"
-        )
+        advice = "expected the images there; name their folder with --images"
+        folder = reading.image_folder(images or root / "flickr30k_images", advice, with_images)
         account = Account()
         store = QuestionStore(account, lambda image: key(self.name, str(image)))
         for split, path in paths.items():

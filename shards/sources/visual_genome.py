@@ -75,7 +75,13 @@ class VisualGenome:
     )
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
         no_partition(partition, self.name)
@@ -86,7 +92,7 @@ class VisualGenome:
         if not present:
             raise InputError(f"{root}: no annotations; expected one of {', '.join(_ANNOTATIONS)} there; change --root")
         account = Account()
-        listed = _load_images(data, _ImageFolders(images or root), account)
+        listed = _load_images(data, _ImageFolders(images or root, with_images), account)
         without_image: dict[int, Counter[str]] = defaultdict(Counter)
         stores = {file: _load_annotations(root / file, listed, without_image, account) for file in present}
         annotated = sorted(set().union(*stores.values()))
@@ -114,14 +120,9 @@ class VisualGenome:
 class _ImageFolders:
     """Finds the images in their folders, from one listing of each instead of a question to the disk per image."""
 
-    def __init__(self, top: Path) -> None:
-        reading.need_folder(top, "expected the images of Visual Genome there; name their folder with --images")
-        folders = [top / name for name in _FOLDERS if (top / name).is_dir()]
-        self._names = {folder: {entry.name for entry in os.scandir(folder)} for folder in folders}
-        if not any(name.lower().endswith((".jpg", ".png")) for names in self._names.values() for name in names):
-            looked = ", ".join(str(folder) for folder in folders)
-            raise InputError(f"{top}: no images in {looked}; name their folder with --images")
+    def __init__(self, top: Path, with_images: bool) -> None:
         self._top = top
+        self._names = _listed(top) if with_images else {}
 
     def find(self, image_id: int, url: str | None, where: str) -> Path:
         """The image at the address's folder and name, else of that name or ``<id>.jpg`` in any folder."""
@@ -137,6 +138,17 @@ class _ImageFolders:
                 if name in names:
                     return folder / name
         return expected
+
+
+def _listed(top: Path) -> dict[Path, set[str]]:
+    """The names in each folder of images; raises InputError where there is no image."""
+    reading.need_folder(top, "expected the images of Visual Genome there; name their folder with --images")
+    folders = [top / name for name in _FOLDERS if (top / name).is_dir()]
+    found = {folder: {entry.name for entry in os.scandir(folder)} for folder in folders}
+    if not any(name.lower().endswith((".jpg", ".png")) for names in found.values() for name in names):
+        looked = ", ".join(str(folder) for folder in folders)
+        raise InputError(f"{top}: no images in {looked}; name their folder with --images")
+    return found
 
 
 def _load_images(path: Path, folders: _ImageFolders, account: Account) -> Listed[_Image]:

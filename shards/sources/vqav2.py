@@ -61,7 +61,13 @@ class Vqav2:
     )
 
     def samples(
-        self, root: Path, *, images: Path | None, splits: Collection[str] | None, partition: str | None
+        self,
+        root: Path,
+        *,
+        images: Path | None,
+        splits: Collection[str] | None,
+        partition: str | None,
+        with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of folder and number.
 
@@ -74,9 +80,10 @@ class Vqav2:
         chosen = choose_splits(splits, there, root)
         for split in (split for split in _SPLITS if split in chosen):
             _, folder, answered = _SPLITS[split]
-            reading.need_folder(
+            reading.image_folder(
                 (images or root) / folder,
                 f"expected the images of split {split} there; name the folder above with --images or use --split",
+                with_images,
             )
             if answered:
                 reading.need_file(_annotations_path(root, split), f"expected it beside {there[split].name}")

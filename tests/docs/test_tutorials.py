@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import folders
 import pytest
+from PIL import Image, ImageDraw
 
 from laconvnet.launch import cli
-from tests.docs.pages import DOCS, ROOT, untold, walk
+from tests.docs.pages import DOCS, ROOT, blocks, untold, walk
 
 TUTORIALS = DOCS / "tutorials"
 
@@ -52,7 +55,38 @@ def test_resume_move_and_other_processes(folder: Path) -> None:
     assert (run / f"checkpoints/step-{rows[-1]['step']:08d}/COMMIT").is_file()
 
 
+@pytest.mark.slow
+def test_own_pictures(folder: Path) -> None:
+    page = TUTORIALS / "own-pictures.md"
+    draw_pictures(page, folder / "pictures")
+    out = f"{folder}/shards/refcoco"
+    assert cli.main(["shards", "build", "refcoco", "--root", f"{folder}/raw/refer", "--out", out, "--json"]) == 0
+    pretrain = ["train", "--config", f"{ROOT}/configs/demo/pretrain.yaml", "--data.folder", out]
+    assert cli.main([*pretrain, "--run", f"{folder}/runs/pretrain", "--data.batch", "32"]) == 0
+    shown = walk(page, folder)
+    assert re.search(r"^train +expression +6 +6 +0$", shown, re.MULTILINE), "every row is kept"
+    assert "runs/pretrain" in (folder / "runs/own/config.yaml").read_text()
+    rows = [json.loads(line) for line in (folder / "runs/own/log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == rows[-1]["steps"] == 12
+    assert "acc@0.5" in shown
+    assert (folder / "answer.png").read_bytes().startswith(b"\x89PNG")
+
+
+def draw_pictures(page: Path, folder: Path) -> None:
+    """The pictures that the tables of the page name, with what they name in them."""
+    folder.mkdir()
+    pictures: dict[str, Image.Image] = {}
+    for block in blocks(page):
+        for row in csv.DictReader(block.text.splitlines()) if block.language == "csv" else ():
+            picture = pictures.setdefault(row["picture"], Image.new("RGB", (64, 64), "white"))
+            x, y, w, h = (int(row[side]) for side in "xywh")
+            _, colour, _ = row["expression"].split()
+            ImageDraw.Draw(picture).rectangle((x, y, x + w - 1, y + h - 1), fill=colour)
+    for name, picture in pictures.items():
+        picture.save(folder / name, quality=95)
+
+
 def test_every_tutorial_is_run() -> None:
     """Those above, and that of SLURM in tests/slurm/test_tutorial.py."""
-    run = {"refcoco.md", "resume.md", "slurm.md"}
+    run = {"own-pictures.md", "refcoco.md", "resume.md", "slurm.md"}
     assert {page.name for page in TUTORIALS.glob("*.md")} - {"index.md"} == run

@@ -14,6 +14,7 @@ COMMANDS = [
     [],
     ["shards"],
     ["shards", "build"],
+    ["shards", "check"],
     ["shards", "sources"],
     ["shards", "generate"],
     ["shards", "pretrain-set"],
@@ -127,6 +128,15 @@ def test_sources_as_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"refcoco", "refcoco+", "refcocog", "visual_genome", "flickr30k", "clevr"} <= {row["name"] for row in rows}
     assert all(row["licence"] and row["files"] for row in rows)
+
+
+def test_sources_teach_what_is_expected_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["shards", "sources"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("name     table")
+    assert shown[at + 1].startswith("title    own data")
+    told = [line.split(":")[0] for line in shown[at + 3 :] if line.startswith("  ")]
+    assert {"  picture", "  mask", "  question, answer"} <= set(told)
 
 
 def test_a_printed_configuration_is_one_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

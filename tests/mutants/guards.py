@@ -11,6 +11,7 @@ _FILES = [f"tests/package/test_{name}.py" for name in ("files", "reading")]
 _TASKS = [f"tests/pipeline/tasks/test_{name}.py" for name in ("answers", "rec", "vqa", "res", "points", "entailment")]
 _SETS = [f"tests/shards/test_{name}.py" for name in ("checksums", "mapped_tables", "manifest", "verify")]
 _BUILD = [f"tests/shards/test_{name}.py" for name in ("build", "build_resumed", "damage")]
+_TABLES = [f"tests/shards/test_{name}.py" for name in ("sources_table", "faults_table")]
 
 GUARDS: dict[str, list[str]] = {
     "laconvnet/files.py": [*_FILES, f"{_RUNS}/test_owner.py", _CHECKPOINT],
@@ -55,6 +56,8 @@ GUARDS: dict[str, list[str]] = {
     "shards/build/join.py": _BUILD,
     "shards/build/brake.py": ["tests/shards/test_ledger.py"],
     "shards/build/plan.py": ["tests/shards/test_keys.py", *_BUILD[:1]],
+    "shards/build/check.py": ["tests/shards/test_check.py"],
+    "shards/build/examine.py": ["tests/shards/test_check.py", "tests/shards/test_ledger.py", *_BUILD[:1]],
     "shards/build/sizes.py": ["tests/shards/test_sizes.py"],
     "shards/build/writer.py": ["tests/shards/test_writer.py", *_BUILD],
     "shards/format/checksums.py": _SETS,
@@ -62,4 +65,13 @@ GUARDS: dict[str, list[str]] = {
     "shards/format/ledger.py": ["tests/shards/test_ledger.py"],
     "shards/format/manifest.py": [_SETS[2], _SETS[3], *_BUILD, "tests/shards/test_pretrain.py"],
     "shards/format/tables.py": _SETS,
+    "shards/sources/coco.py": ["tests/shards/test_sources_coco.py"],
+    "shards/sources/simrec.py": ["tests/shards/test_sources_simrec.py"],
+    "shards/sources/table/cells.py": _TABLES,
+    "shards/sources/table/columns.py": ["tests/shards/test_table_columns.py", *_TABLES],
+    "shards/sources/table/formats.py": ["tests/shards/test_table_formats.py", *_TABLES],
+    "shards/sources/table/ids.py": ["tests/shards/test_table_sorting.py", *_TABLES],
+    "shards/sources/table/rows.py": _TABLES,
+    "shards/sources/table/sorting.py": ["tests/shards/test_table_sorting.py", *_TABLES],
+    "shards/sources/table/source.py": _TABLES,
 }

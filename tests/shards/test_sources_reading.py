@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import operator
 from pathlib import Path
@@ -14,7 +15,8 @@ from laconvnet.shards import sources
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition
-from laconvnet.shards.sources.masks import to_rle
+from laconvnet.shards.sources.masks import of_png, to_rle
+from tests.shards.faulty import draw
 
 
 def test_the_registry_knows_its_sources() -> None:
@@ -31,6 +33,9 @@ def test_the_registry_knows_its_sources() -> None:
         "clevr_ref+",
         "vqav2",
         "snli_ve",
+        "simrec",
+        "table",
+        "coco",
     ]
     for name, source in sources.SOURCES.items():
         assert sources.get(name) is source
@@ -40,6 +45,24 @@ def test_the_registry_knows_its_sources() -> None:
         assert all(source.files)
     with pytest.raises(InputError, match=r"source 'refcoc': .* one of refcoco, refcoco\+"):
         sources.get("refcoc")
+
+
+def test_the_size_of_an_image_by_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path, "a.jpg", size=(30, 20))
+    assert reading.image_size(tmp_path / "a.jpg") == (30, 20)
+    (tmp_path / "b.jpg").write_bytes(b"none")
+    for name in ("b.jpg", "gone.jpg", ".", "x" * 300, "a.jpg/c.jpg"):
+        assert reading.image_size(tmp_path / name) is None
+
+    def unreadable(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("laconvnet.images.read_bytes", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        reading.image_size(tmp_path / "a.jpg")
+    monkeypatch.setattr("laconvnet.shards.sources.masks.read_bytes", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        of_png(tmp_path / "a.png", "here")
 
 
 def test_splits_and_partitions(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""One's own annotations as a table: `source` puts together what `formats`, `columns`, `sorting` and `rows` know."""
