@@ -118,6 +118,11 @@ SET = (
         "unless it were larger than 1 GiB",
     ),
     File(
+        "pictures.arrow",
+        "a row an image that the annotations name, stored or lost: names, ids, splits, and the checksums and the hash "
+        "that tell its content",
+    ),
+    File(
         "quarantine.parquet",
         "what was lost or changed: file, key, kind, id, cause, reason, counts",
         "sets of `shards build`",

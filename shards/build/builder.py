@@ -1,7 +1,7 @@
 """Build a set: plan -> write -> publish, resumable, parallel, the same bytes at any number of workers.
 
 While it is built, a set has a folder ``parts``: each finished shard leaves its share of the tables there. The last
-step joins them into quarantine.parquet, the two mapped tables, examples.parquet and, last, manifest.parquet; then
+step joins them into quarantine.parquet, the mapped tables, examples.parquet and, last, manifest.parquet; then
 ``parts`` goes. A run that was killed is continued by running the same command again.
 """
 
@@ -27,12 +27,11 @@ from tqdm import tqdm
 from laconvnet.files import publish_bytes, read_object, remove_leftovers
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.deadline import deadline
-from laconvnet.shards.build.join import join_parts
+from laconvnet.shards.build.join import Lost, join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.sizes import forget
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
-from laconvnet.shards.format.ledger import fault_row
 from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
 from laconvnet.shards.format.raw import RawSample, Samples
 
@@ -73,9 +72,9 @@ def build(
         account = samples.account if isinstance(samples, Samples) else None
         planner = Planner(samples, shard_bytes, counts=account is None)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        rows = [*planner.rows, *(fault_row(fault, fault.key) for fault in (account.faults if account else ()))]
+        lost = Lost(planner.rows, planner.pictures, account.faults if account else [])
         read = account.read if account else planner.read
-        join_parts(out, shards, rows, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)
+        join_parts(out, shards, lost, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)
     return Manifest.open(out)
 
 

@@ -18,6 +18,7 @@ from laconvnet.shards.build.sizes import FileSize, looked_up, shared
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import picture_rows, sample_counts
+from laconvnet.shards.format.pictures import sample_row
 from laconvnet.shards.format.raw import Counts, RawSample
 
 SHARD_BYTES = 256 * 2**20
@@ -39,8 +40,9 @@ class Plan:
 class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
-    ``rows`` with the quarantine rows of what is in no chunk, ``missing`` with the number of images that are not there,
-    and with ``counts`` also ``read``, with the entries of all samples. With ``notes``, a folder, the sizes of images
+    ``rows`` with the quarantine rows of what is in no chunk, ``pictures`` with its rows of the table of that name,
+    ``missing`` with the number of images that are not there, and with ``counts`` also ``read``, with the entries of all
+    samples. With ``notes``, a folder, the sizes of images
     are those that another planner has left there, where it has.
     """
 
@@ -53,6 +55,7 @@ class Planner:
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
         self.read: Counts = Counter()
         self._counts = counts
         self.missing = 0
@@ -85,15 +88,19 @@ class Planner:
             if self._counts:
                 self.read.update(sample_counts(sample))
             if sample.nothing_left:  # whether there is an image is all the same
-                self.rows.extend(picture_rows(sample, sample.record))
+                self._lose(sample, picture_rows(sample, sample.record))
             elif not isinstance(found, int):
                 self.missing += 1
-                self.rows.extend(picture_rows(sample, None, "missing", found))
+                self._lose(sample, picture_rows(sample, None, "missing", found))
             elif len(sample.record.key) > _KEY_LENGTH:
                 reason = f"key {sample.record.key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
-                self.rows.extend(picture_rows(sample, None, "key", reason))
+                self._lose(sample, picture_rows(sample, None, "key", reason))
             else:
                 yield sample, found
+
+    def _lose(self, sample: RawSample, rows: Iterable[dict[str, Any]]) -> None:
+        self.rows.extend(rows)
+        self.pictures.append(sample_row(sample))
 
     def _chunk(self, number: int, held: list[RawSample], sizes: list[int]) -> tuple[Chunk, ...]:
         """The chunk of these samples but those whose key was there before; none where none is left."""
@@ -111,7 +118,7 @@ class Planner:
                 f"key {sample.record.key!r} occurs twice in this build, {name} is the second of its images; expected"
                 " the image ids different in letters, digits and dashes"
             )
-            self.rows.extend(picture_rows(sample, None, "duplicate key", reason))
+            self._lose(sample, picture_rows(sample, None, "duplicate key", reason))
         kept = [place for place in range(len(held)) if place not in twice]
         if not kept:
             return ()

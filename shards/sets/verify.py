@@ -39,7 +39,7 @@ from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
-from laconvnet.shards.sets.accounts import ledger_problems, record_ledger_problems
+from laconvnet.shards.sets.accounts import ledger_problems, picture_problems, record_ledger_problems
 from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
 
 _PROBLEMS = 10
@@ -53,9 +53,9 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
     Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, the
-    counts of the texts, that the mapped tables are the published ones, and that the ledger is that of the tables and
-    of the quarantine. ``full``: every member's header and
-    checksum, every record against its rows and the ledger, every image decoded.
+    counts of the texts, the table of pictures against that of the samples, that the mapped tables are the published
+    ones, and that the ledger is that of the tables and of the quarantine. ``full``: every member's header and checksum,
+    every record against its rows and the ledger, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
     """
     manifest = Manifest.open(folder)
@@ -97,9 +97,11 @@ def _table_problems(manifest: Manifest) -> Iterator[str]:
         yield from differences
         if not differences:
             yield from _file_problems(manifest, parquet)
-    if manifest.counted is not None:
+    for name in ("counted", "pictures"):  # the latter is not opened before
         try:
-            manifest.counted.check()
+            table = getattr(manifest, name)
+            if table is not None:
+                table.check()
         except InputError as error:
             yield str(error)
     for name in (QUARANTINE, EXCLUDED):
@@ -155,6 +157,7 @@ def _quick_problems(manifest: Manifest) -> Iterator[str]:
     yield from _sample_problems(manifest)
     yield from _example_problems(manifest)
     yield from _count_problems(manifest)
+    yield from picture_problems(manifest)
     yield from ledger_problems(manifest)
     for number in range(len(manifest.shard_paths)):
         yield from _index_problems(manifest, number)
