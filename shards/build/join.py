@@ -21,15 +21,17 @@ from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, fault_row, imbalances, make_ledger, table_differences
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
+    EXAMPLES_MAP,
     PARTS,
     QUARANTINE,
     SAMPLE_SCHEMA,
+    SAMPLES_MAP,
+    Written,
     open_writer,
     publish_tables,
 )
 from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA, picture_row
 from laconvnet.shards.format.raw import Counts, Fault
-from laconvnet.shards.format.tables import MappedTable
 
 _Names = tuple[str, str]  # key and file name of an image
 
@@ -87,8 +89,8 @@ def join_parts(
         "ledger": ledger,
     }
 
-    def prove(samples: MappedTable, examples: MappedTable) -> None:
-        other = table_differences(ledger, samples, examples)
+    def prove(written: Written) -> None:
+        other = table_differences(ledger, written[SAMPLES_MAP], written[EXAMPLES_MAP])
         if other:
             raise BuildError(f"{out}: the tables do not hold what the ledger has, report this: {'; '.join(other)}")
 
@@ -97,7 +99,7 @@ def join_parts(
         _samples(usable),
         _examples(usable),
         facts,
-        beside=QUARANTINE,
+        beside=[QUARANTINE],
         counts=_counts(usable),
         pictures=_pictures(parts, lost),
         prove=prove,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -57,6 +57,7 @@ META_KEY, META_CHECKSUM_KEY = b"laconvnet", b"laconvnet.xxh3"
 _NEEDED = {"tables", "shards", "sets"}
 FILES = "files"  # the fact that tells of files beside the mapped tables
 KINDS = ("expression", "question")
+Written = dict[str, tables.MappedTable]  # mapped tables by the names of their files
 
 
 def _field(name: str, kind: pa.DataType, nullable: bool = False) -> pa.Field:
@@ -126,37 +127,40 @@ def publish_tables(
     samples: Iterable[pa.Table],
     examples: Iterable[pa.Table],
     meta: Mapping[str, Any],
-    beside: str | None = None,
+    beside: Sequence[str] = (),
     counts: Iterable[pa.Table] | None = None,
     pictures: Iterable[pa.Table] | None = None,
-    prove: Callable[[tables.MappedTable, tables.MappedTable], None] | None = None,
+    prove: Callable[[Written], None] | None = None,
 ) -> None:
     """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the files.
 
-    ``beside`` names a file of the set that was written before, which is recorded too. ``counts`` are those of the parts
-    of ``examples``; without them the examples are counted here. ``pictures`` are the parts of that table, which a set
-    may be without. ``prove`` is given both mapped tables of samples and examples as they were written, and may raise
-    before the manifest is published.
+    ``beside`` names files of the set that were written before, which are recorded too. ``counts`` are those of the
+    parts of ``examples``; without them the examples are counted here. ``pictures`` are the parts of that table, which a
+    set may be without. ``prove`` is given the mapped tables as they were written, and may raise before the manifest is
+    published.
     """
-    written, found = {}, {}
-    for name, schema, parts in ((EXAMPLES_MAP, EXAMPLE_SCHEMA, examples), (SAMPLES_MAP, SAMPLE_SCHEMA, samples)):
-        found[name] = _publish_map(folder / name, schema, parts)
-        written[name] = tables.mapped(folder / name, [schema], found[name])
-    if prove:
-        prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
-    total = summed(count_examples(written[EXAMPLES_MAP]) if counts is None else counts)
-    if total is None:
-        _LOG.warning("%s: no %s, it would be larger than %d bytes; trainings count", folder, COUNTS_MAP, LIMIT_BYTES)
-    for name, schema, optional in (
-        (COUNTS_MAP, COUNT_SCHEMA, None if total is None else [total]),
+    written: Written = {}
+    found = {}
+    for name, schema, parts in (
+        (EXAMPLES_MAP, EXAMPLE_SCHEMA, examples),
+        (SAMPLES_MAP, SAMPLE_SCHEMA, samples),
         (PICTURES_MAP, PICTURE_SCHEMA, pictures),
     ):
-        if optional is None:
+        if parts is None:
             (folder / name).unlink(missing_ok=True)  # of a build that was killed, on other samples
         else:
-            found[name] = _publish_map(folder / name, schema, optional)
+            found[name] = _publish_map(folder / name, schema, parts)
+            written[name] = tables.mapped(folder / name, [schema], found[name])
+    if prove:
+        prove(written)
+    total = summed(count_examples(written[EXAMPLES_MAP]) if counts is None else counts)
+    if total is None:
+        (folder / COUNTS_MAP).unlink(missing_ok=True)
+        _LOG.warning("%s: no %s, it would be larger than %d bytes; trainings count", folder, COUNTS_MAP, LIMIT_BYTES)
+    else:
+        found[COUNTS_MAP] = _publish_map(folder / COUNTS_MAP, COUNT_SCHEMA, [total])
     _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
-    files = {name: file_facts(folder / name) for name in (EXAMPLES, beside) if name}
+    files = {name: file_facts(folder / name) for name in (EXAMPLES, *beside)}
     schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**meta, "tables": found, FILES: files}))
     _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
 

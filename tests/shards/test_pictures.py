@@ -340,7 +340,8 @@ def test_a_table_that_is_not_that_of_the_samples_is_found_by_verify(
     manifest = Manifest.open(folder)
     assert manifest.pictures is not None
     both = [manifest.samples.to_table()], [manifest.examples.to_table()]
-    publish_tables(folder, *both, manifest.meta, "quarantine.parquet", pictures=[change(manifest.pictures.to_table())])
+    pictures = change(manifest.pictures.to_table())
+    publish_tables(folder, *both, manifest.meta, ["quarantine.parquet"], pictures=[pictures])
     with pytest.raises(InputError, match=rf"pictures\.arrow: .*{told}"):
         verify(folder)
 
