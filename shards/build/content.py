@@ -7,22 +7,18 @@ lighter than the one to its left. It hardly changes with the encoding, the size,
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
-from PIL import Image
 
 from laconvnet.shards.build.jpeg import Pixels
 from laconvnet.shards.format.pictures import Content
 
 _ROWS, _COLUMNS = 16, 17
-# Gray levels of 256. What an encoder makes of a plain ground is less: it would be so many bits of chance.
-_LIGHTER = 2
-# A plain ground with little on it has a hash like any other such ground, and so has a smooth gradient: neither is told
-# by it. Of 256 pairs of neighbours so many must differ in lightness, and of 480 pairs of neighbouring bits so many must
-# differ. docs/datasets.md has the command that measures both on photographs and drawn scenes.
-LEAST_CONTRAST, LEAST_CHANGES = 144, 80
+_LUMA = (299, 587, 114)  # thousandths of R, G and B (Rec. 601), so that all sums are whole and the same on any machine
+_LIGHTER = 3  # gray levels of 256: what an encoder makes of a plain ground is less
 
 
 def file_content(data: bytes) -> Content:
@@ -30,41 +26,22 @@ def file_content(data: bytes) -> Content:
     return Content(len(data), xxhash.xxh3_64_intdigest(data))
 
 
-def image_content(file: Content, image: Image.Image | Pixels) -> Content:
-    """The same and what its pixels tell: upright, of mode L or RGB, or as an array (H, W, 3)."""
-    if isinstance(image, Image.Image):
-        shown, pixels = image, np.asarray(image.convert("RGB"))
-    else:
-        shown, pixels = Image.fromarray(image), image
-    return dataclasses.replace(file, pixels_xxh3=_pixels_xxh3(pixels), dhash=difference_hash(shown))
-
-
-def _pixels_xxh3(pixels: Pixels) -> int:
+def image_content(file: Content, pixels: Pixels) -> Content:
+    """The same and what the pixels (H, W, 3) tell, which are RGB and upright."""
     height, width, _ = pixels.shape
     digest = xxhash.xxh3_64(f"{width}x{height}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return digest.intdigest()
+    return dataclasses.replace(file, pixels_xxh3=digest.intdigest(), dhash=difference_hash(pixels))
 
 
-def difference_hash(image: Image.Image) -> bytes | None:
-    """The 32 bytes of the hash of an image of mode L or RGB; None for one that is too flat to be told by it."""
-    steps = lightness_steps(image)
-    bits = steps > _LIGHTER
-    flat = contrast(steps) < LEAST_CONTRAST or changes(bits) < LEAST_CHANGES
-    return None if flat else np.packbits(bits).tobytes()
-
-
-def lightness_steps(image: Image.Image) -> NDArray[np.int16]:
-    """How much lighter each cell is than the one to its left (16, 16)."""
-    cells = np.asarray(image.convert("L").resize((_COLUMNS, _ROWS), Image.Resampling.BOX), np.int16)
-    return np.diff(cells, axis=1)
-
-
-def contrast(steps: NDArray[np.int16]) -> int:
-    """How many neighbours differ in lightness, of 256."""
-    return int((abs(steps) > _LIGHTER).sum())
-
-
-def changes(bits: NDArray[np.bool_]) -> int:
-    """How many bits (16, 16) differ from the one to their left, and from the one above, of 480."""
-    return int((bits[:, 1:] != bits[:, :-1]).sum() + (bits[1:] != bits[:-1]).sum())
+def difference_hash(pixels: Pixels) -> bytes | None:
+    """The 32 bytes of the hash of RGB pixels (H, W, 3); None where they are fewer than cells."""
+    height, width, _ = pixels.shape
+    if height < _ROWS or width < _COLUMNS:
+        return None
+    rows, columns = (np.arange(count + 1) * side // count for count, side in ((_ROWS, height), (_COLUMNS, width)))
+    wide: Any = np.uint16 if height <= _ROWS * 256 else np.uint32  # what a column of a cell adds up to
+    sums = np.stack([pixels[first:end].sum(0, dtype=wide) for first, end in pairwise(rows.tolist())])
+    luma = sums.astype(np.int64) @ np.array(_LUMA)
+    cells = np.add.reduceat(luma, columns[:-1], axis=1) / (np.diff(rows)[:, None] * np.diff(columns) * sum(_LUMA))
+    return np.packbits(np.diff(cells, axis=1) > _LIGHTER).tobytes()

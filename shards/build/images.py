@@ -116,7 +116,7 @@ def _normalised(
         image.load()
     pixels = _flattened(image)
     upright = pixels.transpose(_TURNS[orientation]) if orientation in _TURNS else pixels
-    content = image_content(file, upright)
+    content = image_content(file, np.asarray(upright.convert("RGB")))
     if image.format == "PNG" and orientation == _UPRIGHT and _is_plain_png(image, data):
         return StoredImage(data, "png", *image.size, content)
     if turn:
@@ -138,8 +138,8 @@ def _decoded_jpeg(data: bytes) -> tuple[jpeg.Pixels | None, str | None]:
         return None, str(error)
 
 
-def _upright_pixels(pixels: jpeg.Pixels, orientation: int) -> Image.Image | jpeg.Pixels:
-    return Image.fromarray(pixels).transpose(_TURNS[orientation]) if orientation in _TURNS else pixels
+def _upright_pixels(pixels: jpeg.Pixels, orientation: int) -> jpeg.Pixels:
+    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation])) if orientation in _TURNS else pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,7 +7,7 @@ not stored. Those that are stored come in the order of the samples, behind all o
 * ``ids``: the numbers that collections give to images, with their names before them: ``coco:139``, ``flickr:16112``.
 * ``file_bytes``, ``file_xxh3``: size and checksum of the source's file, null where it was not read.
 * ``pixels_xxh3``: the checksum of size and RGB pixels, upright, as the file decodes: the same for every lossless copy.
-* ``dhash``: the difference hash (`shards.build.content`), null where the image could not be decoded, or is too flat.
+* ``dhash``: the difference hash (`shards.build.content`), null where the image could not be decoded, or is tiny.
 """
 
 from __future__ import annotations

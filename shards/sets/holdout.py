@@ -6,7 +6,8 @@ RefCOCO, COCO, VQAv2 and half of Visual Genome share images, Flickr30k and SNLI-
 * its file name without folder, case and extension (`shards.format.pictures.name_of`);
 * the bytes of its file, as the source has it or as it is stored;
 * its pixels: a copy in another lossless format, or with other EXIF, has the same;
-* its difference hash: of copies that were compressed, resized or cropped a little it differs in few bits of 256.
+* its difference hash: of copies that were compressed, resized or cropped a little it differs in few bits of 256. That
+  of an image that is nearly flat says little, and is not used (`shards.sets.near.telling`).
 
 All but the stored bytes are in the table of pictures, which also has the images that were lost when a set was built. Of
 a set of before, without that table, there is what its samples tell.
@@ -28,7 +29,7 @@ import pyarrow as pa
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA, ids_of, name_of, picture_row
 from laconvnet.shards.format.tables import Columns
-from laconvnet.shards.sets.near import nearest, packed
+from laconvnet.shards.sets.near import nearest, packed, telling
 
 _LOG = logging.getLogger(__name__)
 
@@ -165,8 +166,11 @@ class HeldOut:
                     for identity in image.identities:
                         self._by_identity.setdefault(identity, len(self._images))
                     self._images.append(Held(number, split, image))
-        self._hashed = [held for held in self._images if held.image.dhash]
-        self._hashes = packed([held.image.dhash for held in self._hashed if held.image.dhash])
+        hashed = [held for held in self._images if held.image.dhash]
+        hashes = packed([held.image.dhash for held in hashed if held.image.dhash])
+        known = telling(hashes)
+        self._hashed = [held for held, is_known in zip(hashed, known.tolist(), strict=True) if is_known]
+        self._hashes = hashes[known]
 
     def find(self, images: Iterable[Known]) -> tuple[list[Match], list[Match]]:
         """Of these images, those that are stored: which are held out, and which look as if they might be."""

@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]  # (N, 4): 256 bits each
+# A plain ground with little on it has a hash like any other such ground, and so has a smooth gradient. So many of its
+# 256 bits must be set, and so many of 480 pairs of neighbouring bits must differ. docs/datasets.md has the command that
+# measures strangers on photographs and drawn scenes.
+LEAST_BITS, LEAST_CHANGES = 64, 80
 # Pairs that are compared at once: what a step writes stays in a processor's cache, and memory is bounded.
 _QUERIES, _OTHERS = 64, 4096
 _PLACE_BITS = 40  # of a number that holds distance and place, so that the least is the nearest, the first of equals
@@ -17,6 +21,13 @@ _PLACE_BITS = 40  # of a number that holds distance and place, so that the least
 def packed(hashes: Sequence[bytes]) -> Hashes:
     """Hashes of 32 bytes as (N, 4) words."""
     return np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 4)
+
+
+def telling(hashes: Hashes) -> NDArray[np.bool_]:
+    """Which of these hashes (N, 4) say enough of an image that another like it is a copy: (N,)."""
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1).reshape(-1, 16, 16)
+    changes = (bits[:, :, 1:] != bits[:, :, :-1]).sum((1, 2)) + (bits[:, 1:] != bits[:, :-1]).sum((1, 2))
+    return (bits.sum((1, 2)) >= LEAST_BITS) & (changes >= LEAST_CHANGES)
 
 
 def nearest(queries: Hashes, others: Hashes, within: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
