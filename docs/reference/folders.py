@@ -128,6 +128,12 @@ SET = (
         "sets of `shards build`",
     ),
     File("excluded.parquet", "each image that was skipped, with the reason", "sets of `shards pretrain-set`"),
+    File(
+        "doubtful.parquet",
+        "each image that was kept though it looks like one that is held out, and that one",
+        "sets of `shards pretrain-set`",
+    ),
+    File("doubtful.html", "the nearest of these pairs, side by side", "sets of `shards pretrain-set`"),
     File("shard-*.tar", "samples: `<key>.jpg` or `.png`, and `<key>.json`", "sets of `shards build`"),
     File("shard-*.idx", "DALI's index of the tar", "sets of `shards build`"),
     File("parts/*", "the tables of each finished shard, and the lock", "while a build is unfinished"),
