@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 # Bits of 256. docs/datasets.md has the distances of copies and of strangers that these were chosen by, and the command.
 SAME_WITHIN, DOUBTFUL_WITHIN = 32, 48
 _TOGETHER = 2**14  # images that are held and compared at once
-TRAIN = "train"
+TRAIN, UNKNOWN_SPLIT = "train", "unknown"
 PIXELS, DHASH = "pixels", "difference hash"
 _KINDS = {"coco": "COCO id", "flickr": "Flickr id"}
 
@@ -154,14 +154,17 @@ class Match:
 
 
 class HeldOut:
-    """The images of some sets that have a split other than "train", for those of other sets to be compared with."""
+    """The images of some sets that have a split other than "train", for those of other sets to be compared with.
+
+    An image that was lost with its split is among them: it may be one of a test.
+    """
 
     def __init__(self, sets: Sequence[Manifest]) -> None:
         self._images: list[Held] = []
         self._by_identity: dict[Identity, int] = {}
         for number, manifest in enumerate(sets):
             for image in known_images(manifest):
-                split = next((split for split in image.splits if split != TRAIN), None)
+                split = _held_out_split(image)
                 if split is not None:
                     for identity in image.identities:
                         self._by_identity.setdefault(identity, len(self._images))
@@ -198,3 +201,9 @@ class HeldOut:
             held, bits = self._hashed[places[at]], int(distances[at])
             told = f"{bits} bits of 256 from {held.image.file_name or held.image.key}"
             yield Match(images[at], held, (DHASH, told), bits)
+
+
+def _held_out_split(image: Known) -> str | None:
+    """The first split other than "train"; None where an image has none."""
+    unknown = [] if image.splits or image.row != NOT_STORED else [UNKNOWN_SPLIT]
+    return next((split for split in (*image.splits, *unknown) if split != TRAIN), None)

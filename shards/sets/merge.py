@@ -84,13 +84,13 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
             )
         return Manifest.open(out)
 
-    sets = [Manifest.open(folder) for folder, _ in inputs]
-    excluded = [Manifest.open(folder) for folder in exclude]
-    for manifest in (*sets, *excluded):
+    opened = _opened([*(folder for folder, _ in inputs), *exclude])
+    for manifest in opened.values():
         manifest.check_tables()  # or damage in one of version 2 would get a right checksum here
-    for manifest in excluded:
-        say_what_splits_are_missing(manifest)
-    held = HeldOut([*sets, *excluded])
+    for folder in exclude:
+        say_what_splits_are_missing(opened[folder.resolve()])
+    every = list(opened.values())
+    sets, held = every[: len(inputs)], HeldOut(every)
     found = [_held_out(manifest, held) for manifest in sets]
     same = [matches for matches, _ in found]
     shares = _shares(sets, same)
@@ -116,10 +116,10 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     with publishing(out / EXCLUDED) as temporary, open_writer(temporary, EXCLUDED_SCHEMA) as writer:
-        writer.write_table(_excluded_table(sets, same, [*sets, *excluded]))
+        writer.write_table(_excluded_table(sets, same, every))
     doubtful = [Pair(number, match) for number, (_, matches) in enumerate(found) for match in matches]
     used = [pair for pair in doubtful if shares[pair.number].used[pair.match.image.row]]
-    publish_doubtful(out, used, [*sets, *excluded], [*map(_place, [*sets, *excluded])])
+    publish_doubtful(out, used, every, [*map(_place, every)])
     publish_tables(
         out,
         (part for share in shares for part in _samples(share)),
@@ -127,7 +127,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         meta,
         [EXCLUDED, DOUBTFUL],
         pictures=(part for share in shares for part in _pictures(share)),
-        prove=partial(_prove, out, [*(folder for folder, _ in inputs), *exclude]),
+        prove=partial(_prove, out, [manifest.folder for manifest in every]),
     )
     return Manifest.open(out)
 
@@ -146,6 +146,15 @@ def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
         raise InputError(f"{out}: is an input; give another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: not a folder; give another --out")
+
+
+def _opened(folders: list[Path]) -> dict[Path, Manifest]:
+    """The sets in these folders, each once, in their order."""
+    opened: dict[Path, Manifest] = {}
+    for folder in folders:
+        if folder.resolve() not in opened:
+            opened[folder.resolve()] = Manifest.open(folder)
+    return opened
 
 
 def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def telling(hashes: Hashes) -> NDArray[np.bool_]:
     """Which of these hashes (N, 4) say enough of an image that another like it is a copy: (N,)."""
     bits = np.unpackbits(hashes.view(np.uint8), axis=1).reshape(-1, 16, 16)
     changes = (bits[:, :, 1:] != bits[:, :, :-1]).sum((1, 2)) + (bits[:, 1:] != bits[:, :-1]).sum((1, 2))
-    return (bits.sum((1, 2)) >= LEAST_BITS) & (changes >= LEAST_CHANGES)
+    enough: NDArray[np.bool_] = (bits.sum((1, 2)) >= LEAST_BITS) & (changes >= LEAST_CHANGES)
+    return enough
 
 
 def nearest(queries: Hashes, others: Hashes, within: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

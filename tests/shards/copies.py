@@ -94,7 +94,8 @@ def hashed(images: Sequence[Image.Image]) -> Hashes:
 def distances(images: Sequence[Image.Image], change: Change) -> NDArray[np.int64]:
     """The distances of copies from those of these images whose hash is telling."""
     hashes, copies = hashed(images), hashed([change(image) for image in images])
-    return np.bitwise_count(hashes ^ copies).sum(-1, dtype=np.int64)[telling(hashes)]
+    bits: NDArray[np.int64] = np.bitwise_count(hashes ^ copies).sum(-1, dtype=np.int64)
+    return bits[telling(hashes)]
 
 
 def strangers(images: Sequence[Image.Image], crops: int = 0) -> tuple[float, NDArray[np.int64]]:

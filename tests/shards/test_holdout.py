@@ -21,11 +21,12 @@ from laconvnet.shards.build.images import read_image_file
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import QUARANTINE, Manifest, publish_tables
 from laconvnet.shards.format.pictures import PICTURE_SCHEMA
-from laconvnet.shards.format.raw import RawSample
+from laconvnet.shards.format.raw import Fault, RawSample
 from laconvnet.shards.format.record import Expression, Record, Region
 from laconvnet.shards.sets import holdout, merge
 from laconvnet.shards.sets.info import info
 from laconvnet.shards.sets.merge import pretrain_set
+from laconvnet.shards.sets.near import Hashes, nearest
 from laconvnet.shards.sets.verify import verify
 from tests.messages import tells
 from tests.shards.copies import cropped, gray, resized
@@ -248,6 +249,38 @@ def test_a_lost_image_is_known_by_its_content_where_its_file_was_read(tmp_path: 
     assert len(manifest.samples) == 1
     copies = [(saved(tmp_path / "raw" / f"{seed}.jpg", photograph(seed), quality=60), "train") for seed in (0, 4)]
     assert kept([of(tmp_path, "ours", copies)], [tmp_path / "theirs"], tmp_path / "out") == ["ours-1"]
+
+
+def test_an_image_that_was_lost_with_its_split_is_held_out(tmp_path: Path) -> None:
+    """It may be one of a test; one that is stored and has nothing to show is of no split either, and may stay."""
+    path = saved(tmp_path / "raw" / "a.png", photograph(0))
+    gone = Fault("region", "x", "", "field", "no split", "refs.p", (("region", 1),))
+    lost = RawSample(Record("theirs", "0", "0.png", 0, 0, "CC0"), path, (gone,), ("flickr:1",))
+    silent = RawSample(Record("theirs", "1", "1.png", 0, 0, "CC0"), path, ids=("flickr:2",))
+    build([lost, silent], tmp_path / "theirs", source="theirs", licence="CC0", options={}, progress=False)
+    sets = [
+        of(tmp_path, f"ours{number}", [(saved(tmp_path / "raw" / f"{number}.png", photograph(number)), "train")], ids)
+        for number, ids in ((1, ("flickr:1",)), (2, ("flickr:2",)))
+    ]
+    assert kept(sets, [tmp_path / "theirs"], tmp_path / "out") == ["ours2-0"]
+    (row,) = excluded(tmp_path / "out")
+    assert tells(row["reason"], "in split unknown of theirs", "by Flickr id 1")
+
+
+def test_a_set_that_is_given_twice_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an input and to exclude: its hashes are searched once."""
+    paths = [saved(tmp_path / "raw" / f"{seed}.png", photograph(seed)) for seed in range(3)]
+    ours = of(tmp_path, "ours", [(paths[0], "train"), (paths[1], "val")])
+    theirs = of(tmp_path, "theirs", [(paths[2], "val")])
+    searched: list[int] = []
+
+    def watched(queries: Hashes, others: Hashes, within: int) -> Any:
+        searched.append(len(others))
+        return nearest(queries, others, within)
+
+    monkeypatch.setattr(holdout, "nearest", watched)
+    assert kept([ours], [ours, theirs, theirs], tmp_path / "out") == ["ours-0"]
+    assert searched == [2, 2]  # and once more for the proof
 
 
 def test_a_set_of_before_is_known_by_its_samples_and_says_so_once(
