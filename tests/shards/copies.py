@@ -6,12 +6,17 @@ prints the tables of docs/datasets.md for the images under these folders togethe
 percentile and the largest distance; of strangers the share of images whose hash is telling, the pairs of one of them
 with any other image, the least, the 0.01 %, 1 % and 50 % percentile of their distances, and how many are within both
 limits. With ``--crops N`` strangers are N crops of each image, 35 to 60 % of a side: an excerpt of a data set has few.
+
+    python -m tests.shards.copies --search 100000 30000
+
+prints the seconds of a processor that it takes to compare so many hashes of chance with so many others.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +26,7 @@ from PIL import Image
 
 from laconvnet.shards.build.content import difference_hash
 from laconvnet.shards.sets.holdout import DOUBTFUL_WITHIN, SAME_WITHIN
-from laconvnet.shards.sets.near import Hashes, packed, telling
+from laconvnet.shards.sets.near import Hashes, nearest, packed, telling
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -139,9 +144,21 @@ def _report(folders: Sequence[Path], crops: int) -> Iterator[str]:
     yield f"| strangers | {100 * share:.0f} % | {len(bits):,} | {' | '.join([*told, *near])} |"
 
 
+def _searched(queries: int, others: int) -> float:
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**64, (queries + others, 4), dtype=np.uint64)
+    begin = time.process_time()
+    nearest(hashes[:queries], hashes[queries:], DOUBTFUL_WITHIN)
+    return time.process_time() - begin
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--crops", type=int, default=0)
+    parser.add_argument("--search", nargs=2, type=int, default=(0, 0))
     given = parser.parse_args()
-    print("\n".join(_report(given.folders, given.crops)))
+    if given.folders:
+        print("\n".join(_report(given.folders, given.crops)))
+    if all(given.search):
+        print(f"{_searched(*given.search):.1f} s")
