@@ -118,11 +118,22 @@ SET = (
         "unless it were larger than 1 GiB",
     ),
     File(
+        "pictures.arrow",
+        "a row an image that the annotations name, stored or lost: names, ids, splits, and the checksums and the hash "
+        "that tell its content",
+    ),
+    File(
         "quarantine.parquet",
         "what was lost or changed: file, key, kind, id, cause, reason, counts",
         "sets of `shards build`",
     ),
     File("excluded.parquet", "each image that was skipped, with the reason", "sets of `shards pretrain-set`"),
+    File(
+        "doubtful.parquet",
+        "each image that was kept though it looks like one that is held out, and that one",
+        "sets of `shards pretrain-set`",
+    ),
+    File("doubtful.html", "the nearest of these pairs, side by side", "sets of `shards pretrain-set`"),
     File("shard-*.tar", "samples: `<key>.jpg` or `.png`, and `<key>.json`", "sets of `shards build`"),
     File("shard-*.idx", "DALI's index of the tar", "sets of `shards build`"),
     File("parts/*", "the tables of each finished shard, and the lock", "while a build is unfinished"),

@@ -250,9 +250,11 @@ def pretrain_set(
 ) -> None:
     """Merge built sets for pretraining.
 
-    Merge built sets by weight, without copying them, and leave out every image of any held-out split of the excluded
-    sets (by COCO id, Visual Genome's coco_id, file name and image bytes). What was left out is listed in
-    excluded.parquet; an overlap that remains is an error.
+    Merge built sets by weight, without copying them, and leave out every image that is in a held-out split of an
+    excluded set or of an input, whether it was built there or lost: by its ids of COCO and Flickr, file name, bytes,
+    pixels, and by a hash that copies in another size or quality nearly share. What was left out is listed in
+    excluded.parquet; doubtful.parquet and doubtful.html have what was kept though it looks much like a held-out image.
+    An overlap that remains is an error.
     """
     from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sets import merge
@@ -280,7 +282,8 @@ def verify(
 ) -> None:
     """Check a shard set.
 
-    Check sizes, indices and references, and the ledger against tables and quarantine; with --full every byte and image.
+    Check sizes, indices and references, and the ledger against tables and quarantine; with --full every byte and image;
+    with --against that no image is in a held-out split there, by all that pretrain-set knows images by.
     """
     from laconvnet.shards.sets import verify as checking
 

@@ -1,7 +1,7 @@
 """Build a set: plan -> write -> publish, resumable, parallel, the same bytes at any number of workers.
 
 While it is built, a set has a folder ``parts``: each finished shard leaves its share of the tables there. The last
-step joins them into quarantine.parquet, the two mapped tables, examples.parquet and, last, manifest.parquet; then
+step joins them into quarantine.parquet, the mapped tables, examples.parquet and, last, manifest.parquet; then
 ``parts`` goes. A run that was killed is continued by running the same command again.
 """
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.construction import is_finished, settings_of, under_construction
 from laconvnet.shards.build.deadline import deadline
-from laconvnet.shards.build.join import join_parts
+from laconvnet.shards.build.join import Lost, join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
@@ -66,8 +66,9 @@ def build(
     with under_construction(out, settings, fcntl.LOCK_EX):
         planner = Planner(samples, shard_bytes)
         shards = _write(planner.chunks(), out, workers, total, progress)
+        lost = Lost(planner.quarantined, planner.pictures, planner.faults)
         meta = {"version": VERSION, **settings, "sets": [_set(source)]}
-        join_parts(out, shards, planner.quarantined, planner.read, meta, brake)
+        join_parts(out, shards, lost, planner.read, meta, brake)
     return Manifest.open(out)
 
 

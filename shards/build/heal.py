@@ -81,6 +81,6 @@ def _changes(found: Inputs) -> str:
 def _refuse_loss(out: Path, found: Inputs) -> None:
     if found.gone:
         raise InputError(
-            f"{out}: {_changes(found)}, but the files of {len(found.gone)} that are in it are gone, such as "
-            f"{found.gone[0]}: building again would lose these; put them back, or give another --out"
+            f"{out}: {_changes(found)}, but the files of {len(found.gone)} that are in it are gone or broken, such "
+            f"as {found.gone[0]}: building again would lose these; put them back, or give another --out"
         )

@@ -27,6 +27,8 @@ from PIL import Image, UnidentifiedImageError
 
 from laconvnet.images import FORMATS, ImageLimitError, opened, read_bytes
 from laconvnet.shards.build import jpeg
+from laconvnet.shards.build.content import file_content, image_content
+from laconvnet.shards.format.pictures import UNKNOWN, Content
 
 EXTENSIONS = ("jpg", "png")
 
@@ -46,17 +48,25 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message is the reason the quarantine table gives."""
+    """An image that cannot be used; the message is the reason the quarantine table gives.
+
+    ``content`` is what is known of its file.
+    """
+
+    def __init__(self, message: str, content: Content = UNKNOWN) -> None:
+        super().__init__(message)
+        self.content = content
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """Bytes ready for a shard, and the size in pixels that every decoder will show."""
+    """Bytes ready for a shard, the size in pixels that every decoder will show, and what tells the source's content."""
 
     data: bytes
     ext: str
     width: int
     height: int
+    content: Content
 
 
 def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions: bool = False) -> StoredImage:
@@ -72,46 +82,64 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
         raise ImageError(f"cannot be read: {error.strerror}") from error
     except ImageLimitError as error:
         raise ImageError(f"refused: {error}") from error
+    file = file_content(data)
     try:
         with opened(data) as image:
-            return _normalised(image, data, annotated, has_regions)
-    except ImageError:
-        raise
+            return _normalised(image, data, file, annotated, has_regions)
+    except ImageError as error:
+        raise ImageError(str(error), file) from error
     except ImageLimitError as error:
-        raise ImageError(f"refused: {error}") from error
+        raise ImageError(f"refused: {error}", file) from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"no image of a known format ({', '.join(FORMATS)})") from error
+        raise ImageError(f"no image of a known format ({', '.join(FORMATS)})", file) from error
     # Decoders raise nearly anything on malformed bytes (SyntaxError, struct.error, zlib.error, IndexError, ...);
     # whatever it is, this image is out and the build goes on.
     except Exception as error:
-        raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+        raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}", file) from error
 
 
-def _normalised(image: Image.Image, data: bytes, annotated: tuple[int, int], has_regions: bool) -> StoredImage:
+def _normalised(
+    image: Image.Image, data: bytes, file: Content, annotated: tuple[int, int], has_regions: bool
+) -> StoredImage:
     is_jpeg = image.format in ("JPEG", "MPO")
     if not is_jpeg:
         image.load()  # before EXIF is read, which for PNG decodes as well, with errors that would pass for EXIF's
     orientation = _orientation(image)
     turn = orientation in _TURNS and _wants_upright(image.size, orientation, annotated, has_regions)
     if is_jpeg:
-        fault = jpeg.fault(data)
+        shown, fault = _decoded_jpeg(data)
         if fault is not None and "premature end" in fault.lower():
             raise ImageError(f"cannot be decoded: {fault}")
-        if image.format == "JPEG" and fault is None and jpeg.is_plain(data) and not turn:
-            return StoredImage(data if orientation == _UPRIGHT else jpeg.without_exif(data), "jpg", *image.size)
+        if shown is not None and image.format == "JPEG" and jpeg.is_plain(data) and not turn:
+            kept = data if orientation == _UPRIGHT else jpeg.without_exif(data)
+            return StoredImage(kept, "jpg", *image.size, image_content(file, _upright_pixels(shown, orientation)))
         image.load()
-    if image.format == "PNG" and orientation == _UPRIGHT and _is_plain_png(image, data):
-        return StoredImage(data, "png", *image.size)
     pixels = _flattened(image)
+    upright = pixels.transpose(_TURNS[orientation]) if orientation in _TURNS else pixels
+    content = image_content(file, np.asarray(upright.convert("RGB")))
+    if image.format == "PNG" and orientation == _UPRIGHT and _is_plain_png(image, data):
+        return StoredImage(data, "png", *image.size, content)
     if turn:
-        pixels = pixels.transpose(_TURNS[orientation])
+        pixels = upright
     pixels.info.clear()  # or the encoder writes the old ICC profile and transparency beside the new pixels
     encoded = io.BytesIO()
     if is_jpeg or (image.format == "WEBP" and b"VP8L" not in data[:64]):
         pixels.save(encoded, "JPEG", quality=95, subsampling=0)
-        return StoredImage(encoded.getvalue(), "jpg", *pixels.size)
+        return StoredImage(encoded.getvalue(), "jpg", *pixels.size, content)
     pixels.save(encoded, "PNG")
-    return StoredImage(encoded.getvalue(), "png", *pixels.size)
+    return StoredImage(encoded.getvalue(), "png", *pixels.size, content)
+
+
+def _decoded_jpeg(data: bytes) -> tuple[jpeg.Pixels | None, str | None]:
+    """The pixels of a JPEG, or the warning about it."""
+    try:
+        return jpeg.decoded(data), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _upright_pixels(pixels: jpeg.Pixels, orientation: int) -> jpeg.Pixels:
+    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation])) if orientation in _TURNS else pixels
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from operator import length_hint
 from typing import Any
 
 import xxhash
 from tqdm import tqdm
 
+from laconvnet.files import read_bytes
 from laconvnet.shards.build.examine import examine
 from laconvnet.shards.build.sizes import FileSize, looked_up
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import account_of
 from laconvnet.shards.format.manifest import MANIFEST, Manifest
+from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.format.raw import RawSample, Samples
 from laconvnet.shards.format.rows import fit_record
 
@@ -23,8 +26,8 @@ from laconvnet.shards.format.rows import fit_record
 class Inputs:
     """The pictures of a set beside its files: how many lost ones can be used now, and of those in it are others now.
 
-    ``gone`` are pictures of the set whose files are no longer there, which is no fault; ``useless`` are the reasons,
-    with the file, of lost ones that were tried again and cannot be used.
+    ``gone`` are pictures of the set whose files are no longer there, which is no fault, or no longer usable; ``useless``
+    are the reasons, with the file, of lost ones that were tried again and cannot be used.
     """
 
     come: int = 0
@@ -63,8 +66,19 @@ def inputs_now(manifest: Manifest, samples: Iterable[RawSample], retry: bool = F
 
 
 def _rows(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """The samples in their order, with what is known of their files."""
+    files = _files(manifest)
     for batch in manifest.samples.select(["key", "width", "height", "json_xxh3"]).to_batches():
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            yield row | next(files)
+
+
+def _files(manifest: Manifest) -> Iterator[dict[str, Any]]:
+    if manifest.pictures is None:  # it was built before images were known by their content
+        yield from repeat({"file_bytes": None, "file_xxh3": None})
+        return
+    for batch in manifest.pictures.select(["row", "file_bytes", "file_xxh3"]).to_batches():
+        yield from (row for row in batch.to_pylist() if row["row"] != NOT_STORED)
 
 
 def _compare(manifest: Manifest, sample: RawSample, row: dict[str, Any]) -> None:
@@ -96,6 +110,19 @@ def _other_annotations(manifest: Manifest, what: str) -> InputError:
 def _look(found: Inputs, sample: RawSample, size: FileSize, row: dict[str, Any], published: int) -> None:
     if not isinstance(size, int):
         found.gone.append(str(sample.image))
+    elif row["file_bytes"] is not None and _has_changed(sample, size, row, published):
+        if examine(sample).image is None:
+            found.gone.append(str(sample.image))
+        else:
+            found.changed += 1
+
+
+def _has_changed(sample: RawSample, size: int, row: dict[str, Any], published: int) -> bool:
+    if size != row["file_bytes"]:
+        return True
+    if sample.image.stat().st_mtime_ns <= published:
+        return False
+    return bool(xxhash.xxh3_64_intdigest(read_bytes(sample.image)) != row["file_xxh3"])
 
 
 def _is_worth_a_try(sample: RawSample, cause: str, published: int, retry: bool) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +21,49 @@ from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, proved_ledger, table_differences
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
+    EXAMPLES_MAP,
     PARTS,
     QUARANTINE,
     SAMPLE_SCHEMA,
+    SAMPLES_MAP,
+    Written,
     open_writer,
     publish_tables,
 )
-from laconvnet.shards.format.raw import Counts
-from laconvnet.shards.format.tables import MappedTable
+from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA, picture_row
+from laconvnet.shards.format.raw import Counts, Fault
+
+_Names = tuple[str, str]  # key and file name of an image
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What came into no shard: the rows of the quarantine and of the pictures; and which faults belong to no sample."""
+
+    rows: list[dict[str, Any]]
+    pictures: list[dict[str, Any]]
+    faults: Sequence[Fault] = ()
 
 
 def join_parts(
     out: Path,
     count: int,
-    rows: list[dict[str, Any]],
+    lost: Lost,
     read: Counts,
     meta: dict[str, Any],
     brake: Brake = NO_BRAKE,
 ) -> None:
     """Publish the set of shards 0..count-1; raises InputError where not one sample is usable, or the brake holds.
 
-    Streams part by part. ``rows`` are the quarantine rows of what came into no shard; they stand first. ``read`` are
-    the entries that the source has read: BuildError where they are not those that are kept and lost. Shards left from
-    an earlier, longer plan are removed.
+    Streams part by part. In the quarantine ``lost`` stands first, in the table of pictures last. ``read`` are the
+    entries that the source has read: BuildError where they are not those that are kept and lost. Shards left from an
+    earlier, longer plan are removed.
     """
     parts = [Part(out, number) for number in range(count)]
     sizes = [part.tar_bytes() for part in parts]
     assert None not in sizes, "every shard was written before this"
     usable = [part for part, size in zip(parts, sizes, strict=True) if size]
-    quarantined = [pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)]
+    quarantined = [pa.Table.from_pylist(lost.rows, schema=QUARANTINE_SCHEMA)]
     quarantined += [_read(part, "quarantine") for part in parts]
     quarantine = pa.concat_tables(quarantined)
     if not usable:
@@ -70,13 +85,20 @@ def join_parts(
         "ledger": ledger,
     }
 
-    def prove(samples: MappedTable, examples: MappedTable) -> None:
-        other = table_differences(ledger, samples, examples)
+    def prove(written: Written) -> None:
+        other = table_differences(ledger, written[SAMPLES_MAP], written[EXAMPLES_MAP])
         if other:
             raise BuildError(f"{out}: the tables do not hold what the ledger has, report this: {'; '.join(other)}")
 
     publish_tables(
-        out, _samples(usable), _examples(usable), facts, beside=QUARANTINE, counts=_counts(usable), prove=prove
+        out,
+        _samples(usable),
+        _examples(usable),
+        facts,
+        beside=[QUARANTINE],
+        counts=_counts(usable),
+        pictures=_pictures(parts, lost),
+        prove=prove,
     )
 
 
@@ -119,6 +141,47 @@ def _counts(parts: list[Part]) -> Iterator[pa.Table]:
         else:  # written by a version that did not count
             yield from counted(_read(part, "examples").to_batches(), first)
         first += pq.read_metadata(part.table("examples")).num_rows
+
+
+def _pictures(parts: list[Part], lost: Lost) -> Iterator[pa.Table]:
+    """Of every part, for an image that is lost is known too; with the splits of faults that belong to no sample."""
+    unseen = _named_by_faults(lost.faults)
+    more = {names: row["splits"] for names, row in unseen.items()}
+    first_sample = 0
+    for part in parts:
+        rows = _read(part, "pictures").to_pylist()
+        for row in rows:
+            row["row"] += first_sample if row["row"] != NOT_STORED else 0
+        yield _with_splits(rows, more, unseen)
+        first_sample += pq.read_metadata(part.table("samples")).num_rows
+    yield _with_splits(lost.pictures, more, unseen)
+    yield pa.Table.from_pylist(list(unseen.values()), schema=PICTURE_SCHEMA)
+
+
+def _named_by_faults(faults: Iterable[Fault]) -> dict[_Names, dict[str, Any]]:
+    """The rows of images that faults speak of, with the splits of all faults of one."""
+    found: dict[_Names, dict[str, Any]] = {}
+    for fault in faults:
+        if fault.kind == "picture" and fault.key:
+            row = picture_row(fault.key, fault.named.file_name, fault.named.ids, filter(None, [fault.split]))
+            first = found.setdefault(_names(row), row)
+            first["splits"] = sorted({*first["splits"], *row["splits"]})
+    return found
+
+
+def _names(row: dict[str, Any]) -> _Names:
+    return row["key"], row["file_name"]
+
+
+def _with_splits(
+    rows: list[dict[str, Any]], more: dict[_Names, list[str]], unseen: dict[_Names, dict[str, Any]]
+) -> pa.Table:
+    """These rows, with ``more`` splits; what is among them is not ``unseen``."""
+    for row in rows:
+        if _names(row) in more:
+            row["splits"] = sorted({*row["splits"], *more[_names(row)]})
+            unseen.pop(_names(row), None)
+    return pa.Table.from_pylist(rows, schema=PICTURE_SCHEMA)
 
 
 def _remove_stale(out: Path, usable: list[Part]) -> None:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
 
 _SOI = b"\xff\xd8"
 _EOI = b"\xff\xd9"
@@ -64,11 +68,18 @@ def is_plain(data: bytes) -> bool:
     return bodies.get(_APP0, b"").startswith(b"JFIF") or (frame[6], frame[9], frame[12]) == (1, 2, 3)
 
 
-def fault(data: bytes) -> str | None:
-    """The warning of libjpeg about these bytes, decoded in full, if there is one; PIL keeps such warnings quiet.
+def decoded(data: bytes) -> Pixels:
+    """The RGB pixels (H, W, 3) of these bytes, as PIL decodes them.
 
-    A stream that lost its end or a part in the middle decodes to a half gray image without an error elsewhere.
+    Raises ValueError with the warning of libjpeg, if there is one; PIL keeps such warnings quiet: a stream that lost
+    its end or a part in the middle decodes to a half gray image without an error elsewhere.
     """
+    pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    return pixels
+
+
+def fault(data: bytes) -> str | None:
+    """The warning of `decoded` about these bytes, if there is one."""
     try:
         # Warnings come from the entropy decoder, which runs over all of it; gray spares the work on colour.
         simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)

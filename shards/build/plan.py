@@ -8,7 +8,7 @@ has already go to quarantine with a reason and into no chunk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from laconvnet.shards.build.sizes import FileSize, looked_up, shared, unseen
 from laconvnet.shards.build.writer import Chunk
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import fault_row, picture_rows, sample_counts
-from laconvnet.shards.format.raw import Counts, RawSample, Samples
+from laconvnet.shards.format.pictures import sample_row
+from laconvnet.shards.format.raw import Counts, Fault, RawSample, Samples
 
 SHARD_BYTES = 256 * 2**20
 # So that small images (CLEVR's are 100 KB, thumbnails less) do not make one chunk of a whole data set.
@@ -39,9 +40,10 @@ class Plan:
 class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
-    ``rows`` with the quarantine rows of what is in no chunk, ``missing`` with the number of images that are not there,
-    and ``read`` with the entries that the source has read. With ``notes``, a folder, the sizes of images are those that
-    another planner has left there, where it has; without ``look`` nobody looks for an image, and none has a size.
+    ``rows`` with the quarantine rows of what is in no chunk, ``pictures`` with its rows of the table of that name,
+    ``missing`` with the number of images that are not there, and ``read`` with the entries that the source has read.
+    With ``notes``, a folder, the sizes of images are those that another planner has left there, where it has; without
+    ``look`` nobody looks for an image, and none has a size.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Planner:
         self._shard_bytes = shard_bytes
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
+        self.pictures: list[dict[str, Any]] = []
         self._account = samples.account if isinstance(samples, Samples) else None
         self._counted: Counts = Counter()
         self.missing = 0
@@ -90,23 +93,31 @@ class Planner:
     @property
     def quarantined(self) -> list[dict[str, Any]]:
         """The quarantine rows of what is in no chunk: images, and entries that belong to none."""
-        faults = self._account.faults if self._account else ()
-        return [*self.rows, *(fault_row(fault, fault.key) for fault in faults)]
+        return [*self.rows, *(fault_row(fault, fault.key) for fault in self.faults)]
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """The faults of entries that belong to no sample."""
+        return self._account.faults if self._account else ()
 
     def _present(self) -> Iterator[tuple[RawSample, int]]:
         for sample, found in self._sized:
             if self._account is None:
                 self._counted.update(sample_counts(sample))
             if sample.nothing_left:  # whether there is an image is all the same
-                self.rows.extend(picture_rows(sample, sample.record))
+                self._lose(sample, picture_rows(sample, sample.record))
             elif not isinstance(found, int):
                 self.missing += 1
-                self.rows.extend(picture_rows(sample, None, "missing", found))
+                self._lose(sample, picture_rows(sample, None, "missing", found))
             elif len(sample.record.key) > _KEY_LENGTH:
                 reason = f"key {sample.record.key!r} is longer than the {_KEY_LENGTH} characters of a tar name"
-                self.rows.extend(picture_rows(sample, None, "key", reason))
+                self._lose(sample, picture_rows(sample, None, "key", reason))
             else:
                 yield sample, found
+
+    def _lose(self, sample: RawSample, rows: Iterable[dict[str, Any]]) -> None:
+        self.rows.extend(rows)
+        self.pictures.append(sample_row(sample))
 
     def _chunk(self, number: int, held: list[RawSample], sizes: list[int]) -> tuple[Chunk, ...]:
         """The chunk of these samples but those whose key was there before; none where none is left."""
@@ -124,7 +135,7 @@ class Planner:
                 f"key {sample.record.key!r} occurs twice in this build, {name} is the second of its images; expected"
                 " the image ids different in letters, digits and dashes"
             )
-            self.rows.extend(picture_rows(sample, None, "duplicate key", reason))
+            self._lose(sample, picture_rows(sample, None, "duplicate key", reason))
         kept = [place for place in range(len(held)) if place not in twice]
         if not kept:
             return ()

@@ -22,6 +22,7 @@ from laconvnet.shards.build.examine import examine
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, record_counts
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
+from laconvnet.shards.format.pictures import PICTURE_SCHEMA, sample_row
 from laconvnet.shards.format.raw import Counts, RawSample
 from laconvnet.shards.format.record import SCHEMA_VERSION
 from laconvnet.shards.format.rows import example_rows
@@ -57,7 +58,10 @@ class Part:
         return self.tar.with_suffix(".idx")
 
     def table(self, name: str) -> Path:
-        """The part's share of "samples", "examples", "quarantine" or "counts", whose rows begin with the part's."""
+        """The part's share of a table: "samples", "examples", "quarantine", "counts" or "pictures".
+
+        Rows of samples and examples that it speaks of are counted from the part's first.
+        """
         return self.out / PARTS / f"shard-{self.number:06d}.{name}.parquet"
 
     def kept(self) -> Counts:
@@ -86,7 +90,7 @@ def write_shard(out: Path, chunk: Chunk) -> int:
     if part.tar_bytes(fingerprint) is not None:
         return len(chunk.samples)
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
-    tables = _Tables([], [], [], Counter())
+    tables = _Tables([], [], [], [], Counter())
     size = _write_tar(part, chunk, tables)
     examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
     kept = json.dumps([[*entry, number] for entry, number in sorted(tables.kept.items())])
@@ -95,6 +99,7 @@ def write_shard(out: Path, chunk: Chunk) -> int:
         ("examples", examples),
         ("quarantine", pa.Table.from_pylist(tables.quarantine, schema=QUARANTINE_SCHEMA)),
         ("counts", pa.concat_tables([COUNT_SCHEMA.empty_table(), *counted(examples.to_batches())])),
+        ("pictures", pa.Table.from_pylist(tables.pictures, schema=PICTURE_SCHEMA)),
         ("samples", pa.Table.from_pylist(tables.samples, schema=commit)),
     ):
         with publishing(part.table(name)) as temporary, open_writer(temporary, table.schema) as writer:
@@ -107,13 +112,14 @@ class _Tables:
     samples: list[dict[str, Any]]
     examples: list[dict[str, Any]]
     quarantine: list[dict[str, Any]]
+    pictures: list[dict[str, Any]]
     kept: Counts
 
 
 def _fingerprint(chunk: Chunk) -> str:
     digest = xxhash.xxh3_128(str(SCHEMA_VERSION).encode())
     for sample, size in zip(chunk.samples, chunk.sizes, strict=True):
-        digest.update(f"{size} {sample.record!r} {sample.faults!r}".encode("utf-8", "surrogateescape"))
+        digest.update(f"{size} {sample.record!r} {sample.faults!r} {sample.ids!r}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -139,7 +145,9 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
     found = examine(sample)
     tables.quarantine.extend(found.rows)
     if found.record is None or found.image is None:
+        tables.pictures.append(sample_row(sample, found.content))
         return None
+    tables.pictures.append(sample_row(sample, found.content, len(tables.samples)))
     record, encoded = found.record, found.image
     tables.kept.update(record_counts(record))
     text = record.to_json()

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from laconvnet.shards.errors import BuildError
-from laconvnet.shards.format.raw import BY_RULE, Counts, Fault, RawSample
+from laconvnet.shards.format.raw import BY_RULE, Counts, Fault, RawSample, storable
 from laconvnet.shards.format.record import Record, Region
 from laconvnet.shards.format.tables import MappedTable
 
@@ -112,11 +112,8 @@ def picture_rows(sample: RawSample, kept: Record | None, cause: str = "", reason
 
 
 def _row(fields: dict[str, Any]) -> dict[str, Any]:
-    """The row with texts that a table can hold: file names and pickles may have other bytes than those of UTF-8."""
-    return {
-        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-        for name, value in fields.items()
-    }
+    """The row with texts that a table can hold."""
+    return {name: storable(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 def _listed(counts: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:

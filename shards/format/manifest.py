@@ -6,7 +6,8 @@ Any sample is one ``pread`` away: shard, offset and length stand in its row.
 
 The two are what is published. Beside them stand the same tables as ``manifest.arrow`` and ``examples.arrow``, which
 processes map and read (`shards.format.tables`); the manifest records their sizes and checksums. ``counts.arrow`` has
-what was counted of the examples' texts (`shards.format.counts`); not every set has it.
+what was counted of the examples' texts (`shards.format.counts`), ``pictures.arrow`` by what its images are known
+(`shards.format.pictures`); not every set has them.
 
 This is version 3. Version 2 recorded a mapped table's checksum as a whole, which no start could afford to compare, none
 of its own facts nor of the other files, and numbered samples in 32 bits; it is still read.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
 from laconvnet.shards.format.ledger import account_of, lost_by_fault
 from laconvnet.shards.format.mirror import mirrored, origin
+from laconvnet.shards.format.pictures import PICTURE_SCHEMA
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.remote import Folder as Folder
 from laconvnet.shards.format.remote import url_of as url_of
@@ -53,11 +55,13 @@ VERSION, READ_TOO = 3, 2
 MANIFEST, EXAMPLES = "manifest.parquet", "examples.parquet"
 QUARANTINE, EXCLUDED = "quarantine.parquet", "excluded.parquet"
 SAMPLES_MAP, EXAMPLES_MAP, COUNTS_MAP = "manifest.arrow", "examples.arrow", "counts.arrow"
+PICTURES_MAP = "pictures.arrow"
 PARTS, AGAIN = "parts", "again"  # folders of a build that is under way
 META_KEY, META_CHECKSUM_KEY = b"laconvnet", b"laconvnet.xxh3"
 _NEEDED = {"tables", "shards", "sets"}
 FILES = "files"  # the fact that tells of files beside the mapped tables
 KINDS = ("expression", "question")
+Written = dict[str, tables.MappedTable]  # mapped tables by the names of their files
 
 
 def _field(name: str, kind: pa.DataType, nullable: bool = False) -> pa.Field:
@@ -127,30 +131,40 @@ def publish_tables(
     samples: Iterable[pa.Table],
     examples: Iterable[pa.Table],
     meta: Mapping[str, Any],
-    beside: str | None = None,
+    beside: Sequence[str] = (),
     counts: Iterable[pa.Table] | None = None,
-    prove: Callable[[tables.MappedTable, tables.MappedTable], None] | None = None,
+    pictures: Iterable[pa.Table] | None = None,
+    prove: Callable[[Written], None] | None = None,
 ) -> None:
     """Write the tables of a set, given in parts, the manifest last; ``meta`` gets the facts of the files.
 
-    ``beside`` names a file of the set that was written before, which is recorded too. ``counts`` are those of the parts
-    of ``examples``; without them the examples are counted here. ``prove`` is given both mapped tables as they were
-    written, and may raise before the manifest is published.
+    ``beside`` names files of the set that were written before, which are recorded too. ``counts`` are those of the
+    parts of ``examples``; without them the examples are counted here. ``pictures`` are the parts of that table, which a
+    set may be without. ``prove`` is given the mapped tables as they were written, and may raise before the manifest is
+    published.
     """
-    written, found = {}, {}
-    for name, schema, parts in ((EXAMPLES_MAP, EXAMPLE_SCHEMA, examples), (SAMPLES_MAP, SAMPLE_SCHEMA, samples)):
-        found[name] = _publish_map(folder / name, schema, parts)
-        written[name] = tables.mapped(folder / name, [schema], found[name])
+    written: Written = {}
+    found = {}
+    for name, schema, parts in (
+        (EXAMPLES_MAP, EXAMPLE_SCHEMA, examples),
+        (SAMPLES_MAP, SAMPLE_SCHEMA, samples),
+        (PICTURES_MAP, PICTURE_SCHEMA, pictures),
+    ):
+        if parts is None:
+            (folder / name).unlink(missing_ok=True)  # of a build that was killed, on other samples
+        else:
+            found[name] = _publish_map(folder / name, schema, parts)
+            written[name] = tables.mapped(folder / name, [schema], found[name])
     if prove:
-        prove(written[SAMPLES_MAP], written[EXAMPLES_MAP])
+        prove(written)
     total = summed(count_examples(written[EXAMPLES_MAP]) if counts is None else counts)
     if total is None:
-        (folder / COUNTS_MAP).unlink(missing_ok=True)  # of a build that was killed, on other samples
+        (folder / COUNTS_MAP).unlink(missing_ok=True)
         _LOG.warning("%s: no %s, it would be larger than %d bytes; trainings count", folder, COUNTS_MAP, LIMIT_BYTES)
     else:
         found[COUNTS_MAP] = _publish_map(folder / COUNTS_MAP, COUNT_SCHEMA, [total])
     _publish_parquet(folder / EXAMPLES, EXAMPLE_SCHEMA, written[EXAMPLES_MAP])
-    files = {name: file_facts(folder / name) for name in (EXAMPLES, beside) if name}
+    files = {name: file_facts(folder / name) for name in (EXAMPLES, *beside)}
     schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**meta, "tables": found, FILES: files}))
     _publish_parquet(folder / MANIFEST, schema, written[SAMPLES_MAP])
 
@@ -227,6 +241,15 @@ class Manifest:
     @cached_property
     def example_columns(self) -> tables.Columns:
         return tables.Columns(self.examples)
+
+    @cached_property
+    def pictures(self) -> tables.MappedTable | None:
+        """By what the images are known, those that were lost too; None in a set that was built without.
+
+        Opened when it is first asked for, because training never does; raises InputError as `open`.
+        """
+        facts = self.meta["tables"].get(PICTURES_MAP)
+        return tables.mapped(self.folder / PICTURES_MAP, [PICTURE_SCHEMA], facts) if facts else None
 
     @property
     def fingerprint(self) -> str:
@@ -320,7 +343,7 @@ class Manifest:
 
     def check_tables(self) -> None:
         """Compare all bytes of the mapped tables, in either version; raises InputError naming the file."""
-        for table in filter(None, (self.samples, self.examples, self.counted)):
+        for table in filter(None, (self.samples, self.examples, self.counted, self.pictures)):
             table.check()
 
     def _check_shards(self) -> None:

@@ -22,13 +22,24 @@ _ALL_LOST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """What the annotations name an image by: its file, and ids such as "coco:139" (`shards.format.pictures`)."""
+
+    file_name: str = ""
+    ids: tuple[str, ...] = ()
+
+
+NAMELESS = Named()
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """An entry of the annotations that was lost, or with ``changed`` one that was kept otherwise than it was given.
 
     ``kind`` and ``id`` say which, ``split`` is empty where the file tells none. ``cause`` is a short class of reasons,
     the same at every place of its kind; ``reason`` is the whole text. ``takes`` are the entries, by kind, that were
     lost with it, itself among them: a region takes its expressions. ``region`` is the id of the region it belongs to,
-    ``key`` that of the sample where no sample holds the fault.
+    ``key`` that of the sample where no sample holds the fault; ``named`` what is known of an image that is lost then.
     """
 
     kind: str
@@ -41,6 +52,7 @@ class Fault:
     region: str | None = None
     changed: bool = False
     key: str = ""
+    named: Named = NAMELESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +61,13 @@ class RawSample:
 
     The record's width and height are what the annotations claim, 0 where they claim nothing; the builder puts the
     decoded size there. ``image`` may be missing or broken: the builder quarantines it. ``faults`` are those of entries
-    of this image.
+    of this image. ``ids`` are those that neither the record's ``coco_id`` nor its file name tells.
     """
 
     record: Record
     image: Path
     faults: tuple[Fault, ...] = ()
+    ids: tuple[str, ...] = ()
 
     @property
     def splits(self) -> frozenset[str]:
@@ -102,6 +115,11 @@ class Samples(Iterator[RawSample]):
 
     def __length_hint__(self) -> int:
         return max(self._left, 0)
+
+
+def storable(text: str) -> str:
+    """The text as a table can hold it: file names and pickles may have other bytes than those of UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _not_all_lost(samples: Iterator[RawSample], account: Account) -> Iterator[RawSample]:

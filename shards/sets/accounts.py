@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.checksums import REMEDY
 from laconvnet.shards.format.ledger import (
@@ -17,7 +21,8 @@ from laconvnet.shards.format.ledger import (
     record_counts,
     table_differences,
 )
-from laconvnet.shards.format.manifest import MANIFEST, QUARANTINE, Manifest
+from laconvnet.shards.format.manifest import MANIFEST, PICTURES_MAP, QUARANTINE, Manifest
+from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.format.raw import Counts
 
 
@@ -56,6 +61,33 @@ def record_ledger_problems(manifest: Manifest) -> Iterator[str]:
     for row in range(len(manifest.samples)):
         found.update(record_counts(manifest.read_record(row)))
     yield from _told(manifest, kept_differences(ledger, found, KINDS, " in the records"))
+
+
+def picture_problems(manifest: Manifest) -> Iterator[str]:
+    """Where the table of pictures is not that of the samples, or names others than the ledger says were read."""
+    if manifest.pictures is None:
+        return
+    pictures, where = manifest.pictures.to_table(), f"{manifest.folder / PICTURES_MAP}: "
+    stored = pictures.filter(pc.not_equal(pictures["row"], NOT_STORED))
+    if not np.array_equal(stored["row"].to_numpy(), np.arange(len(manifest.samples))):
+        yield f"{where}its rows are not those of the {len(manifest.samples)} samples in their order; {REMEDY}"
+        return
+    for name in ("key", "file_name"):
+        if not stored[name].equals(manifest.samples[name]):
+            yield f"{where}column {name!r} is not that of the samples; {REMEDY}"
+    both = zip(stored["splits"].to_pylist(), manifest.samples["splits"].to_pylist(), strict=True)
+    if not all(set(kept) <= set(annotated) for annotated, kept in both):
+        yield f"{where}an image lacks a split that its sample has; {REMEDY}"
+    if "ledger" in manifest.meta:
+        yield from (f"{where}{problem}; {REMEDY}" for problem in _other_pictures(manifest.meta["ledger"], pictures))
+
+
+def _other_pictures(ledger: Ledger, pictures: pa.Table) -> Iterator[str]:
+    found = Counter(pc.list_flatten(pictures["splits"]).to_pylist())
+    for split in sorted({*ledger, *found}):
+        read = account_of(ledger, split, "picture")["read"]
+        if found[split] != read:
+            yield f"split {split or 'unknown'}: {found[split]} images, the ledger says {read} were read"
 
 
 def _other_losses(ledger: Ledger, found: Ledger) -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from laconvnet.shards.format.manifest import Manifest
-from laconvnet.shards.sets.holdout import Identity, manifest_identities
+from laconvnet.shards.format.pictures import NOT_STORED
+from laconvnet.shards.sets.holdout import Identity, known_images
 
 
 def info(folder: Path) -> dict[str, Any]:
@@ -54,12 +55,16 @@ def info(folder: Path) -> dict[str, Any]:
 
 
 def _image_numbers(manifest: Manifest) -> list[int]:
-    """A number for each row; rows with an identity in common have the same."""
-    number_of: dict[Identity, int] = {}
-    numbers = []
-    for row, known_by in enumerate(manifest_identities(manifest)):
-        number = next((number_of[identity] for identity in known_by if identity in number_of), row)
-        for identity in known_by:
-            number_of.setdefault(identity, number)
-        numbers.append(number)
-    return numbers
+    """A number for each row; rows have the same where a chain of identities in common leads from one to the other."""
+    first_with: dict[Identity, int] = {}
+    parents = list(range(len(manifest.samples)))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = row = parents[parents[row]]
+        return row
+
+    for image in known_images(manifest):
+        for identity in image.identities if image.row != NOT_STORED else ():
+            parents[root(image.row)] = root(first_with.setdefault(identity, image.row))
+    return [root(row) for row in range(len(parents))]

@@ -1,9 +1,10 @@
 """A pretraining set: built sets put together by reference, without any image that a test will show.
 
 Nothing is copied: the manifest refers to the shards of the inputs by relative path. An image is skipped when it
-has a split other than "train" in any excluded set or in any of the inputs; excluded.parquet lists each with the
-reason, and before the manifest is published the written tables are read back and searched for overlaps again.
-Tables are read, filtered and written batch by batch.
+has a split other than "train" in any excluded set or in any of the inputs, whether it was built there or lost;
+excluded.parquet lists each with the reason, doubtful.parquet and doubtful.html what was kept though it looks like one.
+Before the manifest is published the written tables are read back and searched for overlaps again. Tables are read,
+filtered and written batch by batch.
 """
 
 from __future__ import annotations
@@ -25,18 +26,32 @@ from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA,
+    EXAMPLES_MAP,
     EXCLUDED,
     MANIFEST,
+    PICTURES_MAP,
     SAMPLE_SCHEMA,
+    SAMPLES_MAP,
     VERSION,
     Manifest,
+    Written,
     meta_fingerprint,
     open_writer,
     publish_tables,
     read_meta,
 )
-from laconvnet.shards.format.tables import Columns, MappedTable
-from laconvnet.shards.sets.holdout import Identity, held_out, identities, manifest_identities, shared
+from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA
+from laconvnet.shards.format.tables import Columns
+from laconvnet.shards.sets.doubtful import DOUBTFUL, Pair, publish_doubtful
+from laconvnet.shards.sets.holdout import (
+    TRAIN,
+    HeldOut,
+    Match,
+    known_images,
+    known_of,
+    picture_tables,
+    say_what_splits_are_missing,
+)
 
 Flags = NDArray[np.bool_]
 
@@ -47,16 +62,10 @@ EXCLUDED_SCHEMA = pa.schema(
         pa.field("file_name", pa.string(), nullable=False),
         pa.field("coco_id", pa.int64()),
         pa.field("reason", pa.string(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+        pa.field("distance", pa.int16(), nullable=False),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Where an image is held out: the set by name, and the split."""
-
-    name: str
-    split: str
 
 
 def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> Manifest:
@@ -75,13 +84,16 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
             )
         return Manifest.open(out)
 
-    sets = [Manifest.open(folder) for folder, _ in inputs]
-    excluded = [Manifest.open(folder) for folder in exclude]
-    for manifest in (*sets, *excluded):
+    opened = _opened([*(folder for folder, _ in inputs), *exclude])
+    for manifest in opened.values():
         manifest.check_tables()  # or damage in one of version 2 would get a right checksum here
-    held = _all_held_out([*sets, *excluded])
-    reasons = [_reasons(manifest, held) for manifest in sets]
-    shares = _shares(sets, reasons)
+    for folder in exclude:
+        say_what_splits_are_missing(opened[folder.resolve()])
+    every = list(opened.values())
+    sets, held = every[: len(inputs)], HeldOut(every)
+    found = [_held_out(manifest, held) for manifest in sets]
+    same = [matches for matches, _ in found]
+    shares = _shares(sets, same)
     if not any(share.used.any() for share in shares):
         raise InputError(
             f"{out}: no image is left of {', '.join(str(folder) for folder, _ in inputs)}; expected examples of split"
@@ -98,17 +110,25 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         "options": options,
         "quarantined": 0,
         "ledgers": _ledgers(sets),
-        "excluded": sum(len(found) for found in reasons),
+        "excluded": sum(map(len, same)),
         "without_examples": sum(int((share.allowed & ~share.used).sum()) for share in shares),
     }
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     with publishing(out / EXCLUDED) as temporary, open_writer(temporary, EXCLUDED_SCHEMA) as writer:
-        writer.write_table(_excluded_table(sets, reasons))
-    folders = [*(folder for folder, _ in inputs), *exclude]
-    samples = (part for share in shares for part in _samples(share))
-    examples = (part for share in shares for part in _examples(share))
-    publish_tables(out, samples, examples, meta, EXCLUDED, prove=partial(_prove, out, folders))
+        writer.write_table(_excluded_table(sets, same, every))
+    doubtful = [Pair(number, match) for number, (_, matches) in enumerate(found) for match in matches]
+    used = [pair for pair in doubtful if shares[pair.number].used[pair.match.image.row]]
+    publish_doubtful(out, used, every, [*map(_place, every)])
+    publish_tables(
+        out,
+        (part for share in shares for part in _samples(share)),
+        (part for share in shares for part in _examples(share)),
+        meta,
+        [EXCLUDED, DOUBTFUL],
+        pictures=(part for share in shares for part in _pictures(share)),
+        prove=partial(_prove, out, [manifest.folder for manifest in every]),
+    )
     return Manifest.open(out)
 
 
@@ -126,6 +146,15 @@ def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
         raise InputError(f"{out}: is an input; give another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: not a folder; give another --out")
+
+
+def _opened(folders: list[Path]) -> dict[Path, Manifest]:
+    """The sets in these folders, each once, in their order."""
+    opened: dict[Path, Manifest] = {}
+    for folder in folders:
+        if folder.resolve() not in opened:
+            opened[folder.resolve()] = Manifest.open(folder)
+    return opened
 
 
 def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> dict[str, Any]:
@@ -161,21 +190,14 @@ def _ledgers(sets: list[Manifest]) -> dict[str, Any]:
     return found
 
 
-def _all_held_out(sets: list[Manifest]) -> dict[Identity, HeldOut]:
-    held: dict[Identity, HeldOut] = {}
-    for manifest in sets:
-        name = f"{manifest.meta['source']} ({manifest.folder})"
-        for identity, split in held_out(manifest).items():
-            held.setdefault(identity, HeldOut(name, split))
-    return held
+def _place(manifest: Manifest) -> str:
+    return f"{manifest.meta['source']} ({manifest.folder})"
 
 
-def _reasons(manifest: Manifest, held: dict[Identity, HeldOut]) -> dict[int, str]:
-    """The rows of a set that must stay out, and why."""
-    return {
-        row: f"in split {where.split} of {where.name}, by {what} {value}"
-        for row, (what, value), where in shared(manifest_identities(manifest), held)
-    }
+def _held_out(manifest: Manifest, held: HeldOut) -> tuple[list[Match], list[Match]]:
+    """The images of a set that must stay out, in its order, and the doubtful ones."""
+    same, doubtful = held.find(known_images(manifest))
+    return sorted(same, key=lambda match: match.image.row), doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +217,12 @@ class _Share:
         return np.asarray(train & self.allowed[examples["sample"].to_numpy()])
 
 
-def _shares(sets: list[Manifest], reasons: list[dict[int, str]]) -> list[_Share]:
+def _shares(sets: list[Manifest], same: list[list[Match]]) -> list[_Share]:
     shares = []
     first_shard = first_sample = 0
-    for number, (manifest, skipped) in enumerate(zip(sets, reasons, strict=True)):
+    for number, (manifest, skipped) in enumerate(zip(sets, same, strict=True)):
         allowed = np.ones(len(manifest.samples), dtype=bool)
-        allowed[list(skipped)] = False
+        allowed[[match.image.row for match in skipped]] = False
         share = _Share(manifest, number, allowed, np.zeros_like(allowed), first_shard, first_sample)
         for batch in manifest.examples.select(["split", "sample"]).to_batches():
             share.used[batch["sample"].to_numpy()[share.wanted(batch)]] = True
@@ -226,32 +248,40 @@ def _examples(share: _Share) -> Iterator[pa.Table]:
         yield _with_column(rows, EXAMPLE_SCHEMA.field("sample"), new_row[rows["sample"].to_numpy()])
 
 
+def _pictures(share: _Share) -> Iterator[pa.Table]:
+    new_row = np.cumsum(share.used) - 1 + share.first_sample
+    for part in picture_tables(share.manifest):
+        stored = part.filter(pc.not_equal(part["row"], NOT_STORED))
+        rows = stored.filter(pa.array(share.used[stored["row"].to_numpy()]))
+        yield _with_column(rows, PICTURE_SCHEMA.field("row"), new_row[rows["row"].to_numpy()])
+
+
 def _with_column(table: pa.Table, field: pa.Field, values: Any) -> pa.Table:
     index = table.schema.get_field_index(field.name)
     return table.set_column(index, field, pa.array(values.astype(field.type.to_pandas_dtype()), field.type))
 
 
-def _excluded_table(sets: list[Manifest], reasons: list[dict[int, str]]) -> pa.Table:
-    parts = []
-    for number, (manifest, skipped) in enumerate(zip(sets, reasons, strict=True)):
-        rows = np.array(list(skipped), np.int64)
-        known = [manifest.sample_columns.values(name, rows) for name in ("key", "file_name", "coco_id")]
-        columns = [[number] * len(skipped), *known, list(skipped.values())]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, EXCLUDED_SCHEMA, strict=True)]
-        parts.append(pa.table(arrays, schema=EXCLUDED_SCHEMA))
-    return pa.concat_tables(parts)
+def _excluded_table(sets: list[Manifest], same: list[list[Match]], held_in: list[Manifest]) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for number, (manifest, matches) in enumerate(zip(sets, same, strict=True)):
+        coco_ids = manifest.sample_columns.values("coco_id", np.array([match.image.row for match in matches], np.int64))
+        for match, coco_id in zip(matches, coco_ids, strict=True):
+            image = {"set": number, "key": match.image.key, "file_name": match.image.file_name, "coco_id": coco_id}
+            reason = match.told(_place(held_in[match.held.number]))
+            rows.append(image | {"reason": reason, "by": match.by[0], "distance": match.distance})
+    return pa.Table.from_pylist(rows, schema=EXCLUDED_SCHEMA)
 
 
-def _prove(out: Path, folders: list[Path], samples: MappedTable, examples: MappedTable) -> None:
+def _prove(out: Path, folders: list[Path], written: Written) -> None:
     """Search the written tables; raises InputError unless all is "train" and no image is held out anywhere."""
-    splits = pc.unique(examples["split"]).to_pylist()
-    if set(splits) - {"train"}:
+    splits = pc.unique(written[EXAMPLES_MAP]["split"]).to_pylist()
+    if set(splits) - {TRAIN}:
         raise InputError(f"{out}: splits {sorted(splits)} were written, expected only train; report this")
-    written = list(samples.select(["source", "file_name", "coco_id", "image_xxh3"]).to_batches())
-    columns = Columns(samples)
-    for folder in folders:
-        known = (identities(**row) for batch in written for row in batch.to_pylist())
-        for row, (what, value), split in shared(known, held_out(Manifest.open(folder))):
-            key, name = (columns.value(column, row) for column in ("key", "file_name"))
-            where = f"in split {split} of {folder}, by {what} {value}"
-            raise InputError(f"{out}: image {key} ({name}) is {where}; the set was not published")
+    pictures = (pa.table(batch) for batch in written[PICTURES_MAP].to_batches())
+    same, _ = HeldOut([Manifest.open(folder) for folder in folders]).find(
+        known_of(pictures, Columns(written[SAMPLES_MAP]), "")
+    )
+    if same:
+        first = min(same, key=lambda match: match.image.row)
+        where = first.told(str(folders[first.held.number]))
+        raise InputError(f"{out}: image {first.image.key} ({first.image.file_name}) is {where}; not published")

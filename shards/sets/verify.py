@@ -40,8 +40,9 @@ from laconvnet.shards.format.remote import url_of
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
-from laconvnet.shards.sets.accounts import ledger_problems, record_ledger_problems
-from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
+from laconvnet.shards.sets.accounts import ledger_problems, picture_problems, record_ledger_problems
+from laconvnet.shards.sets.doubtful import DOUBTFUL
+from laconvnet.shards.sets.holdout import HeldOut, known_images, say_what_splits_are_missing
 
 _PROBLEMS = 10
 _BOX_TOLERANCE = 0.01  # pixels: boxes are stored in 32 bits
@@ -54,10 +55,11 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     """Check a set; returns a report, or raises InputError naming shard, key and offset of the first problems.
 
     Always: sizes, indices, schemas, references and boxes, the checksums of the tables and of the files beside them, the
-    counts of the texts, that the mapped tables are the published ones, and that the ledger is that of the tables and
-    of the quarantine. ``full``: every member's header and
-    checksum, every record against its rows and the ledger, every image decoded.
-    ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
+    counts of the texts, the table of pictures against that of the samples, that the mapped tables are the published
+    ones, and that the ledger is that of the tables and of the quarantine. ``full``: every member's header and checksum,
+    every record against its rows and the ledger, every image decoded.
+    ``against``: no image of this set is in a split other than "train" of those sets, by anything that images are known
+    by (`shards.sets.holdout`).
     """
     manifest = Manifest.open(folder)
     _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
@@ -98,12 +100,14 @@ def _table_problems(manifest: Manifest) -> Iterator[str]:
         yield from differences
         if not differences:
             yield from _file_problems(manifest, parquet)
-    if manifest.counted is not None:
+    for name in ("counted", "pictures"):  # the latter is not opened before
         try:
-            manifest.counted.check()
+            table = getattr(manifest, name)
+            if table is not None:
+                table.check()
         except InputError as error:
             yield str(error)
-    for name in (QUARANTINE, EXCLUDED):
+    for name in (QUARANTINE, EXCLUDED, DOUBTFUL):
         yield from _file_problems(manifest, name)
 
 
@@ -156,6 +160,7 @@ def _quick_problems(manifest: Manifest) -> Iterator[str]:
     yield from _sample_problems(manifest)
     yield from _example_problems(manifest)
     yield from _count_problems(manifest)
+    yield from picture_problems(manifest)
     yield from ledger_problems(manifest)
     for number in range(len(manifest.shard_paths)):
         yield from _index_problems(manifest, number)
@@ -332,10 +337,9 @@ def _comparable(example: dict[str, Any]) -> dict[str, Any]:
 def _overlaps(manifest: Manifest, other: Path) -> Iterator[str]:
     against = Manifest.open(other)
     against.check_tables()
-    held = held_out(against)
-    for row, (what, value), split in shared(manifest_identities(manifest), held):
-        key, name = (manifest.sample(row, column) for column in ("key", "file_name"))
-        yield f"image {key} ({name}) is in split {split} of {other}, by {what} {value}"
+    say_what_splits_are_missing(against)
+    same, _ = HeldOut([against]).find(known_images(manifest))
+    yield from (f"image {match.image.key} ({match.image.file_name}) is {match.told(str(other))}" for match in same)
 
 
 def _by_reference(manifest: Manifest) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol
 import xxhash
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.pictures import ids_of
 from laconvnet.shards.format.raw import Fault, RawSample
 from laconvnet.shards.format.raw import Samples as Samples  # what a source gives
 from laconvnet.shards.format.record import Question, Record, Region
@@ -66,10 +67,11 @@ def sample(
     questions: tuple[Question, ...] = (),
     coco_id: int | None = None,
     faults: tuple[Fault, ...] = (),
+    flickr_id: int | None = None,
 ) -> RawSample:
     """What a source says of an image, and where that lies; ``size``, width and height, is 0 where no file gives it."""
     record = Record(source.name, picture_id, file_name, *size, source.licence, regions, questions, coco_id)
-    return RawSample(record, image, faults)
+    return RawSample(record, image, faults, ids_of(source.name, file_name, coco_id, flickr_id))
 
 
 def picture_id(name: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, RawSample
 from laconvnet.shards.format.record import Question, key
 from laconvnet.shards.sources import reading
@@ -88,10 +89,14 @@ class Clevr:
 
     def _load(self, path: Path, split: str, image_folder: Path, account: Account) -> QuestionStore:
         """The questions by image. The download has them together, but nothing says that they must be."""
-        store = QuestionStore(account, lambda file_name: key(self.name, Path(str(file_name)).stem))
+        store = QuestionStore(
+            account,
+            lambda file_name: key(self.name, Path(str(file_name)).stem),
+            lambda file_name: named(self.name, str(file_name)),
+        )
         for position, question in enumerate(reading.read_items(path, "questions.item")):
-            named = f"{split}-{question.get('question_index', position)}"
-            with store.reading(path, split, named) as asked:
+            number = f"{split}-{question.get('question_index', position)}"
+            with store.reading(path, split, number) as asked:
                 id = f"{split}-{self.question_number(question, position, path)}"
                 where = f"{path}: question {id}"
                 file_name = reading.field(question, where, str, "image_filename")

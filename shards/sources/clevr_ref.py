@@ -26,6 +26,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from laconvnet.images import MAX_PIXELS
+from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Expression, Region, Rle, key
 from laconvnet.shards.sources import reading
@@ -106,8 +107,8 @@ class ClevrRef:
         sizes = _Sizes(with_images)
         without_scene = set(split.expressions)
         for scene in reading.read_items(split.scenes, "scenes.item"):
-            named = scene.get("image_filename")
-            with entry(account.faults, "picture", named, split.name, split.scenes, {}):
+            given = scene.get("image_filename")
+            with entry(account.faults, "picture", given, split.name, split.scenes, {}):
                 file_name = reading.field(scene, f"{split.scenes}: scene", str, "image_filename")
                 expressions = split.expressions.get(file_name)
                 if not expressions:
@@ -126,12 +127,18 @@ class ClevrRef:
             expressions = split.expressions.get(file_name)
             told = f"{split.scenes}: no scene of {file_name}, of which {split.refexps.name} speaks; get the file again"
             takes = sum((Counter(_takes(numbers)) for *_, numbers in expressions), Counter({"picture": 1}))
-            error, key_ = EntryFault("no scene", told), key(self.name, Path(file_name).stem)
-            account.faults.append(lost(error, "picture", file_name, split.name, split.scenes, takes, key=key_))
+            error = EntryFault("no scene", told)
+            names = key(self.name, Path(file_name).stem), named(self.name, file_name)
+            account.faults.append(lost(error, "picture", file_name, split.name, split.scenes, takes, None, *names))
 
     def _expressions(self, path: Path, split: str, image_folder: Path, account: Account) -> QuestionStore:
         """Id, text and objects of every expression, by the file name of its image. Those of one are together."""
-        store = QuestionStore(account, lambda name: key(self.name, Path(str(name)).stem), _KINDS)
+        store = QuestionStore(
+            account,
+            lambda name: key(self.name, Path(str(name)).stem),
+            lambda name: named(self.name, str(name)),
+            _KINDS,
+        )
         for position, refexp in enumerate(reading.read_items(path, "refexps.item")):
             id = f"{split}-{position}"
             where = f"{path}: expression {id}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import Fault
+from laconvnet.shards.format.raw import NAMELESS, Fault, Named
 
 T = TypeVar("T")
 
@@ -59,10 +59,11 @@ def lost(
     takes: Mapping[str, int],
     region: str | None = None,
     key: str = "",
+    named: Named = NAMELESS,
 ) -> Fault:
     """The fault of an entry that is lost."""
     taken = tuple((name, number) for name, number in takes.items() if number)
-    return Fault(kind, _short(id), split, error.cause, str(error), str(file), taken, region, key=key)
+    return Fault(kind, _short(id), split, error.cause, str(error), str(file), taken, region, key=key, named=named)
 
 
 def sort_out(

@@ -26,7 +26,8 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.pictures import named
+from laconvnet.shards.format.raw import Account, Fault, Named, RawSample
 from laconvnet.shards.format.record import Box, Expression, Region
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
@@ -91,10 +92,11 @@ class Flickr30k:
             for image, split in sorted(split_of.items(), key=lambda item: (item[1], int(item[0]))):
                 account.count(split, picture=1)
                 files = sentences / f"{image}.txt", boxes / f"{image}.xml"
-                read = _read_image(image, split, *files, account, f"{self.name}-{image}")
+                name = f"{image}.jpg"
+                names = f"{self.name}-{image}", named(self.name, name)
+                read = _read_image(image, split, *files, account, *names)
                 if read is not None:
                     size, regions, faults = read
-                    name = f"{image}.jpg"
                     yield sample(self, folder / name, image, name, size, tuple(regions), faults=tuple(faults))
 
         return Samples(records(), len(split_of), account)
@@ -140,7 +142,9 @@ def _read_text(path: Path, most: int) -> str:
 _Read = tuple[tuple[int, int], list[Region], list[Fault]]
 
 
-def _read_image(image: str, split: str, sentences: Path, boxes: Path, account: Account, key: str) -> _Read | None:
+def _read_image(
+    image: str, split: str, sentences: Path, boxes: Path, account: Account, key: str, names: Named
+) -> _Read | None:
     """Size, regions and faults of an image; None where one of its files cannot be read, which the account is told."""
     takes, file = {"picture": 1}, sentences
     try:
@@ -152,7 +156,7 @@ def _read_image(image: str, split: str, sentences: Path, boxes: Path, account: A
         if not captions.marked and not listed.boxes:
             raise EntryFault("no box", f"{boxes}: neither a box here nor a phrase in {sentences}")
     except EntryFault as error:
-        account.faults.append(lost(error, "picture", image, split, file, takes, key=key))
+        account.faults.append(lost(error, "picture", image, split, file, takes, None, key, names))
         return None
     account.count(split, region=len(listed.boxes), box=sum(map(len, listed.boxes.values())))
     return (listed.width, listed.height), *_regions(captions, listed, split)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import Account, Fault
+from laconvnet.shards.format.raw import Account, Fault, Named
 from laconvnet.shards.sources.faults import EntryFault, lost
 from laconvnet.shards.sources.reading import CompressedStore
 
@@ -31,14 +31,18 @@ class Asked:
 class QuestionStore:
     """The questions of one folder of images; a value is a list of split, id and what else the source wants of it.
 
-    Call `finish` after each file. ``key_of`` gives the key of an image's sample, ``kinds`` what the ledger counts of an
-    entry: the first is what it is called.
+    Call `finish` after each file. ``key_of`` gives the key of an image's sample, ``named_of`` its names, ``kinds`` what
+    the ledger counts of an entry: the first is what it is called.
     """
 
     def __init__(
-        self, account: Account, key_of: Callable[[Image], str], kinds: tuple[str, ...] = ("question",)
+        self,
+        account: Account,
+        key_of: Callable[[Image], str],
+        named_of: Callable[[Image], Named],
+        kinds: tuple[str, ...] = ("question",),
     ) -> None:
-        self._account, self._key_of, self._kinds = account, key_of, kinds
+        self._account, self._key_of, self._named_of, self._kinds = account, key_of, named_of, kinds
         self._store = CompressedStore()
         self._held: list[Any] = []
         self._image: Image | None = None
@@ -103,7 +107,8 @@ class QuestionStore:
         for image in self._first_fault.keys() - images:
             first = self._first_fault[image]
             error = EntryFault(first.cause, f"nothing of it is left in {split}: {first.reason}")
-            self._faults.append(lost(error, "picture", image, split, path, {"picture": 1}, key=self._key_of(image)))
+            names = self._key_of(image), self._named_of(image)
+            self._faults.append(lost(error, "picture", image, split, path, {"picture": 1}, None, *names))
         self._account.count(split, picture=len(images | self._first_fault.keys()))
         self._account.faults += self._faults
         self._begin_file()

@@ -13,6 +13,7 @@ annotation and names no file. A region whose mask cannot be read is lost as a wh
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Box, Region, Rle
 from laconvnet.shards.sources import reading, refs
@@ -31,6 +33,7 @@ from laconvnet.shards.sources.refs import AnnotationId, Ref
 from laconvnet.shards.sources.safe_pickle import check_ref, check_sentence, load_refs
 
 _ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
+_FLICKR_URL = re.compile(r"https?://[^/]*flickr\.com/.*/([0-9]{1,20})_[0-9a-f]+(?:_[a-z])?\.jpg")
 PICTURES = Path("images", "mscoco", "images", "train2014")
 
 
@@ -54,6 +57,7 @@ class _Image:
     file_name: str
     width: int
     height: int
+    flickr_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,7 @@ class Refer:
                     tuple(regions),
                     coco_id=coco_id,
                     faults=tuple(faults),
+                    flickr_id=image.flickr_id,
                 )
 
         return Samples(records(), len(chosen.images & listed.images.usable.keys()), account)
@@ -181,8 +186,9 @@ class Refer:
             yield lost(why, "region", ref.ref_id, ref.split, path, ref.takes, str(ref.ref_id), key)
         what = f"{path}: key 'image_id' is {image_id}, which {listed.path} does not list"
         why = error or EntryFault("no picture", what)
+        names = named(self.name, "", image_id if self.collection.coco else None)
         for split in sorted({ref.split for ref in of_image} | {fault.split for fault in found}):
-            yield lost(why, "picture", image_id, split, listed.path, {"picture": 1}, key=key)
+            yield lost(why, "picture", image_id, split, listed.path, {"picture": 1}, key=key, named=names)
 
 
 REFCOCO = Refer("refcoco", "RefCOCO: 142,209 expressions for 50,000 objects in 19,994 COCO images", "unc")
@@ -231,9 +237,16 @@ def _load_images(path: Path, wanted: set[int]) -> Listed[_Image]:
                 reading.field(given, where, str, "file_name"),
                 reading.side(given, where, "width"),
                 reading.side(given, where, "height"),
+                _flickr_id(given.get("flickr_url")),
             )
             images.add(image_id, image, where)
     return images
+
+
+def _flickr_id(url: Any) -> int | None:
+    """The id of an image in its address, .../3138762291_f8d1391a71_z.jpg; None where there is none."""
+    found = _FLICKR_URL.fullmatch(url) if isinstance(url, str) else None
+    return int(found[1]) if found else None
 
 
 def _region(ref: Ref, image: _Image, listed: _Instances, refs_path: Path, changes: list[Fault]) -> Region:

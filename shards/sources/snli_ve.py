@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, RawSample
 from laconvnet.shards.format.record import Question, key
 from laconvnet.shards.sources import reading
@@ -65,7 +66,9 @@ class SnliVe:
         advice = "expected the images there; name their folder with --images"
         folder = reading.image_folder(images or root / "flickr30k_images", advice, with_images)
         account = Account()
-        store = QuestionStore(account, lambda image: key(self.name, str(image)))
+        store = QuestionStore(
+            account, lambda image: key(self.name, str(image)), lambda image: named(self.name, f"{image}.jpg")
+        )
         for split, path in paths.items():
             if split in chosen:
                 _load(path, split, store)

@@ -18,7 +18,7 @@ Phrases, questions and answers of blanks only, and annotations of images that ``
 (versions differ by some), are lost. So are, by the rules above, expressions that fit two objects ("ambiguous") and
 entries that speak of an object that another one does ("merged"): the ledger counts each entry of objects.json and
 attributes.json as a region with a box and an expression. There are no official splits: all is "train".
-``coco_id`` tells which images COCO, and so RefCOCO's test splits, has too.
+``coco_id`` tells which images COCO, and so RefCOCO's test splits, has too, ``flickr_id`` which Flickr30k may have.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Expression, Question, Region
 from laconvnet.shards.sources import reading
@@ -59,6 +60,7 @@ class _Image:
     width: int
     height: int
     coco_id: int | None
+    flickr_id: int | None
     path: Path
 
 
@@ -100,8 +102,8 @@ class VisualGenome:
         for image_id, entries in without_image.items():
             what = f"{root}: annotations of image {image_id}, which {data.name} does not list"
             error = listed.unusable.get(image_id) or EntryFault("no picture", what)
-            takes, key = {"picture": 1, **entries}, f"{self.name}-{image_id}"
-            account.faults.append(lost(error, "picture", image_id, SPLIT, data, takes, key=key))
+            takes, names = {"picture": 1, **entries}, (f"{self.name}-{image_id}", named(self.name, f"{image_id}.jpg"))
+            account.faults.append(lost(error, "picture", image_id, SPLIT, data, takes, None, *names))
 
         def records() -> Iterator[RawSample]:
             for image_id in annotated:
@@ -110,9 +112,8 @@ class VisualGenome:
                 regions, questions = _annotations(root, image_id, annotations, faults)
                 image = listed.usable[image_id]
                 size, name, told = (image.width, image.height), image.path.name, tuple(faults)
-                yield sample(
-                    self, image.path, str(image_id), name, size, regions, questions, image.coco_id, faults=told
-                )
+                more = image.coco_id, told, image.flickr_id
+                yield sample(self, image.path, str(image_id), name, size, regions, questions, *more)
 
         return Samples(records(), len(annotated), account)
 
@@ -163,13 +164,19 @@ def _load_images(path: Path, folders: _ImageFolders, account: Account) -> Listed
 
 
 def _image(given: dict[str, Any], image_id: int, folders: _ImageFolders, where: str) -> _Image:
-    coco_id, url = given.get("coco_id"), given.get("url")
+    url = given.get("url")
     return _Image(
         reading.side(given, where, "width"),
         reading.side(given, where, "height"),
-        None if coco_id is None else reading.field(given, where, int, "coco_id"),
+        _other_id(given, where, "coco_id"),
+        _other_id(given, where, "flickr_id"),
         folders.find(image_id, None if url is None else reading.field(given, where, str, "url"), where),
     )
+
+
+def _other_id(given: dict[str, Any], where: str, key: str) -> int | None:
+    """The id that the image has in another collection."""
+    return None if given.get(key) is None else reading.field(given, where, int, key)
 
 
 def _load_annotations(

@@ -21,13 +21,15 @@ import itertools
 import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.format.raw import Account, Fault, RawSample
+from laconvnet.shards.format.pictures import named
+from laconvnet.shards.format.raw import Account, Fault, Named, RawSample
 from laconvnet.shards.format.record import Question, key
 from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
@@ -93,7 +95,9 @@ class Vqav2:
         for split in (split for split in _SPLITS if split in chosen):
             _, folder, answered = _SPLITS[split]
             if folder not in stores:
-                stores[folder] = QuestionStore(account, lambda image: key(self.name, str(image)))
+                stores[folder] = QuestionStore(
+                    account, lambda image: key(self.name, str(image)), partial(self._named, folder)
+                )
             _load_questions(there[split], split, stores[folder])
             stores[folder].need_some()
             if answered:
@@ -103,7 +107,7 @@ class Vqav2:
         def records() -> Iterator[RawSample]:
             for folder, store in stores.items():
                 for image_id in sorted(store):
-                    file_name = f"COCO_{folder}_{image_id:012d}.jpg"
+                    file_name = self._named(folder, image_id).file_name
                     known = dict(answers[folder].get(image_id))
                     asked = store.get(image_id)
                     questions = tuple(_question(id, split, text, known.get(id)) for split, id, text in asked)
@@ -111,6 +115,9 @@ class Vqav2:
                     yield sample(self, path, str(image_id), file_name, questions=questions, coco_id=image_id)
 
         return Samples(records(), sum(len(store) for store in stores.values()), account)
+
+    def _named(self, folder: str, image: str | int) -> Named:
+        return named(self.name, f"COCO_{folder}_{int(image):012d}.jpg")
 
 
 def _questions_path(root: Path, split: str) -> Path:

@@ -25,11 +25,11 @@ from laconvnet.shards.format.raw import RawSample
 from tests.shards.test_build import ARGS, hashes, quarantine, toy
 
 
-@pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("at", range(1, 7))
 def test_a_build_interrupted_at_its_tables_leaves_no_litter_and_resumes_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """At each of the three mapped and the two published files in turn."""
+    """At each of the four mapped and the two published files in turn."""
     samples, out = toy(tmp_path / "pictures"), tmp_path / "out"
     build(samples, tmp_path / "whole", **ARGS, shard_bytes=3000)
     writes = 0

@@ -236,7 +236,7 @@ def test_sets_of_both_versions_are_merged_as_two_of_version_3(tmp_path: Path) ->
     as_version_2(one)
     mixed = pretrain_set([(one, 1.0), (two, 0.5)], [], tmp_path / "mixed")
     assert mixed.meta["version"] == 3
-    assert set(mixed.meta["files"]) == {"examples.parquet", "excluded.parquet"}
+    assert set(mixed.meta["files"]) == {"doubtful.parquet", "examples.parquet", "excluded.parquet"}
     for name in ("manifest.arrow", "examples.arrow", "examples.parquet", "excluded.parquet"):
         assert (tmp_path / "mixed" / name).read_bytes() == (tmp_path / "both" / name).read_bytes()
     assert mixed.fingerprint != expected.fingerprint  # it is made from another build

@@ -93,6 +93,22 @@ def test_a_broken_picture_is_tried_again_where_its_file_changed(made: Toy, caplo
     assert made.is_as_if_built_at_once()
 
 
+def test_a_picture_of_the_set_that_is_another_now_is_taken_in(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    before = made.state()
+    made.samples[3].image.touch()
+    made.run()
+    assert made.state() == before, "younger, and the same bytes"
+    data = made.samples[3].image.read_bytes()
+    made.samples[3].image.write_bytes(data[:-20] + bytes(18) + data[-2:])  # of the same size
+    made.run()
+    assert tells(caplog.text, "1 of the set have changed")
+    assert made.is_as_if_built_at_once()
+    made.draw(4)
+    os.utime(made.samples[4].image, (0, 0))
+    made.run()
+    assert made.is_as_if_built_at_once()
+
+
 def test_one_of_another_size_than_annotated_is_no_gain(made: Toy) -> None:
     before = made.state()
     Image.new("RGB", (9, 9)).save(made.samples[7].image)
@@ -120,8 +136,18 @@ def test_pictures_whose_files_are_gone_stay_in_the_set(made: Toy) -> None:
     made.draw(7)
     with pytest.raises(InputError) as caught:
         made.run()
-    assert tells(str(caught.value), "1 that are in it are gone", "2.jpg", "would lose")
+    assert tells(str(caught.value), "1 that are in it are gone or broken", "2.jpg", "would lose")
     assert made.state() == before
+
+
+def test_a_picture_of_the_set_that_is_broken_now_stays_in_it(made: Toy) -> None:
+    before = made.state()
+    made.samples[2].image.write_bytes(b"damaged")
+    made.run()
+    assert made.state() == before
+    made.draw(7)
+    with pytest.raises(InputError, match=r"2.jpg: building again would lose"):
+        made.run()
 
 
 def other_text(samples: list[RawSample]) -> list[RawSample]:

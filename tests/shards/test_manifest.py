@@ -79,7 +79,7 @@ def test_the_schemas_are_those_other_rooms_rely_on(tmp_path: Path) -> None:
         "shards": ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"],
     }
     recorded = {**meta["files"], **meta["tables"]}
-    mapped = {"examples.arrow", "manifest.arrow", "counts.arrow"}
+    mapped = {"examples.arrow", "manifest.arrow", "counts.arrow", "pictures.arrow"}
     assert set(recorded) == mapped | {"examples.parquet", "quarantine.parquet"}
     for name, found in recorded.items():
         data = (folder / name).read_bytes()

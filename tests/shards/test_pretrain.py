@@ -121,7 +121,8 @@ def test_held_out_images_stay_out_and_the_rest_is_there(sets: tuple[Path, Path, 
     assert manifest.meta["licence"] == "licence of visual_genome; licence of coco"
     rows = pq.read_table(out / "excluded.parquet").to_pylist()
     assert rows[-1] | {"reason": ""} == {
-        **{"set": 1, "key": "coco-0", "file_name": "000000000200.jpg", "coco_id": None, "reason": ""}
+        **{"set": 1, "key": "coco-0", "file_name": "000000000200.jpg", "coco_id": None, "reason": ""},
+        **{"by": "COCO id", "distance": 0},
     }
 
 
@@ -129,8 +130,9 @@ def test_nothing_is_copied_and_every_example_leads_to_its_record(sets: tuple[Pat
     visual_genome, coco, refcoco = sets
     out = tmp_path / "elsewhere" / "out"
     manifest = pretrain_set([(visual_genome, 1), (coco, 1)], [refcoco], out)
-    written = {"counts.arrow", "examples.arrow", "examples.parquet", "excluded.parquet", "manifest.arrow"}
-    assert {path.name for path in out.iterdir()} == written | {"manifest.parquet"}
+    tables = {f"{name}.arrow" for name in ("counts", "examples", "manifest", "pictures")}
+    published = {f"{name}.parquet" for name in ("doubtful", "examples", "excluded", "manifest")}
+    assert {path.name for path in out.iterdir()} == tables | published | {"doubtful.html"}
     assert manifest.meta["shards"][0] == os.path.join("..", "..", "visual_genome", "set", "shard-000000.tar")
     assert manifest.samples["set"].to_pylist() == [0, 0, 1, 1]
     seen = []
@@ -161,23 +163,26 @@ def test_the_same_bytes_whatever_the_batches_of_the_inputs(
         for folder in sets:
             manifest = Manifest.open(folder)
             meta = {name: value for name, value in manifest.meta.items() if name != "tables"}
-            publish_tables(folder, [manifest.samples.to_table()], [manifest.examples.to_table()], meta)
+            assert manifest.pictures is not None
+            pictures = [manifest.pictures.to_table()]
+            parts = [manifest.samples.to_table()], [manifest.examples.to_table()]
+            publish_tables(folder, *parts, meta, pictures=pictures)
             assert Manifest.open(folder).samples["key"].num_chunks == -(-len(manifest.samples) // rows)
         monkeypatch.undo()
         made = pretrain_set([(sets[0], 2), (sets[1], 1)], [sets[2]], tmp_path / f"out{rows}")
         assert str(made.examples.to_pylist()) == str(whole.examples.to_pylist())
         folders.append(made.folder)
-    for name in ("manifest.arrow", "examples.arrow", "examples.parquet", "excluded.parquet"):
+    names = ("manifest.arrow", "examples.arrow", "pictures.arrow", "examples.parquet", "excluded.parquet")
+    for name in names:
         assert {(folder / name).read_bytes() for folder in folders} == {(whole.folder / name).read_bytes()}
 
 
-@pytest.mark.parametrize("blind", ["_reasons", "_all_held_out"])
 def test_the_proof_fails_where_the_exclusion_is_taken_away(
-    sets: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: str
+    sets: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visual_genome, coco, refcoco = sets
-    monkeypatch.setattr(merge, blind, lambda *_: {})
-    with pytest.raises(InputError, match=r"visual_genome-4 \(5.jpg\) .*split val of .*not published"):
+    monkeypatch.setattr(merge, "_held_out", lambda *_: ([], []))
+    with pytest.raises(InputError, match=r"visual_genome-0 \(1.jpg\) .*split testA of .*by COCO id 100; not published"):
         pretrain_set([(visual_genome, 1), (coco, 1)], [refcoco], tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     with pytest.raises(InputError, match=r"coco-0 \(000000000200.jpg\) .*split val of .*by COCO id 200"):
@@ -243,8 +248,8 @@ def test_two_sets_of_one_source_are_told_apart_by_folder(tmp_path: Path) -> None
         ("visual_genome", "1.jpg", 123456, ("COCO id", "123456")),
         ("visual_genome", "1.jpg", None, ("file name", "visual_genome/1")),
         ("referit", "1.jpg", None, ("file name", "referit/1")),
-        ("flickr30k", "4945942737.jpg", None, ("file name", "flickr30k/4945942737")),
-        ("snli_ve", "flickr30k-images\\4945942737.JPG", None, ("file name", "flickr30k/4945942737")),
+        ("flickr30k", "4945942737.jpg", None, ("Flickr id", "4945942737")),
+        ("snli_ve", "flickr30k-images\\4945942737.JPG", None, ("Flickr id", "4945942737")),
         ("clevr_humans", "CLEVR_val_000001.png", None, ("file name", "clevr_val_000001")),
     ],
 )

@@ -94,7 +94,7 @@ def test_an_image_is_the_same_one_in_flickr30k(tmp_path: Path) -> None:
     record = sample.record
     mine = identities(record.source, record.file_name, record.coco_id, 1)
     assert mine == identities("flickr30k", "4945942737.jpg", None, 1)
-    assert mine[0] == ("file name", "flickr30k/4945942737")
+    assert mine[:2] == (("Flickr id", "4945942737"), ("file name", "flickr30k/4945942737"))
 
 
 def test_the_older_spelling_of_the_key(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from laconvnet.shards.format.manifest import (
     EXAMPLE_SCHEMA_2,
     FILES,
     META_KEY,
+    PICTURES_MAP,
     SAMPLE_SCHEMA,
     Manifest,
     meta_bytes,
@@ -24,7 +25,8 @@ from laconvnet.shards.format.manifest import (
 def as_version_2(folder: Path, sample_numbers: pa.DataType | None = None) -> Path:
     """Write the set in this folder again; sample numbers have 32 bits, unless another type is given."""
     manifest = Manifest.open(folder)
-    (folder / COUNTS_MAP).unlink()
+    for name in (COUNTS_MAP, PICTURES_MAP):
+        (folder / name).unlink(missing_ok=True)
     schema = EXAMPLE_SCHEMA if sample_numbers == pa.int64() else EXAMPLE_SCHEMA_2
     found = {}
     for name, table in (
