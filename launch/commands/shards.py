@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from operator import length_hint
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
-from laconvnet.launch.commands.output import rows, show
+from laconvnet.launch.commands.accounts import counted_with_epoch, show_counts, show_published
+from laconvnet.launch.commands.output import show
 from laconvnet.shards.errors import InputError
 from laconvnet.terminal import say
 
@@ -79,7 +80,7 @@ def build(
         show({"out": str(out), "task": f"{share[0]}/{share[1]}"}, json)
         return
     building.build(samples, out, total=length_hint(samples) or None, brake=brake, **given)
-    _show_counts(counting.info(out), json)
+    show_counts(counting.info(out), json)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -101,36 +102,6 @@ def _fraction(text: str) -> float:
     if not 0 <= share <= 1:
         raise InputError(f"--at-most-lost: got {text!r}, expected a share as 0.1% or 0.001")
     return share
-
-
-def _show_counts(counted: dict[str, Any], json: bool) -> None:
-    """What a set holds, by split, and its ledger."""
-    if json:
-        show(counted, json)
-        return
-    by_split = counted.pop("by_split")
-    ledgers = {"": counted.pop("ledger")} if "ledger" in counted else counted.pop("ledgers", {})
-    show(counted, json)
-    say()
-    rows([{"split": split, **counts} for split, counts in by_split.items()], False)
-    accounts = [row for name, ledger in ledgers.items() for row in _account_rows(name, ledger)]
-    if accounts:
-        say()
-        rows(accounts, False)
-
-
-def _account_rows(name: str, ledger: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a ledger; with its set's name where there are several."""
-    from laconvnet.shards.format.ledger import KINDS
-
-    for split, accounts in ledger.items():
-        for kind in (kind for kind in KINDS if kind in accounts):
-            account = accounts[kind]
-            row = {"ledger": f"{name} {split or 'unknown split'}".strip(), "entries": kind}
-            row |= {"read": account["read"], "kept": account["kept"], "lost": sum(account["lost"].values())}
-            causes = [f"{cause} {number}" for cause, number in account["lost"].items()]
-            causes += [f"{cause} {number} (kept)" for cause, number in account["changed"].items()]
-            yield row | {"causes": ", ".join(causes)}
 
 
 def sources(*, json: JsonLines = False) -> None:
@@ -180,11 +151,10 @@ def pretrain_set(
     sets (by COCO id, Visual Genome's coco_id, file name and image bytes). What was left out is listed in
     excluded.parquet; an overlap that remains is an error.
     """
-    from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sets import merge
 
     merge.pretrain_set([_weighted(text) for text in inputs], list(exclude), out)
-    _show_counts(counting.info(out), json)
+    show_counts(counted_with_epoch(out), json)
 
 
 def _weighted(text: str) -> tuple[Path, float]:
@@ -210,14 +180,23 @@ def verify(
     """
     from laconvnet.shards.sets import verify as checking
 
-    show(checking.verify(folder, full=full, against=against), json)
+    report = checking.verify(folder, full=full, against=against)
+    show({name: value for name, value in report.items() if json or name != "published"}, json)
+    if not json:
+        show_published(report.get("published") or [])
 
 
-def info(folder: BuiltSet, *, json: Json = False) -> None:
+def info(
+    folder: BuiltSet,
+    *,
+    batch: Annotated[
+        int | None, Arg("also the steps of an epoch with so many examples a step", "N", at_least=1)
+    ] = None,
+    json: Json = False,
+) -> None:
     """What a shard set holds.
 
-    Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read.
+    Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read. Of a merged set
+    also the items that each part has in an epoch of training, by its weight.
     """
-    from laconvnet.shards.sets import info as counting
-
-    _show_counts(counting.info(folder), json)
+    show_counts(counted_with_epoch(folder, batch), json)

@@ -41,6 +41,7 @@ from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
 from laconvnet.shards.sets.accounts import ledger_problems, record_ledger_problems
 from laconvnet.shards.sets.holdout import held_out, manifest_identities, shared
+from laconvnet.shards.sources.published import differences
 
 _PROBLEMS = 10
 _BOX_TOLERANCE = 0.01  # pixels: boxes are stored in 32 bits
@@ -57,6 +58,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     of the quarantine. ``full``: every member's header and
     checksum, every record against its rows and the ledger, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by COCO id, file name or bytes.
+    ``published`` of the report is that of `shards.sets.info`: it informs, and is no problem.
     """
     manifest = Manifest.open(folder)
     _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
@@ -66,6 +68,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
         _raise_first(folder, record_ledger_problems(manifest))
     for other in against:
         _raise_first(folder, _overlaps(manifest, other))
+    other_counts = differences(manifest.meta)
     return {
         "folder": str(folder),
         "samples": len(manifest.samples),
@@ -73,6 +76,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
         "shards": len(manifest.shard_paths),
         "full": full,
         "against": [str(other) for other in against],
+        **({} if other_counts is None else {"published": other_counts}),
     }
 
 
