@@ -16,6 +16,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
 from laconvnet.pipeline.report.gather import Gathered, Run, gather
+from laconvnet.pipeline.report.ledgers import sets_of
 from laconvnet.pipeline.report.scores import BARS, Scores, score
 from laconvnet.pipeline.report.sheet import Sheet, sheet
 from laconvnet.pipeline.report.summary import summary
@@ -69,6 +70,7 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         found=found,
         charts=[gantt(graph) for graph in found.graphs],
         results=results,
+        sets=sets_of(found),
         runs=runs,
         environments=_environments(found.runs),
         baseline_names={bar: name for bar, name in BARS.items() if bar in shown},

@@ -84,8 +84,9 @@ PUBLISHED: dict[tuple[str, str | None], Published] = {
         "LaConvNet v1, Sec. 4.1",
     ),
     ("vqav2", None): Published(
-        _asked(train=(443_757, 82_783), val=(214_354, 40_504), test=(447_793, 81_434))
-        | _asked(**{"test-dev": (107_394, 36_807)}),
+        _asked(
+            train=(443_757, 82_783), val=(214_354, 40_504), test=(447_793, 81_434), **{"test-dev": (107_394, 36_807)}
+        ),
         "visualqa.org/download.html; test-dev: data card of HuggingFaceM4/VQAv2",
     ),
     ("snli_ve", None): Published(

@@ -77,7 +77,7 @@ def test_the_parts_have_their_items_and_shares(mixed: Path) -> None:
 
 def test_the_numbers_are_those_of_the_plan_that_a_training_takes(mixed: Path) -> None:
     for kind in ("expression", "question"):
-        examples = Examples.open(mixed, kind, "train")  # type: ignore[arg-type]
+        examples = Examples.open(mixed, kind, "train")
         items = Items.of(examples.answered() if kind == "question" else examples, seed=3)
         parts = [part for part in epoch(mixed, batch=4) if part.kind == kind]
         length = sum(part.of_epoch for part in parts)
