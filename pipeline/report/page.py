@@ -9,9 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from laconvnet.files import publish_text
+from laconvnet.page import templates
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
@@ -60,9 +59,7 @@ def _results(found: Gathered) -> list[_Result]:
 def _render(found: Gathered, results: list[_Result]) -> str:
     shown = {bar for result in results for bar in result.scores.headline.baselines}
     runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
-    loader = FileSystemLoader(Path(__file__).parent)
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "significant": _significant}
     return environment.get_template("page.html.j2").render(
         title=_title(found),

@@ -1,4 +1,7 @@
-"""Images by matplotlib as SVG that follows the page: its colours, light or dark, and its font."""
+"""Images by matplotlib as SVG that follows the page (`laconvnet.page`): its colours, light or dark, and its font.
+
+This module knows matplotlib only.
+"""
 
 from __future__ import annotations
 
