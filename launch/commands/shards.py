@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from operator import length_hint
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
@@ -19,7 +19,7 @@ from laconvnet.terminal import say
 
 def add(commands: Any) -> None:
     about = "build and inspect shard sets", "Raw data sets to shard sets."
-    commandline.group(commands, "shards", *about, build, sources, generate, pretrain_set, verify, info)
+    commandline.group(commands, "shards", *about, build, sources, generate, pretrain_set, verify, info, preview)
 
 
 def build(
@@ -200,3 +200,34 @@ def info(
     also the items that each part has in an epoch of training, by its weight.
     """
     show_counts(counted_with_epoch(folder, batch), json)
+
+
+def preview(
+    folder: BuiltSet,
+    *,
+    out: Annotated[Path, Arg("the page to write", "FILE.html")] = Path("preview.html"),
+    split: Annotated[str | None, Arg("only examples of this split", "S")] = None,
+    source: Annotated[str | None, Arg("only samples of this source", "NAME")] = None,
+    size: Annotated[
+        Literal["small", "medium", "large"] | None,
+        Arg("only regions of this size: COCO's, up to 32^2, up to 96^2 and more pixels of the stored image"),
+    ] = None,
+    kind: Annotated[Literal["expression", "question"] | None, Arg("only examples of this kind")] = None,
+    text: Annotated[str | None, Arg("only examples whose text holds these words, in any case", "WORDS")] = None,
+    number: Annotated[int, Arg("samples on the page, at most", "N", at_least=1)] = 60,
+    seed: Annotated[int, Arg("another seed, other samples", "N", at_least=0)] = 0,
+    key: Annotated[Sequence[str], Arg("only the samples of these keys", "KEY")] = (),
+    json: Json = False,
+) -> None:
+    """Look at samples of a set.
+
+    One HTML page with some samples: image, boxes, masks, expressions, questions and answers. On it the reader chooses
+    among splits, sources, kinds and sizes. It needs nothing beside it and loads nothing.
+
+    The samples are drawn by the seed among all that match; the same command shows the same ones. The size of a region
+    is the area of the box around all its boxes.
+    """
+    from laconvnet.shards.pages.choice import Wanted
+    from laconvnet.shards.pages.preview import preview as write
+
+    show(write(folder, out, Wanted(split, source, size, kind, text), tuple(key), number, seed), json)
