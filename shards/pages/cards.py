@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from laconvnet.images import ImageLimitError, data_uri
 from laconvnet.masks import decode
@@ -19,7 +19,7 @@ from laconvnet.shards.pages.choice import SIZES, Rows, size_classes
 from laconvnet.shards.pages.outline import Outline, outline
 
 COLOURS = ("#ff8c2b", "#3fb7ff", "#9be23d", "#ff5fa2", "#ffe14d", "#b78bff", "#3ee0c0", "#ff6b57")
-MOST_ENTRIES = 12  # of a card: an image of Visual Genome has some hundred regions
+MOST_ENTRIES = {"expression": 12, "question": 6}  # of a card: an image of Visual Genome has some hundred regions
 _KEPT_SIDE = 160  # an image up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
 
@@ -82,7 +82,8 @@ def cards(manifest: Manifest, samples: Rows, examples: Rows) -> list[Card]:
 def _card(manifest: Manifest, sample: int, examples: Rows) -> Card:
     record = manifest.read_record(sample)
     groups = _groups(manifest, examples)
-    entries = [_entry(record, number, group) for number, group in enumerate(groups[:MOST_ENTRIES], 1)]
+    of_kind = [[group for group in groups if group.first["kind"] == kind][:most] for kind, most in MOST_ENTRIES.items()]
+    entries = [_entry(record, number, group) for number, group in enumerate(chain(*of_kind), 1)]
     sets = manifest.meta["sets"]
     return Card(
         key=record.key,
@@ -98,13 +99,12 @@ def _card(manifest: Manifest, sample: int, examples: Rows) -> Card:
 
 
 def _image(manifest: Manifest, sample: int) -> str:
+    data = manifest.read_image(sample)
     try:
-        return data_uri(manifest.read_image(sample), _KEPT_SIDE, _LARGEST_SIDE)
-    except (UnidentifiedImageError, ImageLimitError, SyntaxError, OSError) as error:
-        key = manifest.sample(sample, "key")
-        raise InputError(
-            f"{manifest.folder}: the image of {key} cannot be decoded ({error}); verify the set"
-        ) from error
+        return data_uri(data, _KEPT_SIDE, _LARGEST_SIDE)
+    except (ImageLimitError, SyntaxError, OSError) as error:
+        where = f"{manifest.folder}: {manifest.sample(sample, 'key')}"
+        raise InputError(f"{where}: its image cannot be decoded ({error}); verify the set, build it again") from error
 
 
 @dataclass(slots=True)

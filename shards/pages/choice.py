@@ -96,9 +96,7 @@ def _samples(manifest: Manifest, wanted: Wanted, keys: tuple[str, ...]) -> Flags
             flags &= _flags(pc.equal(batch["source"], wanted.source))
         found.append(flags)
     if missing:
-        raise InputError(
-            f"{manifest.folder}: --key {sorted(missing)[0]}: no sample has this key; see its manifest.parquet"
-        )
+        raise InputError(f"{manifest.folder}: --key {min(missing)}: no sample has it; see the keys in manifest.parquet")
     return np.concatenate(found)
 
 
