@@ -210,7 +210,7 @@ def preview(
     source: Annotated[str | None, Arg("only samples of this source", "NAME")] = None,
     size: Annotated[
         Literal["small", "medium", "large"] | None,
-        Arg("only regions of this size: COCO's, up to 32^2, up to 96^2 and more pixels of the stored image"),
+        Arg("only regions of this size: COCO's, below 32^2, below 96^2 and more pixels of the stored image"),
     ] = None,
     kind: Annotated[Literal["expression", "question"] | None, Arg("only examples of this kind")] = None,
     text: Annotated[str | None, Arg("only examples whose text holds these words, in any case", "WORDS")] = None,
