@@ -192,6 +192,7 @@ def info(
     batch: Annotated[
         int | None, Arg("also the steps of an epoch with so many examples a step", "N", at_least=1)
     ] = None,
+    plots: Annotated[Path | None, Arg("write distributions by source and split to a page", "FILE.html")] = None,
     json: Json = False,
 ) -> None:
     """What a shard set holds.
@@ -200,6 +201,10 @@ def info(
     also the items that each part has in an epoch of training, by its weight.
     """
     show_counts(counted_with_epoch(folder, batch), json)
+    if plots is not None:
+        from laconvnet.shards.pages.plots import plots as write
+
+        write(folder, plots)
 
 
 def preview(
