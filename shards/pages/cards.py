@@ -71,7 +71,7 @@ class Card:
 
 
 def cards(manifest: Manifest, samples: Rows, examples: Rows) -> list[Card]:
-    """The cards of these samples, each with these of its examples; both are rows, ascending.
+    """The cards of these samples (N,), each with those of these examples (M,) that are its own; both are rows.
 
     Raises InputError for bytes that are not those that were written, and for an image that cannot be decoded.
     """

@@ -87,8 +87,28 @@ def test_the_numbers_are_those_of_the_records(tmp_path: Path, monkeypatch: pytes
             assert counted(one, name) == by_hand[one.source, one.split][name], name
         assert sum(one.sizes.values()) == int(one.centres.sum()) > 0
     assert [one.questions for one in found] == [14, 0]
+    first = found[0]
+    shapes = [each.shape for each in (first.expressions, first.words, first.shares, first.centres, first.sides)]
+    assert shapes == [(10,), (25,), (24,), (24, 24), (36,)]
     assert found[0].samples == 14
     assert found[0].regions > int(found[0].centres.sum()), "a region without a box has no place"
+
+
+def test_what_lies_at_the_edge_counts_there(tmp_path: Path) -> None:
+    """A box so small and so far at the corner that its centre is the corner, in 32 bits; an image of a pixel."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "2.png")
+    corner = ((64 - 1e-7, 48 - 1e-7, 1e-7, 1e-7),)
+    region = Region("a", "val", corner, (Expression("e", "corner"),))
+    records = [
+        Record("toy", "1", "1.png", 64, 48, "", (region,)),
+        Record("toy", "2", "2.png", 1, 1, "", (), (Question("q", "val", "what?", "x"),)),
+    ]
+    samples = [RawSample(record, tmp_path / record.file_name) for record in records]
+    (one,) = distributions(build(samples, tmp_path / "set", source="toy", licence="", options={}, progress=False))
+    assert (one.centres[-1, -1], one.centres.sum()) == (1, 1)
+    assert (one.shares[0], one.shares.sum()) == (1, 1)
+    assert (one.sides[0], one.sides.sum()) == (1, 2)
 
 
 def test_the_parts_of_a_merged_set_stand_apart_with_their_words(tmp_path: Path) -> None:

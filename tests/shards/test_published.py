@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,32 @@ def test_the_table_speaks_of_sources_partitions_and_kinds_that_there_are() -> No
         assert isinstance(SOURCES[source], Refer) == (partition is not None)
         assert found.citation
         assert {kind for kinds in found.counts.values() for kind in kinds} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("source", "partition", "totals"),
+    [
+        # Yu et al. (ECCV 2016) have 142,209 expressions; images of a google partition are in several splits.
+        ("refcoco", "unc", {"picture": 19_994, "region": 50_000, "expression": 142_210}),
+        ("refcoco", "google", {"picture": 28_299, "region": 50_000}),
+        ("refcoco+", "unc", {"picture": 19_992, "region": 49_856}),
+        ("refcocog", "google", {"picture": 29_348, "region": 49_822}),
+        ("refcocog", "umd", {"picture": 25_799, "region": 49_822}),
+        ("grefcoco", "unc", {"picture": 19_994, "expression": 278_232}),
+        ("referit", "berkeley", {"picture": 19_894, "region": 96_654, "expression": 130_525}),
+        ("visual_genome", None, {"picture": 108_077}),
+        ("flickr30k", None, {"picture": 31_783}),
+        ("clevr", None, {"picture": 100_000, "question": 999_968}),
+        ("clevr_humans", None, {"question": 32_164}),
+        ("vqav2", None, {"picture": 204_721 + 36_807, "question": 1_105_904 + 107_394}),  # test-dev is part of test
+        ("snli_ve", None, {"picture": 31_783, "question": 565_286}),
+    ],
+)
+def test_the_splits_add_up(source: str, partition: str | None, totals: dict[str, int]) -> None:
+    found: Counter[str] = Counter()
+    for kinds in PUBLISHED[source, partition].counts.values():
+        found.update(kinds)
+    assert found == totals
 
 
 def test_the_default_partition_is_compared_where_none_was_chosen() -> None:
