@@ -21,6 +21,7 @@ from laconvnet.launch.cli import main
 from laconvnet.pipeline.data.masks import encode
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import tables
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
@@ -113,6 +114,16 @@ def test_the_conditions_choose_samples_and_examples(toy: Path, mixed: Path) -> N
     assert chosen(toy, Wanted(size="large", split="val"), "toy-001", "toy-002") == (["toy-001"], {"both of them"})
     assert chosen(mixed, Wanted(source="other"))[0] == ["other-000", "other-002", "other-004"]
     assert chosen(toy, EVERY, "toy-007", "toy-003")[0] == ["toy-003", "toy-007"]
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_whatever_the_batches_of_the_tables(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", rows)
+    same = built(tmp_path / "toy", "toy", 12, 90)
+    for wanted in (EVERY, Wanted(split="val", kind="question"), Wanted(size="large"), Wanted(text="thing 1")):
+        assert chosen(same, wanted, number=4, seed=2) == chosen(toy, wanted, number=4, seed=2)
 
 
 def test_sizes_are_cocos() -> None:
