@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from laconvnet.files import names_in
 from laconvnet.pipeline.report.gather import Gathered
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import ENTRY_KINDS, MANIFEST, Ledger, lost_by_fault, read_meta
@@ -46,8 +47,8 @@ class Ledgers:
 
 def sets_in(folder: Path) -> list[Path]:
     """The finished sets that a folder is, or that lie directly below it."""
-    below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [place for place in (folder, *below) if (place / MANIFEST).is_file()]
+    places = (folder, *(folder / name for name in names_in(folder)))
+    return [place for place in places if (place / MANIFEST).is_file()]
 
 
 def sets_of(found: Gathered) -> list[Ledgers]:
