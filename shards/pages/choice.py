@@ -102,9 +102,11 @@ def _samples(manifest: Manifest, wanted: Wanted, keys: tuple[str, ...]) -> Flags
 
 def _examples(manifest: Manifest, wanted: Wanted) -> Iterator[tuple[Rows, Rows]]:
     """Of each batch of examples those that are wanted, whatever their source: their rows, and their samples'."""
-    names = ["sample", "split", "kind", "text", "w", "h"]
+    columns = ["sample"]  # and what else is asked for: each column is read whole
+    columns += [name for name in ("split", "kind", "text") if getattr(wanted, name) is not None]
+    columns += ["w", "h"] if wanted.size is not None else []
     first = 0
-    for batch in manifest.examples.select(names).to_batches():
+    for batch in manifest.examples.select(columns).to_batches():
         rows = np.flatnonzero(_is_wanted(batch, wanted))
         yield first + rows, batch["sample"].to_numpy()[rows].astype(np.int64)
         first += len(batch)

@@ -90,7 +90,7 @@ class _Groups:
         self.manifest = manifest
         columns = [(batch["source"], batch["width"], batch["height"]) for batch in self._samples()]
         self.sources: list[str] = sorted({value for source, _, _ in columns for value in source.unique().to_pylist()})
-        self.of_sample = np.concatenate([_codes(source, self.sources) for source, _, _ in columns])
+        self.of_sample = np.concatenate([_codes(source, self.sources).astype(np.int32) for source, _, _ in columns])
         self.sides = np.stack(
             [np.concatenate([column[place].to_numpy() for column in columns]) for place in (1, 2)]
         )  # (2, samples)
