@@ -69,12 +69,13 @@ def ledgers_of(folder: Path) -> Ledgers:
     except (InputError, OSError) as error:
         return Ledgers(folder, {}, str(error))
     if "ledger" in meta:
-        return Ledgers(folder, {"": _accounts(meta["ledger"])})
-    parts = {name: _accounts(ledger) for name, ledger in meta.get("ledgers", {}).items()}
+        return Ledgers(folder, {"": accounts_of(meta["ledger"])})
+    parts = {name: accounts_of(ledger) for name, ledger in meta.get("ledgers", {}).items()}
     return Ledgers(folder, parts, "" if parts else "was built before there was a ledger")
 
 
-def _accounts(ledger: Ledger) -> tuple[Account, ...]:
+def accounts_of(ledger: Ledger) -> tuple[Account, ...]:
+    """The accounts of a ledger, split by split."""
     return tuple(_account(ledger, split, kind) for split in ledger for kind in ENTRY_KINDS if kind in ledger[split])
 
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from laconvnet.pipeline.report.gather import gather
-from laconvnet.pipeline.report.ledgers import Ledgers, _accounts, ledgers_of, sets_of
+from laconvnet.pipeline.report.ledgers import Ledgers, accounts_of, ledgers_of, sets_of
 from laconvnet.pipeline.report.page import report
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.sets.merge import pretrain_set
@@ -47,7 +47,7 @@ def test_the_ledgers_of_sets_that_were_built_trained_on_or_scored(tmp_path: Path
 
 def test_what_a_rule_leaves_out_stands_beside_what_faults_have_cost(tmp_path: Path) -> None:
     ledger = {"val": {"expression": {"read": 9, "kept": 3, "lost": {"no box": 4, "blank": 2}, "changed": {}}}}
-    (account,) = _accounts(ledger)
+    (account,) = accounts_of(ledger)
     assert (account.by_fault, account.by_rule, account.lost) == ({"blank": 2}, {"no box": 4}, 2)
 
 
