@@ -224,7 +224,7 @@ def _frequent(groups: _Groups, source: str) -> dict[tuple[str, str], list[tuple[
 
 
 def _codes(values: pa.Array, known: list[str]) -> Numbers:
-    return np.asarray(pc.index_in(values, pa.array(known, pa.string())).to_numpy(zero_copy_only=False), np.int64)
+    return np.asarray(pc.index_in(values, pa.array(known, pa.string())).to_numpy(), np.int64)
 
 
 def _between(values: NDArray[np.float64], borders: NDArray[np.float64]) -> Numbers:

@@ -42,7 +42,7 @@ def outline(mask: Mask) -> Outline:
 
 def _runs(edges: NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
     """Line, start and length of each run of edges (lines, places)."""
-    steps = np.diff(np.pad(edges, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    steps = np.diff(edges.astype(np.int8), axis=1, prepend=0, append=0)
     starts, ends = np.argwhere(steps == 1).tolist(), np.argwhere(steps == -1)[:, 1].tolist()
     for (line, start), end in zip(starts, ends, strict=True):
         yield line, start, end - start
