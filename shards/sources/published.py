@@ -64,14 +64,14 @@ PUBLISHED: dict[tuple[str, str | None], Published] = {
     ),
     ("refcocog", "google"): Published(_refs(train=(44_822, 24_698), val=(5_000, 4_650)), _TFDS),
     ("refcocog", "umd"): Published(_refs(train=(42_226, 21_899), val=(2_573, 1_300), test=(5_023, 2_600)), _TFDS),
-    ("grefcoco", "unc"): Published(
-        {IN_ALL: {"picture": 19_994, "expression": 278_232}}, "Liu, Ding and Jiang (CVPR 2023), Sec. 3"
-    ),
+    ("grefcoco", "unc"): Published({IN_ALL: {"picture": 19_994}}, "LaConvNet v2, Sec. 5.1"),
     ("referit", "berkeley"): Published(
         {IN_ALL: {"picture": 19_894, "region": 96_654, "expression": 130_525}},
         "Kazemzadeh et al. (EMNLP 2014), abstract",
     ),
-    ("visual_genome", None): Published({"train": {"picture": 108_077}}, "visualgenome.org"),
+    ("visual_genome", None): Published(
+        {"train": {"picture": 108_077}}, "visualgenome.org, by the data card of ranjaykrishna/visual_genome"
+    ),
     ("flickr30k", None): Published(
         {"train": {"picture": 29_783}, "val": {"picture": 1_000}, "test": {"picture": 1_000}}, _FLICKR30K
     ),

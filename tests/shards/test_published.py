@@ -60,7 +60,7 @@ def test_the_table_speaks_of_sources_partitions_and_kinds_that_there_are() -> No
         ("refcoco+", "unc", {"picture": 19_992, "region": 49_856}),
         ("refcocog", "google", {"picture": 29_348, "region": 49_822}),
         ("refcocog", "umd", {"picture": 25_799, "region": 49_822}),
-        ("grefcoco", "unc", {"picture": 19_994, "expression": 278_232}),
+        ("grefcoco", "unc", {"picture": 19_994}),
         ("referit", "berkeley", {"picture": 19_894, "region": 96_654, "expression": 130_525}),
         ("visual_genome", None, {"picture": 108_077}),
         ("flickr30k", None, {"picture": 31_783}),
@@ -95,7 +95,7 @@ def test_splits_that_were_not_chosen_are_not_missed() -> None:
     assert differences(meta) == []
     whole = as_published("grefcoco", "unc")
     del whole["ledger"]["val"]
-    assert {one["kind"] for one in differences(whole) or []} == {"picture", "expression"}
+    assert {one["kind"] for one in differences(whole) or []} == {"picture"}
     whole["options"]["split"] = ["train"]
     assert differences(whole) == []
 
