@@ -39,7 +39,7 @@ def built(folder: Path, source: str, images: int) -> Path:
             x, y = random.uniform(0, 0.6, 2) * (width, height)
             w, h = random.uniform(0.05, 0.4, 2) * (width, height)
             boxes = () if place == 2 else ((float(x), float(y), float(w), float(h)),)
-            texts = [" ".join(["A", "man,", "(man)"][: 1 + many % 3] * (1 + number)) for many in range(1 + number)]
+            texts = [" ".join(["A", "man,", "(man)"][: 1 + many % 3] * number) for many in range(1 + number)]
             expressions = tuple(Expression(f"{place}-{at}", text) for at, text in enumerate(texts))
             regions.append(Region(f"{place}", ("train", "val")[place % 2], boxes, expressions))
         question = Question("q", "train", "what is it?", ATTACK if number % 2 else "It")
@@ -111,13 +111,19 @@ def test_what_lies_at_the_edge_counts_there(tmp_path: Path) -> None:
     assert (one.sides[0], one.sides.sum()) == (1, 2)
 
 
-def test_the_parts_of_a_merged_set_stand_apart_with_their_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [2, 1 << 18])
+def test_the_parts_of_a_merged_set_stand_apart_with_their_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", batch)
     sets = [built(tmp_path / name, name, images) for name, images in (("one", 5), ("two", 9))]
     pretrain_set([(folder, 1.0) for folder in sets], [], tmp_path / "mixed")
     mixed = Manifest.open(tmp_path / "mixed")
     rows = [{**row, "source": mixed.sample(row["sample"], "source")} for row in mixed.examples.to_pylist()]
     found = distributions(mixed)
     assert [one.name for one in found] == ["one train", "two train"]
+    sources = Counter(mixed.samples["source"].to_pylist())
+    assert [one.samples for one in found] == [sources["one"], sources["two"]]
     for one in found:
         mine = [row for row in rows if row["source"] == one.source]
         words = Counter(word.strip(",()?").lower() for row in mine for word in row["text"].split())
