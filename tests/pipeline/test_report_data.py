@@ -40,6 +40,7 @@ def test_the_ledgers_of_sets_that_were_built_trained_on_or_scored(tmp_path: Path
     (data,) = re.findall("Data What became .* Training", shown)
     assert [str(found.folder) for found in sets_of(gather([root]))] == [str(here), str(tmp_path / "mixed"), str(toy)]
     assert f"train pictures 2 1 1 polygon 1 {NONE}" in data
+    assert f"train boxes 2 1 1 polygon 1 {NONE}" in data
     assert f"val expressions 2 1 1 blank 1 {NONE}" in data
     assert data.index("refcoco Split and entries") > data.index("mixed"), "a part by its name"
     assert f"val questions 40 40 {NONE} {NONE}" in data
