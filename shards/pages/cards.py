@@ -20,6 +20,7 @@ from laconvnet.shards.pages.outline import Outline, outline
 
 COLOURS = ("#ff8c2b", "#3fb7ff", "#9be23d", "#ff5fa2", "#ffe14d", "#b78bff", "#3ee0c0", "#ff6b57")
 MOST_ENTRIES = {"expression": 12, "question": 6}  # of a card: an image of Visual Genome has some hundred regions
+MOST_TEXTS = 12  # of an entry: a chain of Flickr30k is spoken of in each of five captions, perhaps more than once
 _KEPT_SIDE = 160  # an image up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
 
@@ -28,6 +29,7 @@ _LARGEST_SIDE = 480
 class Entry:
     """A region with its matching expressions, or a question. Boxes are xywh in pixels of the image.
 
+    ``texts`` are the first of them, ``more`` is the number of the others.
     ``share`` of the image and the class of ``size`` are those of the box around all boxes; without a box there is none.
     ``answers`` are those of several people, the commonest first, with how often each was given.
     """
@@ -36,6 +38,7 @@ class Entry:
     kind: str
     split: str
     texts: tuple[str, ...]
+    more: int = 0
     boxes: tuple[Box, ...] = ()
     outline: Outline | None = None
     size: str | None = None
@@ -130,7 +133,7 @@ def _groups(manifest: Manifest, examples: Rows) -> list[_Group]:
 def _entry(record: Record, number: int, group: _Group) -> Entry:
     first = group.first
     common: dict[str, Any] = {name: first[name] for name in ("kind", "split")}
-    common |= {"number": number, "texts": tuple(group.texts)}
+    common |= {"number": number, "texts": tuple(group.texts[:MOST_TEXTS]), "more": len(group.texts[MOST_TEXTS:])}
     if first["kind"] == "question":
         answers = tuple(Counter(first["answers"]).most_common())
         return Entry(**common, about=first["family"] or "", answer=first["answer"], answers=answers)

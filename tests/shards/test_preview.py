@@ -176,14 +176,20 @@ def test_a_card_shows_regions_questions_and_answers(toy: Path) -> None:
 
 def test_a_card_of_very_many_regions_says_how_many_it_leaves_out(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
-    regions = tuple(Region(f"{n}", "train", ((n, 0, 9, 9),), (Expression(f"{n}", f"{n}"),)) for n in range(20))
+    spoken = [[f"{n}"] if n else [f"text {many}" for many in range(15)] for n in range(20)]
+    regions = tuple(
+        Region(f"{n}", "train", ((n, 0, 9, 9),), tuple(Expression(text, text) for text in texts))
+        for n, texts in enumerate(spoken)
+    )
     questions = tuple(Question(f"{n}", "train", f"what is {n}?", "x") for n in range(9))
     record = Record("toy", "1", "1.png", 64, 64, "", regions, questions)
     sample = RawSample(record, tmp_path / "1.png")
     manifest = build([sample], tmp_path / "set", source="toy", licence="", options={}, progress=False)
     choice = choose(manifest, EVERY, (), 60, 0)
     (card,) = cards(manifest, choice.samples, choice.examples)
-    assert [entry.texts for entry in card.entries[:12]] == [(f"{n}",) for n in range(12)]
+    assert [entry.texts for entry in card.entries[1:12]] == [(f"{n}",) for n in range(1, 12)]
+    assert (card.entries[0].texts, card.entries[0].more) == (tuple(spoken[0][:12]), 3)
+    assert card.entries[1].more == 0
     assert len(card.entries) == sum(MOST_ENTRIES.values()) == 18
     assert card.more == 29 - 18
     assert card.entries[0].colour == card.entries[len(COLOURS)].colour
