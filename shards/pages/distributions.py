@@ -147,10 +147,9 @@ class _Tables:
         return begins
 
     def finish(self) -> None:
-        """Count the region that is open."""
+        """Count the region that is open, of which no more rows come."""
         if self._count:
             self._tally_regions(np.array([self._group]), np.array([self._count]))
-            self._count = 0
 
     def _tally_regions(self, groups: Numbers, lengths: Numbers) -> None:
         _tally(self.expressions, groups, np.minimum(lengths, MOST_EXPRESSIONS) - 1)

@@ -99,15 +99,18 @@ def test_what_lies_at_the_edge_counts_there(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "1.png")
     Image.new("RGB", (1, 1)).save(tmp_path / "2.png")
     corner = ((64 - 1e-7, 48 - 1e-7, 1e-7, 1e-7),)
-    region = Region("a", "val", corner, (Expression("e", "corner"),))
+    regions = (
+        Region("a", "val", corner, (Expression("e", "corner"),)),
+        Region("b", "val", ((0, 0, 1, 1),), (Expression("f", "other corner"),)),
+    )
     records = [
-        Record("toy", "1", "1.png", 64, 48, "", (region,)),
+        Record("toy", "1", "1.png", 64, 48, "", regions),
         Record("toy", "2", "2.png", 1, 1, "", (), (Question("q", "val", "what?", "x"),)),
     ]
     samples = [RawSample(record, tmp_path / record.file_name) for record in records]
     (one,) = distributions(build(samples, tmp_path / "set", source="toy", licence="", options={}, progress=False))
-    assert (one.centres[-1, -1], one.centres.sum()) == (1, 1)
-    assert (one.shares[0], one.shares.sum()) == (1, 1)
+    assert (one.centres[-1, -1], one.centres[0, 0], one.centres.sum()) == (1, 1, 2)
+    assert (one.shares[0], one.shares.sum()) == (1, 2)
     assert (one.sides[0], one.sides.sum()) == (1, 2)
 
 

@@ -262,6 +262,13 @@ def test_the_outline_is_the_border_of_the_mask() -> None:
     assert outline(np.zeros((6, 5), np.uint8)).path == ""
 
 
+def test_a_line_of_a_mask_keeps_a_cell_across() -> None:
+    for sides in ((1, 4800), (4800, 1)):
+        found = outline(np.ones(sides, np.uint8))
+        assert sorted((found.across, found.down)) == [1, 10]
+    assert outline(np.ones((4800, 1), np.uint8)).path == "M0 0h1M0 480h1M0 0v480M1 0v480"
+
+
 def test_no_mask_has_an_outline_without_end() -> None:
     dots = np.kron(np.indices((240, 320)).sum(0) % 2, np.ones((4, 4), np.int64)).astype(np.uint8)
     found = outline(dots)
@@ -278,7 +285,13 @@ def test_what_cannot_be_shown_is_told(toy: Path, tmp_path: Path) -> None:
     assert tells(str(missing.value), str(toy), "--key toy-99")
     with pytest.raises(InputError) as nothing:
         preview(toy, out, Wanted(split="test", kind="question"))
-    assert tells(str(nothing.value), "--split test --kind question", "sources: toy", "splits: train, val", "question")
+    assert tells(
+        str(nothing.value),
+        "--split test --kind question",
+        "sources: toy",
+        "splits: train, val",
+        "kinds: expression, question",
+    )
     with pytest.raises(InputError, match="is a folder"):
         preview(toy, tmp_path, EVERY)
     assert not out.exists()
