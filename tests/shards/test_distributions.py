@@ -127,6 +127,8 @@ def test_the_parts_of_a_merged_set_stand_apart_with_their_words(
     assert [one.name for one in found] == ["one train", "two train"]
     sources = Counter(mixed.samples["source"].to_pylist())
     assert [one.samples for one in found] == [sources["one"], sources["two"]]
+    by_hand = expected(mixed)
+    assert [counted(one, "sides") for one in found] == [by_hand[source, "train"]["sides"] for source in ("one", "two")]
     for one in found:
         mine = [row for row in rows if row["source"] == one.source]
         words = Counter(word.strip(",()?").lower() for row in mine for word in row["text"].split())
