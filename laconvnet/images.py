@@ -7,6 +7,7 @@ This module knows PIL and `laconvnet.files` only.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import warnings
@@ -66,6 +67,22 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         with image:
             _check(image, data)
             yield image
+
+
+def data_uri(data: bytes, kept: int, largest: int) -> str:
+    """The data URI of an image for a page: as it is where it is JPEG or PNG and no side is longer than ``kept`` pixels.
+
+    Else a JPEG with no side longer than ``largest``. Raises as `opened`, also while it decodes.
+    """
+    with opened(data) as image:
+        kind = str(image.format)
+        if kind not in ("JPEG", "PNG") or max(image.size) > kept:
+            smaller = image.convert("RGB")
+            smaller.thumbnail((largest, largest))
+            stream = io.BytesIO()
+            smaller.save(stream, "JPEG", quality=80)
+            kind, data = "JPEG", stream.getvalue()
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(data).decode()
 
 
 def _check(image: Image.Image, data: bytes) -> None:

@@ -30,7 +30,7 @@ from laconvnet.terminal import say
 
 COLUMNS = (
     "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s",
-    "kernels", "eta", "checkpoint", "seconds", "reason",
+    "kernels", "eta", "checkpoint", "seconds", "reason", "lost",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
@@ -44,7 +44,7 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
     or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job, `restarts` how
     often its ranks started again inside it. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name. Of an
     array `tasks` counts its tasks by state, `of` all, `failed` lists those that failed, with task, rank, node and
-    reason, and `starts` adds up.
+    reason, and `starts` adds up. `lost` is a line on each set that the stage has built and that lost entries by faults.
     Raises ConfigError where the folder is neither.
     """
     folder = Path(folder).absolute()
@@ -107,6 +107,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         for one in row["failed"] or ():
             say(f"{row['stage']} {_told(one)}")
+        for line in row["lost"] or ():
+            say(f"{row['stage']} {line}")
 
 
 def _told(failed: Mapping[str, Any]) -> str:
@@ -183,6 +185,7 @@ def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
         if stage.get("array"):
             tasks = [_stage_row(stage["name"], place, launching, slurm) for place in places(root, stage)]
             row = _array_row(row, tasks)
+        row |= {"lost": _losses(root / stage["folder"])}
         cause = next((lost[need] for need in stage["needs"] if need in lost), None)
         if row["state"] == "failed" or row["failed"]:
             lost[stage["name"]] = stage["name"]
@@ -332,3 +335,9 @@ def _row(name: str, folder: Path) -> dict[str, Any]:
     row |= {"stage": name, "state": "not started", "checkpoint": last_checkpoint(folder), "folder": str(folder)}
     row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s", "kernels")}
     return row | {"eta": entry.get("eta_s")}
+
+
+def _losses(folder: Path) -> list[str] | None:
+    from laconvnet.pipeline.report.ledgers import built_losses  # with Arrow, which the rest of a launcher does not need
+
+    return list(built_losses(folder)) or None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines
+from laconvnet.launch.commands.accounts import account_rows, counted_with_epoch, show_counts, show_published
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.shards.errors import InputError
 from laconvnet.terminal import one_line, say
@@ -25,7 +26,8 @@ Partition = Annotated[
 
 def add(commands: Any) -> None:
     about = "build and inspect shard sets", "Raw data sets to shard sets."
-    commandline.group(commands, "shards", *about, build, check, sources, generate, pretrain_set, verify, info, copy)
+    about_sets = build, check, sources, generate, pretrain_set, verify, info, preview, copy
+    commandline.group(commands, "shards", *about, *about_sets)
 
 
 def build(
@@ -95,7 +97,7 @@ def build(
         show({"out": str(out), "task": f"{share[0]}/{share[1]}"}, json)
         return
     build_or_heal(samples, out, brake=brake, retry=retry_quarantined, **given)
-    _show_counts(counting.info(out), json)
+    show_counts(counting.info(out), json)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -117,36 +119,6 @@ def _fraction(text: str) -> float:
     if not 0 <= share <= 1:
         raise InputError(f"--at-most-lost: got {text!r}, expected a share as 0.1% or 0.001")
     return share
-
-
-def _show_counts(counted: dict[str, Any], json: bool) -> None:
-    """What a set holds, by split, and its ledger."""
-    if json:
-        show(counted, json)
-        return
-    by_split = counted.pop("by_split")
-    ledgers = {"": counted.pop("ledger")} if "ledger" in counted else counted.pop("ledgers", {})
-    show(counted, json)
-    say()
-    rows([{"split": split, **counts} for split, counts in by_split.items()], False)
-    accounts = [row for name, ledger in ledgers.items() for row in _account_rows(name, ledger)]
-    if accounts:
-        say()
-        rows(accounts, False)
-
-
-def _account_rows(name: str, ledger: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a ledger; with its set's name where there are several."""
-    from laconvnet.shards.format.ledger import KINDS
-
-    for split, accounts in ledger.items():
-        for kind in (kind for kind in KINDS if kind in accounts):
-            account = accounts[kind]
-            row = {"ledger": f"{name} {split or 'unknown split'}".strip(), "entries": kind}
-            row |= {"read": account["read"], "kept": account["kept"], "lost": sum(account["lost"].values())}
-            causes = [f"{cause} {number}" for cause, number in account["lost"].items()]
-            causes += [f"{cause} {number} (kept)" for cause, number in account["changed"].items()]
-            yield row | {"causes": ", ".join(causes)}
 
 
 def check(
@@ -181,7 +153,7 @@ def check(
     if json:
         show({"ledger": checked.ledger, "faults": lost, "changed": changed}, json)
     else:
-        rows(list(_account_rows("", checked.ledger)), False)
+        rows(list(account_rows("", checked.ledger)), False)
         _list_faults(changed, faults)
         _list_faults(lost, faults)
     return 1 if lost else 0
@@ -256,11 +228,10 @@ def pretrain_set(
     excluded.parquet; doubtful.parquet and doubtful.html have what was kept though it looks much like a held-out image.
     An overlap that remains is an error.
     """
-    from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sets import merge
 
     merge.pretrain_set([_weighted(text) for text in inputs], list(exclude), out)
-    _show_counts(counting.info(out), json)
+    show_counts(counted_with_epoch(out), json)
 
 
 def _weighted(text: str) -> tuple[Path, float]:
@@ -287,17 +258,62 @@ def verify(
     """
     from laconvnet.shards.sets import verify as checking
 
-    show(checking.verify(folder, full=full, against=against), json)
+    report = checking.verify(folder, full=full, against=against)
+    show({name: value for name, value in report.items() if json or name != "published"}, json)
+    if not json:
+        show_published(report.get("published") or [])
 
 
-def info(folder: BuiltSet, *, json: Json = False) -> None:
+def info(
+    folder: BuiltSet,
+    *,
+    batch: Annotated[
+        int | None, Arg("also the steps of an epoch with so many examples a step", "N", at_least=1)
+    ] = None,
+    plots: Annotated[Path | None, Arg("write distributions by source and split to a page", "FILE.html")] = None,
+    json: Json = False,
+) -> None:
     """What a shard set holds.
 
-    Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read.
+    Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read. Of a merged set
+    also the items that each part has in an epoch of training, by its weight.
     """
-    from laconvnet.shards.sets import info as counting
+    show_counts(counted_with_epoch(folder, batch), json)
+    if plots is not None:
+        from laconvnet.shards.pages.plots import plots as write
 
-    _show_counts(counting.info(folder), json)
+        write(folder, plots)
+
+
+def preview(
+    folder: BuiltSet,
+    *,
+    out: Annotated[Path, Arg("the page to write", "FILE.html")] = Path("preview.html"),
+    split: Annotated[str | None, Arg("only examples of this split", "S")] = None,
+    source: Annotated[str | None, Arg("only samples of this source", "NAME")] = None,
+    size: Annotated[
+        Literal["small", "medium", "large"] | None,
+        Arg("only regions of this size: COCO's, below 32^2, below 96^2 and more pixels of the stored image"),
+    ] = None,
+    kind: Annotated[Literal["expression", "question"] | None, Arg("only examples of this kind")] = None,
+    text: Annotated[str | None, Arg("only examples whose text holds these words, in any case", "WORDS")] = None,
+    number: Annotated[int, Arg("samples on the page, at most", "N", at_least=1)] = 60,
+    seed: Annotated[int, Arg("another seed, other samples", "N", at_least=0)] = 0,
+    key: Annotated[Sequence[str], Arg("only the samples of these keys", "KEY")] = (),
+    json: Json = False,
+) -> None:
+    """Look at samples of a set.
+
+    One HTML page with some samples: image, boxes, masks, expressions, questions and answers. On it the reader chooses
+    among splits, sources, kinds and sizes. It needs nothing beside it and loads nothing.
+
+    The samples are drawn by the seed among all that match; the same command shows the same ones. The size of a region
+    is the area of the box around all its boxes.
+    """
+    from laconvnet.shards.pages.choice import Wanted
+    from laconvnet.shards.pages.preview import preview as write
+
+    show(write(folder, out, Wanted(split, source, size, kind, text), tuple(key), number, seed), json)
 
 
 def copy(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from laconvnet import masks
+from laconvnet.masks import Mask as Mask
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.record import Record, Rle
-
-Mask = NDArray[np.uint8]
-
-# A run is written in characters "0" to "o", and one from "P" on announces another of the same run: pycocotools reads
-# on behind a text that ends in such a one.
-_COUNTS = re.compile(r"(?:[0-o]*[0-O])?")
 
 
 def of_region(record: Record, region: int) -> Mask:
@@ -30,13 +25,10 @@ def of_region(record: Record, region: int) -> Mask:
 
 def decode(rle: Any, height: int, width: int) -> Mask:
     """The mask (height, width), 0 or 1; raises ConfigError for what is no mask of an image of these sides."""
-    counts = rle.get("counts") if isinstance(rle, dict) and rle.get("size") == [height, width] else None
-    if not isinstance(counts, str) or not _COUNTS.fullmatch(counts):
-        raise ConfigError(f"holds no mask of a {width}x{height} image")
     try:
-        return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), np.uint8)
+        return masks.decode(rle, height, width)
     except ValueError as error:
-        raise ConfigError(f"a mask of {width}x{height} pixels whose runs do not fit it ({error})") from error
+        raise ConfigError(str(error)) from error
 
 
 def encode(mask: NDArray[Any]) -> Rle:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from laconvnet.pipeline.report.svg import INK, LINE, MUTED, SETTINGS, text_of
 from laconvnet.pipeline.runs.records import is_number
+from laconvnet.svg import INK, LINE, MUTED, SETTINGS, text_of
 
 _NOT_TERMS = {
     *("version", "step", "steps", "epoch", "loss", "grad_norm", "lr"),

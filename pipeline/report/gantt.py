@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from laconvnet.pipeline.report.gather import Graph
-from laconvnet.pipeline.report.svg import ACCENT, INK, LINE, MUTED, SETTINGS, WRONG, text_of
+from laconvnet.svg import ACCENT, INK, LINE, MUTED, SETTINGS, WRONG, text_of
 
 _WIDTH, _LEFT, _RIGHT, _HEAD = 9.6, 2.3, 0.3, 0.24  # inches; of 100 units of the page each
 _TICKS = 7  # at most

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object, read_json, read_object
+from laconvnet.pipeline import yaml_files
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import history
 from laconvnet.pipeline.runs.history import Span
@@ -33,10 +34,23 @@ class Run:
     config: str
     environment: dict[str, Any]
 
+    @property
+    def data(self) -> str | None:
+        """The set that it trains on, None where its configuration does not say."""
+        try:
+            folder = _mapping(_mapping(yaml_files.value(self.config)).get("data")).get("folder")
+        except ValueError:
+            return None
+        return folder if isinstance(folder, str) else None
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of one model on one split; metrics, controls and majority are shares of 1."""
+    """The result of one model on one split; metrics, controls and majority are shares of 1.
+
+    ``annotated`` are the examples that the data set has annotated, of which ``examples`` were scored; None where the
+    result does not say.
+    """
 
     file: Path
     label: str
@@ -50,6 +64,12 @@ class Evaluation:
     metrics: dict[str, float]
     controls: dict[str, dict[str, float]]
     majority: dict[str, float]
+    annotated: int | None = None
+
+    @property
+    def complete(self) -> float | None:
+        """The share of what was annotated that the score is of, as a share of 1."""
+        return self.examples / self.annotated if self.annotated else None
 
     @property
     def subject(self) -> tuple[str, str, str]:
@@ -169,6 +189,7 @@ def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
         file=file,
         label=label(Path(os.path.abspath(value["run"]))),
         blank=value.get("blank") is True,
+        annotated=annotated if type(annotated := value.get("annotated")) is int and annotated > 0 else None,
         metrics=metrics,
         controls={str(name): _numbers(scores) for name, scores in _mapping(value.get("controls")).items()},
         majority=_numbers(value.get("majority")),

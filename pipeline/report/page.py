@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from laconvnet.files import publish_text
+from laconvnet.page import templates
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
 from laconvnet.pipeline.report.gather import Gathered, Run, gather
+from laconvnet.pipeline.report.ledgers import sets_of
 from laconvnet.pipeline.report.scores import BARS, Scores, score
 from laconvnet.pipeline.report.sheet import Sheet, sheet
 from laconvnet.pipeline.report.summary import summary
@@ -59,9 +59,7 @@ def _results(found: Gathered) -> list[_Result]:
 def _render(found: Gathered, results: list[_Result]) -> str:
     shown = {bar for result in results for bar in result.scores.headline.baselines}
     runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
-    loader = FileSystemLoader(Path(__file__).parent)
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "significant": _significant}
     return environment.get_template("page.html.j2").render(
         title=_title(found),
@@ -69,6 +67,7 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         found=found,
         charts=[gantt(graph) for graph in found.graphs],
         results=results,
+        sets=sets_of(found),
         runs=runs,
         environments=_environments(found.runs),
         baseline_names={bar: name for bar, name in BARS.items() if bar in shown},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from laconvnet.images import ImageLimitError, opened
+from laconvnet.images import ImageLimitError, data_uri, opened
 from laconvnet.pipeline.data.masks import Mask, decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.gather import Evaluation
@@ -122,32 +121,23 @@ def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
 def _drawn(data: bytes, predicted: Mask, true: Mask) -> bytes:
     """The image as a PNG with the predicted mask tinted and the true one outlined."""
     stream = io.BytesIO()
-    with _opened(data) as image:
+    with _decoding(), opened(data) as image:
         drawn = overlay(image.convert("RGB"), predicted, PREDICTED)
     overlay(drawn, true, TRUE, filled=False).save(stream, "PNG")
     return stream.getvalue()
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _decoding() -> Iterator[None]:
     try:
-        with opened(data) as image:
-            yield image
+        yield
     except (UnidentifiedImageError, ImageLimitError, SyntaxError) as error:
         raise InputError(f"an image of the set cannot be decoded ({error}); verify the set") from error
 
 
 def _embedded(data: bytes) -> str:
-    """The data URI of an image, made smaller where it is large."""
-    with _opened(data) as image:
-        kind = str(image.format)
-        if kind not in ("JPEG", "PNG") or max(image.size) > _KEPT_SIDE:
-            smaller = image.convert("RGB")
-            smaller.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-            stream = io.BytesIO()
-            smaller.save(stream, "JPEG", quality=80)
-            kind, data = "JPEG", stream.getvalue()
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(data).decode()
+    with _decoding():
+        return data_uri(data, _KEPT_SIDE, _LARGEST_SIDE)
 
 
 def _clipped(box: Sequence[float], width: int, height: int) -> Box:

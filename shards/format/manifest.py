@@ -40,7 +40,10 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
-from laconvnet.shards.format.ledger import account_of, lost_by_fault
+from laconvnet.shards.format.ledger import KINDS as _ENTRY_KINDS
+from laconvnet.shards.format.ledger import Ledger as Ledger
+from laconvnet.shards.format.ledger import account_of
+from laconvnet.shards.format.ledger import lost_by_fault as lost_by_fault
 from laconvnet.shards.format.mirror import mirrored, origin
 from laconvnet.shards.format.pictures import PICTURE_SCHEMA
 from laconvnet.shards.format.record import Record
@@ -62,6 +65,7 @@ _NEEDED = {"tables", "shards", "sets"}
 FILES = "files"  # the fact that tells of files beside the mapped tables
 KINDS = ("expression", "question")
 Written = dict[str, tables.MappedTable]  # mapped tables by the names of their files
+ENTRY_KINDS = _ENTRY_KINDS  # of a ledger
 
 
 def _field(name: str, kind: pa.DataType, nullable: bool = False) -> pa.Field:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from laconvnet.files import publish_text, publishing
 from laconvnet.images import opened
+from laconvnet.page import templates
 from laconvnet.shards.format.manifest import Manifest, open_writer
 from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.sets.holdout import DOUBTFUL_WITHIN, SAME_WITHIN, Known, Match
@@ -77,10 +77,10 @@ def _page(pairs: Sequence[Pair], sets: Sequence[Manifest], names: Sequence[str])
         }
         for pair in pairs[:_SHOWN]
     ]
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    return environment.get_template("doubtful.html.j2").render(
-        shown=shown, count=len(pairs), table=DOUBTFUL, same=SAME_WITHIN, doubtful=DOUBTFUL_WITHIN
+    return (
+        templates(Path(__file__).parent)
+        .get_template("doubtful.html.j2")
+        .render(shown=shown, count=len(pairs), table=DOUBTFUL, same=SAME_WITHIN, doubtful=DOUBTFUL_WITHIN)
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.sets.holdout import Identity, known_images
+from laconvnet.shards.sources.published import differences
 
 
 def info(folder: Path) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def info(folder: Path) -> dict[str, Any]:
     ``samples`` are rows, ``pictures`` distinct images (sets that were put together may share some), ``bytes``
     those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`, and
     where a table is damaged in whatever column. ``ledger`` is that of a built set (`shards.format.ledger`), ``ledgers``
-    those of the parts of one that was put together, by name; sets of before have none.
+    those of the parts of one that was put together, by name; sets of before have none. ``published`` lists where other
+    numbers were read than are published (`shards.sources.published`), where any are known of this source.
     """
     manifest = Manifest.open(folder)
     manifest.check_tables()
@@ -37,6 +39,7 @@ def info(folder: Path) -> dict[str, Any]:
             "questions": questions,
         }
 
+    other = differences(manifest.meta)
     rows_of: dict[str, list[int]] = {}
     for row, splits in enumerate(sample_splits):
         for split in splits:
@@ -51,6 +54,7 @@ def info(folder: Path) -> dict[str, Any]:
         "by_split": {split: counts(rows_of[split], example_splits == split) for split in sorted(rows_of)},
         "weights": {entry["name"]: entry["weight"] for entry in manifest.meta["sets"]},
         **{name: manifest.meta[name] for name in ("ledger", "ledgers") if name in manifest.meta},
+        **({} if other is None else {"published": other}),
     }
 
 

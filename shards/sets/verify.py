@@ -43,6 +43,7 @@ from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
 from laconvnet.shards.sets.accounts import ledger_problems, picture_problems, record_ledger_problems
 from laconvnet.shards.sets.doubtful import DOUBTFUL
 from laconvnet.shards.sets.holdout import HeldOut, known_images, say_what_splits_are_missing
+from laconvnet.shards.sources.published import differences
 
 _PROBLEMS = 10
 _BOX_TOLERANCE = 0.01  # pixels: boxes are stored in 32 bits
@@ -60,6 +61,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
     every record against its rows and the ledger, every image decoded.
     ``against``: no image of this set is in a split other than "train" of those sets, by anything that images are known
     by (`shards.sets.holdout`).
+    ``published`` of the report is that of `shards.sets.info`: it informs, and is no problem.
     """
     manifest = Manifest.open(folder)
     _raise_first(folder, _table_problems(manifest))  # alone: what stands in a damaged table is not looked at
@@ -69,6 +71,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
         _raise_first(folder, record_ledger_problems(manifest))
     for other in against:
         _raise_first(folder, _overlaps(manifest, other))
+    other_counts = differences(manifest.meta)
     return {
         "folder": url_of(folder) or str(folder),
         "samples": len(manifest.samples),
@@ -76,6 +79,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
         "shards": len(manifest.shard_paths),
         "full": full,
         "against": [str(other) for other in against],
+        **({} if other_counts is None else {"published": other_counts}),
     }
 
 

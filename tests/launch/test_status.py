@@ -14,6 +14,9 @@ from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.status import last_log, progress, show, status
 from laconvnet.launch.table import clock, drawn, write
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.sets.merge import pretrain_set
+from tests.messages import tells
+from tests.shards.faulty import annotation, built, ref, refer
 
 
 def training(folder: Path, steps: int = 100) -> Path:
@@ -58,6 +61,26 @@ def test_rows_of_a_graph(graph: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert show(graph) == 0
     line = capsys.readouterr().out.splitlines()[2]
     assert line.split() == ["bad", "failed", "30/100", "12.2", "-", "step-00000020", "1:00", "no", "luck"]
+
+
+def lossy(stage: Path) -> Path:
+    """A set built in a stage: of train's 2 expressions, regions and pictures one is lost, of val nothing."""
+    root = refer(stage / "raw", [ref(1, 1, "val"), ref(2, 2), ref(3, 3)], [annotation(10, 1), annotation(30, 3)])
+    manifest, _ = built("refcoco", root, root / "images")
+    return manifest.folder
+
+
+def test_a_stage_that_built_a_set_tells_what_faults_have_cost(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = lossy(graph / "done-0")
+    pretrain_set([(done, 1.0)], [], graph / "bad-0" / "mixed")
+    rows = status(graph)
+    assert rows[0]["lost"] == ["lost 1 of 2 train pictures, 1 of 2 train expressions"]
+    assert [row["lost"] for row in rows[1:]] == [None, None, None], "parts are told where they were built"
+    assert show(graph) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "done lost 1 of 2 train pictures, 1 of 2 train expressions"
+    (done / "manifest.parquet").write_bytes(b"torn")
+    (line,) = status(graph)[0]["lost"]
+    assert tells(line, str(done / "manifest.parquet"), "damaged")
 
 
 def test_a_job_on_another_host_runs_while_its_launcher_holds_the_lock(graph: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from laconvnet.shards import sources
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.builder import build
-from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.format.manifest import SAMPLE_SCHEMA, Manifest, schema_metadata
 
 WIDTH, HEIGHT = 64, 48
 TRIANGLE = [[5, 5, 20, 5, 20, 20, 5, 20]]
@@ -85,3 +85,12 @@ def account(manifest: Manifest, split: str, kind: str) -> tuple[int, int, dict[s
 def texts(manifest: Manifest) -> dict[str, str]:
     """The texts of the examples by id."""
     return {row["item_id"]: row["text"] for row in manifest.examples.to_pylist()}
+
+
+def resealed(manifest: Manifest, facts: dict[str, Any]) -> None:
+    """Write the manifest again with these facts, as if the set had been built so."""
+    path = manifest.folder / "manifest.parquet"
+    table = pq.read_table(path).cast(SAMPLE_SCHEMA)
+    schema = SAMPLE_SCHEMA.with_metadata(schema_metadata(facts))
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table.replace_schema_metadata(schema.metadata))

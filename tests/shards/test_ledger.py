@@ -18,12 +18,12 @@ from laconvnet.shards.build.brake import Brake
 from laconvnet.shards.build.builder import build, build_task
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.checksums import file_facts
-from laconvnet.shards.format.manifest import FILES, QUARANTINE, SAMPLE_SCHEMA, Manifest, schema_metadata
+from laconvnet.shards.format.manifest import FILES, QUARANTINE, Manifest
 from laconvnet.shards.sets.info import info
 from laconvnet.shards.sets.merge import pretrain_set
 from laconvnet.shards.sets.verify import verify
 from tests.messages import tells
-from tests.shards.faulty import REFS, TRIANGLE, account, annotation, built, ref, refer
+from tests.shards.faulty import REFS, TRIANGLE, account, annotation, built, ref, refer, resealed
 
 BLANK = ref(4, 1, sentences=[{"sent_id": 400, "sent": " "}, {"sent_id": 401, "sent": "left"}], ann_id=40)
 OVERHANGING = annotation(40, 1, bbox=[50, 30, 30, 30])
@@ -140,21 +140,12 @@ def test_samples_without_an_account_are_counted_as_they_pass(tmp_path: Path) -> 
     assert again.meta["ledger"]["train"]["mask"]["changed"] == {"polygon": 1}
 
 
-def resealed(manifest: Manifest, **facts: Any) -> None:
-    """Write the manifest again with other facts, as if the set had been built so."""
-    path = manifest.folder / "manifest.parquet"
-    table = pq.read_table(path).cast(SAMPLE_SCHEMA)
-    schema = SAMPLE_SCHEMA.with_metadata(schema_metadata({**manifest.meta, **facts}))
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(table.replace_schema_metadata(schema.metadata))
-
-
 def other_quarantine(manifest: Manifest, change: Callable[[pa.Table], pa.Table], *, recorded: bool = True) -> None:
     """Change the quarantine table, and what the manifest recorded of it."""
     path = manifest.folder / QUARANTINE
     pq.write_table(change(pq.read_table(path)), path)
     if recorded:
-        resealed(manifest, **{FILES: manifest.meta[FILES] | {QUARANTINE: file_facts(path)}})
+        resealed(manifest, manifest.meta | {FILES: manifest.meta[FILES] | {QUARANTINE: file_facts(path)}})
 
 
 def test_verify_proves_the_ledger(tmp_path: Path) -> None:
@@ -178,14 +169,14 @@ def test_verify_proves_the_ledger(tmp_path: Path) -> None:
         changed = {**ledger["train"], "region": ledger["train"]["region"] | numbers}
         return {"ledger": {**ledger, "train": changed}}
 
-    resealed(manifest, **with_regions(read=4))
+    resealed(manifest, manifest.meta | with_regions(read=4))
     with pytest.raises(InputError, match="ledger: split train: 4 region entries were read, 2 kept and 1 lost"):
         verify(manifest.folder)
-    resealed(manifest, **with_regions(read=4, kept=3))
+    resealed(manifest, manifest.meta | with_regions(read=4, kept=3))
     verify(manifest.folder)
     with pytest.raises(InputError, match="ledger: split train: 2 region entries in the records, the ledger says 3"):
         verify(manifest.folder, full=True, progress=False)
-    resealed(manifest)
+    resealed(manifest, manifest.meta)
     verify(manifest.folder, full=True, progress=False)
 
 

@@ -1,4 +1,7 @@
-"""Images by matplotlib as SVG that follows the page: its colours, light or dark, and its font."""
+"""Images by matplotlib as SVG that follows the page (`laconvnet.page`): its colours, light or dark, and its font.
+
+This module knows matplotlib only.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,12 @@ def text_of(canvas: FigureCanvasSVG) -> str:
     for stand_in, name in _NAMES.items():
         svg = svg.replace(stand_in, f"var(--{name})")
     return svg
+
+
+def inline(canvas: FigureCanvasSVG, name: str) -> str:
+    """As `text_of`, for a page that has others beside it: without a style of its own, and with ids of its own.
+
+    ``name`` goes before each id: letters alone.
+    """
+    svg = re.sub(r"<style.*?</style>", "", text_of(canvas), flags=re.DOTALL)  # within a page it would be the page's
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)

@@ -1,0 +1,35 @@
+"""Pages of HTML that need nothing beside them: how their templates are filled, their style, and what they may load.
+
+The style that they share is `page.css`, beside this module; a template includes it by that name. This module knows
+Jinja only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+
+def templates(folder: Path) -> Environment:
+    """The templates of a folder, and the shared style. Whatever is filled in is escaped; what is missing raises."""
+    environment = Environment(
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["policy"] = policy
+    return environment
+
+
+def policy(script: str = "") -> str:
+    """The Content-Security-Policy of a page: it loads nothing, and runs this script, to the letter, and no other."""
+    allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if not script:
+        return allowed
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{allowed}; script-src 'sha256-{digest}'"
