@@ -227,6 +227,7 @@ def test_a_picture_of_another_size_than_is_told_is_lost(tmp_path: Path) -> None:
 def test_a_line_beside_a_polygon_is_told(tmp_path: Path) -> None:
     manifest, (one,) = lost(tmp_path, row("b.jpg", "bent", mask=[*TRIANGLE, [5, 5, 40, 40]]))
     assert (one["kind"], one["cause"], one["changed"]) == ("mask", "polygon", True)
+    assert manifest.meta["ledger"]["train"]["mask"]["changed"] == {"polygon": 1}
     assert texts(manifest) == {"own-2": "good", "own-3": "bent"}
 
 

@@ -149,6 +149,15 @@ def test_a_mask_that_claims_more_than_there_is(tmp_path: Path) -> None:
     assert account(manifest, "train", "region") == (2, 1, {"no file": 1})
 
 
+def test_masks_have_as_many_pixels_as_an_image_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path)
+    monkeypatch.setattr("laconvnet.shards.sources.simrec.MAX_PIXELS", HEIGHT * WIDTH)
+    assert not any(sample.faults for sample in samples(root))
+    monkeypatch.setattr("laconvnet.shards.sources.simrec.MAX_PIXELS", HEIGHT * WIDTH - 1)
+    with pytest.raises(InputError, match=r"has 3072 pixels, expected 1 to 3071"):
+        samples(root)
+
+
 @pytest.mark.parametrize(
     ("given", "cause", "reason"),
     [

@@ -111,6 +111,8 @@ def test_polygons_are_drawn_on_the_picture_as_it_is_or_is_told(tmp_path: Path) -
     a, gone = samples(tmp_path / "own.csv")
     assert a.record.regions[0].mask["size"] == [HEIGHT, WIDTH]  # type: ignore[index]
     assert gone.record.regions[0].mask["size"] == [20, 20], "nobody knows"  # type: ignore[index]
+    (dot,) = samples(write(tmp_path / "dot.csv", [row("gone.jpg", mask=[[0, 0, 0.5, 0, 0.5, 0.5]])]))
+    assert dot.record.regions[0].mask["size"] == [1, 1]  # type: ignore[index]
     unseen, _ = samples(tmp_path / "own.csv", with_images=False)
     assert unseen.record.regions[0].mask["size"] == [20, 20]  # type: ignore[index]
     told = [row("gone.jpg", mask=[SQUARE], image_width="100.0", image_height=90)]

@@ -103,10 +103,10 @@ def _canvas(polygons: list[Any]) -> Size:
     """The smallest picture that holds the polygons, where the true one is not to be seen."""
     outlines = [one for one in polygons if isinstance(one, list)]
     width, height = (
-        max((ceil(value) for one in outlines for value in one[axis::2] if reading.is_number(value)), default=1)
+        max([1, *(ceil(value) for one in outlines for value in one[axis::2] if reading.is_number(value))])
         for axis in (0, 1)
     )
-    return min(max(width, 1), reading.JPEG_MAX_SIDE), min(max(height, 1), reading.JPEG_MAX_SIDE)
+    return min(width, reading.JPEG_MAX_SIDE), min(height, reading.JPEG_MAX_SIDE)
 
 
 def _json(cell: str, where: str, what: str) -> Any:
