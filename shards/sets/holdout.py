@@ -82,7 +82,8 @@ def known_images(manifest: Manifest) -> Iterator[Known]:
 
 def known_of(pictures: Iterable[pa.Table], samples: Columns, source: str) -> Iterator[Known]:
     """The images of a table of pictures, given in parts, and of its samples; ``source`` is that of those not stored."""
-    for part in pictures:
+    parts = (part for table in pictures for part in table.to_batches(max_chunksize=_TOGETHER))
+    for part in parts:
         rows = part["row"].to_numpy()
         stored = np.flatnonzero(rows != NOT_STORED)
         columns = (samples.values(name, rows[stored]) for name in ("source", "image_xxh3"))

@@ -111,7 +111,12 @@ def with_comment(path: Path, original: Path) -> Path:
     return path
 
 
-def test_copies_of_a_test_image_stay_out_whatever_their_file_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 3, 2**14])
+def test_copies_of_a_test_image_stay_out_whatever_their_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """However many images are compared at once."""
+    monkeypatch.setattr(holdout, "_TOGETHER", together)
     original = saved(tmp_path / "raw" / "test.jpg", photograph(0), quality=92)
     with Image.open(original) as image:
         shown = image.convert("RGB")

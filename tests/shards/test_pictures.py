@@ -190,6 +190,8 @@ def test_a_difference_hash_tells_which_cell_is_lighter_than_the_one_to_its_left(
     cells = np.random.default_rng(1).integers(0, 255, (16, 17), dtype=np.uint8)
     found = content(tmp_path / "a.png", Image.fromarray(cells.repeat(5, 0).repeat(6, 1)))
     assert found.dhash == np.packbits(np.diff(cells.astype(int), axis=1) > 3).tobytes()
+    tall = content(tmp_path / "b.png", Image.fromarray(cells.repeat(260, 0).repeat(2, 1)))
+    assert tall.dhash == found.dhash
 
 
 @pytest.mark.parametrize(
