@@ -26,7 +26,7 @@ from laconvnet.shards.format.rows import fit_record
 class Inputs:
     """The pictures of a set beside its files: how many lost ones can be used now, and of those in it are others now.
 
-    ``gone`` are pictures of the set whose files are no longer there, which is no fault, or no longer usable. ``useless``
+    ``gone`` are pictures of the set whose files are no longer there, which is no fault, or not usable now. ``useless``
     are the reasons, with the file, of lost ones that were tried again and cannot be used.
     """
 
