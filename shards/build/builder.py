@@ -27,12 +27,14 @@ from tqdm import tqdm
 from laconvnet.files import publish_bytes, read_object, remove_leftovers
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.deadline import deadline
+from laconvnet.shards.build.images import content_of
 from laconvnet.shards.build.join import Lost, join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.sizes import forget
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.manifest import MANIFEST, PARTS, VERSION, Manifest, read_meta
+from laconvnet.shards.format.pictures import sample_row
 from laconvnet.shards.format.raw import RawSample, Samples
 
 _BUILD = "build.json"
@@ -72,7 +74,9 @@ def build(
         account = samples.account if isinstance(samples, Samples) else None
         planner = Planner(samples, shard_bytes, counts=account is None)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        lost = Lost(planner.rows, planner.pictures, account.faults if account else [])
+        # Nothing of these is stored, but a test image must be known by its content in other sets.
+        unread = [sample_row(sample, content_of(sample.image)) for sample in planner.unread]
+        lost = Lost(planner.rows, [*planner.pictures, *unread], account.faults if account else [])
         read = account.read if account else planner.read
         join_parts(out, shards, lost, read, {"version": VERSION, **settings, "sets": [_set(source)]}, brake)
     return Manifest.open(out)

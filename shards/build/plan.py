@@ -41,9 +41,9 @@ class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
     ``rows`` with the quarantine rows of what is in no chunk, ``pictures`` with its rows of the table of that name,
+    ``unread`` with the samples that have no row there yet: nothing of them is left, and what they show may be a test.
     ``missing`` with the number of images that are not there, and with ``counts`` also ``read``, with the entries of all
-    samples. With ``notes``, a folder, the sizes of images
-    are those that another planner has left there, where it has.
+    samples. With ``notes``, a folder, the sizes of images are those that another planner has left there, where it has.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Planner:
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
+        self.unread: list[RawSample] = []
         self.read: Counts = Counter()
         self._counts = counts
         self.missing = 0
@@ -87,7 +88,10 @@ class Planner:
         for sample, found in self._sized:
             if self._counts:
                 self.read.update(sample_counts(sample))
-            if sample.nothing_left:  # whether there is an image is all the same
+            if sample.nothing_left and sample.splits != {"train"}:
+                self.rows.extend(picture_rows(sample, sample.record))
+                self.unread.append(sample)
+            elif sample.nothing_left:  # whether there is an image is all the same
                 self._lose(sample, picture_rows(sample, sample.record))
             elif not isinstance(found, int):
                 self.missing += 1
