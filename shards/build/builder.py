@@ -25,11 +25,13 @@ from tqdm import tqdm
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.construction import is_finished, settings_of, under_construction
 from laconvnet.shards.build.deadline import deadline
+from laconvnet.shards.build.images import content_of
 from laconvnet.shards.build.join import Lost, join_parts
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.build.writer import Chunk, write_shard
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.shards.format.manifest import PARTS, VERSION, Manifest
+from laconvnet.shards.format.pictures import sample_row
 from laconvnet.shards.format.raw import RawSample
 
 # A shard takes a minute; a file system that hangs for ever must not hang the build with it.
@@ -66,7 +68,9 @@ def build(
     with under_construction(out, settings, fcntl.LOCK_EX):
         planner = Planner(samples, shard_bytes)
         shards = _write(planner.chunks(), out, workers, total, progress)
-        lost = Lost(planner.quarantined, planner.pictures, planner.faults)
+        # Nothing of these is stored, but a test image must be known by its content in other sets.
+        unread = [sample_row(sample, content_of(sample.image)) for sample in planner.unread]
+        lost = Lost(planner.quarantined, [*planner.pictures, *unread], planner.faults)
         meta = {"version": VERSION, **settings, "sets": [_set(source)]}
         join_parts(out, shards, lost, planner.read, meta, brake)
     return Manifest.open(out)

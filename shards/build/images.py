@@ -98,6 +98,14 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
         raise ImageError(f"cannot be decoded: {type(error).__name__}: {error}", file) from error
 
 
+def content_of(path: Path) -> Content:
+    """What tells the content of an image file, as far as it can be read; raises OSError as `read_image_file`."""
+    try:
+        return read_image_file(path).content
+    except ImageError as error:
+        return error.content
+
+
 def _normalised(
     image: Image.Image, data: bytes, file: Content, annotated: tuple[int, int], has_regions: bool
 ) -> StoredImage:

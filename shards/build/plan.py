@@ -41,6 +41,7 @@ class Planner:
     """Cuts the raw samples into chunks, once; these fill while `chunks` is read:
 
     ``rows`` with the quarantine rows of what is in no chunk, ``pictures`` with its rows of the table of that name,
+    ``unread`` with the samples that have no row there yet: nothing of them is left, and what they show may be a test.
     ``missing`` with the number of images that are not there, and ``read`` with the entries that the source has read.
     With ``notes``, a folder, the sizes of images are those that another planner has left there, where it has; without
     ``look`` nobody looks for an image, and none has a size.
@@ -58,6 +59,7 @@ class Planner:
         self._keys = KeySet()
         self.rows: list[dict[str, Any]] = []
         self.pictures: list[dict[str, Any]] = []
+        self.unread: list[RawSample] = []
         self._account = samples.account if isinstance(samples, Samples) else None
         self._counted: Counts = Counter()
         self.missing = 0
@@ -104,7 +106,10 @@ class Planner:
         for sample, found in self._sized:
             if self._account is None:
                 self._counted.update(sample_counts(sample))
-            if sample.nothing_left:  # whether there is an image is all the same
+            if sample.nothing_left and sample.splits != {"train"}:
+                self.rows.extend(picture_rows(sample, sample.record))
+                self.unread.append(sample)
+            elif sample.nothing_left:  # whether there is an image is all the same
                 self._lose(sample, picture_rows(sample, sample.record))
             elif not isinstance(found, int):
                 self.missing += 1

@@ -2,7 +2,8 @@
 
 The table has a row for each image that the annotations name in the splits that were read, whether it was stored or
 lost: its names, its splits, and what tells its content. ``row`` is that of the samples' table, -1 for an image that is
-not stored. Those that are stored come in the order of the samples, behind all others those that no shard saw.
+not stored. Those that are stored come in the order of the samples, behind all others those that no shard saw. Of an
+image of "train" of which nothing is left the file is not read.
 
 * ``ids``: the numbers that collections give to images, with their names before them: ``coco:139``, ``flickr:16112``.
 * ``file_bytes``, ``file_xxh3``: size and checksum of the source's file, null where it was not read.

@@ -33,13 +33,13 @@ def test_a_build_without_workers_that_hangs_ends_with_a_line_and_goes_on(
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_build
-        from laconvnet.shards.build import builder, deadline, writer
-        read = writer.read_image_file
+        from laconvnet.shards.build import builder, deadline, examine
+        read = examine.read_image_file
         def caught(path, *rest):
             if path.stem == sys.argv[1]:
                 {stuck}
             return read(path, *rest)
-        writer.read_image_file = caught
+        examine.read_image_file = caught
         builder._DEADLINE_SECONDS = deadline._GRACE_SECONDS = 1
         samples = test_build.toy(Path({str(tmp_path / "pictures")!r}))
         test_build.build(samples, Path({str(out)!r}), **test_build.ARGS, shard_bytes=3000)

@@ -56,9 +56,12 @@ def test_every_image_has_a_row_whether_it_was_stored_or_lost(tmp_path: Path) -> 
     samples = toy(tmp_path / "pictures")  # 5 is truncated, 7 is missing
     gone = Fault("region", "x", "testB", "blank", "no words", "refs.p", (("region", 1),))
     empty = Record("toy", "empty", "empty.jpg", 0, 0, "CC0")
+    trained = dataclasses.replace(gone, split="train")
     twice = dataclasses.replace(samples[1].record, file_name="COCO_val2014_000000000139.jpg")
     samples += [
         RawSample(empty, samples[0].image, (gone,)),
+        RawSample(dataclasses.replace(empty, picture_id="none"), tmp_path / "none.jpg", (gone,)),
+        RawSample(dataclasses.replace(empty, picture_id="trained"), samples[0].image, (trained,)),
         dataclasses.replace(samples[2], record=dataclasses.replace(samples[2].record, picture_id="size", width=9)),
         dataclasses.replace(samples[3], record=dataclasses.replace(samples[3].record, picture_id="k" * 99)),
         RawSample(twice, samples[1].image, ids=("flickr:16",)),
@@ -72,11 +75,11 @@ def test_every_image_has_a_row_whether_it_was_stored_or_lost(tmp_path: Path) -> 
     assert [row["key"] for row in found if row["row"] >= 0] == [f"toy-{number}" for number in used]
     assert [row["row"] for row in found if row["row"] >= 0] == list(range(len(used)))
     lost = {row["key"]: row for row in found if row["row"] == -1 and row["file_name"] != twice.file_name}
-    assert set(lost) == {"toy-5", "toy-7", "toy-empty", "toy-size", f"toy-{'k' * 99}"}
+    assert set(lost) == {"toy-5", "toy-7", "toy-empty", "toy-none", "toy-trained", "toy-size", f"toy-{'k' * 99}"}
     (second,) = (row for row in found if row["file_name"] == twice.file_name)
     assert (second["key"], second["row"], second["ids"]) == ("toy-1", -1, ["coco:139", "flickr:16"])
     unread = dict.fromkeys(CONTENT)
-    for key in ("toy-7", "toy-empty", f"toy-{'k' * 99}"):
+    for key in ("toy-7", "toy-none", "toy-trained", f"toy-{'k' * 99}"):
         assert {name: lost[key][name] for name in CONTENT} == unread
     data = samples[5].image.read_bytes()
     assert {name: lost["toy-5"][name] for name in CONTENT} == unread | {
@@ -86,6 +89,8 @@ def test_every_image_has_a_row_whether_it_was_stored_or_lost(tmp_path: Path) -> 
     stored = found[used.index(2)]
     assert all(stored[name] for name in CONTENT)
     assert {name: lost["toy-size"][name] for name in CONTENT} == {name: stored[name] for name in CONTENT}
+    # Nothing of it is left, but in a split that others may not train on.
+    assert {name: lost["toy-empty"][name] for name in CONTENT} == {name: found[0][name] for name in CONTENT}
     assert found[0]["splits"] == ["testB", "train", "val"]
     assert lost["toy-empty"]["splits"] == ["testB"]
     assert lost["toy-7"]["splits"] == lost["toy-5"]["splits"] == ["train"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from laconvnet.shards.build import builder
+from laconvnet.shards.build import construction
 from laconvnet.shards.build import sizes as module
 from laconvnet.shards.build.builder import build, build_task
 from laconvnet.shards.build.sizes import forget, looked_up, shared
@@ -161,8 +161,10 @@ def test_a_build_begins_with_a_look_of_its_own(
     killed = tmp_path / "killed"
     run_tasks(samples, killed)
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "forget", lambda _: None)  # as a kill between the manifest and the tidying leaves it
-        patch.setattr(builder, "_remove_parts", lambda _: None)
+        patch.setattr(
+            construction, "forget", lambda _: None
+        )  # as a kill between the manifest and the tidying leaves it
+        patch.setattr(construction, "_remove_parts", lambda _: None)
         build(stream(samples), killed, **ARGS, shard_bytes=3000)
     assert list((killed / "parts").glob(".sizes-*"))
     build(stream(samples), killed, **ARGS, shard_bytes=3000)
