@@ -25,8 +25,7 @@ from laconvnet.pipeline.model.backbones import load_weights
 from laconvnet.pipeline.model.plugin import PlugIn
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
-
-_WORDS = "language.embedding.weight"
+from laconvnet.pipeline.training.inherit import WORDS, inherit
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def rebuild(config: TrainConfig, vocabulary: Vocabulary, weights: dict[str, Tens
     Raises RuntimeError where the names, or the shape of one, are not those of the configuration's model.
     """
     # Frozen word vectors are among the weights: their file need not be there any more.
-    vectors = torch.empty_like(weights[_WORDS]) if config.data.vectors else None
+    vectors = torch.empty_like(weights[WORDS]) if config.data.vectors else None
     model = build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)
     model.load_state_dict(weights, strict=True)
     return model
@@ -156,7 +155,7 @@ def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _inherit(config: TrainConfig, examples: Examples, place: Path, ranks: Ranks) -> Start:
-    """Take the EMA weights of an earlier stage: those of words and vision, the head if the task is the same.
+    """Take what fits of the EMA weights of an earlier stage (`pipeline.training.inherit`).
 
     The vocabulary is the earlier stage's with new words and answers behind it, whose weights start fresh.
     """
@@ -164,36 +163,7 @@ def _inherit(config: TrainConfig, examples: Examples, place: Path, ranks: Ranks)
     earlier = Vocabulary.from_json(stored)
     vocabulary, of_answers = _learned(config, examples, earlier, ranks)
     model, _ = _fresh(config, vocabulary)
-    earlier_weights: dict[str, Tensor] = state["ema"] or state["model"]
-    wanted = model.state_dict()
-    taken = [name for name in wanted if state["task"] == config.model.task or not name.startswith("head.")]
-    missing = [name for name in taken if name not in earlier_weights]
-    if missing:
-        raise ConfigError(
-            f"init_from: {place}: lacks {missing[0]} and {len(missing) - 1} more; is model.preset the same?"
-        )
-    growing = {_WORDS, *(f"head.{name}" for name in model.head.grows)}  # one row a word, one row an answer
-    for name in taken:
-        _take(wanted[name], earlier_weights[name], f"init_from: {place}: {name}", may_grow=name in growing)
-    model.load_state_dict(wanted, strict=True)
-    new = [
-        f"{len(vocabulary.words) - len(earlier.words)} words",
-        f"{len(vocabulary.answers) - len(earlier.answers)} answers",
-        *sorted({name.split(".")[0] for name in wanted if name not in taken}),
-    ]
-    summary = f"init from {place} (step {state['step']}): {len(taken)} tensors taken; new: {', '.join(new)}"
+    inherited = inherit(model, state["ema"] or state["model"], place)
+    words, answers = len(vocabulary.words) - len(earlier.words), len({*vocabulary.answers} - {*earlier.answers})
+    summary = f"init from {place} (step {state['step']}): {inherited}; {words} new words, {answers} new answers"
     return Start(model, vocabulary, None, f"{summary}{of_answers}")
-
-
-def _take(ours: Tensor, theirs: Tensor, what: str, may_grow: bool) -> None:
-    """Copy a tensor of the earlier stage into ours, whose first dimension may be longer where a vocabulary grew."""
-    fits = theirs.shape[1:] == ours.shape[1:] and len(theirs) <= len(ours) if may_grow else theirs.shape == ours.shape
-    if not fits:
-        raise ConfigError(
-            f"{what} has shape {tuple(theirs.shape)}, this model {tuple(ours.shape)}; model and data.vectors must be "
-            "those of the earlier stage"
-        )
-    if theirs.dim():
-        ours[: len(theirs)] = theirs
-    else:
-        ours.copy_(theirs)

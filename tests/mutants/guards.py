@@ -45,6 +45,7 @@ GUARDS: dict[str, list[str]] = {
     "pipeline/training/resume.py": [f"{_TRAINING}/test_keeper.py", _CHOICE, f"{_TRAINING}/test_resume.py"],
     "pipeline/training/schedule.py": [f"{_TRAINING}/test_schedule.py"],
     "pipeline/training/session.py": [_SESSION, f"{_TRAINING}/test_guard.py"],
+    "pipeline/training/inherit.py": [f"{_TRAINING}/test_init_from.py"],
     "pipeline/training/start.py": [f"{_TRAINING}/test_init_from.py", "tests/pipeline/model/test_plugin.py", _CHOICE],
     "pipeline/training/state.py": [f"{_TRAINING}/test_optimizer.py", _SESSION, _ELASTIC],
     "shards/build/builder.py": ["tests/shards/test_progress.py", *_BUILD],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.model import draws
+from laconvnet.pipeline.model import Model, build_model, draws
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.inherit import inherit
 from laconvnet.pipeline.training.start import rebuild, start
+from tests.messages import tells
 from tests.pipeline.training.ranks import train
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -44,7 +47,9 @@ def test_the_same_task_takes_everything(tmp_path: Path, refcoco: Path, earlier: 
     assert start_state.vocabulary == Vocabulary.from_json(words)
     for name, tensor in start_state.model.state_dict().items():
         assert torch.equal(tensor, state["ema"][name]), name
-    assert "new: 0 words, 0 answers" in start_state.summary
+    assert "0 new words, 0 new answers" in start_state.summary
+    assert "new:" not in start_state.summary
+    assert "left:" not in start_state.summary
 
 
 def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path, clevr: Path, earlier: Path) -> None:
@@ -61,7 +66,8 @@ def test_another_task_takes_words_and_vision_and_learns_new_words(tmp_path: Path
     for name, tensor in now.items():
         if name.startswith("visual."):
             assert torch.equal(tensor, state["ema"][name]), name
-    assert start_state.summary.endswith(", head")
+    grown = f"{len(start_state.vocabulary.words) - len(old.words)} new words, {len(start_state.vocabulary.answers)} new"
+    assert tells(start_state.summary, "(1 with new rows), new: head.choose (2), head.", "left: head.", grown)
 
 
 def test_another_network_is_refused_by_name_and_shape(tmp_path: Path, refcoco: Path, earlier: Path) -> None:
@@ -142,4 +148,60 @@ def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, c
     kept = start_state.model.state_dict()["head.choose.weight"]
     assert torch.equal(kept[: len(fewer.answers)], weights["head.choose.weight"])
     assert len(kept) == len(words.answers)
-    assert "new: 0 words, 3 answers" in start_state.summary
+    assert "0 new words, 3 new answers" in start_state.summary
+    assert "(2 with new rows)" in start_state.summary
+
+
+@pytest.fixture(scope="module")
+def released() -> dict[str, Model]:
+    """The networks of the released configurations by task; that of boxes is what pretraining leaves."""
+    keys = ["--data.folder", "none", "--model.preset", "s_released"]
+    tasks = ("rec", "res", "grec", "vqa")
+    models = {task: configuration.load(None, [*keys, "--model.task", task]).model for task in tasks}
+    return {task: build_model(model, 1000, 100, None) for task, model in models.items()}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "taken", "in_head", "new"),
+    [
+        ("rec", "rec", 637, None, []),
+        ("rec", "res", 617, 4_887_296, ["head.pyramid", "head.second_neck"]),
+        ("rec", "grec", 617, 4_887_296, ["head.pyramid", "head.second_neck"]),
+        ("res", "grec", 769, None, []),
+        ("rec", "vqa", 377, 0, ["head.choose", "head.hidden", "head.image", "head.norm", "head.words"]),
+    ],
+)
+def test_what_fits_is_taken_whatever_the_task(
+    released: dict[str, Model], earlier: str, later: str, taken: int, in_head: int | None, new: list[str]
+) -> None:
+    """The neck of boxes is that of masks: the released recipes of both start from one file."""
+    model = copy.deepcopy(released[later])
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    weights = released[earlier].state_dict()
+    found = inherit(model, weights, Path("earlier"))
+    assert len(found.taken) == taken
+    mine = dict(model.named_parameters())
+    head = {name: parameter.numel() for name, parameter in mine.items() if name.startswith("head.")}
+    whole = sum(head.values())
+    assert sum(head.get(name, 0) for name in found.taken) == (whole if in_head is None else in_head)
+    assert sorted({".".join(name.split(".")[:2]) for name in found.new}) == new
+    assert {*found.left} == weights.keys() - {*found.taken}
+    now = model.state_dict()
+    assert all(torch.equal(now[name], weights[name]) for name in found.taken)
+    assert not any(mine[name].any() for name in found.new if name in mine)
+
+
+def test_only_a_head_may_be_new_or_left(released: dict[str, Model]) -> None:
+    model, weights = released["rec"], released["rec"].state_dict()
+    name = next(name for name in weights if name.startswith("visual."))
+    less = {other: tensor for other, tensor in weights.items() if other != name}
+    with pytest.raises(ConfigError, match=rf"init_from: here: lacks {name}; is model.preset the same\?"):
+        inherit(model, less, Path("here"))
+    with pytest.raises(ConfigError, match=r"has visual.more and 0 more that this model lacks; is model.preset the"):
+        inherit(model, {**weights, "visual.more": weights[name]}, Path("here"))
+    head = next(name for name in weights if name.startswith("head."))
+    other = {**weights, head: torch.zeros(3), "head.more": torch.zeros(3)}
+    found = inherit(copy.deepcopy(model), other, Path("here"))
+    assert found.new == (head,)
+    assert found.left == (head, "head.more")
