@@ -22,13 +22,13 @@ _SHOWN = 80  # characters of a cell in a message
 
 def below(folder: Path, name: str, where: str, what: str) -> Path:
     """The path of a file that a cell names, which has to lie below the folder."""
-    advice = f"expected a path below {folder}, with / between its parts"
     if "://" in name:
-        raise EntryFault("path", f"{where}: {what} {reprlib.repr(name)} is a URL, of which none is fetched; {advice}")
+        told = f"{what} {reprlib.repr(name)} is a URL, of which none is fetched"
+        raise EntryFault("path", f"{where}: {told}; expected a path below {folder}")
     try:
         return reading.inside(folder, name, where)
     except InputError as error:
-        raise EntryFault("path", f"{where}: {what} {reprlib.repr(name)} leaves its folder; {advice}") from error
+        raise EntryFault("path", str(error)) from error
 
 
 def words(cell: str | None, where: str, what: str) -> str:
