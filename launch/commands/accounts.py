@@ -45,10 +45,24 @@ def show_counts(counted: dict[str, Any], json: bool) -> None:
 
 
 def show_published(different: Sequence[dict[str, Any]]) -> None:
-    """A line for each split of which other numbers were read than are published (`shards.sources.published`)."""
-    for (split, citation), found in groupby(different, key=lambda one: (one["split"], one["citation"])):
-        counts = ", ".join(f"{one['published']:,} {one['kind']}s (here {one['read']:,} were read)" for one in found)
-        say(f"published: {split} {counts}; source: {citation}")
+    """A line for each split of which other numbers were read than are published (`shards.sources.published`).
+
+    One line for all where less than half was read of each of several: of an excerpt no number tells anything.
+    """
+    by_split = [[*found] for _, found in groupby(different, key=lambda one: one["split"])]
+    if len(by_split) > 1 and all(2 * one["read"] < one["published"] for one in different):
+        first, *others = by_split
+        others_too = ", ".join(found[0]["split"] for found in others)
+        say(f"{_published(first[:1])}, and less than half of {others_too}: an excerpt? --json has all numbers")
+        return
+    for found in by_split:
+        say(f"{_published(found)}; source: {found[0]['citation']}")
+
+
+def _published(found: Sequence[dict[str, Any]]) -> str:
+    """What is published and was read of one split."""
+    counts = ", ".join(f"{one['published']:,} {one['kind']}s (here {one['read']:,} were read)" for one in found)
+    return f"published: {found[0]['split']} {counts}"
 
 
 def _epoch_rows(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

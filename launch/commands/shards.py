@@ -225,8 +225,8 @@ def pretrain_set(
     Merge built sets by weight, without copying them, and leave out every image that is in a held-out split of an
     excluded set or of an input, whether it was built there or lost: by its ids of COCO and Flickr, file name, bytes,
     pixels, and by a hash that copies in another size or quality nearly share. What was left out is listed in
-    excluded.parquet; doubtful.parquet and doubtful.html have what was kept though it looks much like a held-out image.
-    An overlap that remains is an error.
+    excluded.parquet; doubtful.parquet and doubtful.html have what was kept though it looks much like a held-out image;
+    how many images there are of both is printed. An overlap that remains is an error.
     """
     from laconvnet.shards.sets import merge
 
@@ -259,7 +259,7 @@ def verify(
     from laconvnet.shards.sets import verify as checking
 
     report = checking.verify(folder, full=full, against=against)
-    show({name: value for name, value in report.items() if json or name != "published"}, json)
+    show({name: value for name, value in report.items() if json or (name != "published" and value != [])}, json)
     if not json:
         show_published(report.get("published") or [])
 

@@ -140,4 +140,6 @@ def _not_all_lost(samples: Iterator[RawSample], account: Account) -> Iterator[Ra
 def _all_lost(held: list[RawSample], account: Account) -> InputError:
     faults = [*account.faults, *(fault for sample in held for fault in sample.faults)]
     first = min(faults, key=lambda fault: fault.cause in BY_RULE)
-    return InputError(f"{first.reason}; nor can any other entry be used: get the files again, or check --root")
+    return InputError(
+        f"{first.reason}; nor can any other entry be used: mend the files, get them again, or check --root"
+    )

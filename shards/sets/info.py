@@ -12,12 +12,17 @@ from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.sets.holdout import Identity, known_images
 from laconvnet.shards.sources.published import differences
 
+# Images of the parts of a set that was put together: held out, without anything to train on, and doubtful.
+LEFT_OUT = ("excluded", "without_examples", "doubtful")
+
 
 def info(folder: Path) -> dict[str, Any]:
     """Counts of a set, in all and by split, with its source, licence and the weights of its sets.
 
     ``samples`` are rows, ``pictures`` distinct images (sets that were put together may share some), ``bytes``
-    those of the shards. A sample with regions in two splits counts in both. Raises InputError as `Manifest.open`, and
+    those of the shards; ``excluded``, ``without_examples`` and ``doubtful`` are images of the parts that were held
+    out, had nothing to train on, or are kept though they look like one that is held out. A sample with regions in two
+    splits counts in both. Raises InputError as `Manifest.open`, and
     where a table is damaged in whatever column. ``ledger`` is that of a built set (`shards.format.ledger`), ``ledgers``
     those of the parts of one that was put together, by name; sets of before have none. ``published`` lists where other
     numbers were read than are published (`shards.sources.published`), where any are known of this source.
@@ -51,6 +56,7 @@ def info(folder: Path) -> dict[str, Any]:
         "bytes": sum(manifest.shard(number).size() for number in range(len(manifest.shard_paths))),
         "shards": len(manifest.shard_paths),
         "quarantined": manifest.meta["quarantined"],
+        **{name: manifest.meta[name] for name in LEFT_OUT if name in manifest.meta},
         "by_split": {split: counts(rows_of[split], example_splits == split) for split in sorted(rows_of)},
         "weights": {entry["name"]: entry["weight"] for entry in manifest.meta["sets"]},
         **{name: manifest.meta[name] for name in ("ledger", "ledgers") if name in manifest.meta},

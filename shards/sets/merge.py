@@ -113,13 +113,14 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
         "excluded": sum(map(len, same)),
         "without_examples": sum(int((share.allowed & ~share.used).sum()) for share in shares),
     }
+    pairs = (Pair(number, match) for number, (_, matches) in enumerate(found) for match in matches)
+    doubtful = [pair for pair in pairs if shares[pair.number].used[pair.match.image.row]]
+    meta["doubtful"] = len(doubtful)
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     with publishing(out / EXCLUDED) as temporary, open_writer(temporary, EXCLUDED_SCHEMA) as writer:
         writer.write_table(_excluded_table(sets, same, every))
-    doubtful = [Pair(number, match) for number, (_, matches) in enumerate(found) for match in matches]
-    used = [pair for pair in doubtful if shares[pair.number].used[pair.match.image.row]]
-    publish_doubtful(out, used, every, [*map(_place, every)])
+    publish_doubtful(out, doubtful, every, [*map(_place, every)])
     publish_tables(
         out,
         (part for share in shares for part in _samples(share)),

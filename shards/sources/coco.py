@@ -9,7 +9,8 @@ there are none of these. A file's ``images`` have ``id``, ``file_name``, ``width
   region. Without a box that around the mask is taken, and a caption without either is of the whole picture;
 * one with ``iscrowd`` is left out, by the rule "crowd".
 
-The split is train, val, test or dev, whichever stands in the file's name ("instances_val2017"), else train. The
+The split is train, val, test or dev, whichever stands in the file's name ("instances_val2017"), else that of the
+folder of the file, where that is named for one ("valid/_annotations.coco.json", as Roboflow writes), else train. The
 images lie in ``--images``, or below it in a folder of that part of the name ("val2017") where there is one. A picture
 of several files becomes one sample. Its COCO id is kept where its file name is COCO's own for that id.
 """
@@ -35,6 +36,7 @@ from laconvnet.shards.sources.listed import Listed
 from laconvnet.shards.sources.masks import box_of, to_rle
 
 _PART = re.compile(r"(train|val|test|dev)[0-9]*", re.IGNORECASE)
+_FOLDER = re.compile(r"(train|val|test|dev)(id|idation|ing)?[0-9]*", re.IGNORECASE)
 _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})\.jpg")
 _KEYS = ("id", "category_id", "bbox", "segmentation", "iscrowd", "caption")
 
@@ -69,7 +71,7 @@ class Coco:
     licence = "as the files' owner says; COCO's own: annotations CC BY 4.0, pictures Flickr terms of use"
     files = (
         "instances*.json, captions*.json, or any *.json, or one file: images, annotations, categories; train, val, "
-        "test or dev in the name is the split",
+        "test or dev in the name, else that of the folder, is the split",
         "<file_name>: the images, in the folder --images or below it in train2017/, val2017/, ... as the file is named",
         "caption: an expression, of the picture or of its bbox; else the category's name is, of bbox and segmentation",
     )
@@ -120,14 +122,18 @@ def _paths(root: Path) -> list[Path]:
     every = sorted(root.glob("*.json"))
     paths = [path for path in every if path.name.startswith(("instances", "captions"))] or every
     if not paths:
-        raise InputError(f"{root}: no *.json there; expected annotations in COCO's format, change --root")
+        below = sorted({path.parent.name for path in root.glob("*/*.json")})
+        there = f" (there are some in {', '.join(below)}: give one of these folders, or a file)" if below else ""
+        raise InputError(f"{root}: no *.json there{there}; expected annotations in COCO's format, change --root")
     return paths
 
 
 def _part(path: Path) -> tuple[str, str]:
-    """The split that a file is of, and the part of its name that tells it."""
-    found = _PART.search(path.stem)
-    return (found[1].lower(), found[0]) if found else ("train", "")
+    """The split that a file is of, and the part of its name that tells it; none where its folder does, or nothing."""
+    if found := _PART.search(path.stem):
+        return found[1].lower(), found[0]
+    folder = _FOLDER.fullmatch(path.resolve().parent.name)
+    return (folder[1].lower() if folder else "train", "")
 
 
 def _load_images(file: _File, below: str, images_at: Path) -> None:

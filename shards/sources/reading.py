@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 JPEG_MAX_SIDE = 65535
 _END = object()
+_TOLD = 80  # characters of what a parser says
 # What is said where no file of that name is, or can be.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -56,7 +57,8 @@ def inside(folder: Path, name: str, where: str) -> Path:
     """The path of a file that annotations name, which has to stay in its folder: no '..', nothing absolute."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise InputError(f"{where}: file name {reprlib.repr(name)} leaves its folder; get the original file")
+        told = f"file name {reprlib.repr(name)} leaves its folder"
+        raise InputError(f"{where}: {told}; expected a path below {folder}, with / between its parts")
     return folder.joinpath(*parts)
 
 
@@ -205,7 +207,8 @@ def _parsing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (ijson.JSONError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: broken JSON ({reprlib.repr(str(error))}); get the file again") from error
+        told = str(error).partition("\n")[0][:_TOLD]  # of several lines, the others point at a place in the first
+        raise InputError(f"{path}: broken JSON ({told!r}); get the file again") from error
 
 
 class CompressedStore:

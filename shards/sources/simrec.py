@@ -112,7 +112,7 @@ def _partition(root: Path, partition: str | None) -> str:
         return partition or there[0]
     if not there:
         raise InputError(f"{root / 'anns'}: none of {', '.join(f'{name}.json' for name in _IMAGES)}; change --root")
-    what = "which of them is missing" if partition is None else f"--partition {partition} is not there"
+    what = "holds several data sets" if partition is None else f"--partition {partition} is not there"
     raise InputError(f"{root / 'anns'}: {what}; expected --partition with one of {', '.join(there)}")
 
 

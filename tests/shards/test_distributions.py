@@ -167,6 +167,9 @@ def test_the_page_needs_nothing_beside_it_and_texts_stay_text(tmp_path: Path) ->
     for heading in ("Expressions a region", "Words an expression", "Centres of the boxes", "Size of an image"):
         assert heading in shown
     assert re.search(r"<style>(?!.*<style>)", page, re.DOTALL), "no image brings a style of its own"
+    scrolled = re.findall(r'<div class="scroll"[^>]*>\s*<div class="plot"', page)  # plots keep a width to be read at
+    assert len(scrolled) == len(re.findall(r'class="plot"', page)) > 0
+    assert re.search(r"\.plot svg \{[^}]*min-width: \d+rem", page)
 
 
 def test_a_set_of_questions_has_no_plots_of_regions(tmp_path: Path) -> None:

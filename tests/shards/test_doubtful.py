@@ -19,6 +19,7 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Record, Region
 from laconvnet.shards.sets import doubtful
+from laconvnet.shards.sets.info import info
 from laconvnet.shards.sets.merge import pretrain_set
 from laconvnet.shards.sets.verify import verify
 from tests.shards.test_holdout import of, photograph, saved, with_hashes
@@ -58,6 +59,7 @@ def test_doubtful_images_are_kept_and_listed_the_nearest_first(sets: tuple[Path,
     ours, theirs = sets
     out = tmp_path / "out"
     assert len(pretrain_set([(ours, 1.0)], [theirs], out).samples) == 4
+    assert info(out)["doubtful"] == 3
     rows = pq.read_table(out / "doubtful.parquet").to_pylist()
     assert [(row["key"], row["held_key"], row["held_split"], row["distance"]) for row in rows] == [
         ("ours-1", "theirs-0", "val", 36),

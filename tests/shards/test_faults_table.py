@@ -35,6 +35,8 @@ def lost(tmp_path: Path, *rows: dict[str, Any], name: str = "own.csv") -> tuple[
         ({"box": [1, 2, 3]}, "box", "[1, 2, 3], expected four finite numbers"),
         ({"box": [1, 2, -3, 4]}, "box", "[1.0, 2.0, -3.0, 4.0] (x, y, w, h) has no area"),
         ({"box": [1, 2, 3, 0]}, "box", "has no area"),
+        ({"box": [0.5, 0.25, 0.5, 0.25]}, "box", "expected pixels, not shares of the picture"),
+        ({"box": "("}, "box", "[], expected four finite numbers"),
         ({"box": [100, 2, 3, 4]}, "box", "lies outside the image of 64x48"),
         ({"box": None}, "box", "neither a box nor a mask"),
         ({"mask": "{"}, "field", "mask '{' is broken JSON"),
@@ -49,7 +51,9 @@ def lost(tmp_path: Path, *rows: dict[str, Any], name: str = "own.csv") -> tuple[
         ({"mask": "m" * 300}, "no file", "File name too long"),
         ({"picture": None}, "no picture", "no picture is given"),
         ({"picture": "../b.jpg"}, "path", "'../b.jpg' leaves its folder"),
-        ({"picture": "/b.jpg"}, "path", "leaves its folder"),
+        ({"picture": "/b.jpg"}, "path", "leaves its folder; expected a path below"),
+        ({"picture": "in\\b.jpg"}, "path", "leaves its folder; expected a path below"),
+        ({"picture": "https://a.org/b.jpg"}, "path", "picture 'https://a.org/b.jpg' is a URL"),
         ({"split": None}, "split", "column 'split' is empty"),
         ({"image_width": 64, "image_height": None}, "field", "key 'image_height' is None"),
         ({"image_width": "wide", "image_height": 48}, "field", "key 'image_width' is 'wide'"),
@@ -193,9 +197,9 @@ def test_ids_that_occur_twice(tmp_path: Path) -> None:
     assert len(quarantine) == 3
     assert account(manifest, "train", "expression") == (6, 3, {"duplicate id": 3})
     assert {one["reason"].partition("own.csv: ")[2] for one in quarantine} == {
-        "row 4: its id is that of 6 too, with other contents",
-        "row 5: its id is that of 3 too, alike",
-        "row 6: its id is that of 4 too, with other contents",
+        "row 4: its id is that of row 6 too, with other contents",
+        "row 5: its id is that of row 3 too, alike",
+        "row 6: its id is that of row 4 too, with other contents",
     }
 
 

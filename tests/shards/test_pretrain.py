@@ -21,6 +21,7 @@ from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
 from laconvnet.shards.sets import merge
 from laconvnet.shards.sets.holdout import identities
+from laconvnet.shards.sets.info import info
 from laconvnet.shards.sets.merge import pretrain_set
 from tests.messages import tells
 
@@ -116,6 +117,8 @@ def test_held_out_images_stay_out_and_the_rest_is_there(sets: tuple[Path, Path, 
     assert tells(reasons["visual_genome-3"], "test", f"refcoco ({refcoco})", "bytes")
     assert tells(reasons["visual_genome-4"], "val", f"visual_genome ({visual_genome})", "file name")
     assert (manifest.meta["excluded"], manifest.meta["without_examples"]) == (4, 1)
+    found = info(out)
+    assert (found["excluded"], found["without_examples"], found["doubtful"]) == (4, 1, 0)
     assert manifest.meta["sets"] == [{"name": "visual_genome", "weight": 2.0}, {"name": "coco", "weight": 1.5}]
     assert manifest.meta["source"] == "visual_genome+coco"
     assert manifest.meta["licence"] == "licence of visual_genome; licence of coco"

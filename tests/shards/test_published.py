@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from laconvnet.launch.cli import main
+from laconvnet.launch.commands.accounts import show_published
 from laconvnet.shards.format.ledger import KINDS
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.sets.merge import pretrain_set
@@ -113,6 +114,7 @@ def test_build_info_and_verify_tell_a_line_a_split(tmp_path: Path, capfd: pytest
     for words in (command, ["shards", "info", str(tmp_path / "set")], ["shards", "verify", str(tmp_path / "set")]):
         assert main(words) == 0
         out = capfd.readouterr().out
+        assert "against" not in out
         (line,) = (line for line in out.splitlines() if line.startswith("published"))
         assert tells(
             line, "val 1,500 pictures (here 1", "3,811 regions (here 1", "10,834 expressions (here 1", "ref_coco"
@@ -125,6 +127,22 @@ def test_build_info_and_verify_tell_a_line_a_split(tmp_path: Path, capfd: pytest
             "published": 1500,
             "read": 1,
         }
+
+
+def test_an_excerpt_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """What differs in one split, or by less than half, is told split by split: there it may be a mistake."""
+    meta = as_published("refcoco", "unc")
+    accounts = [account for split in ("train", "val") for account in meta["ledger"][split].values()]
+    for account in accounts:
+        account["read"] //= 3
+    show_published(differences(meta) or [])
+    (line,) = capfd.readouterr().out.splitlines()
+    assert tells(line, "published: train 16,994 pictures (here 5,664 were read)", "half of val:", "--json")
+    accounts[-1]["read"] *= 2
+    show_published(differences(meta) or [])
+    train, val = capfd.readouterr().out.splitlines()
+    assert tells(train, "published: train", "42,404 regions (here", "source: the README")
+    assert tells(val, "published: val", "3,811 regions (here")
 
 
 def test_an_equal_set_and_one_of_several_tell_nothing(

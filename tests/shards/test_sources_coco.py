@@ -149,6 +149,18 @@ def test_splits_and_folders_are_those_of_the_file_s_name(tmp_path: Path) -> None
         samples(tmp_path / "anns", splits=["test"])
 
 
+def test_the_split_is_that_of_the_folder_where_the_name_tells_none(tmp_path: Path) -> None:
+    """As Roboflow exports: held-out images must not become train."""
+    for folder, split in (("train", "train"), ("valid", "val"), ("Test", "test"), ("latest", "train")):
+        table = write(tmp_path / folder / "_annotations.coco.json", [annotation(7, 1)])
+        draw(tmp_path / folder, "1.jpg")
+        for root in (table, table.parent):
+            (one,) = samples(root)
+            assert (one.record.file_name, one.record.splits) == ("1.jpg", (split,))
+    with pytest.raises(InputError, match=r"no \*\.json there \(there are some in Test, latest, train, valid: give one"):
+        samples(tmp_path)
+
+
 def test_the_coco_id_is_kept_where_the_name_is_coco_s(tmp_path: Path) -> None:
     names = {42: "000000000042.jpg", 43: "COCO_val2014_000000000043.jpg", 44: "000000000045.jpg", 46: "46.jpg"}
     images = [{"id": id, "file_name": name, "width": 9, "height": 9} for id, name in names.items()]

@@ -70,7 +70,7 @@ def test_both_layouts_and_the_choice_among_several(tmp_path: Path) -> None:
     root = write(tmp_path / "data")
     (root / "anns" / "refcocog").mkdir()
     (root / "anns" / "refcocog" / "refcocog.json").write_text(json.dumps({"train": [item(1, 10, "g")]}))
-    with pytest.raises(InputError, match=r"anns: .* expected --partition with one of refcoco, refcocog"):
+    with pytest.raises(InputError, match=r"anns: holds several data sets; .* with one of refcoco, refcocog"):
         samples(root)
     with pytest.raises(InputError, match=r"--partition umd is not there; .* refcoco, refcocog"):
         samples(root, partition="umd")

@@ -57,6 +57,12 @@ def test_a_table_becomes_a_set(tmp_path: Path, name: str) -> None:
         ({"box": "[1, 2, 10, 20]"}, (BOX,)),
         ({"box": "1 2 10 20"}, (BOX,)),
         ({"box": "1, 2, 10, 20"}, (BOX,)),
+        ({"box": "(1.0, 2.0, 10.0, 20.0)"}, (BOX,)),
+        ({"box": "[ 1.  2. 10. 20.]"}, (BOX,)),
+        ({"box": "[ ]"}, ()),
+        ({"box": "[0.5, 0.25, 0.75, 0.25]"}, ((0.5, 0.25, 0.75, 0.25),)),  # not within one pixel
+        ({"box": "[-0.5, 0, 1.5, 1]"}, ((-0.5, 0.0, 1.5, 1.0),)),
+        ({"box": "[0, 0, 1, 1]"}, ((0.0, 0.0, 1.0, 1.0),)),
         ({"box": "[[1, 2, 10, 20], [3, 4, 5, 6.5]]"}, (BOX, (3.0, 4.0, 5.0, 6.5))),
         ({"box": "[]"}, ()),
         ({"x": 1, "y": 2, "w": 10, "h": 20}, (BOX,)),
@@ -167,6 +173,14 @@ def test_expressions_and_questions_in_one_table(tmp_path: Path) -> None:
     assert manifest.examples["kind"].to_pylist() == ["expression", "question"]
 
 
+def test_the_case_of_the_common_splits_does_not_matter(tmp_path: Path) -> None:
+    """All that is not train is held out, so that Train must not be another split."""
+    names = {"a.jpg": "Train", "b.jpg": "VAL", "c.jpg": "testA"}
+    table = write(tmp_path / "own.csv", [row(picture, split=split) for picture, split in names.items()], *names)
+    assert [one.record.splits for one in samples(table)] == [("train",), ("val",), ("testA",)]
+    assert [one.record.splits for one in samples(table, splits=["train"])] == [("train",)]
+
+
 def test_splits_by_column_by_name_and_none(tmp_path: Path) -> None:
     rows = [row("a.jpg", "one", split="train"), row("a.jpg", "two", split="testA"), row("b.jpg", split=" testA ")]
     write(tmp_path / "one" / "own.csv", rows)
@@ -177,7 +191,7 @@ def test_splits_by_column_by_name_and_none(tmp_path: Path) -> None:
     assert b.record.splits == ("train",)
     with pytest.raises(InputError, match=r"--split val: .*one has no such split; expected one of testA, train"):
         samples(tmp_path / "one", splits=["val"])
-    for name, split in (("own", "train"), ("val", "val"), ("test_2", "test_2"), ("dev", "dev"), ("tests", "tests")):
+    for name, split in (("own", "train"), ("Val", "val"), ("test_2", "test_2"), ("dev", "dev"), ("Tests", "Tests")):
         (sample,) = samples(write(tmp_path / name / f"{name}.csv", [row()]))
         assert sample.record.splits == (split,)
     write(tmp_path / "two" / "train.csv", [row("b.jpg"), row("a.jpg")])
@@ -220,9 +234,10 @@ def test_pictures_of_any_name_have_keys_of_their_own(tmp_path: Path) -> None:
 
 
 def test_columns_that_mean_nothing_are_warned_of_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    samples(write(tmp_path / "own.csv", [row(score=3, worker="me")], "a.jpg"))
+    samples(write(tmp_path / "own.csv", [row(score=3, worker="me") | {"": 0}], "a.jpg"))
     (record,) = caplog.records
-    assert record.getMessage() == f"{tmp_path / 'own.csv'}: columns that mean nothing here: score, worker"
+    named = "score, worker, one without a name"
+    assert record.getMessage() == f"{tmp_path / 'own.csv'}: columns that mean nothing here: {named}"
 
 
 def test_what_is_no_table_is_told_before_anything_is_read(tmp_path: Path) -> None:

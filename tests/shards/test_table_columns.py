@@ -69,6 +69,16 @@ def test_a_header_that_will_not_do_is_named(header: list[str], words: tuple[str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("header", "mark"), [("picture;text;box", "';'"), ("picture\ttext", r"'\t'"), ("a,b", "','")])
+def test_a_header_with_other_marks_is_told(header: str, mark: str) -> None:
+    with pytest.raises(InputError) as caught:
+        columns([header], PATH)
+    assert tells(str(caught.value), "no column picture", f"found {header}, with {mark} between names")
+    with pytest.raises(InputError) as caught:
+        columns(["text", "a;b"], PATH)
+    assert "between names" not in str(caught.value)
+
+
 def test_answers_are_hidden_where_no_column_tells_them() -> None:
     assert not columns(["image", "question"], PATH).has_answers
     assert columns(["image", "question", "answer"], PATH).has_answers

@@ -130,10 +130,14 @@ def test_types_of_parquet_that_are_texts_or_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"", r"t\.csv: not the csv it is named for"),
-        ("t.csv", b"picture,text\n\xff.jpg,it\n", r"not the csv .*invalid UTF8"),
+        ("t.csv", b"", r"t\.csv: holds nothing; expected a header"),
+        ("t.csv", b"\xef\xbb\xbf\n \r\n", r"t\.csv: holds nothing; expected a header"),
+        ("t.csv", b"picture,text\n\xff.jpg,it\n", r"t\.csv: line 2: byte 0xff is not UTF-8; save it as CSV in UTF-8"),
+        ("t.csv", b"picture,text\na.jpg,it\nb.jpg,t\xc3", r"t\.csv: line 3: byte 0xc3 is not UTF-8"),
+        ("t.jsonl", b'[{"picture": "a.jpg"}]\n', r"t\.jsonl: line 1: .* is no object, nor .*; expected an object"),
+        ("t.jsonl", b"\nno\nno\n", r"t\.jsonl: line 2: broken JSON .*; expected an object a line"),
         ("t.parquet", b"picture,text\n", r"t\.parquet: not the parquet it is named for"),
-        ("t.xlsx", b"", r"t\.xlsx: not known as a table; .*\.csv.*\.parquet"),
+        ("t.xlsx", b"", r"t\.xlsx: not known as a table; .*\.csv.*\.parquet: save a .* as CSV"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -142,6 +146,18 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: 
     with pytest.raises(InputError, match=message) as caught:
         cells(path, {"picture": "picture"})
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_that_is_no_text_is_told_by_the_message_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow writes a traceback on standard error where such a row has another length; a letter may span two blocks."""
+    monkeypatch.setattr(formats, "_BLOCK_BYTES", 5)
+    path = tmp_path / "t.csv"
+    path.write_bytes("picture,text\nü.jpg,éé\n".encode() + b"\xfc.jpg,it,more\n")
+    with pytest.raises(InputError, match=r"t\.csv: line 3: byte 0xfc is not UTF-8"):
+        formats.opened(path)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,14 +88,14 @@ def test_ids_that_occur_twice() -> None:
         ("b", "y"),
         ("a", "x"),
     ]
-    found = ids_of(rows).twins("t.csv: row")
+    found = ids_of(rows).twins(Path("t.csv"), "row")
     assert {number: error.cause for number, error in found.items()} == dict.fromkeys((4, 5, 7, 9, 10), "duplicate id")
-    assert str(found[5]) == "t.csv: row 5: its id is that of 2 too, alike"
-    assert str(found[4]) == "t.csv: row 4: its id is that of 7 too, with other contents"
-    assert str(found[9]) == "t.csv: row 9: its id is that of 4 too, with other contents"
+    assert str(found[5]) == "t.csv: row 5: its id is that of row 2 too, alike"
+    assert str(found[4]) == "t.csv: row 4: its id is that of row 7 too, with other contents"
+    assert str(found[9]) == "t.csv: row 9: its id is that of row 4 too, with other contents"
 
 
 def test_ids_of_their_own() -> None:
-    assert ids_of([("a", "x"), ("b", "x"), ("c", "x")]).twins("t.csv: row") == {}
-    assert ids_of([]).twins("t.csv: row") == {}
-    assert ids_of([(None, "x")]).twins("t.csv: row") == {}
+    assert ids_of([("a", "x"), ("b", "x"), ("c", "x")]).twins(Path("t.csv"), "row") == {}
+    assert ids_of([]).twins(Path("t.csv"), "row") == {}
+    assert ids_of([(None, "x")]).twins(Path("t.csv"), "row") == {}

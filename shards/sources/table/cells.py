@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -17,6 +18,17 @@ from laconvnet.shards.sources.masks import of_png, to_rle
 
 Size = tuple[int, int]
 _SHOWN = 80  # characters of a cell in a message
+
+
+def below(folder: Path, name: str, where: str, what: str) -> Path:
+    """The path of a file that a cell names, which has to lie below the folder."""
+    if "://" in name:
+        told = f"{what} {reprlib.repr(name)} is a URL, of which none is fetched"
+        raise EntryFault("path", f"{where}: {told}; expected a path below {folder}")
+    try:
+        return reading.inside(folder, name, where)
+    except InputError as error:
+        raise EntryFault("path", str(error)) from error
 
 
 def words(cell: str | None, where: str, what: str) -> str:
@@ -57,8 +69,10 @@ def _listed(cell: str, where: str) -> list[str]:
 
 def boxes(cell: str, where: str) -> tuple[Box, ...]:
     """The boxes of one cell: four numbers as JSON or with blanks or commas between them, or a list of such lists."""
-    values = _json(cell, where, "box") if cell.startswith("[") else cell.replace(",", " ").split()
-    several = values if all(isinstance(value, list) for value in values) else [values]
+    is_json = cell.startswith("[") and ("," in cell or not cell[1:-1].strip())
+    # Else also what Python and NumPy make of four numbers: (1, 2, 3, 4) and [1. 2. 3. 4.]
+    values = _json(cell, where, "box") if is_json else cell.strip("()[]").replace(",", " ").split()
+    several = values if is_json and all(isinstance(value, list) for value in values) else [values]
     return tuple(box(numbers, False, where) for numbers in several)
 
 
@@ -73,6 +87,9 @@ def box(values: Sequence[Any], corners: bool, where: str) -> Box:
         w, h = w - x, h - y
     if w <= 0 or h <= 0:
         raise EntryFault("box", f"{where}: box {[x, y, w, h]} (x, y, w, h) has no area")
+    if min(x, y) >= 0 and max(x + w, y + h) <= 1 and not all(side.is_integer() for side in (x, y, w, h)):
+        told = "lies within one pixel; expected pixels, not shares of the picture"
+        raise EntryFault("box", f"{where}: box {[x, y, w, h]} (x, y, w, h) {told}")
     return (x, y, w, h)
 
 
@@ -82,11 +99,7 @@ def mask(cell: str, size: Callable[[], Size | None], folder: Path, where: str, d
     ``size`` gives width and height of the picture where they are known; ``dropped`` as in `to_rle`.
     """
     if not cell.startswith(("[", "{")):
-        try:
-            path = reading.inside(folder, cell, where)
-        except InputError as error:
-            raise EntryFault("path", str(error)) from error
-        return of_png(path, where)
+        return of_png(below(folder, cell, where, "mask"), where)
     given = _json(cell, where, "mask")
     if isinstance(given, dict):
         sides = reading.field(given, f"{where}: mask", list, "size")

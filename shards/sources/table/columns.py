@@ -102,8 +102,14 @@ def _four(ways: Sequence[tuple[str, ...]], original: dict[str, str]) -> tuple[st
     return next((tuple(original[name] for name in way) for way in ways if original.keys() >= set(way)), ())
 
 
+def _separated(header: Sequence[str]) -> str:
+    """What to say of a header that is one column because other marks stand between its names."""
+    mark = next((mark for mark in ";\t,|" if len(header) == 1 and mark in header[0]), None)
+    return f", with {mark!r} between names, where .csv has a comma and .tsv a tab: save it so" if mark else ""
+
+
 def _need(named: dict[str, str], has_box: bool, header: Sequence[str], path: Path) -> None:
-    found = f"; found {', '.join(header) or 'no column'}"
+    found = f"; found {', '.join(header) or 'no column'}{_separated(header)}"
     if "picture" not in named:
         raise InputError(f"{path}: no column picture{found}; any of {', '.join(NAMES['picture'])} would do")
     if "expression" not in named and "question" not in named:

@@ -7,6 +7,7 @@ out of the batches.
 
 from __future__ import annotations
 
+import codecs
 import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,9 @@ class Table(Protocol):
 def opened(path: Path) -> Table:
     """The table in a file, by the ending of its name; raises InputError for another ending, and one without a table."""
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: not known as a table; expected a name that ends in one of {', '.join(FORMATS)}")
+        advice = "save a spreadsheet as CSV in UTF-8, and JSON as an object a line in .jsonl"
+        names = ", ".join(FORMATS)
+        raise InputError(f"{path}: not known as a table; expected a name that ends in one of {names}: {advice}")
     with _readable(path):
         return FORMATS[path.suffix.lower()](path)
 
@@ -76,7 +79,7 @@ def _readable(path: Path) -> Iterator[None]:
             raise
         what = path.suffix.lower().removeprefix(".")
         told = joined(error)[:_TOLD]
-        raise InputError(f"{path}: not the {what} it is named for ({told}); texts have to be UTF-8") from error
+        raise InputError(f"{path}: not the {what} it is named for ({told}); save it again") from error
 
 
 class _Csv:
@@ -86,6 +89,7 @@ class _Csv:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _need_utf8(path)
         with self._reader([], lambda number, reason: None) as reader:
             self.header = tuple(reader.schema.names)
 
@@ -130,6 +134,30 @@ class _Csv:
                 strings_can_be_null=True,
             ),
         )
+
+
+def _need_utf8(path: Path) -> None:
+    """Raise InputError where a text is not UTF-8, and where there is none.
+
+    Arrow says so only of some rows, without their number, and of others on standard error.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line, blank = 1, True
+    with reading.opened(path) as (file, bar):
+        while True:
+            block = file.read(_BLOCK_BYTES)
+            try:
+                blank = not decoder.decode(block, final=not block).strip() and blank
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                told = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+                raise InputError(f"{path}: line {line}: {told}; save it as CSV in UTF-8") from error
+            if not block:
+                break
+            line += block.count(b"\n")
+            bar.update(len(block))
+    if blank:
+        raise InputError(f"{path}: holds nothing; expected a header, and a row for each expression or question")
 
 
 class _Parquet:
@@ -190,8 +218,12 @@ class _JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         keys: dict[str, None] = {}
-        for _, found, _ in self._lines():
+        first = ""
+        for number, found, reason in self._lines():
             keys |= dict.fromkeys(found)
+            first = first or (reason and f"line {number}: {reason}")
+        if first and not keys:
+            raise InputError(f"{path}: {first}, nor has any other line one; expected an object a line")
         self.header = tuple(keys)
 
     def batches(self, used: Mapping[str, str], nested: frozenset[str], broken: Broken) -> Iterator[pa.RecordBatch]:

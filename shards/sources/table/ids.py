@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +33,8 @@ class Ids:
         self._digests.append(np.frombuffer(digests, _DIGESTS))
         self._numbers.append(np.array([number for own, number in zip(ids, numbers, strict=True) if own], np.int64))
 
-    def twins(self, where: str) -> dict[int, EntryFault]:
-        """The numbers of the rows that are lost by their id, and why; ``where`` names the table and what it counts."""
+    def twins(self, table: Path, unit: str) -> dict[int, EntryFault]:
+        """The numbers of the rows that are lost by their id, and why; ``unit`` is what they count in ``table``."""
         if not self._digests:
             return {}
         digests, numbers = np.concatenate(self._digests), np.concatenate(self._numbers)
@@ -50,5 +51,6 @@ class Ids:
             for number in rest if alike else (first, *rest):
                 other = rest[0] if number == first else first
                 how = "alike" if alike else "with other contents"
-                found[number] = EntryFault("duplicate id", f"{where} {number}: its id is that of {other} too, {how}")
+                told = f"its id is that of {unit} {other} too, {how}"
+                found[number] = EntryFault("duplicate id", f"{table}: {unit} {number}: {told}")
         return found

@@ -25,6 +25,7 @@ from laconvnet.shards.sources import reading
 from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, picture_id, sample
 from laconvnet.shards.sources.faults import EntryFault, lost
 from laconvnet.shards.sources.table import formats
+from laconvnet.shards.sources.table.cells import below
 from laconvnet.shards.sources.table.columns import HELP, NAMES, NESTED, columns
 from laconvnet.shards.sources.table.ids import Ids
 from laconvnet.shards.sources.table.rows import Facts, Read, read, size_told
@@ -33,6 +34,7 @@ from laconvnet.shards.sources.table.sorting import Row, Sorter
 _LOG = logging.getLogger(__name__)
 _CELLS = (*NAMES, "b0", "b1", "b2", "b3")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _CELLS), (formats.ROW, pa.int64()), ("table", pa.int32())])
+_ANY_CASE = ("train", "val", "dev", "test")  # Train is train, or all would be held out; testA and testB keep theirs
 _NAME_OF_SPLIT = re.compile(r"(train|val|dev|test)\w*", re.IGNORECASE)
 
 
@@ -91,7 +93,8 @@ class _Tables:
         """Read a table, the only one or one of several; raises InputError for one that cannot be read, or is empty."""
         facts = Facts(table.path, table.unit, columns(table.header, table.path))
         if facts.columns.unknown:
-            _LOG.warning("%s: columns that mean nothing here: %s", table.path, ", ".join(facts.columns.unknown))
+            names = ", ".join(name.strip() or "one without a name" for name in facts.columns.unknown)
+            _LOG.warning("%s: columns that mean nothing here: %s", table.path, names)
         split = None if "split" in facts.columns.named else _split_of(table.path, alone)
         ids, empty = Ids(), True
 
@@ -109,7 +112,7 @@ class _Tables:
             self.rows.add(rows)
         if empty:
             raise InputError(f"{table.path}: holds no rows; expected a row for each expression or question")
-        self.facts.append(replace(facts, twins=ids.twins(f"{table.path}: {table.unit}")))
+        self.facts.append(replace(facts, twins=ids.twins(table.path, table.unit)))
 
     def _chosen(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """The rows of the chosen splits; those of none are lost, whatever was chosen."""
@@ -121,7 +124,9 @@ class _Tables:
 
 def _split_of(path: Path, alone: bool) -> str:
     """The split of a table without that column: its name, or train where it is the only one and of another name."""
-    return path.stem if not alone or _NAME_OF_SPLIT.fullmatch(path.stem) else "train"
+    if alone and not _NAME_OF_SPLIT.fullmatch(path.stem):
+        return "train"
+    return path.stem.lower() if path.stem.lower() in _ANY_CASE else path.stem
 
 
 def _normal(batch: pa.RecordBatch, table: int, default: str | None) -> pa.RecordBatch:
@@ -133,6 +138,8 @@ def _normal(batch: pa.RecordBatch, table: int, default: str | None) -> pa.Record
         cells[name] = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
     cells["picture"] = pc.fill_null(pc.replace_substring_regex(cells["picture"], r"^(\./+)+", ""), "")
     cells["mask"] = pc.if_else(pc.equal(cells["mask"], "[]"), None, cells["mask"])  # no polygon is no mask
+    lower = pc.utf8_lower(cells["split"])
+    cells["split"] = pc.if_else(pc.is_in(lower, pa.array(_ANY_CASE)), lower, cells["split"])
     if default is not None:
         cells["split"] = pa.array([default] * batch.num_rows, pa.string())
     numbers = pa.array([table] * batch.num_rows, pa.int32())
@@ -180,10 +187,7 @@ def _without_sample(error: EntryFault, sample_key: str, name: str, found: Read, 
 def _path(name: str, images: Path, where: str) -> Path:
     if not name:
         raise EntryFault("no picture", f"{where}: no picture is given")
-    try:
-        return reading.inside(images, name, where)
-    except InputError as error:
-        raise EntryFault("path", str(error)) from error
+    return below(images, name, where, "picture")
 
 
 def _size(path: Path, told: tuple[int, int], with_images: bool) -> tuple[int, int] | None:
