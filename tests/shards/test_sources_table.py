@@ -191,7 +191,8 @@ def test_splits_by_column_by_name_and_none(tmp_path: Path) -> None:
     assert b.record.splits == ("train",)
     with pytest.raises(InputError, match=r"--split val: .*one has no such split; expected one of testA, train"):
         samples(tmp_path / "one", splits=["val"])
-    for name, split in (("own", "train"), ("Val", "val"), ("test_2", "test_2"), ("dev", "dev"), ("Tests", "Tests")):
+    words = ("own", "train"), ("Val", "val"), ("test_2", "test"), ("dev", "dev"), ("Train2014", "train")
+    for name, split in (*words, ("train-v2", "train"), ("Tests", "Tests"), ("testA", "testA")):
         (sample,) = samples(write(tmp_path / name / f"{name}.csv", [row()]))
         assert sample.record.splits == (split,)
     write(tmp_path / "two" / "train.csv", [row("b.jpg"), row("a.jpg")])

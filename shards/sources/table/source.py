@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _CELLS = (*NAMES, "b0", "b1", "b2", "b3")
 _SCHEMA = pa.schema([*((name, pa.string()) for name in _CELLS), (formats.ROW, pa.int64()), ("table", pa.int32())])
 _ANY_CASE = ("train", "val", "dev", "test")  # Train is train, or all would be held out; testA and testB keep theirs
+_WORD_OF_SPLIT = re.compile(r"(train|val|dev|test)(?:[^a-z].*)?", re.IGNORECASE)
 _NAME_OF_SPLIT = re.compile(r"(train|val|dev|test)\w*", re.IGNORECASE)
 
 
@@ -123,10 +124,14 @@ class _Tables:
 
 
 def _split_of(path: Path, alone: bool) -> str:
-    """The split of a table without that column: its name, or train where it is the only one and of another name."""
-    if alone and not _NAME_OF_SPLIT.fullmatch(path.stem):
-        return "train"
-    return path.stem.lower() if path.stem.lower() in _ANY_CASE else path.stem
+    """The split of a table without that column: its name, or train where it is the only one and of another name.
+
+    train_v2 and train2014 are train, or all of them would be held out.
+    """
+    word = _WORD_OF_SPLIT.fullmatch(path.stem)
+    if word:
+        return word[1].lower()
+    return "train" if alone and not _NAME_OF_SPLIT.fullmatch(path.stem) else path.stem
 
 
 def _normal(batch: pa.RecordBatch, table: int, default: str | None) -> pa.RecordBatch:
