@@ -140,8 +140,7 @@ def replacing(out: Path) -> Iterator[Path]:
         try:
             yield out / AGAIN
         finally:
-            if (out / AGAIN / MANIFEST).exists():
-                _move(out / AGAIN, out)
+            put_in_place(out)  # under the lock of the new one as well: a command that begins now may do the same
 
 
 def put_in_place(out: Path) -> None:
