@@ -40,6 +40,7 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
+from laconvnet.shards.format.facts import wrong_facts
 from laconvnet.shards.format.ledger import KINDS as _ENTRY_KINDS
 from laconvnet.shards.format.ledger import Ledger as Ledger
 from laconvnet.shards.format.ledger import account_of
@@ -229,8 +230,6 @@ class Manifest:
         examples = tables.mapped(folder / EXAMPLES_MAP, numbered, meta["tables"][EXAMPLES_MAP])
         counts = meta["tables"].get(COUNTS_MAP)
         counted = tables.mapped(folder / COUNTS_MAP, [COUNT_SCHEMA], counts) if counts else None
-        if any(Path(shard).is_absolute() for shard in meta["shards"]):
-            raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
         manifest = cls(
             folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted, origin(folder)
         )
@@ -423,6 +422,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: version {version!r}, expected {VERSION}; build the set again")
     if lacking:
         raise InputError(f"{path}: tells nothing of {', '.join(sorted(lacking))}; {REMEDY}")
+    if wrong := wrong_facts(meta, (SAMPLES_MAP, EXAMPLES_MAP)):
+        raise InputError(f"{path}: holds {wrong}; {REMEDY}")
     if version == READ_TOO:
         _say_what_is_not_checked(path.absolute())
     return meta

@@ -15,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from laconvnet.files import publish_json, publishing_folder, read_object
+from laconvnet.files import publish_json, publishing_folder, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.checksums import file_facts
 from laconvnet.shards.format.remote import Folder
@@ -41,14 +41,22 @@ def mirrored(folder: Folder, commit: str, listed: Listed) -> Path:
     with (caches / f".{mirror.name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not mirror.is_dir():  # or another process has made it meanwhile
+            remove_leftovers(caches, mirror.name)
             with publishing_folder(mirror) as partial:
                 folder.get(commit, partial / commit)
-                for name, facts in listed(partial).items():
+                for name, facts in _listed(listed, partial, folder).items():
                     if PurePath(name).name != name:  # whoever wrote it must not choose where it goes
                         raise InputError(f"{folder.place(commit)}: names a file {name!r}, expected a name alone")
                     _fetch(folder, name, facts, partial / name)
                 publish_json(partial / ORIGIN, {"url": folder.url})
     return mirror
+
+
+def _listed(listed: Listed, partial: Path, folder: Folder) -> Mapping[str, Mapping[str, Any]]:
+    try:
+        return listed(partial)
+    except InputError as error:  # of the file that was fetched, which is gone when this is read
+        raise InputError(str(error).replace(str(partial), folder.url)) from error
 
 
 def origin(folder: Path) -> Folder | None:

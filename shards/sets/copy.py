@@ -91,7 +91,7 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
         for shard, size in zip(shards, sizes, strict=True):
             if target.size(shard.name) == size:
                 before += 1
-            elif shard.name.startswith("../"):
+            elif "/" in shard.name:  # of a part
                 raise InputError(
                     f"{out}: {shard.name} is not there with {size} bytes; copy the parts of this set first"
                 )
@@ -100,7 +100,10 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
                 _put(target, (shard.name.removesuffix(".tar") + ".idx", shard.name))
             bar.update(size)
     if not done:
-        _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {}), MANIFEST))
+        _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {})))
+        if meta_fingerprint(read_meta(local_folder(source))) != manifest.fingerprint:
+            raise InputError(f"{url_of(source) or source}: was built again while it was copied; remove {out}, and copy it again")
+        _put(target, (MANIFEST,))
         target.forget()
     places = {"source": url_of(source) or str(source), "out": url_of(out) or str(out)}
     return {**places, "shards": len(shards), "bytes": sum(sizes), "there_before": before}
@@ -126,6 +129,9 @@ def _is_there(manifest: Manifest, target: _Upload | _Download, out: Path | str) 
             raise InputError(f"{out}: holds another set; give another place, or remove it")
         return True
     if target.size(_COPYING) is None:
+        shard = next((name for name in manifest.meta["shards"] if "/" not in name), None)
+        if shard and target.size(shard) is not None:  # of another set, or of a build that goes on
+            raise InputError(f"{out}: holds {shard}, which no copy of this program began; give another place")
         target.note(mine)
     elif target.noted() != mine:
         raise InputError(

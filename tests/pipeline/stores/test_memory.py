@@ -1,0 +1,132 @@
+"""Copies of sets in fsspec's memory: what comes out is the set or nothing, whatever is there and whatever changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from laconvnet.launch.cli import main
+from laconvnet.shards.build.builder import build
+from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.manifest import Manifest
+from laconvnet.shards.sets.copy import copy
+from laconvnet.shards.sets.verify import verify
+from tests.messages import tells
+from tests.shards.faulty import resealed
+from tests.shards.test_build import ARGS, hashes, toy
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+@pytest.fixture
+def built(tmp_path: Path, store: Any) -> Path:
+    build(toy(tmp_path / "pictures"), tmp_path / "set", **ARGS, shard_bytes=3000)
+    return tmp_path / "set"
+
+
+def test_names_with_blanks_and_a_last_slash_are_copied_there_and_back(built: Path, tmp_path: Path) -> None:
+    copy(built, "memory://some/a set/", progress=False)
+    copy("memory://some/a set", tmp_path / "back", progress=False)
+    assert hashes(tmp_path / "back") == hashes(built)
+
+
+@pytest.mark.parametrize("name", ["./../../evil.tar", "/evil.tar", "a/../../evil.tar", "", "a\0.tar", "evil", 7])
+def test_a_manifest_does_not_choose_where_shards_go(built: Path, tmp_path: Path, store: Any, name: Any) -> None:
+    manifest = Manifest.open(built)
+    resealed(manifest, {**manifest.meta, "shards": [name, *manifest.meta["shards"][1:]]})
+    for file in built.iterdir():
+        store.pipe_file(f"/there/{file.name}", file.read_bytes())
+    for end in ("tar", "idx"):
+        store.pipe_file(f"/there/./../../evil.{end}", b"")
+    before = set(tmp_path.rglob("*evil*"))
+    with pytest.raises(InputError, match=r"^memory://there/manifest.parquet: holds shard .*, expected a relative path"):
+        copy("memory://there", tmp_path / "some" / "out", progress=False)
+    assert set(tmp_path.rglob("*evil*")) == before
+
+
+def without_samples(meta: dict[str, Any]) -> None:
+    del meta["tables"]["manifest.arrow"]
+
+
+def without_a_column(meta: dict[str, Any]) -> None:
+    del meta["tables"]["manifest.arrow"]["columns"]["key"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_samples, "tables without manifest.arrow"),
+        (without_a_column, "checksums of other columns"),
+        (lambda meta: meta["tables"]["manifest.arrow"].clear(), "manifest.arrow among tables as {}"),
+        (lambda meta: meta["files"].update({"..": {"bytes": 1, "xxh3": ""}}), "a file '..' among files"),
+        (lambda meta: meta.update(tables=[]), "tables \\[\\], expected an object"),
+        (lambda meta: meta.update(files=[]), "files \\[\\], expected an object"),
+        (lambda meta: meta.update(shards="a"), "shards 'a', expected a list"),
+        (lambda meta: meta.update(sets="a"), "sets 'a', expected a list"),
+        (lambda meta: meta.update(ledger=[]), "ledger \\[\\], expected an object"),
+    ],
+)
+def test_facts_that_no_build_writes_are_told(built: Path, change: Callable[[Any], None], message: str) -> None:
+    manifest = Manifest.open(built)
+    meta = json.loads(json.dumps(manifest.meta))
+    change(meta)
+    resealed(manifest, meta)
+    with pytest.raises(InputError, match=message):
+        Manifest.open(built)
+
+
+def test_a_set_that_is_built_again_while_it_is_copied_is_not_published(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laconvnet.shards.format.remote import Folder
+
+    put = Folder.put
+
+    def changing(folder: Folder, file: Path, name: str) -> None:
+        put(folder, file, name)
+        if name == "shard-000001.tar":
+            shutil.rmtree(built)
+            build(toy(tmp_path / "pictures"), built, **ARGS | {"licence": "another"}, shard_bytes=3000)
+
+    monkeypatch.setattr(Folder, "put", changing)
+    with pytest.raises(InputError, match="was built again while it was copied"):
+        copy(built, "memory://there", progress=False)
+    monkeypatch.undo()
+    assert not fsspec.filesystem("memory").exists("/there/manifest.parquet")
+
+
+def test_shards_of_something_else_are_neither_taken_nor_written_over(built: Path, tmp_path: Path) -> None:
+    copy(built, "memory://there", progress=False)
+    out = tmp_path / "out"
+    out.mkdir()
+    other = bytes((built / "shard-000000.tar").stat().st_size)
+    (out / "shard-000000.tar").write_bytes(other)
+    with pytest.raises(InputError, match=r"holds shard-000000.tar, which no copy of this program began"):
+        copy("memory://there", out, progress=False)
+    assert (out / "shard-000000.tar").read_bytes() == other
+
+
+def test_a_shard_that_is_gone_from_a_copy_is_copied_again(built: Path, tmp_path: Path) -> None:
+    copy(built, "memory://there", progress=False)
+    copy("memory://there", tmp_path / "out", progress=False)
+    (tmp_path / "out" / "shard-000001.tar").unlink()
+    copy("memory://there", tmp_path / "out", progress=False)
+    assert verify(tmp_path / "out", full=True, progress=False)
+
+
+def test_a_file_that_is_gone_from_the_store_is_told(built: Path, store: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    copy(built, "memory://there", progress=False)
+    store.rm_file("/there/examples.arrow")
+    assert main(["shards", "info", "memory://there"]) == 2
+    assert tells(capfd.readouterr().err, "memory://there/examples.arrow: No such file")
