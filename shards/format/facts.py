@@ -27,7 +27,9 @@ def _wrong(meta: Mapping[str, Any], tables: tuple[str, ...]) -> Iterator[str]:
     if not isinstance(shards, list):
         yield f"shards {shards!r:.100}, expected a list of names"
     yield from (f"shard {name!r:.100}, expected a relative path of a .tar" for name in shards if not _is_shard(name))
-    if not isinstance(sets, list) or not all(isinstance(one, dict) and {"name", "weight"} <= one.keys() for one in sets):
+    if not isinstance(sets, list) or not all(
+        isinstance(one, dict) and {"name", "weight"} <= one.keys() for one in sets
+    ):
         yield f"sets {sets!r:.100}, expected a list of names and weights"
     for name in ("ledger", "ledgers", "options"):
         if not isinstance(meta.get(name, {}), dict):

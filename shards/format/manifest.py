@@ -45,7 +45,7 @@ from laconvnet.shards.format.ledger import KINDS as _ENTRY_KINDS
 from laconvnet.shards.format.ledger import Ledger as Ledger
 from laconvnet.shards.format.ledger import account_of
 from laconvnet.shards.format.ledger import lost_by_fault as lost_by_fault
-from laconvnet.shards.format.mirror import mirrored, origin
+from laconvnet.shards.format.mirror import mirrored, origin, repairable
 from laconvnet.shards.format.pictures import PICTURE_SCHEMA
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.remote import Folder as Folder
@@ -224,18 +224,23 @@ class Manifest:
         truncated it then finds where it reads, for bytes are compared with their length and checksum.
         """
         folder = local_folder(folder)
+        with repairable(folder):
+            manifest = cls._of(folder)
+        if shards_too:
+            manifest._check_shards()
+        return manifest
+
+    @classmethod
+    def _of(cls, folder: Path) -> Manifest:
         meta = read_meta(folder)
         numbered = (EXAMPLE_SCHEMA, EXAMPLE_SCHEMA_2)[: 1 + (meta["version"] == READ_TOO)]
         samples = tables.mapped(folder / SAMPLES_MAP, [SAMPLE_SCHEMA], meta["tables"][SAMPLES_MAP])
         examples = tables.mapped(folder / EXAMPLES_MAP, numbered, meta["tables"][EXAMPLES_MAP])
         counts = meta["tables"].get(COUNTS_MAP)
         counted = tables.mapped(folder / COUNTS_MAP, [COUNT_SCHEMA], counts) if counts else None
-        manifest = cls(
+        return cls(
             folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted, origin(folder)
         )
-        if shards_too:
-            manifest._check_shards()
-        return manifest
 
     @cached_property
     def sample_columns(self) -> tables.Columns:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -67,6 +68,18 @@ def origin(folder: Path) -> Folder | None:
         return None
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / ORIGIN}: damaged ({error}); delete {folder}, it is fetched again") from error
+
+
+@contextmanager
+def repairable(folder: Path) -> Iterator[None]:
+    """Within, an InputError of a file of a mirror says how that comes to be whole again."""
+    try:
+        yield
+    except InputError as error:
+        found = origin(folder)
+        if found is None:
+            raise
+        raise InputError(f"{error}; or delete {folder}, which is fetched again from {found.url}") from error
 
 
 def _cache() -> Path:

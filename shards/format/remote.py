@@ -25,6 +25,7 @@ Range = tuple[int, int, int]  # shard, offset, length
 # One slash is enough: a URL that was made a Path has lost the other.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+(?:::[A-Za-z0-9+.-]+)*):/+(?=[^/])")
 _PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)  # before each further attempt
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written here: it stays so
 _GONE = (404, 410)  # what a web server says of what is not there
 _ANSWERS = (FileNotFoundError, PermissionError, InputError)  # of the store: another attempt gets the same
 
@@ -50,6 +51,8 @@ class Folder:
     def _found(self) -> tuple[Any, str]:
         import fsspec
 
+        if self.url.startswith("http") and re.search(r"[?#]", self.url):
+            raise InputError(f"{self.url}: expected the URL of a folder: names of files come behind it, so no ? nor #")
         try:
             system, path = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
@@ -129,6 +132,8 @@ class Folder:
             except Exception as error:  # each store has its own
                 if isinstance(error, _ANSWERS) and self._is_answer(error):
                     raise self._named(error, name) from error
+                if isinstance(error, OSError) and error.errno in _OURS:
+                    raise
                 last = error
         raise _failed(self.place(name), _told(last.__cause__ or last)) from last
 

@@ -102,7 +102,9 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
     if not done:
         _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {})))
         if meta_fingerprint(read_meta(local_folder(source))) != manifest.fingerprint:
-            raise InputError(f"{url_of(source) or source}: was built again while it was copied; remove {out}, and copy it again")
+            raise InputError(
+                f"{url_of(source) or source}: was built again while it was copied; remove {out}, and copy it again"
+            )
         _put(target, (MANIFEST,))
         target.forget()
     places = {"source": url_of(source) or str(source), "out": url_of(out) or str(out)}

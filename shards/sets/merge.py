@@ -39,6 +39,7 @@ from laconvnet.shards.format.manifest import (
     open_writer,
     publish_tables,
     read_meta,
+    url_of,
 )
 from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA
 from laconvnet.shards.format.tables import Columns
@@ -74,7 +75,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     Images without an example left are skipped too. Raises InputError for a weight that is not positive, a set
     that cannot be opened, an ``out`` that holds something else, or an overlap that remains.
     """
-    _check_arguments(inputs, out)
+    _check_arguments(inputs, exclude, out)
     options = _options(inputs, exclude, out)
     if (out / MANIFEST).exists():
         if read_meta(out).get("options") != options:
@@ -132,7 +133,10 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     return Manifest.open(out)
 
 
-def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
+def _check_arguments(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> None:
+    for place in (*(folder for folder, _ in inputs), *exclude, out):
+        if url := url_of(place):  # the set refers to the shards of others by relative paths
+            raise InputError(f"{url}: expected a folder on this machine; a set comes here by `laconvnet shards copy`")
     if not inputs:
         raise InputError("--inputs: no set given; expected at least one folder")
     seen: set[Path] = set()

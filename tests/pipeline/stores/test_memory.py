@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from laconvnet.launch.cli import main
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format import remote
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.sets.copy import copy
 from laconvnet.shards.sets.verify import verify
@@ -130,3 +134,56 @@ def test_a_file_that_is_gone_from_the_store_is_told(built: Path, store: Any, cap
     store.rm_file("/there/examples.arrow")
     assert main(["shards", "info", "memory://there"]) == 2
     assert tells(capfd.readouterr().err, "memory://there/examples.arrow: No such file")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain-set", "--inputs", "SET", "--out", "memory://there/merged"],
+        ["pretrain-set", "--inputs", "memory://there=2", "--out", "OUT"],
+        ["pretrain-set", "--inputs", "SET", "--exclude", "memory://there", "--out", "OUT"],
+        ["build", "table", "--root", "SET", "--out", "memory://there/built"],
+        ["preview", "SET", "--out", "memory://there/page.html"],
+        ["copy", "SET", "--out", "file:///there"],
+        ["info", "file:///there"],
+    ],
+)
+def test_a_url_is_no_folder_of_that_name(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    names = {"SET": str(built), "OUT": str(tmp_path / "out")}
+    assert main(["shards", *(names.get(word, word) for word in command)]) == 2
+    assert tells(capfd.readouterr().err, "there", "expected a ")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_damaged_mirror_is_told_with_what_mends_it(built: Path) -> None:
+    copy(built, "memory://there", progress=False)
+    mirror = Manifest.open("memory://there").folder
+    (mirror / "examples.arrow").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"delete {mirror}, which is fetched again from memory://there"):
+        Manifest.open("memory://there")
+    shutil.rmtree(mirror)
+    assert Manifest.open("memory://there").folder == mirror
+
+
+def test_a_full_disk_is_told_at_once_by_the_file_that_is_written(
+    built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy(built, "memory://there", progress=False)
+    Manifest.open("memory://there")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", full)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None if seconds == 0 else pytest.fail("it waits"))
+    assert main(["shards", "copy", "memory://there", "--out", str(tmp_path / "out")]) == 1
+    assert tells(capfd.readouterr().err, f"{tmp_path}/out/shard-000000.idx: No space left on device")
+
+
+def test_a_url_with_a_query_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards", "info", "http://127.0.0.1:1/set?key=1"]) == 2
+    assert tells(capfd.readouterr().err, "http://127.0.0.1:1/set?key=1", "expected the URL of a folder")
