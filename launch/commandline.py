@@ -157,7 +157,10 @@ def _flag(parameter: inspect.Parameter, arg: Arg) -> str:
 
 
 def _call(function: Command, arguments: argparse.Namespace) -> int | None:
-    """Call the function of a command with what was typed. Raises ConfigError for a number that is too small, or a URL."""
+    """Call the function of a command with what was typed.
+
+    Raises ConfigError for a number that is too small, and for a URL where there is to be a path.
+    """
     given = {name: getattr(arguments, name) for name in inspect.signature(function).parameters}
     for parameter, _, arg in _declared(function):
         if arg.at_least is not None or arg.above is not None:
