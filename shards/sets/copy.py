@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from laconvnet.files import publish_bytes, publishing
+from laconvnet.files import publish_bytes, publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import FILES, MANIFEST, Manifest, local_folder, meta_fingerprint, read_meta
 from laconvnet.shards.format.remote import Folder, url_of
 
 _COPYING = "copying.json"
+_STALE_SECONDS = 600.0  # after which a file that nobody writes to is no longer a part of a copy
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def _target(manifest: Manifest, out: Path | str) -> _Upload | _Download:
     if url:
         return _Upload(manifest.folder, Folder(url))
     assert manifest.store
+    remove_leftovers(Path(out), older=_STALE_SECONDS)  # of copies that were killed; another may be under way
     return _Download(manifest.store, Path(out))
 
 

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (
+    AGAIN,
     EXAMPLE_SCHEMA,
     EXAMPLES_MAP,
     EXCLUDED,
     MANIFEST,
+    PARTS,
     PICTURES_MAP,
     SAMPLE_SCHEMA,
     SAMPLES_MAP,
@@ -150,6 +152,8 @@ def _check_arguments(inputs: list[tuple[Path, float]], exclude: list[Path], out:
         raise InputError(f"{out}: is an input; give another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: not a folder; give another --out")
+    if any((out / name).is_dir() for name in (PARTS, AGAIN)) or any(out.glob("shard-*.tar")):
+        raise InputError(f"{out}: holds what a build has made; give another --out")
 
 
 def _opened(folders: list[Path]) -> dict[Path, Manifest]:

@@ -402,3 +402,14 @@ def test_a_command_that_begins_while_the_new_takes_its_place_waits_for_it(
         patch.setattr(construction, "_move", moved)
         made.run()
     assert made.is_as_if_built_at_once()
+
+
+def test_a_link_in_the_place_of_the_new_set_is_refused(made: Toy, tmp_path: Path) -> None:
+    before = made.state()
+    (tmp_path / "elsewhere").mkdir()
+    (made.out / "again").symlink_to(tmp_path / "elsewhere")
+    made.draw(7)
+    with pytest.raises(InputError, match="again: a link, expected a folder"):
+        made.run()
+    (made.out / "again").unlink()
+    assert made.state() == before

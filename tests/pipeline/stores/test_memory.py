@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,34 @@ def test_a_full_disk_is_told_at_once_by_the_file_that_is_written(
 def test_a_url_with_a_query_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["shards", "info", "http://127.0.0.1:1/set?key=1"]) == 2
     assert tells(capfd.readouterr().err, "http://127.0.0.1:1/set?key=1", "expected the URL of a folder")
+
+
+def test_a_set_that_comes_while_another_is_fetched_is_not_taken_for_it(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = build(toy(tmp_path / "pictures"), tmp_path / "other", **ARGS | {"licence": "another"}, shard_bytes=3000)
+    copy(built, "memory://there", progress=False)
+    get = remote.Folder.get
+
+    def changing(folder: remote.Folder, name: str, file: Path) -> None:
+        fsspec.filesystem("memory").store.clear()
+        copy(tmp_path / "other", "memory://there", progress=False)
+        get(folder, name, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.Folder, "get", changing)
+        with pytest.raises(InputError, match="memory://there: another set came there meanwhile"):
+            Manifest.open("memory://there")
+    assert Manifest.open("memory://there").fingerprint == other.fingerprint
+
+
+def test_what_a_killed_copy_left_goes(built: Path, tmp_path: Path) -> None:
+    copy(built, "memory://there", progress=False)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, age in (("old", 3600), ("new", 0)):
+        file = out / f".partial.12345678.{name}.tar"
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
+    copy("memory://there", out, progress=False)
+    assert [file.name for file in out.glob(".partial.*")] == [".partial.12345678.new.tar"]
