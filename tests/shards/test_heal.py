@@ -20,6 +20,7 @@ from laconvnet.launch.cli import main
 from laconvnet.shards.build import builder, construction
 from laconvnet.shards.build.brake import Brake
 from laconvnet.shards.build.heal import build_or_heal
+from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample, Samples
@@ -326,7 +327,7 @@ def test_one_that_became_whole_while_the_set_was_built_is_taken_in(
 ) -> None:
     shutil.rmtree(made.out)
     with monkeypatch.context() as patch:
-        join = builder.join_parts
+        join = join_parts
 
         def comes(*arguments: Any, **options: Any) -> None:
             made.draw(5)  # it was read, and the set is not there yet

@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_at_once_by_the_file_that_is_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", full)
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None if seconds == 0 else pytest.fail("it waits"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None if seconds == 0 else pytest.fail("it waits"))
     assert main(["shards", "copy", "memory://there", "--out", str(tmp_path / "out")]) == 1
     assert tells(capfd.readouterr().err, f"{tmp_path}/out/shard-000000.idx: No space left on device")
 
