@@ -67,7 +67,7 @@ def test_a_link_that_leads_nowhere_is_seen(tmp_path: Path) -> None:
 def test_messages_of_the_troubleshooting_page_are_the_programs() -> None:
     """What stands in code spans of the first column occurs in the sources, `...` standing for what is filled in."""
     sources = ""
-    for room in ("shards", "kernels", "pipeline", "launch"):
+    for room in ("shards", "kernels", "pipeline", "launch", "laconvnet"):
         for file in sorted((ROOT / room).rglob("*.py")):
             sources += re.sub(r"\"\s*\n?\s*(?:f?)\"", "", file.read_text(encoding="utf-8"))
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
