@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.remote import url_of
 
 Command = Callable[..., int | None]
 
@@ -45,6 +46,7 @@ class Arg:
         append: Whether the option is given again for each further value, in place of several values behind one.
         group: Of options that share one, only one may be given.
         const: What the option means without a value behind it.
+        url: Whether a path may be a URL as well.
         at_least: A number below it is a mistake, as one that is not above ``above``.
     """
 
@@ -54,12 +56,13 @@ class Arg:
     append: bool = False
     group: str | None = None
     const: Path | None = None
+    url: bool = False
     at_least: float | None = None
     above: float | None = None
 
 
 Run = Annotated[Path, Arg("folder of a run", "RUN")]
-BuiltSet = Annotated[Path, Arg("a built shard set, or its URL", "DIR")]
+BuiltSet = Annotated[Path, Arg("a built shard set, or its URL", "DIR", url=True)]
 Json = Annotated[bool, Arg("print one JSON object")]
 JsonLines = Annotated[bool, Arg("print one JSON object a line")]
 
@@ -154,12 +157,28 @@ def _flag(parameter: inspect.Parameter, arg: Arg) -> str:
 
 
 def _call(function: Command, arguments: argparse.Namespace) -> int | None:
-    """Call the function of a command with what was typed. Raises ConfigError for a number that is too small."""
+    """Call the function of a command with what was typed.
+
+    Raises ConfigError for a number that is too small, and for a URL where there is to be a path.
+    """
     given = {name: getattr(arguments, name) for name in inspect.signature(function).parameters}
     for parameter, _, arg in _declared(function):
         if arg.at_least is not None or arg.above is not None:
             _check_bounds(_flag(parameter, arg), given[parameter.name], arg)
+        _check_place(_flag(parameter, arg), given[parameter.name], arg)
     return function(**given)
+
+
+def _check_place(flag: str, value: Any, arg: Arg) -> None:
+    """A URL would be taken for a folder of that name, to be read from or made where the command was typed."""
+    for place in value if isinstance(value, Sequence) else [value]:
+        if not isinstance(place, Path):
+            continue
+        if str(place).startswith("file:/"):
+            raise ConfigError(f"command line: {flag}: {place}: expected a path, without file://")
+        if not arg.url and url_of(place):
+            told = "expected a path on this machine; a set at a URL comes here by `laconvnet shards copy`"
+            raise ConfigError(f"command line: {flag}: {url_of(place)}: {told}")
 
 
 def _check_bounds(flag: str, value: Any, arg: Arg) -> None:

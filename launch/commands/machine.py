@@ -19,7 +19,7 @@ def doctor(
     *,
     folder: Annotated[Path, Arg("of runs", "DIR")] = Path("runs"),
     processes: Annotated[int, Arg("ranks of the run", "N", at_least=1)] = 1,
-    data: Annotated[Path | None, Arg("the shard set that it reads", "DIR")] = None,
+    data: Annotated[Path | None, Arg("the shard set that it reads, or its URL", "DIR", url=True)] = None,
     config: Annotated[Path | None, Arg("its configuration: batch, window, ...", "FILE")] = None,
     cluster: Annotated[Path | None, Arg("the site where it runs", "FILE")] = None,
     json: JsonLines = False,

@@ -248,7 +248,7 @@ def verify(
     folder: BuiltSet,
     *,
     full: Annotated[bool, Arg("every checksum, every record, every image")] = False,
-    against: Annotated[Sequence[Path], Arg("sets whose held-out images must not occur", "DIR")] = (),
+    against: Annotated[Sequence[Path], Arg("sets whose held-out images must not occur", "DIR", url=True)] = (),
     json: Json = False,
 ) -> None:
     """Check a shard set.
@@ -319,7 +319,7 @@ def preview(
 def copy(
     source: BuiltSet,
     *,
-    out: Annotated[Path, Arg("where to: a URL, or a folder where the set is at a URL", "DIR")],
+    out: Annotated[Path, Arg("where to: a URL, or a folder where the set is at a URL", "DIR", url=True)],
     json: Json = False,
 ) -> None:
     """Copy a shard set to a store, or from one.

@@ -140,12 +140,13 @@ def replacing(out: Path) -> Iterator[Path]:
         try:
             yield out / AGAIN
         finally:
-            if (out / AGAIN / MANIFEST).exists():
-                _move(out / AGAIN, out)
+            put_in_place(out)  # under the lock of the new one as well: a command that begins now may do the same
 
 
 def put_in_place(out: Path) -> None:
     """Finish what a process was killed at: the files of a set that was built again take the places of the old ones."""
+    if (out / AGAIN).is_symlink():  # to another disk, say, from where nothing can take a place here at once
+        raise InputError(f"{out / AGAIN}: a link, expected a folder that a build made; remove it")
     try:
         stream = (out / AGAIN / MANIFEST).open("r+b")
     except (FileNotFoundError, NotADirectoryError):

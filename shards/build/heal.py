@@ -61,6 +61,9 @@ def build_or_heal(
         told = "; ".join(found.useless[:_LISTED])
         _LOG.warning("%s: %d lost pictures were tried again and cannot be used: %s", out, len(found.useless), told)
     if not found.come and not found.changed:
+        if found.gone:
+            what = f"the files of {len(found.gone)} pictures that are in it are gone or broken, such as {found.gone[0]}"
+            _LOG.warning("%s: %s: it keeps these as they were", out, what)
         if (out / AGAIN).is_dir():  # a build that was broken off, of pictures that are gone again
             with replacing(out) as again:
                 shutil.rmtree(again)

@@ -8,6 +8,7 @@ from itertools import repeat
 from operator import length_hint
 from typing import Any
 
+import pyarrow.compute as pc
 import xxhash
 from tqdm import tqdm
 
@@ -18,8 +19,11 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.ledger import account_of
 from laconvnet.shards.format.manifest import MANIFEST, Manifest
 from laconvnet.shards.format.pictures import NOT_STORED
-from laconvnet.shards.format.raw import RawSample, Samples
+from laconvnet.shards.format.raw import RawSample, Samples, storable
 from laconvnet.shards.format.rows import fit_record
+
+_NO_FILE: dict[str, Any] = {"file_bytes": None, "file_xxh3": None}
+_NOT_HERE = "which the set does not know at this place"
 
 
 @dataclass(slots=True)
@@ -39,25 +43,26 @@ class Inputs:
 def inputs_now(manifest: Manifest, samples: Iterable[RawSample], retry: bool = False, progress: bool = True) -> Inputs:
     """Look at the files of a built set, given anew by its source.
 
-    A lost picture is tried again where its file has come or changed since, with ``retry`` in any case. A picture of the
-    set has changed where its file has another size, or is younger than the set and other bytes. Raises InputError
-    where the annotations are not those that the set was built from.
+    A lost picture is tried again where its file has come, or is younger than the set or other bytes, with ``retry`` in
+    any case. A picture of the set has changed where its file has another size, or is younger than its shard and other
+    bytes. Raises InputError where the annotations are not those that the set was built from.
     """
     found = Inputs()
     published = (manifest.folder / MANIFEST).stat().st_mtime_ns
     rows = _rows(manifest)
     expected = next(rows, None)
-    lost = {row["key"]: row["cause"] for row in manifest.quarantine().to_pylist() if row["kind"] == "picture"}
+    lost = _Lost(manifest)
     total = length_hint(samples) or None
     for sample, size in tqdm(looked_up(samples), "inputs", total, unit="image", disable=not progress):
         key = sample.record.key
-        if expected is not None and key == expected["key"]:
-            _compare(manifest, sample, expected)
-            _look(found, sample, size, expected, published)
+        is_expected = expected is not None and key == expected["key"]
+        if expected is not None and is_expected and _is_told_of(sample, expected):
+            _look(found, sample, size, expected)
             expected = next(rows, None)
-        elif key not in lost:
-            raise _other_annotations(manifest, f"they tell of {key}, which the set does not know at this place")
-        elif isinstance(size, int) and _is_worth_a_try(sample, lost[key], published, retry):
+        elif (row := lost.find(sample)) is None:
+            known = f"what they tell of {key} differs" if is_expected else f"they tell of {key}, {_NOT_HERE}"
+            raise _other_annotations(manifest, known)
+        elif isinstance(size, int) and _is_worth_a_try(sample, size, row, published, retry):
             _try(found, sample)
     if expected is not None:
         raise _other_annotations(manifest, f"they tell nothing of {expected['key']}")
@@ -66,25 +71,44 @@ def inputs_now(manifest: Manifest, samples: Iterable[RawSample], retry: bool = F
 
 
 def _rows(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """The samples in their order, with what is known of their files."""
+    """The samples in their order, with what is known of their files, and when these had been read (``written``)."""
     files = _files(manifest)
-    for batch in manifest.samples.select(["key", "width", "height", "json_xxh3"]).to_batches():
+    times = [shard.stat().st_mtime_ns for shard in manifest.shard_paths]
+    for batch in manifest.samples.select(["key", "width", "height", "json_xxh3", "shard"]).to_batches():
         for row in batch.to_pylist():
-            yield row | next(files)
+            yield row | next(files) | {"written": times[row["shard"]]}
 
 
 def _files(manifest: Manifest) -> Iterator[dict[str, Any]]:
     if manifest.pictures is None:  # it was built before images were known by their content
-        yield from repeat({"file_bytes": None, "file_xxh3": None})
+        yield from repeat(_NO_FILE)
         return
     for batch in manifest.pictures.select(["row", "file_bytes", "file_xxh3"]).to_batches():
         yield from (row for row in batch.to_pylist() if row["row"] != NOT_STORED)
 
 
-def _compare(manifest: Manifest, sample: RawSample, row: dict[str, Any]) -> None:
+class _Lost:
+    """The pictures of a set that are lost. Two of one key, of which the set has one at most, differ in their ids."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        quarantine = manifest.quarantine().to_pylist()
+        self._causes = {(row["key"], row["id"]): row["cause"] for row in quarantine if row["kind"] == "picture"}
+        self._files: dict[tuple[str, str], dict[str, Any]] = {}
+        for batch in manifest.pictures.to_batches() if manifest.pictures is not None else ():
+            for row in batch.filter(pc.equal(batch["row"], NOT_STORED)).to_pylist():
+                self._files[row["key"], row["file_name"]] = {name: row[name] for name in _NO_FILE}
+
+    def find(self, sample: RawSample) -> dict[str, Any] | None:
+        """Why it is lost, and what is known of its file; None where it is not."""
+        key, id, file_name = map(storable, (sample.record.key, sample.record.picture_id, sample.record.file_name))
+        cause = self._causes.get((key, id))
+        return None if cause is None else {"cause": cause, **self._files.get((key, file_name), _NO_FILE)}
+
+
+def _is_told_of(sample: RawSample, row: dict[str, Any]) -> bool:
+    """Whether the annotations tell of this sample what they told of that in the set."""
     record, _ = fit_record(sample.record, row["width"], row["height"], str(sample.image))
-    if xxhash.xxh3_64_intdigest(record.to_json()) != row["json_xxh3"]:
-        raise _other_annotations(manifest, f"what they tell of {row['key']} differs")
+    return bool(xxhash.xxh3_64_intdigest(record.to_json()) == row["json_xxh3"])
 
 
 def _compare_counts(manifest: Manifest, samples: Iterable[RawSample]) -> None:
@@ -107,34 +131,41 @@ def _other_annotations(manifest: Manifest, what: str) -> InputError:
     )
 
 
-def _look(found: Inputs, sample: RawSample, size: FileSize, row: dict[str, Any], published: int) -> None:
+def _look(found: Inputs, sample: RawSample, size: FileSize, row: dict[str, Any]) -> None:
     if not isinstance(size, int):
         found.gone.append(str(sample.image))
-    elif row["file_bytes"] is not None and _has_changed(sample, size, row, published):
+    elif row["file_bytes"] is not None and _has_changed(sample, size, row):
         if examine(sample).image is None:
             found.gone.append(str(sample.image))
         else:
             found.changed += 1
 
 
-def _has_changed(sample: RawSample, size: int, row: dict[str, Any], published: int) -> bool:
-    if size != row["file_bytes"]:
-        return True
-    if sample.image.stat().st_mtime_ns <= published:
-        return False
+def _has_changed(sample: RawSample, size: int, row: dict[str, Any]) -> bool:
+    is_younger = sample.image.stat().st_mtime_ns > row["written"]
+    return size != row["file_bytes"] or (is_younger and _has_other_bytes(sample, row))
+
+
+def _has_other_bytes(sample: RawSample, row: dict[str, Any]) -> bool:
     return bool(xxhash.xxh3_64_intdigest(read_bytes(sample.image)) != row["file_xxh3"])
 
 
-def _is_worth_a_try(sample: RawSample, cause: str, published: int, retry: bool) -> bool:
-    """Whether the file of a lost picture may be a usable one now; its time of change, for a copy keeps the other."""
-    if cause not in ("missing", "image", "size"):
+def _is_worth_a_try(sample: RawSample, size: int, row: dict[str, Any], published: int, retry: bool) -> bool:
+    """Whether the file of a lost picture may be a usable one now; its time of change, for a copy keeps the other.
+
+    It may have become whole while the set was built, or before the set was copied: then its bytes tell.
+    """
+    if row["cause"] not in ("missing", "image", "size"):
         return False
-    return retry or cause == "missing" or sample.image.stat().st_ctime_ns > published
+    if retry or row["cause"] == "missing" or sample.image.stat().st_ctime_ns > published:
+        return True
+    known = row["file_bytes"] is not None
+    return known and (size != row["file_bytes"] or _has_other_bytes(sample, row))
 
 
 def _try(found: Inputs, sample: RawSample) -> None:
     looked = examine(sample)
-    if looked.image is None:
+    if looked.image is None or looked.record is None:
         found.useless.append(f"{sample.image}: {looked.rows[-1]['reason']}")
     else:
         found.come += 1

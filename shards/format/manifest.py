@@ -40,11 +40,12 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
+from laconvnet.shards.format.facts import wrong_facts
 from laconvnet.shards.format.ledger import KINDS as _ENTRY_KINDS
 from laconvnet.shards.format.ledger import Ledger as Ledger
 from laconvnet.shards.format.ledger import account_of
 from laconvnet.shards.format.ledger import lost_by_fault as lost_by_fault
-from laconvnet.shards.format.mirror import mirrored, origin
+from laconvnet.shards.format.mirror import mirrored, origin, repairable
 from laconvnet.shards.format.pictures import PICTURE_SCHEMA
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.remote import Folder as Folder
@@ -223,20 +224,23 @@ class Manifest:
         truncated it then finds where it reads, for bytes are compared with their length and checksum.
         """
         folder = local_folder(folder)
+        with repairable(folder):
+            manifest = cls._of(folder)
+        if shards_too:
+            manifest._check_shards()
+        return manifest
+
+    @classmethod
+    def _of(cls, folder: Path) -> Manifest:
         meta = read_meta(folder)
         numbered = (EXAMPLE_SCHEMA, EXAMPLE_SCHEMA_2)[: 1 + (meta["version"] == READ_TOO)]
         samples = tables.mapped(folder / SAMPLES_MAP, [SAMPLE_SCHEMA], meta["tables"][SAMPLES_MAP])
         examples = tables.mapped(folder / EXAMPLES_MAP, numbered, meta["tables"][EXAMPLES_MAP])
         counts = meta["tables"].get(COUNTS_MAP)
         counted = tables.mapped(folder / COUNTS_MAP, [COUNT_SCHEMA], counts) if counts else None
-        if any(Path(shard).is_absolute() for shard in meta["shards"]):
-            raise InputError(f"{folder / MANIFEST}: shards must be relative paths, found an absolute one; build again")
-        manifest = cls(
+        return cls(
             folder, meta, samples, examples, [folder / shard for shard in meta["shards"]], counted, origin(folder)
         )
-        if shards_too:
-            manifest._check_shards()
-        return manifest
 
     @cached_property
     def sample_columns(self) -> tables.Columns:
@@ -423,6 +427,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: version {version!r}, expected {VERSION}; build the set again")
     if lacking:
         raise InputError(f"{path}: tells nothing of {', '.join(sorted(lacking))}; {REMEDY}")
+    if wrong := wrong_facts(meta, (SAMPLES_MAP, EXAMPLES_MAP)):
+        raise InputError(f"{path}: holds {wrong}; {REMEDY}")
     if version == READ_TOO:
         _say_what_is_not_checked(path.absolute())
     return meta

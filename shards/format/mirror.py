@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
 import xxhash
 
-from laconvnet.files import publish_json, publishing_folder, read_object
+from laconvnet.files import publish_json, publishing_folder, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.checksums import file_facts
 from laconvnet.shards.format.remote import Folder
@@ -35,20 +36,31 @@ def mirrored(folder: Folder, commit: str, listed: Listed) -> Path:
     where there is no commit or a file is damaged, and OSError where the store fails again and again.
     """
     caches = _cache()
-    mirror = caches / f"set-{_digest(folder, commit)}"
+    digest = _digest(folder, commit)
+    mirror = caches / f"set-{digest}"
     if mirror.is_dir():
         return mirror
     with (caches / f".{mirror.name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not mirror.is_dir():  # or another process has made it meanwhile
+            remove_leftovers(caches, mirror.name)
             with publishing_folder(mirror) as partial:
                 folder.get(commit, partial / commit)
-                for name, facts in listed(partial).items():
+                if _digest_fetched(folder, partial / commit) != digest:  # or the name would be that of another set
+                    raise InputError(f"{folder.url}: another set came there meanwhile; run the same command again")
+                for name, facts in _listed(listed, partial, folder).items():
                     if PurePath(name).name != name:  # whoever wrote it must not choose where it goes
                         raise InputError(f"{folder.place(commit)}: names a file {name!r}, expected a name alone")
                     _fetch(folder, name, facts, partial / name)
                 publish_json(partial / ORIGIN, {"url": folder.url})
     return mirror
+
+
+def _listed(listed: Listed, partial: Path, folder: Folder) -> Mapping[str, Mapping[str, Any]]:
+    try:
+        return listed(partial)
+    except InputError as error:  # of the file that was fetched, which is gone when this is read
+        raise InputError(str(error).replace(str(partial), folder.url)) from error
 
 
 def origin(folder: Path) -> Folder | None:
@@ -59,6 +71,18 @@ def origin(folder: Path) -> Folder | None:
         return None
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / ORIGIN}: damaged ({error}); delete {folder}, it is fetched again") from error
+
+
+@contextmanager
+def repairable(folder: Path) -> Iterator[None]:
+    """Within, an InputError of a file of a mirror says how that comes to be whole again."""
+    try:
+        yield
+    except InputError as error:
+        found = origin(folder)
+        if found is None:
+            raise
+        raise InputError(f"{error}; or delete {folder}, which is fetched again from {found.url}") from error
 
 
 def _cache() -> Path:
@@ -80,10 +104,19 @@ def _digest(folder: Folder, commit: str) -> str:
         raise InputError(
             f"{folder.url}: no {commit} there, so no finished set; expected what 'shards copy' has put there"
         ) from error
-    (tail,) = folder.read([commit], [(0, max(size - _TAIL_BYTES, 0), min(size, _TAIL_BYTES))])
-    length = int.from_bytes(tail[:4], "little")
-    begin = max(size - _TAIL_BYTES - length, 0)
-    (footer,) = folder.read([commit], [(0, begin, size - begin)])
+    return _digest_of(folder, size, lambda begin, length: folder.read([commit], [(0, begin, length)])[0])
+
+
+def _digest_fetched(folder: Folder, file: Path) -> str:
+    data = file.read_bytes()
+    return _digest_of(folder, len(data), lambda begin, length: data[begin : begin + length])
+
+
+def _digest_of(folder: Folder, size: int, read: Callable[[int, int], bytes]) -> str:
+    """``read`` gives bytes of the commit of ``size`` bytes, from an offset, so many."""
+    tail = read(max(size - _TAIL_BYTES, 0), min(size, _TAIL_BYTES))
+    begin = max(size - _TAIL_BYTES - int.from_bytes(tail[:4], "little"), 0)
+    footer = read(begin, size - begin)
     return xxhash.xxh3_128_hexdigest(folder.url.encode("utf-8", "surrogateescape") + b"\0" + footer)
 
 

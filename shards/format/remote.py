@@ -7,6 +7,7 @@ wanted. Whatever a store fails at is tried again for a while, for requests over 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ Range = tuple[int, int, int]  # shard, offset, length
 # One slash is enough: a URL that was made a Path has lost the other.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+(?:::[A-Za-z0-9+.-]+)*):/+(?=[^/])")
 _PAUSES_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)  # before each further attempt
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk that is written here: it stays so
+_GONE = (404, 410)  # what a web server says of what is not there
 _ANSWERS = (FileNotFoundError, PermissionError, InputError)  # of the store: another attempt gets the same
 
 
@@ -48,6 +51,8 @@ class Folder:
     def _found(self) -> tuple[Any, str]:
         import fsspec
 
+        if self.url.startswith("http") and re.search(r"[?#]", self.url):
+            raise InputError(f"{self.url}: expected the URL of a folder: names of files come behind it, so no ? nor #")
         try:
             system, path = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
@@ -97,8 +102,8 @@ class Folder:
             faults.clear()
             answers = self._ranges([names[ranges[place][0]] for place in left], [ranges[place] for place in left])
             for place, answer in zip(left, answers, strict=True):
-                if isinstance(answer, _ANSWERS):
-                    raise answer
+                if isinstance(answer, _ANSWERS) and self._is_answer(answer):
+                    raise self._named(answer, names[ranges[place][0]])
                 fault = _fault(answer, ranges[place][2])
                 if fault is None:
                     found[place] = answer
@@ -124,11 +129,25 @@ class Folder:
             time.sleep(pause)
             try:
                 return call(system, _under(folder, name))
-            except _ANSWERS:
-                raise
             except Exception as error:  # each store has its own
+                if isinstance(error, _ANSWERS) and self._is_answer(error):
+                    raise self._named(error, name) from error
+                if isinstance(error, OSError) and error.errno in _OURS:
+                    raise
                 last = error
-        raise _failed(self.place(name), _told(last)) from last
+        raise _failed(self.place(name), _told(last.__cause__ or last)) from last
+
+    def _is_answer(self, error: BaseException) -> bool:
+        """Whether the store itself says so; fsspec says "not found" of whatever a web server fails at."""
+        if not isinstance(error, FileNotFoundError) or not self.url.startswith("http"):
+            return True
+        return error.__cause__ is None or getattr(error.__cause__, "status", None) in _GONE
+
+    def _named(self, error: BaseException, name: str) -> BaseException:
+        """The same of a file by its URL, which most stores do not name; one of this machine is named already."""
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.place(name))
+        return error
 
 
 def _under(folder: str, name: str) -> str:

@@ -95,6 +95,8 @@ def mapped(path: Path, schemas: Sequence[pa.Schema], found: Mapping[str, Any]) -
     if not any(table.schema.equals(schema) for schema in schemas):
         wrong = sorted(set(map(str, table.schema)) ^ set(map(str, schemas[0])))
         raise InputError(f"{path}: other columns than expected ({'; '.join(wrong)}); build the set again")
+    if is_by_block(found) and set(found["columns"]) != set(table.column_names):
+        raise InputError(f"{path}: the manifest has checksums of other columns; {REMEDY}")
     checked = MappedTable(table, TableChecksums(path, pages, table, found), size)
     if is_by_block(found) and size <= WHOLE_BYTES:
         checked.check()

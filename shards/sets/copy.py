@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from laconvnet.files import publish_bytes, publishing
+from laconvnet.files import publish_bytes, publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import FILES, MANIFEST, Manifest, local_folder, meta_fingerprint, read_meta
 from laconvnet.shards.format.remote import Folder, url_of
 
 _COPYING = "copying.json"
+_STALE_SECONDS = 600.0  # after which a file that nobody writes to is no longer a part of a copy
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
         for shard, size in zip(shards, sizes, strict=True):
             if target.size(shard.name) == size:
                 before += 1
-            elif shard.name.startswith("../"):
+            elif "/" in shard.name:  # of a part
                 raise InputError(
                     f"{out}: {shard.name} is not there with {size} bytes; copy the parts of this set first"
                 )
@@ -100,7 +101,12 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
                 _put(target, (shard.name.removesuffix(".tar") + ".idx", shard.name))
             bar.update(size)
     if not done:
-        _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {}), MANIFEST))
+        _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {})))
+        if meta_fingerprint(read_meta(local_folder(source))) != manifest.fingerprint:
+            raise InputError(
+                f"{url_of(source) or source}: was built again while it was copied; remove {out}, and copy it again"
+            )
+        _put(target, (MANIFEST,))
         target.forget()
     places = {"source": url_of(source) or str(source), "out": url_of(out) or str(out)}
     return {**places, "shards": len(shards), "bytes": sum(sizes), "there_before": before}
@@ -115,6 +121,7 @@ def _target(manifest: Manifest, out: Path | str) -> _Upload | _Download:
     if url:
         return _Upload(manifest.folder, Folder(url))
     assert manifest.store
+    remove_leftovers(Path(out), older=_STALE_SECONDS)  # of copies that were killed; another may be under way
     return _Download(manifest.store, Path(out))
 
 
@@ -126,6 +133,9 @@ def _is_there(manifest: Manifest, target: _Upload | _Download, out: Path | str) 
             raise InputError(f"{out}: holds another set; give another place, or remove it")
         return True
     if target.size(_COPYING) is None:
+        shard = next((name for name in manifest.meta["shards"] if "/" not in name), None)
+        if shard and target.size(shard) is not None:  # of another set, or of a build that goes on
+            raise InputError(f"{out}: holds {shard}, which no copy of this program began; give another place")
         target.note(mine)
     elif target.noted() != mine:
         raise InputError(

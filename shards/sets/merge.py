@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import (
+    AGAIN,
     EXAMPLE_SCHEMA,
     EXAMPLES_MAP,
     EXCLUDED,
     MANIFEST,
+    PARTS,
     PICTURES_MAP,
     SAMPLE_SCHEMA,
     SAMPLES_MAP,
@@ -39,6 +41,7 @@ from laconvnet.shards.format.manifest import (
     open_writer,
     publish_tables,
     read_meta,
+    url_of,
 )
 from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA
 from laconvnet.shards.format.tables import Columns
@@ -74,7 +77,7 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     Images without an example left are skipped too. Raises InputError for a weight that is not positive, a set
     that cannot be opened, an ``out`` that holds something else, or an overlap that remains.
     """
-    _check_arguments(inputs, out)
+    _check_arguments(inputs, exclude, out)
     options = _options(inputs, exclude, out)
     if (out / MANIFEST).exists():
         if read_meta(out).get("options") != options:
@@ -133,7 +136,10 @@ def pretrain_set(inputs: list[tuple[Path, float]], exclude: list[Path], out: Pat
     return Manifest.open(out)
 
 
-def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
+def _check_arguments(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -> None:
+    for place in (*(folder for folder, _ in inputs), *exclude, out):
+        if url := url_of(place):  # the set refers to the shards of others by relative paths
+            raise InputError(f"{url}: expected a folder on this machine; a set comes here by `laconvnet shards copy`")
     if not inputs:
         raise InputError("--inputs: no set given; expected at least one folder")
     seen: set[Path] = set()
@@ -147,6 +153,8 @@ def _check_arguments(inputs: list[tuple[Path, float]], out: Path) -> None:
         raise InputError(f"{out}: is an input; give another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: not a folder; give another --out")
+    if any((out / name).is_dir() for name in (PARTS, AGAIN)) or any(out.glob("shard-*.tar")):
+        raise InputError(f"{out}: holds what a build has made; give another --out")
 
 
 def _opened(folders: list[Path]) -> dict[Path, Manifest]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from PIL import Image
 
 from laconvnet import images
 from laconvnet.launch.cli import main
-from laconvnet.shards.build import construction
+from laconvnet.shards.build import builder, construction
 from laconvnet.shards.build.brake import Brake
 from laconvnet.shards.build.heal import build_or_heal
+from laconvnet.shards.build.join import join_parts
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample, Samples
@@ -318,3 +320,97 @@ def test_a_set_of_before_the_ledger_is_returned_as_it_is(
         assert made.run() is old
     assert made.state() == before
     assert "before there was a ledger" in caplog.text
+
+
+def test_one_that_became_whole_while_the_set_was_built_is_taken_in(
+    made: Toy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(made.out)
+    with monkeypatch.context() as patch:
+        join = join_parts
+
+        def comes(*arguments: Any, **options: Any) -> None:
+            made.draw(5)  # it was read, and the set is not there yet
+            data = made.samples[3].image.read_bytes()
+            made.samples[3].image.write_bytes(data[:-20] + bytes(18) + data[-2:])  # of the same size
+            time.sleep(0.05)  # times of files are those of the kernel's last tick
+            join(*arguments, **options)
+
+        patch.setattr(builder, "join_parts", comes)
+        made.run()
+    made.run()
+    assert tells(caplog.text, "1 pictures that were lost can be used now and 1 of the set have changed")
+    assert made.is_as_if_built_at_once()
+
+
+def test_a_set_that_was_copied_takes_in_what_had_come_before(made: Toy) -> None:
+    made.draw(5)
+    os.utime(made.samples[5].image, (0, 0))
+    time.sleep(0.05)
+    copied = made.out.with_name("copied")
+    shutil.copytree(made.out, copied, copy_function=shutil.copyfile)  # with times of its own
+    made.run(copied)
+    assert "toy-5" in Manifest.open(copied).samples["key"].to_pylist()
+
+
+def test_a_picture_of_which_nothing_is_left_is_no_gain(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    outside = dataclasses.replace(made.samples[5].record.regions[0], boxes=((900.0, 900.0, 5.0, 5.0),))
+    record = dataclasses.replace(made.samples[5].record, questions=(), regions=(outside,))
+    made.samples[5] = dataclasses.replace(made.samples[5], record=record)
+    made.run(made.whole)
+    made.out = made.whole
+    before = made.state()
+    made.draw(5)
+    made.run()
+    assert made.state() == before
+    assert tells(caplog.text, "1 lost pictures were tried again", "nothing of it is left in train")
+
+
+def test_two_pictures_of_one_key_are_told_apart(tmp_path: Path) -> None:
+    """Of which the first is missing, so that the set has the second."""
+    samples = toy(tmp_path / "pictures")
+    for number, id in ((7, "a/b"), (8, "a_b")):
+        record = dataclasses.replace(samples[number].record, picture_id=id)
+        samples[number] = dataclasses.replace(samples[number], record=record)
+    out = tmp_path / "out"
+    for _ in range(2):
+        made = build_or_heal(lambda: Samples(samples, 12), out, **GIVEN)
+        assert {"toy-a_b", "toy-6", "toy-9"} <= set(made.samples["key"].to_pylist())
+
+
+def test_what_is_gone_or_broken_is_told(made: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    made.samples[2].image.unlink()
+    made.samples[3].image.write_bytes(b"damaged")
+    made.run()
+    assert tells(caplog.text, "2 pictures that are in it are gone or broken", "2.jpg", "keeps these")
+
+
+def test_a_command_that_begins_while_the_new_takes_its_place_waits_for_it(
+    made: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would move the files: the second to come would remove the manifest of the first."""
+    made.draw(7)
+    move = construction._move
+
+    def moved(again: Path, out: Path) -> None:
+        with monkeypatch.context() as inner:
+            inner.setattr(construction, "_move", move)
+            with pytest.raises(InputError, match="another build is writing here"):
+                construction.put_in_place(out)
+        move(again, out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(construction, "_move", moved)
+        made.run()
+    assert made.is_as_if_built_at_once()
+
+
+def test_a_link_in_the_place_of_the_new_set_is_refused(made: Toy, tmp_path: Path) -> None:
+    before = made.state()
+    (tmp_path / "elsewhere").mkdir()
+    (made.out / "again").symlink_to(tmp_path / "elsewhere")
+    made.draw(7)
+    with pytest.raises(InputError, match="again: a link, expected a folder"):
+        made.run()
+    (made.out / "again").unlink()
+    assert made.state() == before

@@ -157,7 +157,7 @@ def test_what_is_no_set_is_refused_with_advice(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"version": 1}, "version 1, expected 3; build the set again"),
-        ({"shards": ["/etc/passwd"]}, "shards must be relative paths"),
+        ({"shards": ["/etc/passwd"]}, "shard '/etc/passwd', expected a relative path"),
         ({"shards": ["shard-000000.tar"]}, "a shard number beyond its 1 shards"),
     ],
 )

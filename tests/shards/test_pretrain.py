@@ -286,3 +286,13 @@ def test_exactly_the_images_held_out_nowhere_are_kept(
     else:
         with pytest.raises(InputError, match="no image is left"):
             pretrain_set([(mine, 1)], [other], folder / "out")
+
+
+@pytest.mark.parametrize("name", ["parts", "again", "shard-000000.tar"])
+def test_a_build_that_goes_on_is_not_written_into(tmp_path: Path, name: str) -> None:
+    folder = built(tmp_path, "a", [Shown("a")])
+    out = tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="out: holds what a build has made; give another --out"):
+        pretrain_set([(folder, 1.0)], [], out)
+    assert len(list(out.iterdir())) == 1

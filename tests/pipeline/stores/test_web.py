@@ -118,3 +118,21 @@ def test_a_manifest_does_not_choose_where_its_files_go(
 def test_a_web_server_is_not_written_to(web: Web, sets: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="a web server is read from only"):
         copy(sets["refcoco"], f"{web.url}/new")
+
+
+def test_a_server_that_is_down_has_no_set_missing(
+    web: Web, served: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSES_SECONDS", (0.01, 0.01))
+    web.down = True
+    assert main(["shards", "info", served]) == 1  # no fault of the user
+    assert tells(capfd.readouterr().err, f"{served}/manifest.parquet", "failed 3 times", "503")
+    assert main(["shards", "info", "http://127.0.0.1:1/set"]) == 1
+    assert tells(capfd.readouterr().err, "failed 3 times", "127.0.0.1:1")
+
+
+def test_what_a_killed_process_left_in_the_cache_goes(served: str, cache: Path) -> None:
+    mirror = Manifest.open(served).folder
+    mirror.rename(cache / f".partial.12345678.{mirror.name}")
+    assert Manifest.open(served).folder == mirror
+    assert not list(cache.glob(".partial.*"))

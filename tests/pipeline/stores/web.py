@@ -18,7 +18,16 @@ class Handler(SimpleHTTPRequestHandler):
 
     server: Web
 
+    def do_HEAD(self) -> None:
+        if self.server.down:
+            self.send_error(503)
+        else:
+            super().do_HEAD()
+
     def do_GET(self) -> None:
+        if self.server.down:
+            self.send_error(503)
+            return
         file = Path(self.translate_path(self.path))
         if not file.is_file():
             self.send_error(404)
@@ -51,6 +60,7 @@ class Web(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.of = ".tar"
         self.ranges = True
+        self.down = False  # whether it answers nothing
         self.failed = 0
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
