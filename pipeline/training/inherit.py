@@ -41,7 +41,8 @@ class Inherited:
 def inherit(model: Model, earlier: dict[str, Tensor], place: Path) -> Inherited:
     """Copy into ``model`` what fits of ``earlier``; raises ConfigError for a misfit outside of the head.
 
-    Tensors with a row a word or answer may be longer than the earlier ones; the rows behind those stay as they are.
+    Tensors with a row a word or answer, (N, ...), may be longer than the earlier ones; the rows behind those stay as
+    they are. All others are of one shape, (...), in both.
     """
     wanted = model.state_dict()
     growing = {WORDS, *(f"{_HEAD}{name}" for name in model.head.grows)}

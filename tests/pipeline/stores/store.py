@@ -27,7 +27,10 @@ def install() -> Path:
         shutil.rmtree(PLACE, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", PLACE], check=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--progress-bar", "off", *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        except subprocess.TimeoutExpired:
+            raise Unavailable("Swift cannot be installed: pip has not ended in ten minutes") from None
         if done.returncode:
             raise Unavailable(f"Swift cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
         ready.touch()
