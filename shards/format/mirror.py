@@ -65,10 +65,10 @@ def _listed(listed: Listed, partial: Path, folder: Folder) -> Mapping[str, Mappi
 
 def origin(folder: Path) -> Folder | None:
     """Where the shards of a mirror are; None of a folder that is none."""
+    if not (folder / ORIGIN).is_file():
+        return None
     try:
         return Folder(str(read_object(folder / ORIGIN)["url"]))
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / ORIGIN}: damaged ({error}); delete {folder}, it is fetched again") from error
 

@@ -77,7 +77,7 @@ def test_kernels_know_only_torch() -> None:
         for name in imports(file):
             found.setdefault(name.split(".")[0], set()).add(file.name)
     assert found.pop("triton") == {"triton_rival.py"}
-    assert found.keys() - set(sys.stdlib_module_names) == {"torch", "kernels", "files", "terminal"}
+    assert found.keys() - set(sys.stdlib_module_names) == {"torch", "kernels", "files", "terminal", "trust"}
 
 
 def test_libraries_import_from_the_project_root_where_a_folder_is_called_kernels() -> None:

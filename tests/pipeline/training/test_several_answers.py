@@ -134,7 +134,7 @@ def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path
     assert [line["question_id"] for line in lines] == [str(10 * n + at) for n in range(200, 204) for at in (0, 1)]
     more = [f"--init_from={tmp_path / 'run'}", "--data.answer_minimum=2"]
     output = start(configuration.load(None, [*flags, *more]), None, _open(several)).summary
-    assert re.search("new: 0 words, 1 answers; 4 answers, 0 of 48 questions [^;]*$", output)
+    assert re.search("0 new words, 1 new answers; 4 answers, 0 of 48 questions [^;]*$", output)
     fresh = start(configuration.load(None, [*flags, more[1]]), None, _open(several))
     assert re.search("; 4 answers, 0 of 48 questions [^;]*$", fresh.summary)
     assert set(fresh.vocabulary.answers) == {"left", "no", "yes", "middle"}
