@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from laconvnet.terminal import complain
-from laconvnet.trust import distrusted
+from laconvnet.trust import distrusted, user_cache
 
 _said: set[str] = set()
 
@@ -30,13 +30,9 @@ def say(line: str) -> None:
 
 def cache_folder() -> Path:
     """LACONVNET_KERNEL_CACHE, else the user's cache folder by the XDG rule."""
-    if os.environ.get("LACONVNET_KERNEL_CACHE"):
-        return Path(os.environ["LACONVNET_KERNEL_CACHE"])
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"], "laconvnet", "kernels")
     try:
-        return Path.home() / ".cache" / "laconvnet" / "kernels"
-    except RuntimeError:  # a container's user without an entry in /etc/passwd has no home
+        return user_cache("LACONVNET_KERNEL_CACHE", "kernels")
+    except RuntimeError:
         return _in_temporary()
 
 

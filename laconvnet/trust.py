@@ -1,4 +1,7 @@
-"""Whether a file or folder can have been written by nobody but this user, or root. Knows the standard library only."""
+"""The user's own folders: where caches are, and whether anybody else but root can have written a file or folder.
+
+This module knows the standard library only.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,14 @@ def distrusted(path: Path) -> str | None:
     if found.st_mode & OTHERS_MAY_WRITE:
         return f"{path}: its group or others can write it (mode {stat.S_IMODE(found.st_mode):o})"
     return None
+
+
+def user_cache(variable: str, name: str) -> Path:
+    """The folder that an environment variable names, else ``name`` in the user's cache folder by the XDG rule.
+
+    Raises RuntimeError where there is no home: a container's user may have no entry in /etc/passwd.
+    """
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "laconvnet", name)

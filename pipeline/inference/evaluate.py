@@ -26,7 +26,7 @@ from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
-from laconvnet.shards.format.manifest import is_there, url_of
+from laconvnet.shards.format.manifest import is_there, spelled
 
 CONTROLS = ("shuffled_words", "blank_pictures")
 _SEED = 0
@@ -75,7 +75,7 @@ def evaluate(
             "wordless": examples.empty_texts,
             **metrics,
             "run": str(run),
-            "data": url_of(data) or str(data),
+            "data": spelled(data),
             "step": ready.step,
             "blank": ready.config.data.blank,
         }

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_exit
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,16 @@ def build(
     options: dict[str, Any],
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
-    total: int | None = None,
     progress: bool = True,
     brake: Brake = NO_BRAKE,
 ) -> Manifest:
     """Write the set of ``samples`` into ``out``, or finish it, or return it where it is finished already.
 
     ``options`` are what the user chose (splits, partition, ...): they are stored, and a folder of other options is
-    refused. ``total`` is the number of samples for the progress bar. Entries and images that cannot be used go to
-    quarantine.parquet with a reason. Raises InputError for what the user can mend, and where ``brake`` finds too much
-    of that, before the manifest is published; BuildError where workers hang or die, or entries are unaccounted for
-    (`shards.format.ledger`). A shard that is not finished in an hour ends the build; with one worker, which is this
-    process, the process.
+    refused. Entries and images that cannot be used go to quarantine.parquet with a reason. Raises InputError for what
+    the user can mend, and where ``brake`` finds too much of that, before the manifest is published; BuildError where
+    workers hang or die, or entries are unaccounted for (`shards.format.ledger`). A shard that is not finished in an
+    hour ends the build; with one worker, which is this process, the process.
     """
     settings = settings_of(source, licence, options, shard_bytes)
     if is_finished(out, settings):
@@ -67,7 +66,7 @@ def build(
         return manifest
     with under_construction(out, settings, fcntl.LOCK_EX):
         planner = Planner(samples, shard_bytes)
-        shards = _write(planner.chunks(), out, workers, total, progress)
+        shards = _write(planner.chunks(), out, workers, length_hint(samples) or None, progress)
         # Nothing of these is stored, but a test image must be known by its content in other sets.
         unread = [sample_row(sample, content_of(sample.image)) for sample in planner.unread]
         lost = Lost(planner.quarantined, [*planner.pictures, *unread], planner.faults)

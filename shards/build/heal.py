@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ def build_or_heal(
     given: dict[str, Any] = {"source": source, "licence": licence, "options": options, "shard_bytes": shard_bytes}
     made: dict[str, Any] = given | {"workers": workers, "progress": progress, "brake": brake}
     if not is_finished(out, settings_of(**given)):
-        samples = read()
-        return build(samples, out, total=length_hint(samples) or None, **made)
+        return build(read(), out, **made)
     manifest = Manifest.open(out)
     if "ledger" not in manifest.meta:
         _LOG.warning("%s: was built before there was a ledger: nobody can tell whether it could be better now", out)
@@ -72,8 +70,7 @@ def build_or_heal(
     _refuse_loss(out, found)
     _LOG.warning("%s: %s: built again beside the old set, which stays until the new is whole", out, _changes(found))
     with replacing(out) as again:
-        samples = read()
-        build(samples, again, total=length_hint(samples) or None, **made)
+        build(read(), again, **made)
     return Manifest.open(out)
 
 

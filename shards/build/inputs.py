@@ -94,7 +94,8 @@ class _Lost:
         quarantine = manifest.quarantine().to_pylist()
         self._causes = {(row["key"], row["id"]): row["cause"] for row in quarantine if row["kind"] == "picture"}
         self._files: dict[tuple[str, str], dict[str, Any]] = {}
-        for batch in manifest.pictures.to_batches() if manifest.pictures is not None else ():
+        names = ["key", "file_name", "row", *_NO_FILE]
+        for batch in manifest.pictures.select(names).to_batches() if manifest.pictures is not None else ():
             for row in batch.filter(pc.equal(batch["row"], NOT_STORED)).to_pylist():
                 self._files[row["key"], row["file_name"]] = {name: row[name] for name in _NO_FILE}
 

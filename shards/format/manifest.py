@@ -49,7 +49,8 @@ from laconvnet.shards.format.mirror import mirrored, origin, repairable
 from laconvnet.shards.format.pictures import PICTURE_SCHEMA
 from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.remote import Folder as Folder
-from laconvnet.shards.format.remote import url_of as url_of
+from laconvnet.shards.format.remote import spelled as spelled
+from laconvnet.shards.format.remote import url_of
 from laconvnet.shards.format.shard import Shard
 from laconvnet.shards.format.tables import row_type as row_type
 

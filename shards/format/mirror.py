@@ -8,7 +8,6 @@ compared with the checksum in those facts before the mirror is there.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -20,7 +19,7 @@ from laconvnet.files import publish_json, publishing_folder, read_object, remove
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.checksums import file_facts
 from laconvnet.shards.format.remote import Folder
-from laconvnet.trust import distrusted
+from laconvnet.trust import distrusted, user_cache
 
 ORIGIN = "origin.json"
 _TAIL_BYTES = 8  # of a Parquet file: the length of its footer, and the magic
@@ -87,9 +86,10 @@ def repairable(folder: Path) -> Iterator[None]:
 
 def _cache() -> Path:
     """LACONVNET_SET_CACHE, else the user's cache folder by the XDG rule: this user's alone."""
-    given = os.environ.get("LACONVNET_SET_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = Path(given) if given else Path(home, "laconvnet", "sets")
+    try:
+        place = user_cache("LACONVNET_SET_CACHE", "sets")
+    except RuntimeError as error:
+        raise InputError(f"{error}; let LACONVNET_SET_CACHE name a folder for the tables of sets") from error
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if why := distrusted(place):
         raise InputError(f"{why}: no tables are read from it; let LACONVNET_SET_CACHE name a folder of your own")

@@ -37,6 +37,11 @@ def url_of(place: Path | str) -> str | None:
     return f"{found[1]}://{text[found.end() :]}".rstrip("/") if found and found[1] != "file" else None
 
 
+def spelled(place: Path | str) -> str:
+    """A place as one would write it: a URL with both of its slashes, else the path."""
+    return url_of(place) or str(place)
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder, or the objects under a prefix, at a URL. Methods take names under it.
@@ -68,12 +73,15 @@ class Folder:
         """The size of a file in bytes."""
         return int(self._tried(name, lambda system, path: system.info(path)["size"]))
 
-    def exists(self, name: str) -> bool:
+    def size_if_there(self, name: str) -> int | None:
+        """The size of a file in bytes; None where there is none."""
         try:
-            self.size(name)
+            return self.size(name)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def exists(self, name: str) -> bool:
+        return self.size_if_there(name) is not None
 
     def get(self, name: str, file: Path) -> None:
         """Write a file of the store to this machine."""
@@ -91,6 +99,11 @@ class Folder:
         """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
             self._tried(name, lambda system, path: system.rm_file(path))
+
+    def whole(self, name: str) -> bytes:
+        """The bytes of a small file."""
+        (data,) = self.read([name], [(0, 0, self.size(name))])
+        return data
 
     def read(self, names: Sequence[str], ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range (number of its name, offset, length), at the same time where the store can."""

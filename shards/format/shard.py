@@ -40,7 +40,4 @@ class Shard:
     def index(self) -> bytes:
         """What its DALI index holds."""
         name = self.name.removesuffix(".tar") + ".idx"
-        if self.store:
-            (data,) = self.store.read([name], [(0, 0, self.store.size(name))])
-            return data
-        return read_bytes(self.folder / name)
+        return self.store.whole(name) if self.store else read_bytes(self.folder / name)

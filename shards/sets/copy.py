@@ -17,7 +17,7 @@ from tqdm import tqdm
 from laconvnet.files import publish_bytes, publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import FILES, MANIFEST, Manifest, local_folder, meta_fingerprint, read_meta
-from laconvnet.shards.format.remote import Folder, url_of
+from laconvnet.shards.format.remote import Folder, spelled, url_of
 
 _COPYING = "copying.json"
 _STALE_SECONDS = 600.0  # after which a file that nobody writes to is no longer a part of a copy
@@ -31,10 +31,7 @@ class _Upload:
     out: Folder
 
     def size(self, name: str) -> int | None:
-        try:
-            return self.out.size(name)
-        except FileNotFoundError:
-            return None
+        return self.out.size_if_there(name)
 
     def put(self, name: str) -> None:
         self.out.put(self.source / name, name)
@@ -43,8 +40,7 @@ class _Upload:
         self.out.write(_COPYING, data)
 
     def noted(self) -> bytes:
-        (data,) = self.out.read([_COPYING], [(0, 0, self.out.size(_COPYING))])
-        return data
+        return self.out.whole(_COPYING)
 
     def forget(self) -> None:
         self.out.remove(_COPYING)
@@ -103,12 +99,10 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
     if not done:
         _put(target, (*manifest.meta["tables"], *manifest.meta.get(FILES, {})))
         if meta_fingerprint(read_meta(local_folder(source))) != manifest.fingerprint:
-            raise InputError(
-                f"{url_of(source) or source}: was built again while it was copied; remove {out}, and copy it again"
-            )
+            raise InputError(f"{spelled(source)}: was built again while it was copied; remove {out}, and copy it again")
         _put(target, (MANIFEST,))
         target.forget()
-    places = {"source": url_of(source) or str(source), "out": url_of(out) or str(out)}
+    places = {"source": spelled(source), "out": spelled(out)}
     return {**places, "shards": len(shards), "bytes": sum(sizes), "there_before": before}
 
 

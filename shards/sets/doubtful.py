@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from laconvnet.files import publish_text, publishing
-from laconvnet.images import opened
+from laconvnet.images import data_uri
 from laconvnet.page import templates
 from laconvnet.shards.format.manifest import Manifest, open_writer
 from laconvnet.shards.format.pictures import NOT_STORED
@@ -85,14 +83,5 @@ def _page(pairs: Sequence[Pair], sets: Sequence[Manifest], names: Sequence[str])
 
 
 def _card(image: Known, manifest: Manifest, name: str) -> dict[str, Any]:
-    small = None if image.row == NOT_STORED else _small(manifest.read_image(image.row))
+    small = None if image.row == NOT_STORED else data_uri(manifest.read_image(image.row), 0, _SIDE)
     return {"image": small, "name": image.file_name, "key": image.key, "splits": image.splits, "set": name}
-
-
-def _small(data: bytes) -> str:
-    """The address of a small copy that holds it whole."""
-    encoded = io.BytesIO()
-    with opened(data) as image:
-        image.thumbnail((_SIDE, _SIDE))
-        image.convert("RGB").save(encoded, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -41,9 +41,9 @@ from laconvnet.shards.format.manifest import (
     open_writer,
     publish_tables,
     read_meta,
-    url_of,
 )
 from laconvnet.shards.format.pictures import NOT_STORED, PICTURE_SCHEMA
+from laconvnet.shards.format.remote import url_of
 from laconvnet.shards.format.tables import Columns
 from laconvnet.shards.sets.doubtful import DOUBTFUL, Pair, publish_doubtful
 from laconvnet.shards.sets.holdout import (

@@ -36,7 +36,7 @@ from laconvnet.shards.format.manifest import (
     count_examples,
 )
 from laconvnet.shards.format.record import Record
-from laconvnet.shards.format.remote import url_of
+from laconvnet.shards.format.remote import spelled
 from laconvnet.shards.format.rows import example_rows
 from laconvnet.shards.format.tables import MappedTable
 from laconvnet.shards.format.tar import BLOCK, INDEX_VERSION, padded
@@ -73,7 +73,7 @@ def verify(folder: Path, full: bool = False, against: Sequence[Path] = (), progr
         _raise_first(folder, _overlaps(manifest, other))
     other_counts = differences(manifest.meta)
     return {
-        "folder": url_of(folder) or str(folder),
+        "folder": spelled(folder),
         "samples": len(manifest.samples),
         "examples": len(manifest.examples),
         "shards": len(manifest.shard_paths),
@@ -87,7 +87,7 @@ def _raise_first(folder: Path, problems: Iterator[str]) -> None:
     found = list(islice(problems, _PROBLEMS))
     if found:
         more = ", and perhaps more" if len(found) == _PROBLEMS else ""
-        raise InputError(f"{url_of(folder) or folder}: {len(found)} problem(s){more}: {'; '.join(found)}")
+        raise InputError(f"{spelled(folder)}: {len(found)} problem(s){more}: {'; '.join(found)}")
 
 
 def _table_problems(manifest: Manifest) -> Iterator[str]:

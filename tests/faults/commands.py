@@ -75,6 +75,20 @@ class Scenario:
         return place
 
 
+def undisturbed(
+    server: Server, scenarios: dict[str, Scenario], place: Path
+) -> tuple[dict[str, object], dict[str, dict[str, int]]]:
+    """Each scenario without a fault, in the same place: its end, and its calls by kind, by the scenario's name."""
+    ends, counts = {}, {}
+    for name, scenario in scenarios.items():
+        scenario.begin(place)
+        code, output, counts[name] = server.run(scenario.argv(place), place)
+        assert code == 0, f"{name}:\n{output}"
+        ends[name] = scenario.end(place)
+        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts[name].items())}", flush=True)
+    return ends, counts
+
+
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from laconvnet.pipeline.runs import checkpoints
-from tests.faults.commands import ROOT, Scenario, Server, build, digest, tree
+from tests.faults.commands import ROOT, Scenario, Server, build, digest, tree, undisturbed
 from tests.faults.table import page
 
 TINY = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
@@ -131,13 +131,7 @@ def test_whatever_fails_it_is_told_and_nothing_is_lost(
     tmp_path: Path, server: Server, scenarios: dict[str, Scenario]
 ) -> None:
     place = tmp_path / "place"  # always the same: paths are in what is written
-    ends, counts = {}, {}
-    for name, scenario in scenarios.items():
-        scenario.begin(place)
-        code, output, counts[name] = server.run(scenario.argv(place), place)
-        assert code == 0, f"{name}:\n{output}"
-        ends[name] = scenario.end(place)
-        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts[name].items())}", flush=True)
+    ends, counts = undisturbed(server, scenarios, place)
     outcomes: list[tuple[Point, str]] = []
     failures: list[str] = []
     for seed in range(SEED, SEED + POINTS):

@@ -21,7 +21,7 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.sets.verify import verify
 from laconvnet.shards.synthetic import generate
-from tests.faults.commands import Scenario, Server, build, tree
+from tests.faults.commands import Scenario, Server, build, tree, undisturbed
 
 POINTS, SEED = int(os.environ.get("POINTS", "12")), int(os.environ.get("SEED", "0"))
 SMALL = ["--shard-bytes", "20000"]
@@ -63,6 +63,7 @@ def scenarios(tmp_path_factory: pytest.TempPathFactory, server: Server) -> dict[
     assert len(absent) > 3
 
     def end(place: Path) -> object:
+        assert verify(place / "built", full=True, progress=False)
         return tree(place / "built")
 
     return {
@@ -77,14 +78,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_bytes(
     tmp_path: Path, server: Server, scenarios: dict[str, Scenario]
 ) -> None:
     place = tmp_path / "place"  # always the same: paths are in what is written
-    ends, counts = {}, {}
-    for name, scenario in scenarios.items():
-        scenario.begin(place)
-        code, output, counts[name] = server.run(scenario.argv(place), place)
-        assert code == 0, f"{name}:\n{output}"
-        assert verify(place / "built", full=True)
-        ends[name] = scenario.end(place)
-        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counts[name].items())}", flush=True)
+    ends, counts = undisturbed(server, scenarios, place)
     assert ends["build"] == ends["build by two workers"] == ends["build again"]
     failures = []
     for seed in range(SEED, SEED + POINTS):

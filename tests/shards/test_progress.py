@@ -17,10 +17,10 @@ def test_every_image_that_is_there_is_counted_once(
     samples = toy(tmp_path / "pictures")  # one of them has no file
     given = {name: value for name, value in ARGS.items() if name != "progress"}
     given |= {"shard_bytes": 3000, "workers": workers}
-    build(samples, tmp_path / "new" / "out", **given, total=len(samples))
+    build(samples, tmp_path / "new" / "out", **given)
     assert "| 11/12 [" in capsys.readouterr().err
     build_task(samples, tmp_path / "task", **given, task=(1, 1))
     assert "11image [" in capsys.readouterr().err, "how many all tasks have together is not known"
-    build(samples, tmp_path / "silent", **given, total=len(samples), progress=False)
+    build(samples, tmp_path / "silent", **given, progress=False)
     build_task(samples, tmp_path / "quiet", **given, task=(1, 1), progress=False)
     assert capsys.readouterr().err == ""

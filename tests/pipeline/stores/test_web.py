@@ -103,6 +103,17 @@ def test_a_cache_that_others_can_write_is_not_read(served: str, cache: Path) -> 
         Manifest.open(served)
 
 
+def test_a_user_without_a_home_is_told_what_to_do(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.delenv("LACONVNET_SET_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match=r"home directory.*let LACONVNET_SET_CACHE name a folder"):
+        Manifest.open(served)
+
+
 def test_a_manifest_does_not_choose_where_its_files_go(
     served: str, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
