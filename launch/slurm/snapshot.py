@@ -69,7 +69,8 @@ def arguments(stage: Stage) -> tuple[str, ...]:
 
 def _files() -> dict[str, Path]:
     """Name in the copy -> file, of the package as an install lays it out, wherever its rooms lie."""
-    found = {f"laconvnet/{file.name}": file for file in _PLACES[0].glob("*.py")}
+    own = (file for file in _PLACES[0].iterdir() if file.is_file() and not file.name.startswith("."))
+    found = {f"laconvnet/{file.name}": file for file in own}
     for room in ROOMS:
         top = next(place / room for place in _PLACES if (place / room).is_dir())
         for folder, inner, names in os.walk(top):

@@ -164,13 +164,13 @@ def test_configurations_are_copied(stages: Write, work: Path) -> None:
 def test_the_copy_of_the_code_is_whole_and_made_once(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = work / "project"
     inside = ("shards/a.py", "launch/deep/b.txt", "launch/__pycache__/x.pyc", "kernels/.hidden", "tests/no.py")
-    for file in (*inside, "pipeline/c.py", "configs/d.yaml", "laconvnet/__init__.py"):
+    for file in (*inside, "pipeline/c.py", "configs/d.yaml", "laconvnet/__init__.py", "laconvnet/page.css"):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(file)
     monkeypatch.setattr(snapshot, "_PLACES", (root / "laconvnet", root))
     copy = snapshot.code(work)
     found = sorted(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
-    names = ("__init__.py", "configs/d.yaml", "launch/deep/b.txt", "pipeline/c.py", "shards/a.py")
+    names = ("__init__.py", "configs/d.yaml", "launch/deep/b.txt", "page.css", "pipeline/c.py", "shards/a.py")
     assert found == [f"laconvnet/{name}" for name in names]
     assert snapshot.code(work) == copy
     (root / "shards" / "a.py").write_text("other")
