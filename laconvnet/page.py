@@ -1,7 +1,7 @@
 """Pages of HTML that need nothing beside them: how their templates are filled, their style, and what they may load.
 
-The style that they share is `page.css`, beside this module; a template includes it by that name. This module knows
-Jinja only.
+The style that they share is `page.css`, beside this module; a template includes it by that name. `cards.js` filters and
+orders the cards of a page by what its one form says. This module knows Jinja only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ def templates(folder: Path) -> Environment:
     return environment
 
 
-def policy(script: str = "") -> str:
+def script() -> str:
+    """The script of a page with cards, for `policy` and the page."""
+    return (Path(__file__).parent / "cards.js").read_text(encoding="utf-8")
+
+
+def policy(runs: str = "") -> str:
     """The Content-Security-Policy of a page: it loads nothing, and runs this script, to the letter, and no other."""
     allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    if not script:
+    if not runs:
         return allowed
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(runs.encode()).digest()).decode()
     return f"{allowed}; script-src 'sha256-{digest}'"

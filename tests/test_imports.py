@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 READING_SIDE = {
     "shards.format.manifest",
+    "shards.format.areas",
     "shards.format.record",
     "shards.errors",
 }  # all that the pipeline may know of shards

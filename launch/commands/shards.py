@@ -75,9 +75,11 @@ def build(
     from laconvnet.shards.build.builder import build_task
     from laconvnet.shards.build.heal import build_or_heal
     from laconvnet.shards.build.plan import plan
+    from laconvnet.shards.format.facts import GENERATED
     from laconvnet.shards.sets import info as counting
     from laconvnet.shards.sources import get
     from laconvnet.shards.sources.base import Samples
+    from laconvnet.shards.sources.generated import is_generated
 
     share = _share(task) if task else None
     brake = Brake(strict, None if at_most_lost is None else _fraction(at_most_lost))
@@ -90,6 +92,7 @@ def build(
         show(asdict(plan(samples(), shard_bytes)), json)
         return
     options = {"split": split, "partition": partition, "shard_bytes": shard_bytes}
+    options |= {GENERATED: True} if is_generated(root) else {}
     given: dict[str, Any] = {"source": origin.name, "licence": origin.licence, "options": options}
     given |= {"shard_bytes": shard_bytes, "workers": workers}
     if share:

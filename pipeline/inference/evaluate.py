@@ -76,6 +76,7 @@ def evaluate(
             **metrics,
             "run": str(run),
             "data": spelled(data),
+            **_described(ready, examples),
             "step": ready.step,
             "blank": ready.config.data.blank,
         }
@@ -94,6 +95,17 @@ def evaluate(
 
         ranks.each(write if ranks.is_main else lambda: None)
         return report if ranks.is_main else None
+
+
+def _described(ready: Restored, examples: Examples) -> dict[str, Any]:
+    """What decides with which printed result the score may be compared."""
+    manifest = examples.manifest
+    return {
+        "source": manifest.meta["source"],
+        "partition": manifest.meta.get("options", {}).get("partition"),
+        "generated": manifest.generated,
+        "preset": ready.config.model.preset,
+    }
 
 
 def _opened(run: Path, data: Path, split: str, at_least: float) -> tuple[Restored, Examples, Completeness]:

@@ -11,14 +11,14 @@ from typing import Any
 from laconvnet.files import find_object, read_json, read_object
 from laconvnet.pipeline import yaml_files
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs import history
+from laconvnet.pipeline.runs import fence, history
 from laconvnet.pipeline.runs.history import Span
 from laconvnet.pipeline.runs.layout import ANSWERS, CONFIG, DONE, ENVIRONMENT, EVALUATIONS, FAILED, GRAPH, JOB, LOG
 from laconvnet.pipeline.runs.records import is_number, read_lines
 
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
 # Numbers of a result that are no score.
-_NO_METRICS = ("version", "wordless", "annotated")
+_NO_METRICS = ("version", "wordless", "annotated", "source", "partition", "generated", "preset")
 _FACTS = {"task": str, "split": str, "run": str, "data": str, "examples": int, "step": int}
 # A result is a few kilobytes; an annotation file of a data set, which may lie beside it, is up to a gigabyte.
 _LARGEST_RESULT = 1 << 20
@@ -49,7 +49,8 @@ class Evaluation:
     """The result of one model on one split; metrics, controls and majority are shares of 1.
 
     ``annotated`` are the examples that the data set has annotated, of which ``examples`` were scored; None where the
-    result does not say.
+    result does not say. So are ``source`` and ``partition`` of the data set, and ``preset`` of the network; the images
+    of ``generated`` data are none of the data set's.
     """
 
     file: Path
@@ -65,6 +66,10 @@ class Evaluation:
     controls: dict[str, dict[str, float]]
     majority: dict[str, float]
     annotated: int | None = None
+    source: str | None = None
+    partition: str | None = None
+    preset: str | None = None
+    generated: bool = False
 
     @property
     def complete(self) -> float | None:
@@ -78,7 +83,8 @@ class Evaluation:
 
     @property
     def where(self) -> str:
-        return f"{Path(self.data).name} {self.split}"
+        """The set and the split, in words."""
+        return f"{Path(self.data).name} {self.split}{' (generated shapes)' if self.generated else ''}"
 
     def answers(self) -> list[dict[str, Any]]:
         """One row an example, [] where the file beside the result is gone."""
@@ -87,7 +93,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a launched graph; ``state`` is done, failed, unfinished or not started, ``spans`` its course."""
+    """A stage of a launched graph; ``spans`` is its course.
+
+    ``state`` is done, failed, running (only that which writes the report), unfinished or not started.
+    """
 
     name: str
     title: str
@@ -189,6 +198,10 @@ def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
         file=file,
         label=label(Path(os.path.abspath(value["run"]))),
         blank=value.get("blank") is True,
+        generated=value.get("generated") is True,
+        source=_text(value.get("source")),
+        partition=_text(value.get("partition")),
+        preset=_text(value.get("preset")),
         annotated=annotated if type(annotated := value.get("annotated")) is int and annotated > 0 else None,
         metrics=metrics,
         controls={str(name): _numbers(scores) for name, scores in _mapping(value.get("controls")).items()},
@@ -225,6 +238,8 @@ def _stage(root: Path, entry: dict[str, Any]) -> Stage:
         if tasks:
             more = f" ({len(failed)} of {tasks} tasks failed)" if len(failed) > 1 else ""
             reason = f"task {failed[0][0].name}: {reason}{more}"
+    elif fence.stage() in places:
+        state, reason = "running", "writes this page"
     elif any((place / JOB).exists() for place in places):
         state = "unfinished"
     seconds = record.get("seconds")
@@ -263,6 +278,10 @@ def _object(file: Path, skipped: list[str]) -> dict[str, Any] | None:
 
 def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _numbers(value: object) -> dict[str, float]:

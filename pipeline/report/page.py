@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import publish_text
-from laconvnet.page import templates
+from laconvnet.page import script, templates
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
@@ -21,8 +21,14 @@ from laconvnet.pipeline.report.sheet import Sheet, sheet
 from laconvnet.pipeline.report.summary import summary
 from laconvnet.pipeline.runs.layout import REPORT
 from laconvnet.pipeline.runs.records import is_number
+from laconvnet.shards.format.areas import SIZES
 
 _MINUS = "\N{MINUS SIGN}"
+_OPEN = 3  # results whose images are shown at once; those of the others wait to be asked for
+# What the reader may choose the images by, and in which order they may stand; cards.js knows both by these names.
+_FILTERS = {"outcome": "answer", "phrase": "phrase", "size": "object", "others": "others of its category"}
+_ORDERS = {"": "as drawn", "iou": "smallest IoU first", "-iou": "largest IoU first"}
+_ORDERS |= {"words": "shortest phrase first", "-words": "longest phrase first"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,9 @@ class _Result:
 def report(places: Sequence[Path], out: Path) -> str:
     """Write the page on the runs, stage graphs and evaluations in these folders to ``out``, whole or not at all.
 
-    The page needs nothing beside it: no network, no script. Its table of results is returned as plain text, which
-    also lies beside the page with the ending .txt. Raises ConfigError for a folder that holds nothing to report.
+    The page needs nothing beside it and loads nothing; its script only filters and orders the images. Its table of
+    results is returned as plain text, which also lies beside the page with the ending .txt. Raises ConfigError for a
+    folder that holds nothing to report.
     """
     if out.is_dir():
         raise ConfigError(f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / REPORT}")
@@ -67,11 +74,29 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         found=found,
         charts=[gantt(graph) for graph in found.graphs],
         results=results,
+        filter_names=_FILTERS,
         sets=sets_of(found),
         runs=runs,
         environments=_environments(found.runs),
         baseline_names={bar: name for bar, name in BARS.items() if bar in shown},
+        paper=any(line.printed for result in results for line in result.scores.lines),
+        filters=_filters(results),
+        orders=_ORDERS,
+        open=_OPEN,
+        script=script(),
     )
+
+
+def _filters(results: Sequence[_Result]) -> dict[str, list[str]]:
+    """What each filter may be set to, by its heading: the values of the trait that occur, where there are several."""
+    cards = [card for result in results for card in (*result.sheet.right, *result.sheet.wrong)]
+    found = {name: {card.traits[name] for card in cards if name in card.traits} for name in _FILTERS}
+    order = {name: place for place, name in enumerate(SIZES)}
+    return {
+        name: sorted(values, key=lambda value: (order.get(value, 0), value))
+        for name, values in found.items()
+        if len(values) > 1
+    }
 
 
 def _title(found: Gathered) -> str:

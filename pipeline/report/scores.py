@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laconvnet.pipeline.report.gather import Evaluation
+from laconvnet.pipeline.report.printed import Printed, printed
 
 # What a score is held against, and how it is headed. Each knows less than the model: no words, no image, neither.
 BARS = {
@@ -41,13 +42,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one result beside its bars."""
+    """One metric of one result beside its bars, and beside what the paper prints for it."""
 
     name: str
     count: int | None
     score: Share
     baselines: dict[str, Share]
     judged: bool = True
+    printed: Printed | None = None
 
     @property
     def strongest(self) -> str | None:
@@ -113,4 +115,5 @@ def _line(evaluation: Evaluation, metric: str, words_only: Evaluation | None, of
         Share.of(evaluation.metrics[metric], count),
         {name: Share.of(baselines[name], count) for name in BARS if name in baselines},
         judged=not evaluation.blank,
+        printed=printed(evaluation, metric),
     )

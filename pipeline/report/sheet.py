@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from laconvnet.pipeline.data.masks import Mask, decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.gather import Evaluation
 from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
+from laconvnet.pipeline.report.traits import traits
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
@@ -34,7 +35,10 @@ _LARGEST_SIDE = 480
 
 @dataclass(frozen=True)
 class Card:
-    """One example. ``image`` is a data URI, masks are drawn in it; boxes are xywh in its pixels, clipped to it."""
+    """One example. ``image`` is a data URI, masks are drawn in it; boxes are xywh in its pixels, clipped to it.
+
+    ``traits`` are those of `pipeline.report.traits`, and whether it is right or wrong as its ``outcome``.
+    """
 
     image: str
     alt: str
@@ -47,6 +51,7 @@ class Card:
     iou: float | None = None
     answer: str | None = None
     truth: str | None = None
+    traits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def crisp(self) -> bool:
@@ -77,7 +82,7 @@ def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet
     wrongs = [answer for answer in answers if not _is_right(answer)]
     try:
         manifest = Manifest.open(Path(evaluation.data))
-        right, wrong = (tuple(_card(manifest, answer) for answer in _spread(some)) for some in (rights, wrongs))
+        right, wrong = (tuple(_described(manifest, answer) for answer in _spread(some)) for some in (rights, wrongs))
     except (InputError, ConfigError, OSError) as error:
         return Sheet(note=f"The images cannot be shown: {error}")
     return Sheet(form, right, wrong, len(rights), len(wrongs))
@@ -91,6 +96,11 @@ def _spread(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The middle of each of ``CARDS`` equal stretches."""
     count = min(CARDS, len(answers))
     return [answers[(2 * number + 1) * len(answers) // (2 * count)] for number in range(count)]
+
+
+def _described(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
+    card = _card(manifest, answer)
+    return replace(card, traits={"outcome": "right" if card.right else "wrong", **traits(manifest, answer)})
 
 
 def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:

@@ -17,7 +17,8 @@ _LEGEND = """\
 %: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error; for masks the mean
 IoU. Beside it the same model with the words of another example, and with blank images; the training split's
 commonest answer, of all questions and of a question's family; a model trained on blank images. margin: over the
-highest of them. of annotated: what the score is of; the rest was lost when the set was built.
+highest of them. of annotated: what the score is of; the rest was lost when the set was built. paper: what it prints
+for this network on this split.
 """
 
 
@@ -28,7 +29,8 @@ def summary(scores: Sequence[Scores], page: Path) -> str:
     for name in ("model", "on"):
         table.add_column(name, no_wrap=True)
     headings = [BARS[baseline].removesuffix(" answer").removesuffix(" model") for baseline in baselines]
-    for name in ("examples", "of annotated", "%", *headings, "margin"):
+    papers = ["paper"] if any(result.headline.printed for result in scores) else []
+    for name in ("examples", "of annotated", "%", *papers, *headings, "margin"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in scores:
         found, line = result.evaluation, result.headline
@@ -38,7 +40,8 @@ def summary(scores: Sequence[Scores], page: Path) -> str:
         margin = "-" if line.margin is None else f"{100 * line.margin:+.1f}"
         score = f"{100 * line.score.value:.1f}{error}"
         complete = "-" if found.complete is None else f"{100 * found.complete:.1f} %"
-        table.add_row(found.label, found.where, f"{found.examples:,}", complete, score, *beside, margin)
+        told = [f"{100 * line.printed.value:.1f}" if line.printed else "-"] if papers else []
+        table.add_row(found.label, found.where, f"{found.examples:,}", complete, score, *told, *beside, margin)
     text = StringIO()
     Console(file=text, width=_WIDTH, markup=False, highlight=False, emoji=False).print(table)
     lines = [row.rstrip() for row in text.getvalue().splitlines()] if scores else ["no evaluation yet"]

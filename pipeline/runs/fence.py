@@ -20,6 +20,12 @@ def starts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def stage() -> Path | None:
+    """The folder of the stage, or of the task of its array, whose job this process belongs to."""
+    path = os.environ.get(FENCE)
+    return Path(path).parents[1] if path else None
+
+
 def newest(file: Path) -> int | None:
     """The newest start that a fence names, None where none has written it yet.
 

@@ -13,6 +13,12 @@ from typing import Any
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NEEDED = ("bytes", "xxh3")
+GENERATED = "generated"  # among the options of a set whose images are generated ones, or some of those of its parts
+
+
+def says_generated(meta: Mapping[str, Any]) -> bool:
+    """Whether the facts of a set say that images of it are generated ones."""
+    return meta.get("options", {}).get(GENERATED) is True
 
 
 def wrong_facts(meta: Mapping[str, Any], tables: tuple[str, ...]) -> str | None:

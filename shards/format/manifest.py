@@ -40,7 +40,7 @@ from laconvnet.shards.format.counts import EXAMPLE as EXAMPLE
 from laconvnet.shards.format.counts import TOKEN as TOKEN
 from laconvnet.shards.format.counts import WORDLESS as WORDLESS
 from laconvnet.shards.format.counts import split_tokens as split_tokens
-from laconvnet.shards.format.facts import wrong_facts
+from laconvnet.shards.format.facts import says_generated, wrong_facts
 from laconvnet.shards.format.ledger import KINDS as _ENTRY_KINDS
 from laconvnet.shards.format.ledger import Ledger as Ledger
 from laconvnet.shards.format.ledger import account_of
@@ -264,6 +264,11 @@ class Manifest:
     def fingerprint(self) -> str:
         """Of all that training reads of the set: ``meta`` names the checksums that it is compared with."""
         return meta_fingerprint(self.meta)
+
+    @property
+    def generated(self) -> bool:
+        """Whether images of the set are generated ones, in the layout of the data set that it is named after."""
+        return says_generated(self.meta)
 
     def select(self, split: str, kind: str) -> tables.Rows:
         """The rows (N,) of ``examples`` of one split ("train", "val", ...) and kind ("expression" or "question").

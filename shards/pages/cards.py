@@ -13,9 +13,10 @@ import numpy as np
 from laconvnet.images import ImageLimitError, data_uri
 from laconvnet.masks import decode
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.areas import SIZES, size_classes
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.record import Box, Record, Region
-from laconvnet.shards.pages.choice import SIZES, Rows, size_classes
+from laconvnet.shards.pages.choice import Rows
 from laconvnet.shards.pages.outline import Outline, outline
 
 COLOURS = ("#ff8c2b", "#3fb7ff", "#9be23d", "#ff5fa2", "#ffe14d", "#b78bff", "#3ee0c0", "#ff6b57")

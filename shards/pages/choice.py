@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.areas import SIZES, size_classes
 from laconvnet.shards.format.manifest import Manifest
-
-SIZES = ("small", "medium", "large")
-# COCO's, in pixels of the stored image. COCO measures the mask, this the box around all boxes: not every set has masks.
-BORDERS = (32**2, 96**2)
 
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -75,12 +71,6 @@ def choose(manifest: Manifest, wanted: Wanted, keys: tuple[str, ...], number: in
     is_drawn[drawn] = True
     shown = [rows[is_drawn[samples]] for rows, samples in _examples(manifest, wanted)]
     return Choice(drawn, np.concatenate(shown), len(rows))
-
-
-def size_classes(w: NDArray[Any], h: NDArray[Any]) -> NDArray[np.int64]:
-    """The place in `SIZES` of each box (N,) of these sides, in pixels; -1 where there is none."""
-    area = np.asarray(w, np.float64) * h
-    return np.where(np.isnan(area), -1, np.digitize(area, BORDERS))
 
 
 def _samples(manifest: Manifest, wanted: Wanted, keys: tuple[str, ...]) -> Flags:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laconvnet.shards.format.areas import SIZES, size_classes
 from laconvnet.shards.format.counts import ANSWER, COUNTED_COLUMNS, TOKEN, counted, summed
 from laconvnet.shards.format.manifest import Manifest
-from laconvnet.shards.pages.choice import SIZES, size_classes
 
 Numbers = NDArray[np.int64]
 

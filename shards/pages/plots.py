@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from laconvnet.files import publish_text
 from laconvnet.page import templates
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.areas import BORDERS, SIZES
 from laconvnet.shards.format.manifest import Manifest
-from laconvnet.shards.pages.choice import BORDERS, SIZES
 from laconvnet.shards.pages.distributions import (
     MOST_EXPRESSIONS,
     MOST_WORDS,

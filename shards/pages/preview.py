@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import publish_text
-from laconvnet.page import templates
+from laconvnet.page import script, templates
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.areas import BORDERS, SIZES
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.pages.cards import Card, cards
-from laconvnet.shards.pages.choice import BORDERS, SIZES, Wanted, choose
+from laconvnet.shards.pages.choice import Wanted, choose
 
 FILTERS = ("split", "source", "kind", "size")
 
@@ -29,9 +30,8 @@ def preview(
     choice = choose(manifest, wanted, keys, number, seed)
     shown = cards(manifest, choice.samples, choice.examples)
     counts = {"samples": len(manifest.samples), "matching": choice.matching, "shown": len(shown)}
-    here = Path(__file__).parent
     page = (
-        templates(here)
+        templates(Path(__file__).parent)
         .get_template("preview.html.j2")
         .render(
             title=folder.resolve().name,
@@ -44,7 +44,7 @@ def preview(
             cards=shown,
             filters=_filters(shown),
             borders=BORDERS,
-            script=(here / "preview.js").read_text(encoding="utf-8"),
+            script=script(),
         )
     )
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from laconvnet.shards.format.facts import GENERATED, says_generated
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.pictures import NOT_STORED
 from laconvnet.shards.sets.holdout import Identity, known_images
@@ -26,6 +27,7 @@ def info(folder: Path) -> dict[str, Any]:
     where a table is damaged in whatever column. ``ledger`` is that of a built set (`shards.format.ledger`), ``ledgers``
     those of the parts of one that was put together, by name; sets of before have none. ``published`` lists where other
     numbers were read than are published (`shards.sources.published`), where any are known of this source.
+    ``generated`` is there, and true, where the images were generated, or some of those of the parts.
     """
     manifest = Manifest.open(folder)
     manifest.check_tables()
@@ -51,6 +53,7 @@ def info(folder: Path) -> dict[str, Any]:
             rows_of.setdefault(split, []).append(row)
     return {
         "source": manifest.meta["source"],
+        **({GENERATED: True} if says_generated(manifest.meta) else {}),
         "licence": manifest.meta["licence"],
         **counts(list(range(len(sample_splits))), np.ones(len(is_question), dtype=bool)),
         "bytes": sum(manifest.shard(number).size() for number in range(len(manifest.shard_paths))),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from laconvnet.files import publishing, remove_leftovers
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.facts import GENERATED, says_generated
 from laconvnet.shards.format.manifest import (
     AGAIN,
     EXAMPLE_SCHEMA,
@@ -173,10 +174,11 @@ def _options(inputs: list[tuple[Path, float]], exclude: list[Path], out: Path) -
         digest = meta_fingerprint(read_meta(folder))
         return {"folder": os.path.relpath(folder.resolve(), out.resolve()), "xxh3": digest}
 
-    options = {
+    options: dict[str, Any] = {
         "inputs": [entry(folder) | {"weight": float(weight)} for folder, weight in inputs],
         "exclude": [entry(folder) for folder in exclude],
     }
+    options |= {GENERATED: True} if any(says_generated(read_meta(folder)) for folder, _ in inputs) else {}
     return dict(json.loads(json.dumps(options)))
 
 

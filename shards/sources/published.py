@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from laconvnet.shards.format.facts import says_generated
 from laconvnet.shards.format.ledger import Ledger, account_of
 from laconvnet.shards.sources import SOURCES
 from laconvnet.shards.sources.refer import Refer
@@ -110,9 +111,11 @@ def differences(meta: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Where a set has read another number of entries than is published, as the fields of `Difference`.
 
     ``meta`` are its facts (`shards.format.manifest`). Only the splits that it was built of are compared. None where
-    nothing is published of its source and partition, or where it has no ledger.
+    nothing is published of its source and partition, where it has no ledger, or where its images are generated ones.
     """
     options = meta.get("options", {})
+    if says_generated(meta):
+        return None
     found = _published(str(meta.get("source")), options.get("partition"))
     if found is None or "ledger" not in meta:
         return None

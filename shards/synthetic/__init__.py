@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from laconvnet.files import publishing_folder, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.sources.generated import MARK
 from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
 
 __all__ = ["generate"]
 
 VERSION = 1  # of images and texts: another version of this code writes other bytes
 RECEIPT = "generated.json"
+_MARKED = '{"by": "laconvnet shards generate", "what": "coloured shapes, in the layout of another data set"}\n'
 
 _LIMITS = {"pictures": (1, 900_000), "size": (32, 1024), "questions_per_picture": (1, 16)}
 _FEWEST = 8
@@ -68,6 +70,8 @@ def generate(
         shared, counts = refer.write(root, family, size, seed, bar.update)
         counts |= clevr.write(root, split, size, seed, questions_per_picture, bar.update)
         counts |= visual_genome.write(root, genome, size, seed, shared, bar.update)
+        for layout in ("refer", "clevr", "visual_genome"):
+            (root / layout / MARK).write_text(_MARKED)
         (root / RECEIPT).write_text(json.dumps({"version": VERSION, "options": options, "counts": counts}, indent=1))
     return counts
 

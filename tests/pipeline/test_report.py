@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import math
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from laconvnet.page import policy
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gather import gather
@@ -148,7 +151,13 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path, toy: Path) -> None:
     elements = Elements(page)
     assert not re.search(r"""(src|href|srcset|action)\s*=\s*["']?\s*(https?:)?//""", page, re.IGNORECASE)
     assert not re.search(r"url\(|@import", page)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in elements.found}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in elements.found}
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (allowed,) = (one["content"] for one in elements.of("meta") if one.get("http-equiv"))
+    assert allowed == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    report([train(tmp_path / "alone")], tmp_path / "no-images.html")
+    assert "script" not in (tmp_path / "no-images.html").read_text()
     assert all(image["src"].startswith("data:image/") for image in elements.of("img"))  # type: ignore[union-attr]
     assert all(image["alt"] for image in elements.of("img"))
     assert all(head.get("scope") in ("col", "row") for head in elements.of("th"))
@@ -169,7 +178,7 @@ def test_texts_of_data_sets_and_names_of_folders_stay_text(tmp_path: Path, toy: 
     assert ATTACK in text_of(page)
     assert "✗ big & <i>blue</i> · true answer: red" in text_of(page)
     assert "img src=x onerror=alert(2)>" in text_of(page)
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert not elements.of("i")
     assert not [attributes for _, attributes in elements.found if any(name.startswith("on") for name in attributes)]
     assert "<script" not in svg_of(page)
@@ -296,6 +305,93 @@ def test_sheets_spread_over_the_set_and_draw_both_boxes(tmp_path: Path, toy: Pat
     assert {"class": "true", "x": "2.0", "y": "3.0", "width": "8.0", "height": "6.0"} in rects
 
 
+def test_images_come_first_and_have_traits(tmp_path: Path) -> None:
+    """By its words, COCO's size of its box, and the others of its category in the image."""
+    texts = {"the red cup": (8, 6), "cup on the left": (40, 40), "cup": (100, 100), "dog": (8, 6)}
+    regions = [
+        Region(f"{n}", "val", ((2, 3, *side),), (Expression(f"{n}", text),), category=None if text == "dog" else "cup")
+        for n, (text, side) in enumerate(texts.items())
+    ]
+    Image.new("RGB", (200, 160), (9, 90, 200)).save(tmp_path / "0.png")
+    record = Record("toy", "0", "0.png", 200, 160, "CC0", tuple(regions), ())
+    data = tmp_path / "set"
+    build([RawSample(record, tmp_path / "0.png")], data, source="toy", licence="CC0", options={}, progress=False)
+    run = train(tmp_path / "first")
+    boxes(run / "eval" / "toy-val.json", run, data, right=2)
+    (evaluation,) = gather([run]).evaluations
+    made = sheet(evaluation, evaluation.answers())
+    assert {card.text: dict(card.traits) for card in (*made.right, *made.wrong)} == {
+        "the red cup": {"outcome": "right", "phrase": "look", "size": "small", "others": "2"},
+        "cup on the left": {"outcome": "right", "phrase": "place", "size": "medium", "others": "2"},
+        "cup": {"outcome": "wrong", "phrase": "name", "size": "large", "others": "2"},
+        "dog": {"outcome": "wrong", "phrase": "name", "size": "small"},
+    }
+    report([run], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.index('id="images"') < page.index('id="results"') < page.index('id="training"')
+    elements = Elements(page)
+    assert {"data-part": None, "data-outcome": "wrong", "data-phrase": "name", "data-size": "small"} in elements.of(
+        "figure"
+    )
+    assert [select["name"] for select in elements.of("select")] == ["outcome", "phrase", "size", "order"]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+def test_a_browser_filters_and_orders_the_images(tmp_path: Path, toy: Path) -> None:
+    run = train(tmp_path / "first")
+    answers = boxes(run / "eval" / "toy-val.json", run, toy, right=24).with_suffix(".answers.jsonl")
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    rows = [row if row["iou"] > 0.5 else row | {"iou": number / 100} for number, row in enumerate(rows)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report([run], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    # What a reader does, done by the page's own script: the policy lets no other run.
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    chosen = """
+form.elements.outcome.value = "wrong"; form.elements.order.value = "-iou";
+form.elements.order.dispatchEvent(new Event("change", {bubbles: true}));
+"""
+    before, after = (policy(text).rpartition(" ")[2].strip("'") for text in (script, script + chosen))
+    page = page.replace(script, script + chosen).replace(before, after)
+    (tmp_path / "chosen.html").write_text(page)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--dump-dom", (tmp_path / "chosen.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "12 of 24 shown" in html.unescape(done.stdout)
+    cards = [card for card in Elements(done.stdout).of("li") if card.get("class") == "card"]
+    assert [card.get("style") for card in cards].count("display: none;") == 12
+    overlaps = [float(card["data-iou"] or "") for card in cards[12:]]
+    assert overlaps == sorted(overlaps, reverse=True)
+    assert len(set(overlaps)) == 12
+
+
+@pytest.mark.parametrize(
+    ("facts", "paper"),
+    [
+        ({}, "80.3 v2 Tab. 2"),
+        ({"preset": "b"}, "82.5 v2 Tab. 2"),
+        ({"preset": "19"}, "62.5 v1 Tab. 3"),
+        ({"generated": True}, None),
+        ({"partition": "google"}, None),
+        ({"blank": True}, None),
+        ({"split": "train"}, None),
+        ({"preset": "tiny"}, None),
+        ({"preset": None, "source": None}, None),
+    ],
+)
+def test_the_paper_s_number_stands_beside_a_score_of_the_same_network_on_the_same_split(
+    tmp_path: Path, toy: Path, facts: dict[str, Any], paper: str | None
+) -> None:
+    run = train(tmp_path / "first")
+    known: dict[str, Any] = {"source": "refcoco", "preset": "s", "generated": False}
+    boxes(run / "eval" / "toy-val.json", run, toy, **known | facts)
+    report([run], tmp_path / "page.html")
+    shown = text_of((tmp_path / "page.html").read_text())
+    assert (f"75.0 ±6.8 {paper}" in shown) if paper else ("Tab." not in shown)
+    assert ("generated shapes" in shown) == ("generated" in facts)
+    assert ("paper" in (tmp_path / "page.txt").read_text().splitlines()[0]) == (paper is not None)
+
+
 @pytest.mark.parametrize("loss", ["data", "answers", "rebuilt"])
 def test_a_sheet_that_cannot_be_made_says_why(tmp_path: Path, toy: Path, loss: str) -> None:
     run = train(tmp_path / "first")
@@ -351,6 +447,13 @@ def test_a_graph_s_page_tells_of_all_its_stages(tmp_path: Path, toy: Path) -> No
     # The result names the run by its folder; people call it by the title of its stage.
     assert "Finetuning step 100 toy val" in shown
     assert len(re.findall("data:image/svg", page)) == 1
+
+
+def test_the_stage_that_writes_the_page_is_running(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = launched(tmp_path / "graph", toy)
+    monkeypatch.setenv("LACONVNET_FENCE", str(root / "never-0123456789" / "jobs" / "77.start"))
+    report([root], root / "report.html")
+    assert "never running writes this page" in text_of((root / "report.html").read_text())
 
 
 def test_a_result_found_twice_is_shown_once(tmp_path: Path, toy: Path) -> None:

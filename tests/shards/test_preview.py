@@ -22,11 +22,12 @@ from laconvnet.pipeline.data.masks import encode
 from laconvnet.shards.build.builder import build
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format import tables
+from laconvnet.shards.format.areas import size_classes
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Expression, Question, Record, Region
 from laconvnet.shards.pages.cards import COLOURS, MOST_ENTRIES, cards
-from laconvnet.shards.pages.choice import Wanted, choose, size_classes
+from laconvnet.shards.pages.choice import Wanted, choose
 from laconvnet.shards.pages.outline import outline
 from laconvnet.shards.pages.preview import preview
 from laconvnet.shards.sets.merge import pretrain_set

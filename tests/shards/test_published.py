@@ -17,6 +17,7 @@ from laconvnet.shards.sets.merge import pretrain_set
 from laconvnet.shards.sources import SOURCES, published
 from laconvnet.shards.sources.published import IN_ALL, PUBLISHED, differences
 from laconvnet.shards.sources.refer import Refer
+from laconvnet.shards.synthetic import generate
 from tests.messages import tells
 from tests.shards.faulty import REFS, built, ref, refer
 
@@ -127,6 +128,26 @@ def test_build_info_and_verify_tell_a_line_a_split(tmp_path: Path, capfd: pytest
             "published": 1500,
             "read": 1,
         }
+
+
+def test_a_generated_set_says_so_and_is_held_against_no_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    generate(tmp_path / "raw", pictures=8, progress=False)
+    for source, folder in (("refcoco", "refer"), ("clevr", "clevr"), ("visual_genome", "visual_genome")):
+        command = ["shards", "build", source, "--root", str(tmp_path / "raw" / folder), "--out", str(tmp_path / source)]
+        assert main(command) == 0
+        out = capfd.readouterr().out
+        assert tells(out, "generated", "yes")
+        assert "published" not in out
+    place = ["shards", "info", str(tmp_path / "mixed"), "--json"]
+    pretrain_set([(tmp_path / "visual_genome", 1.0)], [tmp_path / "refcoco"], tmp_path / "mixed")
+    assert main(place) == 0
+    assert json.loads(capfd.readouterr().out)["generated"] is True
+    root = refer(tmp_path / "own", REFS)
+    command = ["shards", "build", "refcoco", "--root", str(root), "--images", str(root / "images"), "--json"]
+    assert main([*command, "--out", str(tmp_path / "set")]) == 0
+    assert "generated" not in json.loads(capfd.readouterr().out)
 
 
 def test_an_excerpt_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
