@@ -17,6 +17,7 @@ from laconvnet import files
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import step_of
+from laconvnet.pipeline.runs.scores import Criterion, Score
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import comes_to, start
 
@@ -31,9 +32,9 @@ WORDS = '{"words": ["red"], "answers": []}'
 
 def save(run: Path, step: int, keep: int = 2, **reported: float) -> Path:
     run.mkdir(exist_ok=True)
-    best = next(iter(reported), None)
-    writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep, best=best))
-    writer.submit(step, state(step), WORDS, reported.get(best or ""))
+    ((metric, value),) = reported.items() or [("", None)]
+    writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep), criterion=Criterion(metric))
+    writer.submit(step, state(step), WORDS, Score(value, metric, None) if metric else None)
     writer.finish()
     return checkpoint.folder_of(run, step)
 
