@@ -7,7 +7,7 @@ is what was seen in the bytes, never an error of reading them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,8 +35,8 @@ class Facts:
     config: str | None = None
     data: str | None = None
     code: str | None = None
-    metric: str | None = None
-    split: str | None = None
+    metric: str | None = field(default=None, kw_only=True)
+    split: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

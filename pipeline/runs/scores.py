@@ -85,6 +85,12 @@ def scores_of(rows: Iterable[Mapping[str, Any]], criterion: Criterion) -> dict[i
     }
 
 
+def in_short(row: Mapping[str, Any]) -> str:
+    """A validation in a table."""
+    early = ", ended early" if row["ends"] else ""
+    return f"{row['score']:.3f} at {row['step']}, best {row['best']:.3f} at {row['best_step']}{early}"
+
+
 def in_words(row: Mapping[str, Any]) -> str:
     """One line on a validation."""
     best = f"best {row['best']:.4f} at step {row['best_step']}"

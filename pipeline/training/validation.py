@@ -102,7 +102,7 @@ class Validation:
         row = {
             "step": step,
             "steps": self._total,
-            "epoch": round(step * self._config.data.batch / self._epoch, 4),
+            "epoch": round(step / self._total * self._config.schedule.epochs, 4),
             "metric": criterion.metric,
             "split": criterion.split,
             "score": score,

@@ -11,6 +11,7 @@ import torch
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.distributed import ALONE
 from laconvnet.pipeline.runs.memory import Memory, Record
+from laconvnet.pipeline.runs.scores import Score
 from laconvnet.pipeline.training import checkpoint, keeper, resume
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.keeper import Keeper
@@ -68,10 +69,10 @@ def test_of_a_view_only_its_own_is_kept(clock: list[float]) -> None:
     mine = Keeper(memory, 1.0, cast("Engine", Peers()), RECORD)
     clock[0] += 1.0
     mine.reached(1)
-    mine.keep(1, {"model": {"weight": whole[5:8]}}, "{}", 0.5)
+    mine.keep(1, {"model": {"weight": whole[5:8]}}, "{}", Score(0.5, "loss", None))
     found = memory.newest()
     assert found is not None
-    assert found.record.score == 0.5
+    assert (found.record.score, found.record.metric, found.record.split) == (0.5, "loss", None)
     assert found.file.stat().st_size == found.record.bytes < 10_000
     saved = checkpoint.Saved.kept(found)
     assert saved.state["model"]["weight"].tolist() == [5.0, 6.0, 7.0]
