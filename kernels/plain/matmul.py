@@ -30,7 +30,6 @@ def fits(kernel_size: int, height: int, width: int) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a call that only answers may be the first one; those that train save these tensors
 def _indices(
     kernel_size: int, groups: int, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ import xxhash
 
 from laconvnet.files import names_in, read_object, retried
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, LAST, is_step, step_folder, step_of
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, is_last, is_step, step_folder, step_of
 from laconvnet.pipeline.runs.scores import Criterion
 
 VERSION = 2  # 1 does not say which configuration, data and code it is of
@@ -171,7 +171,7 @@ def choose(place: Path, last: bool = False) -> Chosen:
     ConfigError where there is none, and where it is damaged: what was asked for is not there, and another one may be
     named instead.
     """
-    if place.parent.name == CHECKPOINTS and place.name == LAST:
+    if is_last(place):
         place, last = place.parents[1], True
     if is_checkpoint(place):
         found = inspect(place)

@@ -73,6 +73,11 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def is_last(place: Path) -> bool:
+    """Whether this names a run's last checkpoint, whichever that is."""
+    return place.parent.name == CHECKPOINTS and place.name == LAST
+
+
 def is_step(name: str) -> bool:
     """Whether this is the name of a step's folder."""
     return bool(_STEP.fullmatch(name))

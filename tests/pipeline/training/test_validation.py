@@ -40,6 +40,18 @@ def disturbed(self, state, vocabulary, engine, goes_on):
 Validation.of_state = disturbed
 sys.exit(cli.main(sys.argv[1:]))
 """
+# A clock that leaps while it is validated: whatever counts that time is far off.
+LEAPING = """
+import sys, time
+from laconvnet.launch import cli
+from laconvnet.pipeline.training.validation import Validation
+of_state, clock, leapt = Validation.of_state, time.perf_counter, [0.0]
+def slow(*given):
+    leapt[0] += 1e6
+    return of_state(*given)
+Validation.of_state, time.perf_counter = slow, lambda: clock() + leapt[0]
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 def scores(run_folder: Path) -> dict[int, bytes]:
@@ -174,6 +186,16 @@ def test_it_ends_early_and_stays_ended_until_more_patience_is_asked_for(
     assert weights(folder) == weights(validated)
 
 
+def test_its_time_is_no_training(tmp_path: Path, refcoco: Path) -> None:
+    keys = [*TINY, *EACH, "--schedule.epochs", "1.1", "--data.folder", str(refcoco)]
+    run(1, ["-c", LEAPING, "train", "--run", str(tmp_path / "run"), *keys])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(validations(tmp_path / "run")) == 3
+    assert all(row["samples_per_s"] > 1e-3 and row["eta_s"] < 1e5 for row in rows), (
+        "8 samples in 1e6 s are 8e-6 a second"
+    )
+
+
 def test_what_cannot_be_validated_stops_before_any_work(tmp_path: Path, refcoco: Path) -> None:
     keys = [*TINY, "--data.folder", str(refcoco), "--validate.every", "1"]
     for wrong, told in (
@@ -191,7 +213,7 @@ def test_an_old_run_goes_on_with_validation_from_where_it_stands(
 ) -> None:
     """It was begun without; what it was sealed over does not know the new keys."""
     folder = tmp_path / "run"
-    keys = [*TINY, "--data.folder", str(refcoco), "--engine.zero", "1"]
+    keys = [*TINY, "--data.folder", str(refcoco), "--engine.zero", "1", "--checkpoint.keep", "99"]
     train(2, folder, keys)
     whole = losses(folder)
     assert checkpoints.choose(folder).step == max(whole)
