@@ -348,7 +348,8 @@ def _ended_early(row: Mapping[str, Any]) -> bool:
     newest = row["validation"]
     if not newest or not newest["ends"]:
         return False
-    return row["checkpoint"] == layout.step_folder(newest["step"]) and (row["step"] or 0) <= newest["step"]
+    is_newest: bool = row["checkpoint"] == layout.step_folder(newest["step"])
+    return is_newest and (row["step"] or 0) <= newest["step"]
 
 
 def _row(name: str, folder: Path) -> dict[str, Any]:

@@ -146,9 +146,9 @@ def test_a_signal_while_it_is_validated_ends_it_at_once_and_the_next_start_valid
 ) -> None:
     folder = tmp_path / "run"
     keys = ["--run", str(folder), *TINY, *EACH, "--data.folder", str(refcoco), "--engine.zero", "1"]
-    output = run(2, ["-c", CALLED_AWAY, "train", *keys], expected=130)
-    assert "stopped at step 9 of" in output[0]
-    assert "asked 2" in output[0].split("validated")[-1], "not asked again after the signal: 4 batches, two by two"
+    (output, _) = run(2, ["-c", CALLED_AWAY, "train", *keys], expected=130)
+    assert "stopped at step 9 of" in output
+    assert "asked 2" in output.split("validated")[-1], "not asked again after the signal: 4 batches, two by two"
     assert read_marker(folder / "checkpoints" / "step-00000009").validated is None
     assert 9 not in scores(folder)
     (output, _) = train(2, folder, keys[2:])
