@@ -63,6 +63,7 @@ class Arg:
 
 Run = Annotated[Path, Arg("folder of a run", "RUN")]
 BuiltSet = Annotated[Path, Arg("a built shard set, or its URL", "DIR", url=True)]
+Last = Annotated[bool, Arg("take the last checkpoint, not the best that validation has found")]
 Json = Annotated[bool, Arg("print one JSON object")]
 JsonLines = Annotated[bool, Arg("print one JSON object a line")]
 

@@ -13,6 +13,7 @@ from laconvnet import configs
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.slurm import queue
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.runs import layout
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.remote import url_of
 
@@ -94,7 +95,7 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
     problems = [
         f"run: {option} {value}: no such file or folder here, and no stage of this graph writes it"
         for option, value in _inputs(stage.argv)
-        if inputs and not (url_of(value) or Path(value).exists() or Path(value).is_relative_to(graph.folder))
+        if inputs and not (url_of(value) or _is_there(Path(value)) or Path(value).is_relative_to(graph.folder))
     ]
     if stage.argv[0] == "train":
         problems += _training(known, stage, arguments.config, rest)
@@ -114,6 +115,11 @@ def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str
             "number that does"
         ]
     return []
+
+
+def _is_there(place: Path) -> bool:
+    """Whether what is to be read lies here; of a run's last checkpoint, the run."""
+    return (place.parent if layout.is_last(place) else place).exists()
 
 
 def _inputs(argv: Sequence[str]) -> Iterable[tuple[str, str]]:

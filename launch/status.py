@@ -26,11 +26,12 @@ from laconvnet.launch.table import clock, console, drawn, write
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import checkpoints, history, layout
 from laconvnet.pipeline.runs.records import read_lines
+from laconvnet.pipeline.runs.scores import in_short, validations
 from laconvnet.terminal import say
 
 COLUMNS = (
     "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s",
-    "kernels", "eta", "checkpoint", "seconds", "reason", "lost",
+    "kernels", "eta", "checkpoint", "validation", "seconds", "reason", "lost",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
@@ -40,8 +41,9 @@ WATCH_SECONDS = 2.0
 def status(folder: str | Path) -> list[dict[str, Any]]:
     """One row for each stage, or one for a run: the keys of COLUMNS and `folder`, None where a thing is not known.
 
-    `state` is done, running, failed, waiting (its launch goes on, or its job is in SLURM's queue), stopped (interrupted
-    or cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job, `restarts` how
+    `validation` is the newest line of validations.jsonl; where it says `ends`, the run has ended early. `state` is
+    done, running, failed, waiting (its launch goes on, or its job is in SLURM's queue), stopped (interrupted or
+    cancelled; the same command resumes) or not started. `starts` is how often SLURM started the job, `restarts` how
     often its ranks started again inside it. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name. Of an
     array `tasks` counts its tasks by state, `of` all, `failed` lists those that failed, with task, rank, node and
     reason, and `starts` adds up. `lost` is a line on each set that the stage has built and that lost entries by faults.
@@ -89,6 +91,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
                 "step": None if row["step"] is None else f"{row['step']}{steps}",
                 "samples_per_s": None if row["samples_per_s"] is None else f"{row['samples_per_s']:.1f}",
                 "eta": clock(row["eta"]),
+                "validation": row["validation"] and in_short(row["validation"]),
                 "seconds": clock(row["seconds"]),
             }
         )
@@ -103,7 +106,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     if any(row["kernels"] for row in rows):
         headings |= {"kernels": "LaConv"}
     headings |= {"eta": "left"}
-    write(drawn(shown, headings | {"checkpoint": "checkpoint", "seconds": "time", "reason": "reason"}))
+    headings |= {"checkpoint": "checkpoint"}
+    if any(row["validation"] for row in rows):
+        headings |= {"validation": "validated"}
+    write(drawn(shown, headings | {"seconds": "time", "reason": "reason"}))
     for row in rows:
         for one in row["failed"] or ():
             say(f"{row['stage']} {_told(one)}")
@@ -148,6 +154,8 @@ def progress(folder: Path, log: Path | None = None) -> str:
         parts.append(f"{entry['samples_per_s']:.1f} samples/s")
     if isinstance(entry.get("eta_s"), int | float):
         parts.append(f"{clock(entry['eta_s'])} left")
+    if newest := _validation(folder):
+        parts.append(f"validated {in_short(newest)}")
     return ", ".join(parts)
 
 
@@ -155,6 +163,11 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint of a run by its marker, None where there is none; its files are not looked at."""
     found = (place for place in reversed(checkpoints.published(folder)) if (place / layout.COMMIT).is_file())
     return next((place.name for place in found), None)
+
+
+def _validation(folder: Path) -> dict[str, Any] | None:
+    """The newest validation of a run by its step, None where there is none."""
+    return next(reversed(validations(folder)), None)
 
 
 def log_file(folder: Path, rank: int = 0) -> Path | None:
@@ -321,7 +334,8 @@ def _alive(job: dict[str, Any], launching: dict[str, Any] | None) -> bool:
 def _run_row(folder: Path) -> dict[str, Any]:
     row = _row(folder.name, folder)
     entry = last_log(folder)
-    if (folder / layout.DONE).exists() or (row["step"] is not None and row["step"] == row["steps"]):
+    all_taken = row["step"] is not None and row["step"] == row["steps"]
+    if (folder / layout.DONE).exists() or all_taken or _ended_early(row):
         return row | {"state": "done", "eta": None}
     written = folder / layout.LOG
     if entry and time.time() - os.stat(written).st_mtime < STALE_SECONDS:
@@ -329,11 +343,21 @@ def _run_row(folder: Path) -> dict[str, Any]:
     return row | {"state": "stopped", "eta": None, "reason": f"no news in {layout.LOG}; the same command resumes"}
 
 
+def _ended_early(row: Mapping[str, Any]) -> bool:
+    """Whether the newest validation has ended the run, and nothing was done since."""
+    newest = row["validation"]
+    if not newest or not newest["ends"]:
+        return False
+    is_newest: bool = row["checkpoint"] == layout.step_folder(newest["step"])
+    return is_newest and (row["step"] or 0) <= newest["step"]
+
+
 def _row(name: str, folder: Path) -> dict[str, Any]:
     entry = last_log(folder)
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"stage": name, "state": "not started", "checkpoint": last_checkpoint(folder), "folder": str(folder)}
     row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s", "kernels")}
+    row |= {"validation": _validation(folder)}
     return row | {"eta": entry.get("eta_s")}
 
 

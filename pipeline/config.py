@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -21,6 +23,8 @@ from laconvnet.pipeline.training.guard import GuardConfig
 from laconvnet.pipeline.training.log_config import LogConfig
 from laconvnet.pipeline.training.optimizer import OptimizerConfig
 from laconvnet.pipeline.training.schedule import ScheduleConfig
+from laconvnet.pipeline.training.validate_config import ValidateConfig
+from laconvnet.terminal import complain
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,11 @@ class TrainConfig:
         engine: Precision, sharding and memory.
         guard: What happens at a step that is not finite.
         checkpoint: When to save and what to keep.
+        validate: How it is scored while it trains, and what follows from that.
         log: What is reported, and how often.
-        init_from: Run folder (or checkpoint) of an earlier stage whose weights this one starts from.
+        init_from: Run folder of an earlier stage whose weights this one starts from: those of its best checkpoint where
+            it was validated, else of its last. RUN/checkpoints/last is the last in any case; a checkpoint's folder is
+            that one.
         seed: Seeds the order of samples, the initial weights and dropout.
     """
 
@@ -47,6 +54,7 @@ class TrainConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
     log: LogConfig = field(default_factory=LogConfig)
     init_from: str | None = None
     seed: int = 0
@@ -65,9 +73,10 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises ConfigError, one line naming file (or command line), key and value, for whatever does not fit.
     """
     kinds = dict(_kinds(TrainConfig))
-    command_line = _flat(_overrides(overrides, kinds))
+    command_line = _by_new_names(_flat(_overrides(overrides, kinds)), "command line")
+    of_file = _by_new_names(_flat(yaml_files.tree(file)), str(file)) if file else {}
     tree: dict[str, Any] = {}
-    for key, value in {**(_flat(yaml_files.tree(file)) if file else {}), **command_line}.items():
+    for key, value in {**of_file, **command_line}.items():
         origin = _origin(key, file, command_line)
         if is_dataclass(kinds.get(key)):
             raise ConfigError(f"{origin}: {key}: {value!r}: expected a group of keys, or leave it out")
@@ -77,6 +86,7 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     try:
         ready = check.instantiate(check.parse_object(tree))
         ready.model.check()
+        ready.validate.check(ready.model.task)
     except ConfigError as error:
         raise ConfigError(f"{_origin(str(error).partition(':')[0], file, command_line)}: {error}") from error
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
@@ -99,6 +109,23 @@ def as_yaml(tree: dict[str, Any]) -> str:
 def flat(config: TrainConfig | dict[str, Any]) -> dict[str, Any]:
     """Every value by its dotted key, as YAML would give it; of a configuration, or of a tree of keys."""
     return _flat(config if isinstance(config, dict) else _plain(asdict(config)))
+
+
+def _by_new_names(keys: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The keys, those of older versions under the names that they have now."""
+    best = keys.pop("checkpoint.best", None)
+    if best is not None:
+        _tell_once(
+            f"{origin}: checkpoint.best: {best}: now called validate.metric, with validate.keep_best; it is read"
+        )
+        keys.setdefault("validate.metric", best)
+    return keys
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        complain(line)
 
 
 def _overrides(words: Sequence[str], kinds: dict[str, Any]) -> dict[str, Any]:

@@ -72,11 +72,20 @@ RUN = (
         layout.OWNER, "the process that trains here: host, process, job; its time is its heartbeat", "while it trains"
     ),
     File(layout.LOG, "a row every `log.every` steps: step, loss and its terms, gradient norm, rate, speed, memory"),
+    File(
+        layout.VALIDATIONS,
+        "a line a validation: step, score, the best so far, all metrics, seconds, whether the run ends with it",
+        "`validate.every`",
+    ),
+    File(f"{layout.VALIDATED}/step-*/{layout.SCORES}", "the scores, as `laconvnet eval` writes them", "as above"),
+    File(
+        f"{layout.VALIDATED}/step-*/{layout.DRAWN}", "examples with answer and truth", "as above, `validate.examples`"
+    ),
     File("tensorboard/*", "the same curves for TensorBoard"),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.COMMIT}",
-        "the marker: version, step, score, seal of the configuration, fingerprint of the data, code, sizes and "
-        "checksums of the files; written last",
+        "the marker: version, step, score and what it is by, seal of the configuration, fingerprint of the data, code, "
+        "sizes and checksums of the files; written last",
     ),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.STATE}",

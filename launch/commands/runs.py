@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from laconvnet.launch import commandline
-from laconvnet.launch.commandline import Arg, Json, Run
+from laconvnet.launch.commandline import Arg, Json, Last, Run
 from laconvnet.launch.commands.output import show
 
 
@@ -39,12 +39,14 @@ def export(
         Arg("safetensors: the tensors by name; pt2: the inference model as torch.export writes it"),
     ],
     out: Annotated[Path, Arg("the file to write", "F")],
+    last: Last = False,
     json: Json = False,
 ) -> None:
     """Write a run's model for other programs.
 
-    The EMA weights of a run's newest checkpoint, with configuration and vocabulary in the file.
+    The EMA weights of a run's best checkpoint where it was validated while it trained, else of its last, with
+    configuration and vocabulary in the file.
     """
     from laconvnet.pipeline.inference import export as exporting
 
-    show(exporting.export(run, format, out), json)
+    show(exporting.export(run, format, out, last), json)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from laconvnet.launch import commandline
-from laconvnet.launch.commandline import Arg, BuiltSet, Json, Run
+from laconvnet.launch.commandline import Arg, BuiltSet, Json, Last, Run
 from laconvnet.launch.commands.output import show
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.completeness import AT_LEAST
@@ -74,19 +74,22 @@ def eval_(
     controls: Annotated[
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
+    last: Last = False,
     at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = AT_LEAST,
     json: Json = False,
 ) -> None:
     """Score a run on a split.
 
-    Score the EMA weights of a run's newest checkpoint on every example of a split, once each. Several processes
-    share the batches and write what one would. A split that lost more than a hundredth of its annotations when it was
-    built is no split to report: it is refused, and --at-least 0.5 scores what is there and tells both numbers.
+    Score the EMA weights of a run on every example of a split, once each: those of its best checkpoint where it was
+    validated while it trained, else of its last; RUN may be a checkpoint's folder, too. Several processes share the
+    batches and write what one would. A split that lost more than a hundredth of its annotations when it was built is no
+    split to report: it is refused, and --at-least 0.5 scores what is there and tells both numbers.
     """
     from laconvnet.pipeline.inference.evaluate import evaluate
+    from laconvnet.pipeline.runs.checkpoints import run_of
 
-    out = out or run / EVALUATIONS / f"{data.resolve().name}-{split}.json"
-    report = evaluate(run, data, split, out, controls, at_least=at_least)
+    out = out or run_of(run) / EVALUATIONS / f"{data.resolve().name}-{split}.json"
+    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last)
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
 
@@ -97,6 +100,7 @@ def predict(
     image: Annotated[Path, Arg("image file", "F")],
     text: Annotated[str, Arg("an expression, or a question", "T")],
     out: Annotated[Path | None, Arg("image file for the drawing, such as answer.png", "F")] = None,
+    last: Last = False,
     json: Json = False,
 ) -> None:
     """Ask a run about one image.
@@ -105,7 +109,7 @@ def predict(
     """
     from laconvnet.pipeline.inference import predict as asking
 
-    show(asking.predict(run, image, text, out), json)
+    show(asking.predict(run, image, text, out, last), json)
 
 
 def report(

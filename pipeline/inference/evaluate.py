@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from laconvnet.files import publish_json, publish_text
+from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.answers import normalised, worth
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import Loader, Request
@@ -24,12 +26,19 @@ from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
+from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import ANSWERS
+from laconvnet.pipeline.tasks import TASKS
 from laconvnet.pipeline.tasks.base import Sums, add
 from laconvnet.shards.format.manifest import is_there, spelled
+from laconvnet.terminal import complain
 
 CONTROLS = ("shuffled_words", "blank_pictures")
 _SEED = 0
+
+
+class Interrupted(Exception):
+    """An evaluation was broken off, on all processes at the same point."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,44 @@ class _Piece:
     """The sums and answers of one batch."""
 
     sums: Sums
+    answers: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a run is scored on, and what is known of it before any answer."""
+
+    config: TrainConfig
+    data: Path
+    examples: Examples
+    completeness: Completeness
+
+    @classmethod
+    def open(cls, config: TrainConfig, data: Path, split: str) -> Subject:
+        """A split of a set, for the task of a run; raises ConfigError where it is not there or lacks what it needs."""
+        task = TASKS[config.model.task]
+        examples = Examples.open(data, task.kind, split)
+        task.check(examples)
+        return cls(config, data, examples, Completeness.of(examples))
+
+    @cached_property
+    def majority(self) -> dict[str, float] | None:
+        """What the commonest answers of the run's own training split reach; None where that set is gone."""
+        trained_on = Path(self.config.data.folder)
+        if self.examples.kind != "question" or not is_there(trained_on):
+            return None
+        return _majority(self.examples, Examples.open(trained_on, "question", self.config.data.split))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation writes, its metrics alone, and the answers, one an example.
+
+    The main process has all of it, the others do not: their part of the answers went there.
+    """
+
+    report: dict[str, Any]
+    metrics: dict[str, float]
     answers: list[dict[str, Any]]
 
 
@@ -48,14 +95,15 @@ def evaluate(
     controls: bool = False,
     progress: bool = True,
     at_least: float = AT_LEAST,
+    last: bool = False,
 ) -> dict[str, Any] | None:
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
-    With ``controls`` the same model is scored again with the words of another example, and with every image blank:
-    what it would reach without understanding either. A question task adds the majority answer of the run's own
-    training split, over all questions and within each family, where that set is still there. Raises ConfigError for a
-    run, folder or split that is not there, that lacks what the task is scored by, or that holds less than the share
-    ``at_least`` of what was annotated.
+    The run's best checkpoint is scored, or its last one, see `restore`; a line says which. With ``controls`` the same
+    model is scored again with the words of another example, and with every image blank: what it would reach without
+    understanding either. A question task adds the majority answer of the run's own training split, over all questions
+    and within each family, where that set is still there. Raises ConfigError for a run, folder or split that is not
+    there, that lacks what the task is scored by, or that holds less than the share ``at_least`` of what was annotated.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
@@ -63,38 +111,49 @@ def evaluate(
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; expected the name of a JSON file")
     with joined() as ranks:
-        ready, examples, there = ranks.each(lambda: _opened(run, data, split, at_least))
-        ranks.same(f"{run}: step of its newest checkpoint", ready.step)
-        ranks.same(f"{data}: build", examples.fingerprint)
-        metrics, answers = _score(ready, examples, None, progress, ranks)
-        report: dict[str, Any] = {
-            "task": ready.config.model.task,
-            "split": split,
-            "examples": len(examples.rows),
-            "annotated": there.annotated,
-            "wordless": examples.empty_texts,
-            **metrics,
-            "run": str(run),
-            "data": spelled(data),
-            **_described(ready, examples),
-            "step": ready.step,
-            "blank": ready.config.data.blank,
-        }
-        if controls:
-            report["controls"] = {name: _score(ready, examples, name, progress, ranks)[0] for name in CONTROLS}
+        ready, subject = ranks.each(lambda: _opened(run, data, split, at_least, last))
+        ranks.same(f"{run}: step of its checkpoint", ready.step)
+        ranks.same(f"{data}: build", subject.examples.fingerprint)
+        if ranks.is_main:
+            complain(ready.origin)
+        found = score(ready, subject, checkpoints.run_of(run), ranks, controls, progress)
+        ranks.each(lambda: _write(found, out) if ranks.is_main else None)
+        return found.report if ranks.is_main else None
 
-        def write() -> None:
-            trained_on = Path(ready.config.data.folder)
-            if ready.task.kind == "question" and is_there(trained_on):
-                learned = Examples.open(trained_on, "question", ready.config.data.split)
-                report["majority"] = _majority(examples, learned)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            publish_json(out, report)
-            lines = (json.dumps(answer) + "\n" for answer in answers)
-            publish_text(out.with_suffix(ANSWERS), "".join(lines))
 
-        ranks.each(write if ranks.is_main else lambda: None)
-        return report if ranks.is_main else None
+def score(
+    ready: Restored,
+    subject: Subject,
+    run: Path,
+    ranks: Ranks = ALONE,
+    controls: bool = False,
+    progress: bool = False,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Result:
+    """The result of a model on all examples of its subject.
+
+    Before each of their batches all processes ask whether it still ``goes_on``, which must be the same on all of them;
+    raises Interrupted where it does not.
+    """
+    examples = subject.examples
+    metrics, answers = _score(ready, examples, None, progress, ranks, goes_on)
+    report: dict[str, Any] = {
+        "task": ready.config.model.task,
+        "split": examples.split,
+        "examples": len(examples.rows),
+        "annotated": subject.completeness.annotated,
+        "wordless": examples.empty_texts,
+        **metrics,
+        "run": str(run),
+        "data": spelled(subject.data),
+        **_described(ready, examples),
+        "step": ready.step,
+        "blank": ready.config.data.blank,
+    }
+    if controls:
+        report["controls"] = {name: _score(ready, examples, name, progress, ranks, goes_on)[0] for name in CONTROLS}
+    majority = ranks.each(lambda: subject.majority if ranks.is_main else None)
+    return Result(report | ({} if majority is None else {"majority": majority}), metrics, answers)
 
 
 def _described(ready: Restored, examples: Examples) -> dict[str, Any]:
@@ -108,17 +167,27 @@ def _described(ready: Restored, examples: Examples) -> dict[str, Any]:
     }
 
 
-def _opened(run: Path, data: Path, split: str, at_least: float) -> tuple[Restored, Examples, Completeness]:
-    ready = restore(run)
-    examples = Examples.open(data, ready.task.kind, split)
-    ready.task.check(examples)
-    there = Completeness.of(examples)
-    there.check(data, examples, at_least)
-    return ready, examples, there
+def _opened(run: Path, data: Path, split: str, at_least: float, last: bool) -> tuple[Restored, Subject]:
+    ready = restore(run, last)
+    subject = Subject.open(ready.config, data, split)
+    subject.completeness.check(data, subject.examples, at_least)
+    return ready, subject
+
+
+def _write(found: Result, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    publish_json(out, found.report)
+    lines = (json.dumps(answer) + "\n" for answer in found.answers)
+    publish_text(out.with_suffix(ANSWERS), "".join(lines))
 
 
 def _score(
-    ready: Restored, examples: Examples, control: str | None, progress: bool, ranks: Ranks = ALONE
+    ready: Restored,
+    examples: Examples,
+    control: str | None,
+    progress: bool,
+    ranks: Ranks = ALONE,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and answers; on the main process, the others have done their part of the batches.
 
@@ -135,6 +204,8 @@ def _score(
         tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
     ):
         for _ in range(0, len(cuts), ranks.world):
+            if not goes_on():
+                raise Interrupted
             for piece in ranks.gather(ranks.each(lambda: next(pieces, None))):
                 if piece:
                     add(total, piece.sums)

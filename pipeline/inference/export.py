@@ -11,10 +11,13 @@ from laconvnet.files import publishing
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.restore import Restored, restore
+from laconvnet.terminal import complain
 
 
-def export(run: Path, kind: str, out: Path) -> dict[str, object]:
-    """Write the EMA weights of a run's newest checkpoint to ``out``; the file is there whole or not at all.
+def export(run: Path, kind: str, out: Path, last: bool = False) -> dict[str, object]:
+    """Write the EMA weights of a run's best or last checkpoint, see `restore`, to ``out``, whole or not at all.
+
+    A line says which checkpoint it is.
 
     `safetensors`: every tensor by its name in the state dict, with configuration and vocabulary (JSON) as metadata.
     `pt2`: the inference model as torch.export sees it, for any number of examples: images (B, 3, S, S) in [0, 1] and
@@ -23,7 +26,8 @@ def export(run: Path, kind: str, out: Path) -> dict[str, object]:
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format: {kind!r}: expected one of {', '.join(FORMATS)}")
-    ready = restore(run)
+    ready = restore(run, last)
+    complain(ready.origin)
     facts = {
         "step": str(ready.step),
         "task": ready.config.model.task,

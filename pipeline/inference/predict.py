@@ -18,16 +18,20 @@ from laconvnet.pipeline.data.masks import decode
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.report.overlay import PREDICTED, overlay
+from laconvnet.terminal import complain
 
 
 @torch.inference_mode()
-def predict(run: Path, image: Path, text: str, out: Path | None = None) -> dict[str, Any]:
+def predict(run: Path, image: Path, text: str, out: Path | None = None, last: bool = False) -> dict[str, Any]:
     """The answer of a run on an image file; ``out`` receives the image with the answer drawn on it.
+
+    The checkpoint is the one that `restore` takes; a line says which.
 
     Raises ConfigError for an image that cannot be read, a text without words and an ``out`` that cannot be written.
     """
     loaded = _open(image)
-    ready = restore(run)
+    ready = restore(run, last)
+    complain(ready.origin)
     config = ready.config.data
     letterbox = Letterbox.fit(np.array([loaded.width]), np.array([loaded.height]), config.size)
     lossless = io.BytesIO()

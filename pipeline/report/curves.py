@@ -30,8 +30,11 @@ _TERM_COLOURS = ("#c8762c", "#3f8fc0", "#5b9b58", "#a777b8", "#b3576a", "#7d8590
 _THEME = {"ink": ("#23262b", "#e7e4dd"), "muted": ("#62676f", "#a4a9b0"), "line": ("#e4e1d9", "#2d3137")}
 
 
-def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
-    """The data URI of an SVG drawn from the rows of a run's log; None where fewer than two rows have a loss."""
+def curves(log: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]] = ()) -> str | None:
+    """The data URI of an SVG drawn from the rows of a run's log and of its validations.
+
+    None where fewer than two rows have a loss.
+    """
     rows = [row for row in log if is_number(row.get("loss"))]
     if len(rows) < 2:
         return None
@@ -39,10 +42,13 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
     if len(terms) == 1:
         terms = []  # it is the loss itself
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5, 3.9), facecolor="none")
+        figure = Figure(figsize=(5, 4.7 if validations else 3.9), facecolor="none")
         canvas = FigureCanvasSVG(figure)
-        loss, rate, speed = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.2, 1.2))
+        heights = (5, 2, 1.2, 1.2) if validations else (5, 1.2, 1.2)
+        loss, *scores, rate, speed = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         figure.subplots_adjust(left=0.125, right=0.965, bottom=0.1, top=0.94, hspace=0.28)
+        for axes in scores:
+            _scores(axes, validations)
         for name, colour in zip(terms, _TERM_COLOURS * len(terms), strict=False):
             loss.plot(*_series(rows, name), color=colour, linewidth=0.9, label=name.replace("_", " "))
         loss.plot(*_series(rows, "loss"), color=INK, linewidth=1.5, label="loss")
@@ -66,6 +72,14 @@ def curves(log: Sequence[Mapping[str, Any]]) -> str | None:
         for axis in (speed.xaxis, speed.yaxis):
             axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
         return _uri(canvas)
+
+
+def _scores(axes: Axes, validations: Sequence[Mapping[str, Any]]) -> None:
+    """The score of each validation, and the best of them."""
+    newest = validations[-1]
+    axes.plot(*_series(validations, "score"), color=INK, linewidth=0.9, marker="o", markersize=2.5)
+    axes.plot([newest["best_step"]], [newest["best"]], color=_TERM_COLOURS[0], marker="o", markersize=4)
+    _dress(axes, f"{newest['split']} {newest['metric']}")
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -15,6 +15,7 @@ from laconvnet.pipeline.runs import fence, history
 from laconvnet.pipeline.runs.history import Span
 from laconvnet.pipeline.runs.layout import ANSWERS, CONFIG, DONE, ENVIRONMENT, EVALUATIONS, FAILED, GRAPH, JOB, LOG
 from laconvnet.pipeline.runs.records import is_number, read_lines
+from laconvnet.pipeline.runs.scores import validations
 
 _EXPECTED = f"{GRAPH} (a launched stage graph), {LOG} (a run) or the JSON file of an evaluation"
 # Numbers of a result that are no score.
@@ -26,11 +27,12 @@ _LARGEST_RESULT = 1 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. ``log`` has one row a logged step, in the order of steps."""
+    """A training run. ``log`` has one row a logged step, ``validations`` one a validation, in the order of steps."""
 
     folder: Path
     label: str
     log: tuple[dict[str, Any], ...]
+    validations: tuple[dict[str, Any], ...]
     config: str
     environment: dict[str, Any]
 
@@ -180,6 +182,7 @@ def _run(folder: Path, skipped: list[str]) -> Run:
         folder,
         label(folder),
         tuple(by_step[step] for step in sorted(by_step)),
+        tuple(validations(folder)),
         config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         _object(folder / ENVIRONMENT, skipped) or {},
     )

@@ -21,6 +21,7 @@ from laconvnet.pipeline.report.sheet import Sheet, sheet
 from laconvnet.pipeline.report.summary import summary
 from laconvnet.pipeline.runs.layout import REPORT
 from laconvnet.pipeline.runs.records import is_number
+from laconvnet.pipeline.runs.scores import in_words
 from laconvnet.shards.format.areas import SIZES
 
 _MINUS = "\N{MINUS SIGN}"
@@ -65,7 +66,7 @@ def _results(found: Gathered) -> list[_Result]:
 
 def _render(found: Gathered, results: list[_Result]) -> str:
     shown = {bar for result in results for bar in result.scores.headline.baselines}
-    runs = [{"run": run, "curves": curves(run.log), **_facts(run)} for run in found.runs]
+    runs = [{"run": run, "curves": curves(run.log, run.validations), **_facts(run)} for run in found.runs]
     environment = templates(Path(__file__).parent)
     environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "significant": _significant}
     return environment.get_template("page.html.j2").render(
@@ -118,6 +119,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "epoch": last.get("epoch"),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
+        "validated": in_words(run.validations[-1]) if run.validations else None,
         "speed": statistics.median(speeds) if speeds else None,
     }
 

@@ -58,11 +58,14 @@ class Card:
         return max(self.width, self.height) <= _KEPT_SIDE
 
 
+Form = Literal["boxes", "masks", "answers", "none"]
+
+
 @dataclass(frozen=True)
 class Sheet:
     """The cards of one result; ``note`` says in words why there are none."""
 
-    form: Literal["boxes", "masks", "answers", "none"] = "none"
+    form: Form = "none"
     right: tuple[Card, ...] = ()
     wrong: tuple[Card, ...] = ()
     rights: int = 0
@@ -74,28 +77,40 @@ def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet
     """Some right and some wrong answers, spread evenly over the split: the same ones every time."""
     if not answers:
         return Sheet(note=f"{evaluation.file.with_suffix(ANSWERS)} is not there; the evaluation writes it.")
-    forms: dict[Literal["boxes", "masks", "answers"], set[str]] = {"boxes": _BOXES, "masks": _MASKS, "answers": _WORDS}
-    form = next((name for name, keys in forms.items() if all(answer.keys() >= keys for answer in answers)), None)
-    if form is None:
+    form = _form(answers)
+    if form == "none":
         return Sheet(note=f"Answers of the task {evaluation.task} are neither boxes, masks nor words.")
     rights = [answer for answer in answers if _is_right(answer)]
     wrongs = [answer for answer in answers if not _is_right(answer)]
     try:
         manifest = Manifest.open(Path(evaluation.data))
-        right, wrong = (tuple(_described(manifest, answer) for answer in _spread(some)) for some in (rights, wrongs))
+        right, wrong = (
+            tuple(_described(manifest, answer) for answer in spread(some, CARDS)) for some in (rights, wrongs)
+        )
     except (InputError, ConfigError, OSError) as error:
         return Sheet(note=f"The images cannot be shown: {error}")
     return Sheet(form, right, wrong, len(rights), len(wrongs))
 
 
+def drawn(manifest: Manifest, answers: Sequence[Mapping[str, Any]]) -> tuple[Form, list[Card]]:
+    """What kind of answers these are, and a card of each; raises InputError for an image that cannot be shown."""
+    form = _form(answers)
+    return form, [] if form == "none" else [_card(manifest, answer) for answer in answers]
+
+
+def spread(answers: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """The middle of each of at most so many equal stretches."""
+    count = min(most, len(answers))
+    return [answers[(2 * number + 1) * len(answers) // (2 * count)] for number in range(count)]
+
+
+def _form(answers: Sequence[Mapping[str, Any]]) -> Form:
+    forms: dict[Form, set[str]] = {"boxes": _BOXES, "masks": _MASKS, "answers": _WORDS}
+    return next((name for name, keys in forms.items() if all(answer.keys() >= keys for answer in answers)), "none")
+
+
 def _is_right(answer: Mapping[str, Any]) -> bool:
     return bool(answer["correct"] if "correct" in answer else answer["iou"] >= _FOUND_IOU)
-
-
-def _spread(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The middle of each of ``CARDS`` equal stretches."""
-    count = min(CARDS, len(answers))
-    return [answers[(2 * number + 1) * len(answers) // (2 * count)] for number in range(count)]
 
 
 def _described(manifest: Manifest, answer: Mapping[str, Any]) -> Card:

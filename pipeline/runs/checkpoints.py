@@ -7,29 +7,36 @@ is what was seen in the bytes, never an error of reading them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import xxhash
 
 from laconvnet.files import names_in, read_object, retried
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, is_step, step_of
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, COMMIT, is_last, is_step, step_folder, step_of
+from laconvnet.pipeline.runs.scores import Criterion
 
 VERSION = 2  # 1 does not say which configuration, data and code it is of
 _READ = (1, VERSION)
+_OTHERS = "get it back from a copy, or name another one of the run's checkpoints/, such as checkpoints/last"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the commit marker says of a checkpoint: its step, its score, and of which configuration, data and code."""
+    """What the commit marker says of a checkpoint: its step, its score, and of which configuration, data and code.
+
+    Where the step was validated ``metric`` and ``split`` say how; ``score`` is None then where it must not choose.
+    """
 
     step: int
     score: float | None = None
     config: str | None = None
     data: str | None = None
     code: str | None = None
+    metric: str | None = field(default=None, kw_only=True)
+    split: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class Marker:
     """What the commit marker says of a checkpoint.
 
     ``files`` are the size and checksum of each. Of version 1 ``config`` (see `resumable.seal`), ``data`` (the set's
-    fingerprint) and ``code`` (`git describe`) are None; of later ones ``code`` may be.
+    fingerprint) and ``code`` (`git describe`) are None; of later ones ``code`` may be. A score without a ``metric`` is
+    one that an older version kept by, the lower the better.
     """
 
     version: int
@@ -47,6 +55,18 @@ class Marker:
     config: str | None = None
     data: str | None = None
     code: str | None = None
+    metric: str | None = None
+    split: str | None = None
+
+    @property
+    def validated(self) -> Criterion | None:
+        """How the step was validated; None where it was not."""
+        return Criterion(self.metric, self.split) if self.metric and self.split else None
+
+    def score_by(self, criterion: Criterion) -> float | None:
+        """Its score, where it is one by this criterion; an older version does not name what it was kept by."""
+        metric = self.metric or criterion.metric
+        return self.score if (metric, self.split) == (criterion.metric, criterion.split) else None
 
 
 @dataclass(frozen=True)
@@ -125,28 +145,88 @@ def read_marker(folder: Path) -> Marker:
     files = found.get("files")
     if version not in _READ or not isinstance(found.get("step"), int) or not isinstance(files, dict) or not files:
         raise Damaged(f"{COMMIT} is not what was written (its version, step or files)")
-    known = {name: found.get(name) for name in ("score", "config", "data", "code")}
+    known = {name: found.get(name) for name in ("score", "config", "data", "code", "metric", "split")}
     return Marker(version, found["step"], files, **known)
 
 
-def resolve(place: Path) -> Path:
-    """A run folder or checkpoint folder to a whole checkpoint; a run's newest one.
+@dataclass(frozen=True)
+class Chosen:
+    """The checkpoint that stands for a run, and why it is that one."""
 
-    Raises ConfigError where there is none, and where the newest of a run is damaged: what was asked for is not there,
-    and an older one may be named instead.
+    folder: Path
+    why: str
+
+    @property
+    def step(self) -> int:
+        return step_of(self.folder)
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.why}"
+
+
+def choose(place: Path, last: bool = False) -> Chosen:
+    """The checkpoint that stands for a run folder: the best by its validations, where those choose, else the last.
+
+    The last in any case with ``last``, and for RUN/checkpoints/last; a checkpoint's folder is that checkpoint. Raises
+    ConfigError where there is none, and where it is damaged: what was asked for is not there, and another one may be
+    named instead.
     """
-    of_a_run = place.parent.name == CHECKPOINTS and is_step(place.name)
-    if of_a_run or retried(place / COMMIT, (place / COMMIT).exists):
+    if is_last(place):
+        place, last = place.parents[1], True
+    if is_checkpoint(place):
         found = inspect(place)
         if not found.is_whole:
             raise ConfigError(f"{place}: damaged, {found.damage}; use another checkpoint")
-        return place
-    found_all = survey(place)
+        return Chosen(place, "as it was named")
+    best = None if last else _best(place)
+    return best or Chosen(_last(place), "its last checkpoint")
+
+
+def resolve(place: Path) -> Path:
+    """The folder of the checkpoint that stands for a run folder, or that is named; raises ConfigError as `choose`."""
+    return choose(place).folder
+
+
+def is_checkpoint(place: Path) -> bool:
+    """Whether this is the folder of a checkpoint, of a run or by its marker."""
+    of_a_run = place.parent.name == CHECKPOINTS and is_step(place.name)
+    return of_a_run or retried(place / COMMIT, (place / COMMIT).exists)
+
+
+def run_of(place: Path) -> Path:
+    """The run that a place is of: that of a checkpoint's folder, else itself."""
+    return place.parents[1] if place.parent.name == CHECKPOINTS else place
+
+
+def _best(run: Path) -> Chosen | None:
+    """The best checkpoint of a run, by what its newest validation went by; None where no validation chooses."""
+    markers: dict[int, Marker] = {}
+    unknown: list[str] = []
+    for folder in published(run):
+        try:
+            markers[step_of(folder)] = read_marker(folder)
+        except Damaged as error:
+            unknown.append(f"{folder}: damaged, {error}, so it does not say how good it is")
+    validated = [marker for marker in markers.values() if marker.validated]
+    if not validated or validated[-1].score is None:
+        return None
+    if unknown:
+        raise ConfigError(f"{unknown[0]}; {_OTHERS}")
+    criterion = cast("Criterion", validated[-1].validated)
+    scores = {step: score for step, marker in markers.items() if (score := marker.score_by(criterion)) is not None}
+    step = cast("int", criterion.best(scores))
+    found = inspect(run / CHECKPOINTS / step_folder(step))
+    if not found.is_whole:
+        raise ConfigError(f"{found.folder}: the best checkpoint by {criterion} is damaged, {found.damage}; {_OTHERS}")
+    return Chosen(found.folder, f"its best by {criterion} ({scores[step]:.4f})")
+
+
+def _last(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    found_all = survey(run)
     first = next(found_all, None)
     if first is None:
-        raise ConfigError(
-            f"{place}: holds no checkpoint; expected a run folder of `laconvnet train` that has saved one"
-        )
+        raise ConfigError(f"{run}: holds no checkpoint; expected a run folder of `laconvnet train` that has saved one")
     if not first.is_whole:
         older = next((found.folder for found in found_all if found.is_whole), None)
         way = "none before it is whole: get one back from a copy"

@@ -11,7 +11,7 @@ from laconvnet.files import publish_json, publish_text, remove_leftovers
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.runs import resumable
-from laconvnet.pipeline.runs.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, INCIDENTS
+from laconvnet.pipeline.runs.layout import CHECKPOINTS, CONFIG, ENVIRONMENT, INCIDENTS, VALIDATED
 from laconvnet.pipeline.runs.version import code_version, version_of
 
 _PACKAGES = ("laconvnet", "torch", "deepspeed", "accelerate", "nvidia-dali-cuda130", "pyarrow", "numpy")
@@ -27,7 +27,8 @@ def sweep(run: Path) -> None:
     """Remove what a kill left half written or half deleted. One process calls it, before anything is written."""
     for name in (ENVIRONMENT, CONFIG):  # by name: what starts this run may be writing a file of its own there
         remove_leftovers(run, name)
-    for left in (*run.glob(f"{CHECKPOINTS}/.*"), *run.glob(f"{INCIDENTS}/*/.*")):
+    half = (f"{CHECKPOINTS}/.*", f"{INCIDENTS}/*/.*", f"{VALIDATED}/*/.*")
+    for left in (path for pattern in half for path in run.glob(pattern)):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)  # a file server keeps what is still open; a later start sweeps it
         else:

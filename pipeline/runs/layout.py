@@ -17,9 +17,11 @@
       config.yaml               the resolved configuration
       environment.json          where it ran, with which versions
       log.jsonl                 a line each `log.every` steps
+      validations.jsonl         a line each validation: score, the best so far, whether the run ends with it
       owner.json                the process that trains here, while it does
       checkpoints/step-S/       state.pt, vocabulary.json, and COMMIT: what these two must be, of which run they are
       checkpoints/damaged-*/    a checkpoint that a start has found damaged and set aside
+      validations/step-S/       scores.json, as `laconvnet eval` writes it, and examples.html
       incidents/step-S/         of a bad step: rank-R.json, and state/, which is a checkpoint
       profile/                  rank-R.json: the trace of `log.profile`
       eval/                     results, and beside each its .answers.jsonl
@@ -46,9 +48,12 @@ _ARRAY = re.compile(r"array-(\d+)")
 
 # A run
 CONFIG, ENVIRONMENT, LOG, OWNER = "config.yaml", "environment.json", "log.jsonl", "owner.json"
+VALIDATIONS = "validations.jsonl"
 CHECKPOINTS, INCIDENTS, PROFILE, EVALUATIONS = "checkpoints", "incidents", "profile", "eval"
 STATE, VOCABULARY, COMMIT = "state.pt", "vocabulary.json", "COMMIT"  # of a checkpoint; the marker is written last
 INCIDENT_STATE = "state"  # the checkpoint of an incident
+VALIDATED, SCORES, DRAWN = "validations", "scores.json", "examples.html"  # a folder, and of each validation in it
+LAST = "last"  # in a run's checkpoints no folder, but how its last checkpoint may be named
 ANSWERS = ".answers.jsonl"  # the ending of what lies beside a result
 _STEP = re.compile(r"step-(\d+)")
 
@@ -58,9 +63,19 @@ def step_folder(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def validation_folder(run: Path, step: int) -> Path:
+    """Where a validation leaves its scores and drawings."""
+    return run / VALIDATED / step_folder(step)
+
+
 def step_of(folder: Path) -> int:
     """The step that a published checkpoint was saved after, by its folder's name."""
     return int(folder.name.removeprefix("step-"))
+
+
+def is_last(place: Path) -> bool:
+    """Whether this names a run's last checkpoint, whichever that is."""
+    return place.parent.name == CHECKPOINTS and place.name == LAST
 
 
 def is_step(name: str) -> bool:

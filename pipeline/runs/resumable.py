@@ -24,7 +24,7 @@ from laconvnet.pipeline.runs.checkpoints import read_marker
 from laconvnet.pipeline.runs.layout import CONFIG
 
 _FREE = (
-    *("engine.", "guard.", "checkpoint.", "log.", "data.threads", "data.hw_decoder_load", "data.patience"),
+    *("engine.", "guard.", "checkpoint.", "log.", "validate.", "data.threads", "data.hw_decoder_load", "data.patience"),
     *("optimizer.implementation", "init_from"),
 )
 _SHAPING = ("engine.accumulate",)  # batch norm sees one micro-batch at a time

@@ -22,6 +22,7 @@ class Task(ABC):
     """A task's targets, loss, answer and metric. ``size`` is the side of the network's square in pixels."""
 
     kind: ClassVar[Kind]
+    metrics: ClassVar[tuple[str, ...]]  # that `score` sums up, the main one first; a part of one is METRIC/PART
     wants_masks: ClassVar[bool] = False  # in its batches, and of the examples it is taught and scored by
     without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its image
 

@@ -19,6 +19,7 @@ FEWEST_PIXELS = 50
 class Grec(Res):
     """A mask that may be empty; output (B, S, S) logits on the square. The truth of a group is the union of masks."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("giou", "ciou", "n_acc", "t_acc")
     without_target: ClassVar[bool] = True
 
     def decide(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ class Rec(Task):
     """One box; targets, loss and decoding are those of the head in use."""
 
     kind: ClassVar[Kind] = "expression"
+    metrics: ClassVar[tuple[str, ...]] = ("acc@0.5", "miou")
 
     def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
         super().__init__(config, size, vocabulary)

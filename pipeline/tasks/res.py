@@ -25,6 +25,7 @@ class Res(Task):
     """A mask; output (B, S, S) logits on the square."""
 
     kind: ClassVar[Kind] = "expression"
+    metrics: ClassVar[tuple[str, ...]] = ("miou", "oiou", *(f"pr@{least}" for least in _PRECISIONS))
     wants_masks: ClassVar[bool] = True
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ class Vqa(Task):
     """One answer is right (CLEVR), or each to the degree that people gave it (VQAv2); output (B, answers) logits."""
 
     kind: ClassVar[Kind] = "question"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy, a scalar; for soft answers the binary one, summed over the answers, the mean of the questions.

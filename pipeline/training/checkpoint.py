@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from laconvnet.pipeline.runs.checkpoints import Facts
 from laconvnet.pipeline.runs.layout import CHECKPOINTS, STATE, VOCABULARY, step_folder, step_of
 from laconvnet.pipeline.runs.memory import Kept
 from laconvnet.pipeline.runs.publish import drop, publish
+from laconvnet.pipeline.runs.scores import Criterion, Score
 from laconvnet.pipeline.tensor_file import read_tensors
 
 SERVES = ("step", "task", "data", "model", "ema")  # of a state: what answering and another stage need
@@ -31,15 +32,13 @@ class CheckpointConfig:
 
     Args:
         every: Steps between two checkpoints; the last step always makes one.
-        keep: How many of the newest stay.
-        best: A reported number, such as loss; the checkpoint at which it was lowest stays as well.
+        keep: How many of the newest stay; the best stays as well, see `validate`.
         memory: Under `laconvnet launch`: the share of the time that may go into keeping the newest state in memory that
             outlives the ranks, for a stage that loses one goes on from there; 0 keeps none, 1 keeps it at every step.
     """
 
     every: int = 1000
     keep: int = 2
-    best: str | None = None
     memory: float = 0.01
 
     def __post_init__(self) -> None:
@@ -80,7 +79,7 @@ class Saved:
 class Writer:
     """Publishes checkpoints in a thread, one at a time, while training goes on. Only the main process has one.
 
-    ``may_publish`` raises where this process must not publish any more.
+    ``may_publish`` raises where this process must not publish any more; the best by ``criterion`` stays.
     """
 
     def __init__(
@@ -89,8 +88,10 @@ class Writer:
         config: CheckpointConfig,
         origin: Origin = Origin(),
         may_publish: Callable[[], None] = fence.check,
+        criterion: Criterion | None = None,
     ) -> None:
         self._run, self._config, self._origin, self._may_publish = run, config, origin, may_publish
+        self._criterion = criterion
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -99,7 +100,7 @@ class Writer:
         """Whether a checkpoint could not be written; `finish` raises why."""
         return self._failure is not None
 
-    def submit(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None = None) -> None:
+    def submit(self, step: int, state: dict[str, Any], vocabulary: str, score: Score | None = None) -> None:
         """Copy the state as it stands now and begin to write it; waits for the one before.
 
         A disk without room for it is a failure like any other: nothing is begun.
@@ -139,10 +140,10 @@ class Writer:
             return OSError(f"it takes {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left")
         return None
 
-    def _write(self, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
+    def _write(self, step: int, state: dict[str, Any], vocabulary: str, score: Score | None) -> None:
         try:
             save(folder_of(self._run, step), state, vocabulary, score, self._origin, self._may_publish)
-            _prune(self._run, self._config, step)
+            _prune(self._run, self._config.keep, step, self._criterion)
         except BaseException as error:  # handed to the thread that trains
             self._failure = error
 
@@ -155,34 +156,36 @@ def save(
     final: Path,
     state: dict[str, Any],
     vocabulary: str,
-    score: float | None = None,
+    score: Score | None = None,
     origin: Origin = Origin(),
     may_publish: Callable[[], None] = fence.check,
 ) -> None:
     """Publish a state as the checkpoint of this folder, see `runs.publish`. One process calls it."""
-    facts = Facts(state["step"], score, origin.config, state.get("data"), origin.code)
+    scored = score._asdict() if score else {}
+    facts = Facts(state["step"], config=origin.config, data=state.get("data"), code=origin.code, **scored)
     publish(final, facts, lambda file: torch.save(state, file), vocabulary, may_publish)
 
 
-def _prune(run: Path, config: CheckpointConfig, step: int) -> None:
+def _prune(run: Path, keep: int, step: int, criterion: Criterion | None) -> None:
     """Drop what is neither among the newest nor the best after the checkpoint of this step was published.
 
     What is ahead of it is not this start's to judge, and what is damaged is never dropped: a start sets it aside.
     """
-    behind = [folder for folder in checkpoints.published(run) if step_of(folder) <= step]
-    scores: dict[Path, float] = {}
-    kept = {*behind[-config.keep :]}
-    for folder in behind:
+    behind = {at: folder for folder in checkpoints.published(run) if (at := step_of(folder)) <= step}
+    scores: dict[int, float] = {}
+    kept = {*list(behind)[-keep:]}
+    for at, folder in behind.items():
         try:
-            score = checkpoints.read_marker(folder).score
+            marker = checkpoints.read_marker(folder)
         except checkpoints.Damaged:
-            kept.add(folder)
+            kept.add(at)
         else:
-            scores |= {folder: score} if score is not None else {}
-    if scores:
-        kept.add(min(scores, key=lambda folder: scores[folder]))
-    for folder in behind:
-        if folder not in kept:
+            score = marker.score_by(criterion) if criterion else None
+            scores |= {at: score} if score is not None else {}
+    if criterion and scores:
+        kept.add(cast("int", criterion.best(scores)))
+    for at, folder in behind.items():
+        if at not in kept:
             drop(folder)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.pipeline.runs.memory import Memory, Record
+from laconvnet.pipeline.runs.scores import Score
 from laconvnet.pipeline.training.checkpoint import mapped
 from laconvnet.pipeline.training.engine import Engine
 
@@ -34,21 +35,25 @@ class Keeper:
         self._left, self._reached = self._reached, time.perf_counter()
         return done >= self._next
 
-    def keep(self, done: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
+    def left_out(self) -> None:
+        """What came since `reached` or `keep` belongs to no step."""
+        self._reached = time.perf_counter()
+
+    def keep(self, done: int, state: dict[str, Any], vocabulary: str, score: Score | None = None) -> None:
         """Keep the state after `done` steps, at once after `reached` said so. All processes call this.
 
         What it takes is counted from there: to gather the state is most of it where processes share it out.
         """
         assert self._memory, "no supervisor, nothing to keep"
         if self._memory.keeps:
-            record = replace(self._run, step=done, score=score)
+            record = replace(self._run, step=done, **(score._asdict() if score else {}))
             with self._memory.writing(record, vocabulary) as file:
                 torch.save(mapped(state, _own), file)
         now = time.perf_counter()
         cost, step = now - self._reached, self._reached - self._left
         steps = 1 if self._share >= 1 else math.ceil(cost / (self._share * step))
         self._next = done + self._engine.agree(steps)
-        self._reached = time.perf_counter()  # what the next step takes begins here
+        self.left_out()  # what the next step takes begins here
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -77,6 +77,17 @@ class Log:
         if (step + 1) % self._config.log.every == 0 or step + 1 == self._progress.total:
             self._report(step + 1, outcome)
 
+    def left_out(self, seconds: float) -> None:
+        """So much time was no training: speed and what is left do not count it."""
+        self._since += seconds
+
+    def validated(self, step: int, split: str, metrics: dict[str, float], line: str) -> None:
+        """Tell of a validation after so many steps."""
+        if self._file:
+            complain(line)
+        values = {f"{split}/{name}": value for name, value in metrics.items()}
+        self._track(lambda: self._progress.trackers.log(values, step=step))
+
     def _report(self, done: int, outcome: Outcome) -> None:
         run = self._progress
         seconds = time.perf_counter() - self._since

@@ -15,24 +15,25 @@ from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.data.sizes import Sizes
 from laconvnet.pipeline.errors import ConfigError, TrainingError
-from laconvnet.pipeline.runs import checkpoints, fence, folder, owner, resumable
+from laconvnet.pipeline.runs import fence, folder, owner, resumable
 from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE
 from laconvnet.pipeline.runs.memory import Memory, Record
 from laconvnet.pipeline.runs.owner import Owner
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels, resume
+from laconvnet.pipeline.training.ending import complete
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.keeper import Keeper
 from laconvnet.pipeline.training.log import Log, Progress
 from laconvnet.pipeline.training.profile import profiled
+from laconvnet.pipeline.training.saver import Saver, Turn
 from laconvnet.pipeline.training.session import Session, Source, report_start
 from laconvnet.pipeline.training.signals import stop_signals
 from laconvnet.pipeline.training.start import start
+from laconvnet.pipeline.training.validation import Validation
 from laconvnet.terminal import complain
 
 T = TypeVar("T")
-
-_GO_ON, _STOP, _FAILED = 0, 1, 2
 
 
 def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session) -> bool:
@@ -45,11 +46,12 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
     faulthandler.enable(file=2)  # a signal such as SIGBUS, of a file cut off while it is mapped, leaves where it struck
     source = Source.open(config)
     folder.check(config, run)
-    if checkpoints.is_whole(checkpoint.folder_of(run, source.total)):
+    if told := complete(config, run, source.total):
         _tidy_up(run)
-        complain(f"{run}: complete, all {source.total} steps are done")
+        complain(f"{run}: {told}")
         return True
 
+    validation = Validation.of(config, run, source)
     engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
     with ExitStack() as held:
         own = engine.ranks.each(lambda: held.enter_context(owner.take(run)) if engine.is_main else None)
@@ -67,7 +69,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         record = engine.ranks.from_main(lambda: _record(session, run, own))
         keeper = Keeper(memory, config.checkpoint.memory, engine, record)
         writer = _writer(config, run, own, record) if own else None
-        return _train(session, run, writer, keeper, laconv.kind if laconv else None)
+        return _train(session, run, writer, keeper, validation, laconv.kind if laconv else None)
 
 
 def _tidy_up(run: Path) -> None:
@@ -89,16 +91,25 @@ def _writer(config: TrainConfig, run: Path, own: Owner, record: Record) -> check
         fence.check()
         own.check()
 
-    return checkpoint.Writer(run, config.checkpoint, checkpoint.Origin(record.config, record.code), may_publish)
+    origin, criterion = checkpoint.Origin(record.config, record.code), config.validate.criterion(config.model.task)
+    kept_by = criterion if config.validate.keep_best else None
+    return checkpoint.Writer(run, config.checkpoint, origin, may_publish, kept_by)
 
 
-def _train(session: Session, run: Path, writer: checkpoint.Writer | None, keeper: Keeper, laconv: str | None) -> bool:
+def _train(
+    session: Session,
+    run: Path,
+    writer: checkpoint.Writer | None,
+    keeper: Keeper,
+    validation: Validation | None,
+    laconv: str | None,
+) -> bool:
     """Take the steps that are left; whether the run was finished."""
     engine, total = session.engine, session.source.total
     left = f"{run} goes on from its last checkpoint"
     try:
         with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
-            done, signalled = _take_steps(session, run, writer, keeper, signals, laconv)
+            done, turn = _take_steps(session, run, writer, keeper, validation, signals, laconv)
             engine.ranks.each(lambda: _conclude(writer, sizes))  # a second signal may come meanwhile
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
@@ -106,7 +117,7 @@ def _train(session: Session, run: Path, writer: checkpoint.Writer | None, keeper
         engine.close()  # every process has come to the same end
         raise
     engine.close()
-    stopped = signalled == _STOP and done < total
+    stopped = turn == Turn.STOP
     if stopped and engine.is_main:
         complain(f"stopped at step {done} of {total}, saved; the same command goes on from there")
     return not stopped
@@ -123,24 +134,27 @@ def _take_steps(
     run: Path,
     writer: checkpoint.Writer | None,
     keeper: Keeper,
+    validation: Validation | None,
     signals: list[int],
     laconv: str | None,
-) -> tuple[int, int]:
+) -> tuple[int, Turn]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
     watch = guard.Guard(config.guard)
-    words = session.vocabulary.to_json()
-    done, signalled = session.first_step, _GO_ON
+    done = session.first_step
     with (
         closing(session.stream(session.first_step)) as stream,
         closing(Log(run, config, _progress(session, laconv))) as log,
         profiled(config.log, run, engine.rank) as profiler,
     ):
-        for step in range(session.first_step, source.total):
+        saver = Saver(session, writer, keeper, validation, log, signals)
+        turn = saver.begin(done)
+        while turn == Turn.GO_ON and done < source.total:
+            step = done
             waiting = time.perf_counter()
             batches = list(islice(stream, config.engine.accumulate))
             waited = time.perf_counter() - waiting
-            own = _FAILED if writer and writer.failed else _STOP if signals else _GO_ON
+            own = Turn.FAILED if writer and writer.failed else Turn.STOP if signals else Turn.GO_ON
             heard = engine.ask(own)  # the answer travels while the step is computed
             outcome = session.step(step, batches)
             if outcome.bad:
@@ -150,21 +164,10 @@ def _take_steps(
             done = step + 1
             log.step(step, outcome, waited)
             profiler.step()
-            signalled = heard()
-            if signalled == _FAILED:
-                break
-            keeps = keeper.reached(done)
-            saves = done % config.checkpoint.every == 0 or done == source.total or signalled
-            if keeps or saves:
-                with session.state(done) as state:
-                    score = log.last.get(config.checkpoint.best or "")
-                    if keeps:
-                        keeper.keep(done, state, words, score)
-                    if saves and writer:
-                        writer.submit(done, state, words, score)
-            if signalled:
-                break
-    return done, signalled
+            turn = Turn(heard())
+            if turn != Turn.FAILED:
+                turn = saver.after(done, turn)
+    return done, turn
 
 
 def _progress(session: Session, laconv: str | None) -> Progress:
@@ -183,7 +186,7 @@ def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batc
         with session.state(step) as state:
             if session.engine.is_main:
                 checkpoint.save(place / INCIDENT_STATE, state, session.vocabulary.to_json())
-        session.engine.agree(_GO_ON)  # the state is there before any process ends the run
+        session.engine.agree(Turn.GO_ON)  # the state is there before any process ends the run
     first = record["first_not_finite"]
     where = f"first in the output of {first}" if first else "in the backward pass"
     watch.bad(run, step, f"loss or gradient is not finite, {where} (process {session.engine.rank})")

@@ -18,6 +18,7 @@ from laconvnet.pipeline.runs.memory import Kept, Memory
 from laconvnet.pipeline.runs.version import code_version
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.checkpoint import Saved
+from laconvnet.pipeline.training.ending import complete
 from laconvnet.pipeline.training.session import Source
 from laconvnet.pipeline.training.start import check_data
 from laconvnet.terminal import complain
@@ -123,8 +124,8 @@ def _facts(config: TrainConfig, run: Path) -> Iterator[str]:
     for found in choice.damaged:
         yield f"would set aside {found.folder.name}"
     step = step_of(choice.checkpoint.folder)
-    if step == source.total:
-        yield f"complete: all {source.total} steps are done"
+    if told := complete(config, run, source.total):
+        yield told
     else:
         yield f"would go on from step {step} of {source.total}, {choice.checkpoint.folder}"
 
@@ -133,5 +134,5 @@ def _told(found: Checkpoint) -> str:
     if found.marker is None:
         return f"damaged, {found.damage}"
     size = sum(described["bytes"] for described in found.marker.files.values())
-    score = "" if found.marker.score is None else f", score {found.marker.score:.4g}"
-    return f"whole, {size / 1e6:.1f} MB{score}"
+    score, by = found.marker.score, found.marker.validated or found.marker.metric
+    return f"whole, {size / 1e6:.1f} MB" + ("" if score is None else f", score {score:.4g}" + (f" {by}" if by else ""))

@@ -56,7 +56,7 @@ def start(config: TrainConfig, own: checkpoint.Saved | None, examples: Examples,
         summary = f"resuming {own.place}{_other_draws(own.state)}"
         return Start(rebuild(config, vocabulary, own.state["model"]), vocabulary, own.state, summary)
     if config.init_from:
-        return _inherit(config, examples, checkpoints.resolve(Path(config.init_from)), ranks)
+        return _inherit(config, examples, checkpoints.choose(Path(config.init_from)), ranks)
     vocabulary, of_answers = _learned(config, examples, Vocabulary(()), ranks)
     model, summary = _fresh(config, vocabulary)
     if config.model.backbone_weights:
@@ -154,16 +154,16 @@ def _behind(earlier: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]
     return earlier + tuple(name for name in found if name not in known)
 
 
-def _inherit(config: TrainConfig, examples: Examples, place: Path, ranks: Ranks) -> Start:
+def _inherit(config: TrainConfig, examples: Examples, chosen: checkpoints.Chosen, ranks: Ranks) -> Start:
     """Take what fits of the EMA weights of an earlier stage (`pipeline.training.inherit`).
 
     The vocabulary is the earlier stage's with new words and answers behind it, whose weights start fresh.
     """
-    state, stored = checkpoint.read(place)
+    state, stored = checkpoint.read(chosen.folder)
     earlier = Vocabulary.from_json(stored)
     vocabulary, of_answers = _learned(config, examples, earlier, ranks)
     model, _ = _fresh(config, vocabulary)
-    inherited = inherit(model, state["ema"] or state["model"], place)
+    inherited = inherit(model, state["ema"] or state["model"], chosen.folder)
     words, answers = len(vocabulary.words) - len(earlier.words), len({*vocabulary.answers} - {*earlier.answers})
-    summary = f"init from {place} (step {state['step']}): {inherited}; {words} new words, {answers} new answers"
+    summary = f"init from {chosen.folder} ({chosen}): {inherited}; {words} new words, {answers} new answers"
     return Start(model, vocabulary, None, f"{summary}{of_answers}")

@@ -174,3 +174,26 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
     assert max(map(len, plain)) <= 60, "folded to the terminal's width"
     assert sum(line.count("long") for line in plain) == 60
+
+
+@pytest.mark.parametrize(
+    ("ends", "at", "state"), [(True, 20, "done"), (False, 20, "running"), (True, 9, "running"), (True, 25, "running")]
+)
+def test_a_run_that_validation_has_ended_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ends: bool, at: int, state: str
+) -> None:
+    """Its newest checkpoint is that of step 20; a row of the log behind the validation says that it went on."""
+    training(tmp_path)
+    log = (tmp_path / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text(log[0] + "\n")
+    row = {"step": at, "metric": "miou", "split": "val", "score": 0.25, "best": 0.5, "best_step": 5, "waited": 1}
+    (tmp_path / "validations.jsonl").write_text(json.dumps(row | {"ends": ends}) + "\n")
+    (found,) = status(tmp_path)
+    assert found["state"] == state
+    assert found["validation"] == row | {"ends": ends}
+    assert show(tmp_path) == 0
+    assert f"0.250 at {at}, best 0.500 at 5" in " ".join(capsys.readouterr().out.split())
+    assert "best 0.500 at 5" in progress(tmp_path)
+    if state == "done":
+        (tmp_path / "log.jsonl").write_text("\n".join(log[:2]) + "\n")
+        assert status(tmp_path)[0]["state"] == "running"

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from laconvnet.pipeline.config import TrainConfig, dump, load
+from laconvnet.pipeline.config import TrainConfig, _tell_once, dump, load
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import resumable
+from laconvnet.pipeline.runs.scores import Criterion
 from tests.messages import tells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,3 +344,56 @@ def test_the_seal_is_of_what_shapes_the_learning_alone(file: Path, started: Trai
     older = resumable.seal(file)
     resumable.follow(load(file, ["--data.folder", "moved"]), file)
     assert resumable.seal(file) == older
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_an_old_name_is_read_and_the_new_one_told(file: Path, typed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--checkpoint.best", "loss"] if typed else []
+    file.write_text(BASE if typed else BASE + "checkpoint: {best: loss}\n")
+    _tell_once.cache_clear()
+    config = load(file, words)
+    load(file, words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("command line: checkpoint.best: " if typed else f"{file}: checkpoint.best: ")
+    assert "validate.metric" in line
+    assert "validate.keep_best" in line
+    assert config.validate.criterion("rec") == Criterion("loss")
+    assert load(file, [*words, "--validate.metric", "grad_norm"]).validate.metric == "grad_norm"
+    assert load(file, [*words, "--validate.keep_best", "false"]).validate.criterion("rec") is None
+
+
+def test_a_run_of_before_there_was_validation_says_nothing_of_it(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(BASE + "checkpoint: {best: null}\n")
+    assert load(file).validate.criterion("rec") is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("rec", "acc@0.5"), ("res", "miou"), ("grec", "giou"), ("vqa", "accuracy")]
+)
+def test_checkpoints_are_compared_by_the_main_metric_of_the_task(file: Path, task: str, metric: str) -> None:
+    config = load(
+        None,
+        [f"--data.folder={file.parent}", "--validate.every", "1", "--validate.split", "testA", "--model.task", task],
+    )
+    assert config.validate.criterion(task) == Criterion(metric, "testA")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("every", "-1"), ("every", ".inf"), ("patience", "-1"), ("patience", "1"), ("examples", "-2")],
+)
+def test_a_validation_that_cannot_be_is_refused(file: Path, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^command line: validate\.{key}: {value.replace('.', '')}"):
+        load(None, [f"--data.folder={file.parent}", f"--validate.{key}", value])
+
+
+def test_a_family_of_questions_may_be_what_checkpoints_are_compared_by(file: Path) -> None:
+    words = ["--validate.every", "1", "--model.task", "vqa", "--validate.metric"]
+    assert load(None, [f"--data.folder={file.parent}", *words, "accuracy/exist"]).validate.criterion(
+        "vqa"
+    ) == Criterion("accuracy/exist", "val")
+    with pytest.raises(ConfigError, match=r"validate\.metric: 'miou': vqa is scored by accuracy"):
+        load(None, [f"--data.folder={file.parent}", *words, "miou"])

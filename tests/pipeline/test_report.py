@@ -205,6 +205,29 @@ def test_every_run_has_its_curves_with_its_terms(tmp_path: Path) -> None:
     assert "Too few rows in the log for a curve." in text_of(page)
 
 
+def test_a_validated_run_shows_its_scores_and_the_best_of_them(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", rows=5)
+    row = {"metric": "acc@0.5", "split": "val", "best": 0.7, "best_step": 60, "waited": 0, "ends": False}
+    scores = {40: 0.5, 60: 0.7, 100: 0.6}
+    lines = [json.dumps(row | {"step": step, "score": score}) for step, score in scores.items()]
+    (run / "validations.jsonl").write_text("\n".join(lines))
+    place = run / "validations" / "step-00000040"
+    place.mkdir(parents=True)
+    facts = {"task": "rec", "split": "val", "run": str(run), "data": "d", "examples": 4, "step": 40, "acc@0.5": 0.5}
+    (place / "scores.json").write_text(json.dumps(facts))
+    report([run], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "validated 0.6000 acc@0.5 on val at step 100, best 0.7000 at step 60" in text_of(page)
+    drawn = svg_of(page)
+    assert all(f">{name}<" in drawn for name in ("acc@0.5", "loss", "step"))
+    (image,) = (image["alt"] for image in Elements(page).of("img"))
+    assert "the score of each validation" in str(image)
+    assert "Results" not in text_of(page), "a validation is no result"
+    (run / "validations.jsonl").unlink()
+    report([run], tmp_path / "page.html")
+    assert ">acc@0.5<" not in svg_of((tmp_path / "page.html").read_text())
+
+
 def test_a_long_run_does_not_make_a_large_curve() -> None:
     log = [{"step": n, "loss": 2.0 + n % 7, "xy": 1 + n % 5, "lr": 1e-3, "samples_per_s": n % 9} for n in range(20000)]
     drawn = curves(log)

@@ -76,6 +76,45 @@ def test_a_place_is_a_run_or_a_checkpoint(tmp_path: Path) -> None:
             checkpoints.resolve(tmp_path / place)
 
 
+def test_the_best_stands_for_a_run_where_validation_chooses(tmp_path: Path) -> None:
+    run, miou = tmp_path / "run", {"metric": "miou", "split": "val"}
+    first, best, last = (publish(run, step, score=score, **miou) for step, score in ((1, 0.2), (2, 0.7), (3, 0.7)))
+    unvalidated = publish(run, 4, score=None)
+    other = publish(run, 5, score=0.9, metric="acc@0.5", split="val")
+    chosen = checkpoints.choose(run)
+    assert chosen.folder == other, "of what the newest validation went by, the only one"
+    (other / "COMMIT").unlink()
+    other.rename(tmp_path / "elsewhere")
+    chosen = checkpoints.choose(run)
+    assert (chosen.folder, chosen.step) == (best, 2)
+    assert f"{chosen}" == "step 2, its best by miou on val (0.7000)"
+    for found in (checkpoints.choose(run, last=True), checkpoints.choose(run / "checkpoints" / "last")):
+        assert (found.folder, found.why) == (unvalidated, "its last checkpoint")
+    assert checkpoints.choose(last).why == "as it was named"
+    assert checkpoints.run_of(last) == checkpoints.run_of(run) == checkpoints.run_of(run / "checkpoints/last") == run
+    (best / "state.pt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=rf"^{best}: the best checkpoint by miou on val is damaged.*checkpoints/last"):
+        checkpoints.choose(run)
+    assert checkpoints.choose(run, last=True).folder == unvalidated
+    (first / "COMMIT").unlink()  # it may have been the best of all
+    with pytest.raises(ConfigError, match=rf"^{first}: damaged, COMMIT is gone.*checkpoints/last"):
+        checkpoints.choose(run)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"metric": None, "split": None},  # of version 0.1, or not validated
+        {"metric": "loss", "split": None},  # kept by what training reports
+        {"metric": "miou", "split": "val", "score": None},  # validated with keep_best false
+    ],
+)
+def test_the_last_stands_for_a_run_where_validation_does_not_choose(tmp_path: Path, later: dict[str, Any]) -> None:
+    publish(tmp_path, 1, score=0.1, **({"metric": "miou", "split": "val"} if later["split"] else {}))
+    last = publish(tmp_path, 2, **later)
+    assert checkpoints.choose(tmp_path).folder == last
+
+
 @pytest.mark.parametrize("whole_before", [True, False])
 def test_a_damaged_newest_one_is_told_with_the_one_before(tmp_path: Path, whole_before: bool) -> None:
     first, second, third = (publish(tmp_path, step) for step in (1, 2, 3))

@@ -305,7 +305,7 @@ def test_sets_that_a_task_cannot_be_scored_on_are_refused(
     groups: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     ready = {name: ready_with(name, Examples.open(groups, "expression", "val")) for name in (kind, "grec")}
-    monkeypatch.setattr(evaluate, "restore", lambda run: ready[run.name])
+    monkeypatch.setattr(evaluate, "restore", lambda run, last: ready[run.name])
     with pytest.raises(ConfigError, match="4 of 20 expressions speak of no object"):
         evaluate.evaluate(tmp_path / kind, groups, "val", tmp_path / "out.json", progress=False)
     assert not (tmp_path / "out.json").exists()

@@ -17,6 +17,7 @@ from laconvnet import files
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import step_of
+from laconvnet.pipeline.runs.scores import Criterion, Score
 from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import comes_to, start
 
@@ -31,9 +32,9 @@ WORDS = '{"words": ["red"], "answers": []}'
 
 def save(run: Path, step: int, keep: int = 2, **reported: float) -> Path:
     run.mkdir(exist_ok=True)
-    best = next(iter(reported), None)
-    writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep, best=best))
-    writer.submit(step, state(step), WORDS, reported.get(best or ""))
+    ((metric, value),) = reported.items() or [("", None)]
+    writer = checkpoint.Writer(run, checkpoint.CheckpointConfig(keep=keep), criterion=Criterion(metric))
+    writer.submit(step, state(step), WORDS, Score(value, metric, None) if metric else None)
     writer.finish()
     return checkpoint.folder_of(run, step)
 
@@ -303,6 +304,27 @@ def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.2)):
         save(tmp_path, step, keep=2, loss=loss)
     assert [int(folder.name[5:]) for folder in checkpoints.published(tmp_path)] == [2, 4, 5]
+
+
+def test_what_an_older_version_kept_by_is_compared_with_what_is_kept_by_now(tmp_path: Path) -> None:
+    for step, loss in ((1, 3.0), (2, 1.0)):
+        save(tmp_path, step, loss=loss)
+    marker = checkpoint.folder_of(tmp_path, 2) / "COMMIT"
+    marker.write_text(marker.read_text().replace('"metric": "loss", "split": null, ', ""))
+    assert checkpoints.read_marker(marker.parent).metric is None
+    for step, loss in ((3, 2.0), (4, 2.5), (5, 2.2)):
+        save(tmp_path, step, loss=loss)
+    assert [step_of(folder) for folder in checkpoints.published(tmp_path)] == [2, 4, 5]
+
+
+def test_the_best_by_validation_is_the_highest(tmp_path: Path) -> None:
+    writer = checkpoint.Writer(tmp_path, checkpoint.CheckpointConfig(keep=1), criterion=Criterion("miou", "val"))
+    for step, score in ((1, Score(0.2, "miou", "val")), (2, Score(0.7, "miou", "val")), (3, None)):
+        writer.submit(step, state(step), WORDS, score)
+    writer.submit(4, state(4), WORDS, Score(0.9, "miou", "testA"))
+    writer.submit(5, state(5), WORDS, Score(0.6, "miou", "val"))
+    writer.finish()
+    assert [step_of(folder) for folder in checkpoints.published(tmp_path)] == [2, 5]
 
 
 def test_what_is_written_is_the_state_at_the_call(tmp_path: Path) -> None:

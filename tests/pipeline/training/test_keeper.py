@@ -11,6 +11,7 @@ import torch
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.distributed import ALONE
 from laconvnet.pipeline.runs.memory import Memory, Record
+from laconvnet.pipeline.runs.scores import Score
 from laconvnet.pipeline.training import checkpoint, keeper, resume
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.keeper import Keeper
@@ -36,8 +37,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def kept_at(clock: list[float], share: float, cost: float, slowest: int = 1, steps: int = 12) -> list[int]:
-    """The steps, of a second each, after which a state was kept."""
+def kept_at(
+    clock: list[float], share: float, cost: float, slowest: int = 1, steps: int = 12, beside: float = 0.0
+) -> list[int]:
+    """The steps, of a second each, after which a state was kept; so much time after each is no part of a step."""
     memory = Memory.make(keeps=True)
     mine, found = Keeper(memory, share, cast("Engine", Peers(slowest)), RECORD), []
     for done in range(1, steps + 1):
@@ -48,6 +51,8 @@ def kept_at(clock: list[float], share: float, cost: float, slowest: int = 1, ste
             newest = memory.newest()
             assert newest is not None
             found.append(newest.record.step)
+        clock[0] += beside
+        mine.left_out()
         assert memory.steps == done
     return found
 
@@ -57,6 +62,7 @@ def test_a_state_is_kept_as_often_as_its_share_of_the_time_allows(clock: list[fl
     assert kept_at(clock, 1.0, 5.0, steps=3) == [1, 2, 3]
     assert kept_at(clock, 0.0, 0.1) == []
     assert kept_at(clock, 0.1, 0.0, slowest=6) == [1, 7]  # all together
+    assert kept_at(clock, 0.1, 0.35, beside=100.0) == [1, 5, 9]
 
 
 def test_without_a_supervisor_nothing_is_kept() -> None:
@@ -68,10 +74,10 @@ def test_of_a_view_only_its_own_is_kept(clock: list[float]) -> None:
     mine = Keeper(memory, 1.0, cast("Engine", Peers()), RECORD)
     clock[0] += 1.0
     mine.reached(1)
-    mine.keep(1, {"model": {"weight": whole[5:8]}}, "{}", 0.5)
+    mine.keep(1, {"model": {"weight": whole[5:8]}}, "{}", Score(0.5, "loss", None))
     found = memory.newest()
     assert found is not None
-    assert found.record.score == 0.5
+    assert (found.record.score, found.record.metric, found.record.split) == (0.5, "loss", None)
     assert found.file.stat().st_size == found.record.bytes < 10_000
     saved = checkpoint.Saved.kept(found)
     assert saved.state["model"]["weight"].tolist() == [5.0, 6.0, 7.0]

@@ -24,24 +24,29 @@ from tests.pipeline.training.ranks import Rank, comes_to, finish, stands_still, 
 
 HERE = Path(__file__).parent
 POINTS, SEED = int(os.environ.get("POINTS", "4")), int(os.environ.get("SEED", "0"))
-STAGES = ("0", "1", "0", "3") if POINTS > 4 else ("0",)
+STAGES = ("0", "1 validated", "0 validated", "3 validated") if POINTS > 4 else ("0 validated",)
 KEEP, EVERY, PATIENCE_SECONDS = 2, 2, 120
 KEYS = ["--data.batch", "4", "--schedule.epochs", "0.55", "--model.affinity_dropout", "0.1"]
+VALIDATE = ["--validate.every", "0.2", "--validate.metric", "miou", "--validate.examples", "2"]
 REACH = 1.5  # how many checkpoints' lines a start may run before it is stopped at one
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nothing happened to: what each rank trained on, losses as they were logged, its checkpoints."""
+    """A run that nothing happened to: what each rank trained on, losses as logged, checkpoints, scores."""
 
     steps: dict[int, list[tuple[list[int], str]]]
     losses: dict[int, float]
     files: dict[int, dict[str, Any]]
     lines: dict[str, float]
+    scores: dict[int, bytes]
+    chosen: int
 
 
 def command(run: Path, refcoco: Path, stage: str, every: int, keep: int) -> list[str]:
-    given = ["--config", str(HERE / "tiny.yaml"), "--data.folder", str(refcoco), "--engine.zero", stage]
+    zero, *validated = stage.split()
+    given = ["--config", str(HERE / "tiny.yaml"), "--data.folder", str(refcoco), "--engine.zero", zero]
+    given += VALIDATE if validated else []
     kept = ["--checkpoint.every", str(every), "--checkpoint.keep", str(keep)]
     return [str(HERE / "watched.py"), "train", "--run", str(run), *given, *KEYS, *kept]
 
@@ -54,6 +59,12 @@ def output(place: Path, rank: int) -> list[dict[str, Any]]:
 def logged(run: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows}
+
+
+def scores(run: Path) -> dict[int, bytes]:
+    """What each validation wrote, whatever the run is called."""
+    files = {step_of(file.parent): file.read_bytes() for file in run.glob("validations/*/scores.json")}
+    return {step: told.replace(str(run).encode(), b"RUN") for step, told in files.items()}
 
 
 def marker(folder: Path) -> dict[str, Any]:
@@ -79,6 +90,8 @@ def _undisturbed(place: Path, refcoco: Path, stage: str) -> Undisturbed:
         logged(run),
         {step_of(folder): marker(folder) for folder in saved},
         {name: count / len(saved) for name, count in totals.items()},
+        scores(run),
+        checkpoints.choose(run).step,
     )
 
 
@@ -200,12 +213,15 @@ class Lap:
 
     def check_the_end(self) -> None:
         assert logged(self.run) == self.whole.losses
+        assert scores(self.run) == self.whole.scores
+        assert checkpoints.choose(self.run).step == self.whole.chosen
         last = len(self.whole.steps)
         kept = sorted((self.run / "checkpoints").iterdir())
         assert kept == checkpoints.published(self.run)
         # Killed between its last checkpoint and the end, a run is complete: a start leaves the older ones as they are.
         trained = output(self.place / f"start-{self.starts}", 0)
-        assert len(kept) == KEEP or (not trained and len(kept) > KEEP)
+        expected = len({self.whole.chosen, *map(step_of, kept[-KEEP:])})
+        assert len(kept) == expected or (not trained and len(kept) > expected)
         assert [path for path in self.run.rglob("*") if path.name.startswith(".")] == []
         assert self.newest() == last
 

@@ -37,6 +37,7 @@ from laconvnet import files
 from laconvnet.launch import cli
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.runs import publish
+from laconvnet.pipeline.runs.scores import Score
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.session import Outcome, Session
 from tests.rounding import begin_nudged
@@ -94,7 +95,7 @@ def stream(self: Session, first: int) -> Iterator[Batch]:
         yield batch
 
 
-def write(self: checkpoint.Writer, step: int, state: dict[str, Any], vocabulary: str, score: float | None) -> None:
+def write(self: checkpoint.Writer, step: int, state: dict[str, Any], vocabulary: str, score: Score | None) -> None:
     sys.settrace(trace)
     _write(self, step, state, vocabulary, score)
     sys.settrace(None)
