@@ -17,6 +17,7 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.gather import Evaluation
 from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
 from laconvnet.pipeline.runs.layout import ANSWERS
+from laconvnet.pipeline.tasks.rec import FOUND_ABOVE
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 
@@ -27,7 +28,6 @@ CARDS = 12  # of each kind
 _BOXES = {"example", "text", "box", "truth", "iou"}
 _MASKS = {"example", "text", "mask", "truth", "iou"}
 _WORDS = {"example", "text", "answer", "truth", "correct"}
-_FOUND_IOU = 0.5
 _KEPT_SIDE = 160  # an image up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
 
@@ -84,7 +84,7 @@ def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet
 
 
 def _is_right(answer: Mapping[str, Any]) -> bool:
-    return bool(answer["correct"] if "correct" in answer else answer["iou"] >= _FOUND_IOU)
+    return bool(answer["correct"] if "correct" in answer else answer["iou"] > FOUND_ABOVE)
 
 
 def _spread(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

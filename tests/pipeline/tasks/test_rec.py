@@ -271,14 +271,16 @@ def test_the_answer_is_the_box_of_highest_objectness() -> None:
     assert second["score"] == 0.5
 
 
-def test_scores_are_sums_and_counts_with_half_counting_as_found() -> None:
+def test_scores_are_sums_and_counts_and_a_half_is_not_found() -> None:
+    """v1 Sec. 4.1, v2 Sec. 5.1: an IoU larger than 0.5. Rounded to four digits the second box's is 0.5, too."""
     truth = [[0, 0, 10, 10]] * 5
-    boxes = [[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.99], [20, 20, 5, 5], [0, 0, 0, 0]]
+    boxes = [[0, 0, 10, 5], [0, 0, 10, 5.0001], [0, 0, 10, 10], [20, 20, 5, 5], [0, 0, 0, 0]]
     answers: list[dict[str, Any]] = [{"box": box, "score": 1.0} for box in boxes]
     sums = task().score(answers, Truth(truth), np.arange(5))  # type: ignore[arg-type]
     assert sums["acc@0.5"].tolist() == [2, 5]
-    np.testing.assert_allclose(sums["miou"], [1 + 0.5 + 0.499, 5])
-    assert [answer["iou"] for answer in answers] == [1, 0.5, 0.499, 0, 0]
+    np.testing.assert_allclose(sums["miou"], [1 + 0.5 + 0.50001, 5])
+    assert [answer["iou"] for answer in answers] == [0.5, 0.5, 1, 0, 0]
+    assert [answer["correct"] for answer in answers] == [False, True, True, False, False]
     assert answers[1]["truth"] == [0, 0, 10, 10]
 
 
