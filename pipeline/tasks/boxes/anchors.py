@@ -10,6 +10,8 @@ from laconvnet.pipeline.model import ModelConfig
 from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IGNORED_ABOVE = 0.5
+# Where smooth L1 turns from a parabola into a line: 1 / sigma^2 of MCN's, sigma = 3.
+_BETA = 1 / 9
 
 
 class AnchorBoxes(BoxCoder):
@@ -23,9 +25,11 @@ class AnchorBoxes(BoxCoder):
         self.sizes: tuple[tuple[int, int], ...] = config.heads.anchors.sizes
 
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Sums over the grid, means over the batch: xy by BCE weighted by 2 - w h, wh by half smooth L1, objectness.
+        """Sums over the grid, means over the batch: xy by BCE, wh by half smooth L1, both times 2 - w h, and objectness.
 
-        Output (B, A, 5, h, w), truth (B, 4) -> three scalars (the YOLOv3 terms of v2 Sec. 5.2).
+        Output (B, A, 5, h, w), truth (B, 4) -> three scalars. v2 Sec. 5.2 borrows its head from MCN; so do these terms
+        (luogen1996/MCN, model/mcn_model.py: YOLOv3's, with smooth L1 of sigma 3 for the sides). SimREC, the authors'
+        later code, has half the squared difference there.
         """
         count, _, _, height, width = output.shape
         anchors = self._anchors(output)
@@ -41,7 +45,7 @@ class AnchorBoxes(BoxCoder):
         scale = torch.log(sides.clamp(min=1) / anchors[anchor])
         weight = 2 - (sides / self.size).prod(1, keepdim=True)
         xy = weight * F.binary_cross_entropy_with_logits(own[:, :2], offset.clamp(0, 1), reduction="none")
-        wh = weight * 0.5 * F.smooth_l1_loss(own[:, 2:4], scale, reduction="none")
+        wh = weight * 0.5 * F.smooth_l1_loss(own[:, 2:4], scale, reduction="none", beta=_BETA)
 
         positive = torch.zeros_like(output[:, :, 4])
         positive[number, anchor, row, column] = 1

@@ -98,6 +98,13 @@ def overlap(one: list[float], other: list[float]) -> float:
     return shared / (sum(areas) - shared)
 
 
+def smooth_l1(difference: float, sigma: float = 3.0) -> float:
+    """MCN's, by the formula in its model/mcn_model.py: (sigma x)^2 / 2 up to 1 / sigma^2, then |x| - 1 / (2 sigma^2)."""
+    if abs(difference) < 1 / sigma**2:
+        return 0.5 * (sigma * difference) ** 2
+    return abs(difference) - 0.5 / sigma**2
+
+
 def slow_loss(output: Floats, boxes: Floats) -> dict[str, float]:
     """YOLOv3's terms, cell by cell: boxes are xyxy on the square."""
     total = {"xy": 0.0, "wh": 0.0, "objectness": 0.0}
@@ -109,8 +116,7 @@ def slow_loss(output: Floats, boxes: Floats) -> dict[str, float]:
         own = raw[anchor, :, row, column]
         total["xy"] += weight * (bce(own[0], x - column) + bce(own[1], y - row))
         for value, side, prior in zip(own[2:4], (w, h), ANCHORS[anchor], strict=True):
-            off = abs(value - math.log(side / prior))
-            total["wh"] += weight * 0.5 * (0.5 * off**2 if off < 1 else off - 0.5)
+            total["wh"] += weight * 0.5 * smooth_l1(value - math.log(side / prior))
         for a in range(len(ANCHORS)):
             for i in range(CELLS):
                 for j in range(CELLS):
@@ -136,6 +142,18 @@ def test_the_loss_is_the_slow_one(seed: int, count: int) -> None:
     assert set(terms) == {"xy", "wh", "objectness"}
     for name, value in terms.items():
         assert value.item() == pytest.approx(expected[name], rel=2e-5), name
+
+
+@pytest.mark.parametrize(("off", "pull"), [(0.01, 9 * 0.01), (0.1, 0.9), (0.2, 1.0), (3.0, 1.0)])
+def test_the_sides_are_pulled_as_in_mcn(off: float, pull: float) -> None:
+    """By sigma^2 x near the truth and by 1 from 1 / 9 on, times (2 - w h) / 2."""
+    truth = np.array([[10.0, 10.0, 16.0, 8.0]])
+    output = perfect(batch_of(truth))
+    output[:, :, 2] += off
+    task().loss(output.requires_grad_(), batch_of(truth))["wh"].backward()
+    assert output.grad is not None
+    weight = (2 - 16 * 8 / SIZE**2) / 2
+    assert output.grad[0, :, 2].sum().item() == pytest.approx(weight * pull, rel=1e-4)
 
 
 def test_some_cells_are_ignored() -> None:
