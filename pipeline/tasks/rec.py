@@ -15,8 +15,7 @@ from laconvnet.pipeline.model import ModelConfig
 from laconvnet.pipeline.tasks.base import Sums, Task
 from laconvnet.pipeline.tasks.boxes import CODERS
 
-
-# An IoU above it is a referent found: "larger than 0.5" (v1 Sec. 4.1, v2 Sec. 5.1), `box_iou > 0.5` in the authors' code.
+# A referent is found by an IoU "larger than 0.5" (v1 Sec. 4.1, v2 Sec. 5.1), `box_iou > 0.5` in the authors' code.
 FOUND_ABOVE = 0.5
 
 

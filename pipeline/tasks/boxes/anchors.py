@@ -25,7 +25,7 @@ class AnchorBoxes(BoxCoder):
         self.sizes: tuple[tuple[int, int], ...] = config.heads.anchors.sizes
 
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Sums over the grid, means over the batch: xy by BCE, wh by half smooth L1, both times 2 - w h, and objectness.
+        """Sums over the grid, means over the batch: xy by BCE, wh by half smooth L1, both times 2 - w h; objectness.
 
         Output (B, A, 5, h, w), truth (B, 4) -> three scalars. v2 Sec. 5.2 borrows its head from MCN; so do these terms
         (luogen1996/MCN, model/mcn_model.py: YOLOv3's, with smooth L1 of sigma 3 for the sides). SimREC, the authors'

@@ -99,7 +99,7 @@ def overlap(one: list[float], other: list[float]) -> float:
 
 
 def smooth_l1(difference: float, sigma: float = 3.0) -> float:
-    """MCN's, by the formula in its model/mcn_model.py: (sigma x)^2 / 2 up to 1 / sigma^2, then |x| - 1 / (2 sigma^2)."""
+    """By MCN's formula (model/mcn_model.py): (sigma x)^2 / 2 up to 1 / sigma^2, then |x| - 1 / (2 sigma^2)."""
     if abs(difference) < 1 / sigma**2:
         return 0.5 * (sigma * difference) ** 2
     return abs(difference) - 0.5 / sigma**2
