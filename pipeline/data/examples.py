@@ -74,7 +74,7 @@ class Examples:
         manifest = Manifest.open(folder, shards_too=is_first_of_node())
         examples = cls(manifest, kind, split, manifest.select(split, kind))
         if not len(examples.rows):
-            known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
+            known = ", ".join(sorted({f"{k} of {s}" for k, s in kinds_and_splits(manifest)}))
             raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
         empty = examples._without_words()
         return replace(examples, rows=examples.rows[~empty], empty_rows=examples.rows[empty])
@@ -275,7 +275,7 @@ def _is_empty(texts: pa.Array) -> pa.Array:
     return pc.match_substring_regex(texts, EMPTY_TEXT)
 
 
-def _kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:
+def kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for batch in manifest.examples.select(["kind", "split"]).to_batches():
         pairs = pa.table(batch).group_by(["kind", "split"]).aggregate([])

@@ -41,7 +41,8 @@ class DataConfig:
         threads: Threads that read and decode, a process.
         hw_decoder_load: Share of the JPEGs that a GPU with a decoder of its own (A100, H100, ...) decodes there, from 0
             to 1; its cores decode the others. Without a GPU it means nothing.
-        vectors: GloVe text file (plain or .gz) for frozen word vectors; without it they are learned.
+        vectors: GloVe text file (plain or .gz) for frozen word vectors: words of the set's other splits that it knows
+            are known too. null: they are learned.
         blank: Replace every image by the padding grey: what words alone can tell.
         flip: Share of the training examples that are mirrored, left and right exchanged in the words too.
         jitter: Training images are scaled by factors from 1 - jitter to 1 + jitter and stand at any place that shows

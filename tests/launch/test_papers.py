@@ -12,6 +12,7 @@ from laconvnet.launch.graph.stages import Graph, read
 from laconvnet.pipeline import config
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.sources import SOURCES
+from tests.messages import tells
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path("configs", "stages", "papers.yaml")
@@ -39,6 +40,7 @@ def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Graph:
     monkeypatch.chdir(ROOT)
     for name in ("refer", "visual_genome", "flickr30k", "clevr", "clevr_humans", "clevr_ref+_1.0", "vqav2", "snli_ve"):
         (tmp_path / "raw" / name).mkdir(parents=True)
+    (tmp_path / "raw" / "glove.840B.300d.txt").touch()
     return read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw")})
 
 
@@ -91,6 +93,21 @@ def test_a_stage_goes_on_from_weights_of_its_own_kind(graph: Graph) -> None:
             before = config.load(Path(earlier.argv[2]), [*earlier.argv[5:]])
             assert before.model.preset == loaded.model.preset, stage.name
             assert loaded.model.task == stage.name.split("-")[0]
+
+
+def test_word_vectors_are_frozen_in_every_training_or_given_up_by_name(graph: Graph, tmp_path: Path) -> None:
+    trainings = [stage for stage in graph.stages if stage.argv[0] == "train"]
+    for stage in trainings:
+        loaded = config.load(Path(stage.argv[2]), [*stage.argv[5:]])
+        assert loaded.data.vectors == str(tmp_path / "raw" / "glove.840B.300d.txt"), stage.name
+    (tmp_path / "raw" / "glove.840B.300d.txt").unlink()
+    problems = precheck.commands(graph, graph.stages, cli.parser())
+    assert len(problems) == len(trainings)
+    assert all(tells(problem, "data.vectors", "glove.840B.300d.txt: no such file", "null") for problem in problems)
+    without = read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw"), "glove": "null"})
+    assert precheck.commands(without, without.stages, cli.parser()) == []
+    (pretrain,) = (stage for stage in without.stages if stage.name == "pretrain-s")
+    assert config.load(Path(pretrain.argv[2]), [*pretrain.argv[5:]]).data.vectors is None
 
 
 def test_raw_data_that_are_missing_are_told_all_at_once(
