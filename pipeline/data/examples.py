@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -259,6 +259,10 @@ class Items:
         draws = np.stack([self._draws(step, batch, rank, world, 8, key) for key in range(6)], 1).astype(np.float32)
         factors = 1 + np.array([jitter, 0, 0, colour, colour, colour], np.float32) * (2 * draws - 1)
         return Augmentation(factors[:, 0], draws[:, 1:3], factors[:, 3:])
+
+    def side(self, step: int, sizes: Sequence[int]) -> int:
+        """The side of all images of `step`, one of these: drawn for the step, so the same on every rank and resume."""
+        return sizes[mix(self.plan.seed, 9, step) % len(sizes)]
 
     def _draws(self, step: int, batch: int, rank: int, world: int, *key: int) -> NDArray[np.float64]:
         """A number in [0, 1) for each example of `step`, as a function of its item, the epoch pass and the key."""

@@ -42,5 +42,5 @@ def restore(run: Path) -> Restored:
     vocabulary = Vocabulary.from_json(words)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     model = rebuild(config, vocabulary, state["ema"] or state["model"])
-    task = TASKS[config.model.task](config.model, config.data.size, vocabulary)
+    task = TASKS[config.model.task](config.model, vocabulary)
     return Restored(config, vocabulary, model.to(device).eval(), task, int(state["step"]), device)

@@ -24,9 +24,9 @@ class Rec(Task):
 
     kind: ClassVar[Kind] = "expression"
 
-    def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
-        super().__init__(config, size, vocabulary)
-        self.coder = CODERS[config.head_name()](config, size)
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__(config, vocabulary)
+        self.coder = CODERS[config.head_name()](config)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms of the head's coder, each a scalar; output (B, A, 5, h, w) or (B, 5, h, w), that of the head."""

@@ -26,8 +26,8 @@ ANCHORS = ((9, 9), (14, 8), (30, 40))
 Floats = NDArray[np.float64]
 
 
-def task(anchors: tuple[tuple[int, int], ...] = ANCHORS, size: int = SIZE) -> Rec:
-    return Rec(ModelConfig(heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=anchors))), size, Vocabulary(()))
+def task(anchors: tuple[tuple[int, int], ...] = ANCHORS) -> Rec:
+    return Rec(ModelConfig(heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=anchors))), Vocabulary(()))
 
 
 def batch_of(boxes: Any, sides: Any = None, size: int = SIZE) -> Batch:

@@ -39,7 +39,7 @@ def test_a_recipe_takes_two_steps(file: Path, sets: dict[str, Path], groups: Pat
     model = build_model(config.model, len(vocabulary), len(vocabulary.answers)).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(config.optimizer, trained, torch.device("cpu"))
-    task = task_class(config.model, config.data.size, vocabulary)
+    task = task_class(config.model, vocabulary)
     device = torch.device("cpu")
     with closing(Loader(examples, vocabulary, config.data, 2, device, masks=task.wants_masks)) as loader:
         for step in range(2):
