@@ -61,6 +61,10 @@ def test_from_raw_files_to_the_report(graph: Graph) -> None:
     mixed = graph.stage("mixed")
     assert "merge-grefcoco" in mixed.needs  # held out of the pretraining, though no input
     assert "merge-clevr" not in mixed.needs
+    inputs = mixed.argv[mixed.argv.index("--inputs") + 1 : mixed.argv.index("--exclude")]
+    assert [part.rpartition("=")[2] for part in inputs] == ["1"] * 6, "each with its weight"
+    of_parts = graph.stage("shards-visual_genome").argv
+    assert of_parts[of_parts.index("--partition") + 1] == "phrases"
     trainings = {f"{kind}-{name}-{size}" for kind, found in SCORED.items() for name in found for size in "sb"}
     found = {stage.name for stage in graph.stages if stage.argv[0] == "train"}
     assert found == trainings | {f"pretrain-{model}" for model in ("s", "b", "s_released", "b_released")}
