@@ -29,7 +29,7 @@ SCORED = {
     "rec": SPLITS,
     "res": {**{name: SPLITS[name] for name in ("refcoco", "refcoco+", "refcocog")}, "clevr_ref+": "val"},
     "grec": {"grefcoco": "val testA testB"},
-    "vqa": {"clevr": "val", "clevr_humans": "val", "vqav2": "val"},
+    "vqa": {"clevr": "val", "clevr_humans": "val test", "vqav2": "val test-dev"},
     "entailment": {"snli_ve": "val test"},
 }
 
@@ -69,7 +69,8 @@ def test_from_raw_files_to_the_report(graph: Graph) -> None:
     found = {stage.name for stage in graph.stages if stage.argv[0] == "train"}
     assert found == trainings | {f"pretrain-{model}" for model in ("s", "b", "s_released", "b_released")}
     report = graph.stage("report")
-    assert set(report.needs) == {
+    before = {f"eval-before-clevr_humans-{size}-{split}" for size in "sb" for split in ("val", "test")}
+    assert set(report.needs) == before | {
         f"eval-{kind}-{name}-{size}-{split}"
         for kind, sets_of in SCORED.items()
         for name, splits in sets_of.items()
@@ -78,7 +79,11 @@ def test_from_raw_files_to_the_report(graph: Graph) -> None:
     }
     for name in report.needs:
         stage = graph.stage(name)
-        kind, data, size, split = name.removeprefix("eval-").split("-")
+        kind, data, size, split = name.removeprefix("eval-").split("-", 3)
+        if kind == "before":  # CLEVR's model on people's questions, not finetuned on them
+            assert stage.argv[1] == str(graph.stage(f"vqa-clevr-{size}").folder)
+            assert (Path(stage.argv[3]).name, stage.argv[5]) == (data, split)
+            continue
         assert stage.argv[1] == str(graph.stage(f"{kind}-{data}-{size}").folder)
         assert (Path(stage.argv[3]).name, stage.argv[5]) == (data, split)
         assert f"{kind}-{data}-{size}" in stage.needs
