@@ -1,4 +1,4 @@
-"""The weights of an attention: a softmax over the words that are real, in float32, and dropout, as one operator.
+"""The weights of an attention: a softmax over the real words, in float32 or wider, and dropout, as one operator.
 
     laconv::attention_weights           scores, real, keys? -> weights; keeps only its inputs
     laconv::attention_weights_backward  its gradient, the weights made anew
@@ -28,10 +28,11 @@ for _schema in (
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
     """Softmax of `scores` along `dim` over the positions where `mask` (broadcastable, True = real) holds.
 
-    Returns float32 in the shape of `scores`. A row without a real position gives zeros. Computed in float32, where the
-    smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
+    Returns float32, or the type of `scores` where that is wider, in their shape. A row without a real position gives
+    zeros. The smallest finite number neither overflows nor makes NaN; float16 could not hold the usual -1e9.
     """
-    scores = scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    scores = _wide(scores)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, dim).masked_fill(~mask, 0.0)
 
 
@@ -43,9 +44,13 @@ def forward(scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tens
 
 def backward(grad: Tensor, scores: Tensor, real: Tensor, keys: Tensor | None, p: float) -> Tensor:
     """The gradient of scores (B, heads, L, P) by PyTorch's operators."""
-    weights, above = _of_words(scores, real), _dropped(grad.float(), keys, p)
+    weights, above = _of_words(scores, real), _dropped(_wide(grad), keys, p)
     inner = (weights * above).sum(2, keepdim=True)
     return (weights * (above - inner)).to(scores.dtype).contiguous()
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _of_words(scores: Tensor, real: Tensor) -> Tensor:

@@ -98,23 +98,29 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
         if inputs and not (url_of(value) or _is_there(Path(value)) or Path(value).is_relative_to(graph.folder))
     ]
     if stage.argv[0] == "train":
-        problems += _training(known, stage, arguments.config, rest)
+        problems += _training(known, stage, arguments.config, rest, inputs)
     return problems
 
 
-def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:
+def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str], inputs: bool) -> list[str]:
     if file is not None and not configs.found(file).exists():
         return []  # a stage writes it
     try:
         loaded = known.load(file, keys)
     except (ConfigError, InputError) as error:
         return [str(error)]
+    problems = []
     if loaded.data.batch % stage.processes:
-        return [
+        problems.append(
             f"processes: got {stage.processes}, which does not divide data.batch {loaded.data.batch}; choose a "
             "number that does"
-        ]
-    return []
+        )
+    vectors = loaded.data.vectors
+    if inputs and vectors is not None and not Path(vectors).is_file():
+        problems.append(
+            f"data.vectors: {vectors}: no such file here; expected GloVe's text, or null, which learns word vectors"
+        )
+    return problems
 
 
 def _is_there(place: Path) -> bool:

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from laconvnet.pipeline.config import TrainConfig
-from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.model.model import Model
 
 SEEDS = (1, 2, 3)  # of the nudges: one of them may happen to change little
@@ -47,14 +46,15 @@ def begin_nudged() -> None:
     if not (given := os.environ.get("NUDGE")):
         return
     from laconvnet.pipeline.training import start
+    from laconvnet.pipeline.training.start import Learned
 
     seed, name = given.split(":")
     fresh = start._fresh
 
-    def begun_nudged(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
-        model, output = fresh(config, vocabulary)
+    def begun_nudged(config: TrainConfig, made: Learned) -> Model:
+        model = fresh(config, made)
         nudged(model, int(seed), getattr(torch, name))
-        return model, output
+        return model
 
     start._fresh = begun_nudged
 

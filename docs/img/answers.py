@@ -33,7 +33,7 @@ def chosen(answers: list[Answer]) -> list[Answer]:
         by_image[answer["sample"]].append(answer)
     pairs: list[Answer] = []
     for found in by_image.values():
-        right = [answer for answer in found if answer["iou"] >= 0.5 and len(answer["text"].split()) >= 4]
+        right = [answer for answer in found if answer["iou"] > 0.5 and len(answer["text"].split()) >= 4]
         other = [answer for answer in right if answer["truth"] != right[0]["truth"]]
         if other and len(pairs) < COLUMNS * ROWS - 2:
             pairs += [right[0], other[0]]
@@ -49,7 +49,7 @@ def draw(answers: list[Answer], manifest: Manifest, out: Path) -> None:
         for key, colour, dashes in (("truth", "white", (0, (4, 3))), ("box", "#ff8c2b", "-")):
             x, y, w, h = answer[key]
             place.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec=colour, lw=2, ls=dashes))
-        verdict = "✓" if answer["iou"] >= 0.5 else "✗"
+        verdict = "✓" if answer["iou"] > 0.5 else "✗"
         place.set_title(fill(f"{verdict} {answer['text']}", 30), fontsize=9)
         place.axis("off")
     figure.tight_layout()

@@ -20,7 +20,12 @@ Root = Annotated[Path, Arg("folder that the data set's own tools expect; a table
 Images = Annotated[Path | None, Arg("images, where they are not under --root", "DIR")]
 Splits = Annotated[Sequence[str] | None, Arg("only these splits", "S")]
 Partition = Annotated[
-    str | None, Arg("google, unc or umd, where the RefCOCO family has several; of simrec the data set", "P")
+    str | None,
+    Arg(
+        "google, unc or umd, where the RefCOCO family has several; of simrec the data set; of visual_genome its parts, "
+        "as in phrases+questions",
+        "P",
+    ),
 ]
 
 

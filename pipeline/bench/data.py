@@ -54,7 +54,7 @@ def decoding(encoded: list[bytes], device: torch.device, threads: int, rounds: i
     """
     data = _arrays(encoded)
     letterbox = Letterbox.fit(np.full(len(data), WIDTH), np.full(len(data), HEIGHT), SIZE)
-    decoder = Decoder(SIZE, len(data), threads, device)
+    decoder = Decoder(len(data), threads, device)
     made: dict[str, Any] = {"letterbox": lambda: decoder.decode(data, letterbox)}
     for name, settings in VARIANTS.items():
         if device.type == "cpu" or name not in ONLY_CPU:
@@ -71,7 +71,7 @@ def loading(encoded: list[bytes], device: torch.device, threads: int, rounds: in
     """The whole loader, from shards on disk to batches, beside the decoder alone fed with the same bytes."""
     data, size = _arrays(encoded), len(encoded)
     letterbox = Letterbox.fit(np.full(size, WIDTH), np.full(size, HEIGHT), SIZE)
-    decoder = Decoder(SIZE, size, threads, device)
+    decoder = Decoder(size, threads, device)
     with tempfile.TemporaryDirectory() as place:
         examples = Examples.open(made_set(Path(place), encoded, size, WIDTH, HEIGHT), "expression", "train")
         with closing(_loader(examples, size, threads, device)) as loader:

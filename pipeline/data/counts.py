@@ -10,7 +10,7 @@ from collections import Counter
 
 import pyarrow as pa
 
-from laconvnet.pipeline.data.examples import Examples
+from laconvnet.pipeline.data.examples import Examples, kinds_and_splits
 from laconvnet.pipeline.data.text import count_tokens, count_values
 from laconvnet.shards.format.manifest import ANSWER, EXAMPLE, TOKEN
 
@@ -24,6 +24,16 @@ def token_counts(examples: Examples) -> Counter[str]:
     if stored is not None:
         return _by_value(stored)
     return count_tokens(piece for _, piece in examples.manifest.example_columns.pieces("text", examples.rows))
+
+
+def held_out_tokens(examples: Examples) -> Counter[str]:
+    """As `token_counts`, of the other splits of the set: of what no training on these examples is shown."""
+    manifest, kind = examples.manifest, examples.kind
+    splits = sorted({split for known, split in kinds_and_splits(manifest) if known == kind} - {examples.split})
+    found: Counter[str] = Counter()
+    for split in splits:
+        found += token_counts(Examples(manifest, kind, split, manifest.select(split, kind)))
+    return found
 
 
 def answer_counts(examples: Examples) -> Counter[str]:

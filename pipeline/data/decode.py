@@ -17,10 +17,11 @@ HW_DECODER_LOAD = 0.65  # DALI's default
 
 
 @pipeline_def
-def _graph(size: int, settings: dict[str, Any], coloured: bool) -> Any:
+def _graph(settings: dict[str, Any], coloured: bool) -> Any:
     data: Any = fn.external_source(name="data", dtype=DALIDataType.UINT8, ndim=1)
     sides = fn.external_source(name="sides", dtype=DALIDataType.FLOAT, ndim=1)
     place: Any = fn.external_source(name="place", dtype=DALIDataType.FLOAT, ndim=1)
+    square: Any = fn.external_source(name="square", dtype=DALIDataType.FLOAT, ndim=1)
     # The builder stored upright images and the annotations refer to the stored pixels: nothing may turn them here.
     images: Any = fn.decoders.image(data, **settings, output_type=DALIImageType.RGB, adjust_orientation=False)
     images = fn.resize(images, size=sides)
@@ -31,7 +32,7 @@ def _graph(size: int, settings: dict[str, Any], coloured: bool) -> Any:
     # Cutting, padding and turning into floats at one go: apart they cost a CPU some fifth more time.
     return fn.crop_mirror_normalize(
         images,
-        crop=(size, size),
+        crop=square,
         crop_pos_y=place[0],
         crop_pos_x=place[1],
         out_of_bounds_policy="pad",
@@ -42,7 +43,7 @@ def _graph(size: int, settings: dict[str, Any], coloured: bool) -> Any:
 
 
 class Decoder:
-    """Encoded images to float tensors (B, 3, size, size) in [0, 1], channels last, padded with 127/255.
+    """Encoded images to float tensors (B, 3, S, S) in [0, 1], channels last, padded with 127/255, of any side S.
 
     ``device`` is where the tensors land; on CUDA the decoder is DALI's "mixed" one, and ``hw_decoder_load`` the share
     of the JPEGs that it gives to the GPU's own decoder. ``coloured``: whether `decode` is given factors of colour. The
@@ -51,7 +52,6 @@ class Decoder:
 
     def __init__(
         self,
-        size: int,
         batch: int,
         threads: int,
         device: torch.device,
@@ -60,7 +60,6 @@ class Decoder:
     ) -> None:
         on_gpu = device.type == "cuda"
         self._pipeline = _graph(
-            size=size,
             settings={"device": "mixed", "hw_decoder_load": hw_decoder_load} if on_gpu else {"device": "cpu"},
             coloured=coloured,
             batch_size=batch,
@@ -72,15 +71,16 @@ class Decoder:
         self._pipeline.build()
 
     def decode(self, data: list[NDArray[np.uint8]], letterbox: Letterbox, colour: Floats | None = None) -> torch.Tensor:
-        """At most ``batch`` encoded images, each (bytes,), through the graph: (B, 3, size, size) float32 in [0, 1].
+        """At most ``batch`` encoded images, each (bytes,), through the graph: (B, 3, S, S) float32 in [0, 1].
 
-        The letterbox says where each one goes. Raises RuntimeError (DALI's) for an image that cannot be decoded.
-        ``colour`` (B, 3) are factors of saturation about the grey of the same luma (ITU-R BT.601), of contrast about
-        128, and of brightness, which strike in this order, in levels that are cut at 0 and 255 after the last.
-        They stand in the order brightness, contrast, saturation.
+        The letterbox says how large the square is and where each one goes. Raises RuntimeError (DALI's) for an image
+        that cannot be decoded. ``colour`` (B, 3) are factors of brightness, contrast and saturation: saturation about
+        the grey of the same luma (ITU-R BT.601), contrast about 128; they strike in the order saturation, contrast,
+        brightness, in levels that are cut at 0 and 255 after the last.
         """
         sides = np.stack([letterbox.new_height, letterbox.new_width], 1).astype(np.float32)
         fed = {} if colour is None else {"colour": list(np.asarray(colour, np.float32))}
+        fed["square"] = list(np.full((len(data), 2), letterbox.size, np.float32))
         images: Any
         (images,) = self._pipeline.run(data=data, sides=list(sides), place=list(place_of(letterbox)), **fed)
         # A copy: the next run writes where this one wrote.
@@ -100,7 +100,7 @@ def can_decode(image: NDArray[np.uint8]) -> bool:
     """Whether DALI decodes this image, encoded, (bytes,): of a batch it does not tell which one it fails at."""
     one = np.ones(1, np.int64)
     try:
-        Decoder(1, 1, 1, torch.device("cpu")).decode([image], Letterbox.fit(one, one, 1))
+        Decoder(1, 1, torch.device("cpu")).decode([image], Letterbox.fit(one, one, 1))
     except RuntimeError:
         return False
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class Examples:
         manifest = Manifest.open(folder, shards_too=is_first_of_node())
         examples = cls(manifest, kind, split, manifest.select(split, kind))
         if not len(examples.rows):
-            known = ", ".join(sorted({f"{k} of {s}" for k, s in _kinds_and_splits(manifest)}))
+            known = ", ".join(sorted({f"{k} of {s}" for k, s in kinds_and_splits(manifest)}))
             raise ConfigError(f"{folder}: split {split!r}: holds no {kind}; there are: {known or 'none'}")
         empty = examples._without_words()
         return replace(examples, rows=examples.rows[~empty], empty_rows=examples.rows[empty])
@@ -260,6 +260,10 @@ class Items:
         factors = 1 + np.array([jitter, 0, 0, colour, colour, colour], np.float32) * (2 * draws - 1)
         return Augmentation(factors[:, 0], draws[:, 1:3], factors[:, 3:])
 
+    def side(self, step: int, sizes: Sequence[int]) -> int:
+        """The side of all images of `step`, one of these: drawn for the step, so the same on every rank and resume."""
+        return sizes[mix(self.plan.seed, 9, step) % len(sizes)]
+
     def _draws(self, step: int, batch: int, rank: int, world: int, *key: int) -> NDArray[np.float64]:
         """A number in [0, 1) for each example of `step`, as a function of its item, the epoch pass and the key."""
         items, epoch_passes = self.plan.step(step, batch, rank, world)
@@ -275,7 +279,7 @@ def _is_empty(texts: pa.Array) -> pa.Array:
     return pc.match_substring_regex(texts, EMPTY_TEXT)
 
 
-def _kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:
+def kinds_and_splits(manifest: Manifest) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for batch in manifest.examples.select(["kind", "split"]).to_batches():
         pairs = pa.table(batch).group_by(["kind", "split"]).aggregate([])

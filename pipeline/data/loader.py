@@ -34,6 +34,8 @@ class DataConfig:
             as they are wanted.
         split: The split to train on.
         size: Side of the square that images are letterboxed to, in pixels; divisible by 32.
+        sizes: Multi-scale training: each step's images have one of these sides, drawn anew for each (SimREC: 224 to 608
+            by 32); without them all have ``size``, as they have wherever a model is scored.
         words: Words an expression or question is cut or padded to.
         answer_minimum: Where several people answered each question, an answer is learned if it is the chosen one of so
             many training questions (VQAv2: 9); where one answer is given, all are.
@@ -41,7 +43,8 @@ class DataConfig:
         threads: Threads that read and decode, a process.
         hw_decoder_load: Share of the JPEGs that a GPU with a decoder of its own (A100, H100, ...) decodes there, from 0
             to 1; its cores decode the others. Without a GPU it means nothing.
-        vectors: GloVe text file (plain or .gz) for frozen word vectors; without it they are learned.
+        vectors: GloVe text file (plain or .gz) for frozen word vectors: words of the set's other splits that it knows
+            are known too. null: they are learned.
         blank: Replace every image by the padding grey: what words alone can tell.
         flip: Share of the training examples that are mirrored, left and right exchanged in the words too.
         jitter: Training images are scaled by factors from 1 - jitter to 1 + jitter and stand at any place that shows
@@ -57,6 +60,7 @@ class DataConfig:
     folder: str
     split: str = "train"
     size: int = 416
+    sizes: tuple[int, ...] = ()
     words: int = 15
     answer_minimum: int = 9
     batch: int = 32
@@ -74,8 +78,9 @@ class DataConfig:
         for name in ("words", "answer_minimum", "batch", "threads"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"data.{name}: {value}: expected at least 1")
-        if self.size < 1 or self.size % 32:
-            raise ConfigError(f"data.size: {self.size}: expected a multiple of 32")
+        for key, side in (("size", self.size), *(("sizes", side) for side in self.sizes)):
+            if side < 1 or side % 32:
+                raise ConfigError(f"data.{key}: {side}: expected a multiple of 32")
         if not 0 <= self.hw_decoder_load <= 1:
             raise ConfigError(f"data.hw_decoder_load: {self.hw_decoder_load}: expected a share from 0 to 1")
         if not 0 <= self.flip <= 1:
@@ -99,13 +104,14 @@ class Request:
 
     ``rows`` (B,) are example rows. ``spoken`` (B,) gives rows whose words are used in place of their own. ``flipped``
     (B,) tells which are mirrored. ``augmentation`` moves and
-    colours the images.
+    colours the images. ``size`` is the side of their square; None takes the configuration's.
     """
 
     rows: Rows
     spoken: Rows | None = None
     flipped: Flags | None = None
     augmentation: Augmentation | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -165,12 +171,12 @@ class Loader:
             rows, rows if request.spoken is None else request.spoken, request.flipped
         )
         samples = examples.samples(rows)
-        letterbox = Letterbox.fit(*examples.sides(samples), config.size)
+        letterbox = Letterbox.fit(*examples.sides(samples), request.size or config.size)
         framed = letterbox.boxes(examples.boxes(rows))
         if augmentation:
             scale = augmentation.scale if examples.kind == "expression" else 1 - np.abs(1 - augmentation.scale)
             letterbox = letterbox.moved(scale, augmentation.at, framed)
-            framed = np.clip(letterbox.boxes(examples.boxes(rows)), 0, config.size)
+            framed = np.clip(letterbox.boxes(examples.boxes(rows)), 0, letterbox.size)
         images = self._decoded(samples, letterbox, augmentation.colour if augmentation and config.colour else None)
         if config.blank:
             images.fill_(PADDING / 255)
@@ -181,7 +187,7 @@ class Loader:
             masks = self._on_device(np.stack([letterbox.mask(index, mask) for index, mask in enumerate(found)]))
         if mirrored.any():
             which = self._on_device(mirrored)
-            images, boxes = flip_images(images, which), flip_boxes(boxes, config.size, which)
+            images, boxes = flip_images(images, which), flip_boxes(boxes, letterbox.size, which)
             masks = None if masks is None else flip_images(masks, which)
         tokens = self._on_device(self._vocabulary.encode(texts, config.words))
         return Batch(rows, images, tokens, boxes, self._on_device(answers), letterbox, masks)
@@ -214,7 +220,7 @@ class Loader:
         if coloured not in self._decoders:
             config = self._config
             self._decoders[coloured] = Decoder(
-                config.size, self._largest, config.threads, self._device, coloured, config.hw_decoder_load
+                self._largest, config.threads, self._device, coloured, config.hw_decoder_load
             )
         data = self._reader.read(samples)
         self._decoding = samples
@@ -262,7 +268,8 @@ def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: i
     position = step, config.batch, rank, world
     rows, flipped = items.step(*position), items.flips(*position, config.flip)
     augmentation = items.augmentation(*position, config.jitter, config.colour)
+    size = items.side(step, config.sizes) if config.sizes else None
     share = len(rows) // parts
     for first in range(0, len(rows), share):
         part = slice(first, first + share)
-        yield Request(rows[part], None, flipped[part], augmentation[part] if augmentation else None)
+        yield Request(rows[part], None, flipped[part], augmentation[part] if augmentation else None, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -42,19 +42,19 @@ class _Header:
         return header if header.width > 1 and len(_fields(second)) - 1 >= header.width else None
 
 
-def load_vectors(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    """Word vectors (words, D) from a file of a word and its vector a line, and how many words it knew.
+def read_vectors(path: Path, wanted: Collection[str]) -> dict[str, NDArray[np.float32]]:
+    """The vectors, (D,) each, of those wanted words that a file of a word and its vector a line knows.
 
-    Values stand behind blanks or tabs; a header (words, width), as word2vec and fastText write it, is recognised. There
-    are `len(vocabulary)` vectors, as wide as the file's. Words that the file lacks get a normal vector of the found
-    ones' standard deviation, drawn from ``seed``; padding is zero.
+    Values stand behind blanks or tabs; a header (words, width), as word2vec and fastText write it, is recognised.
     Raises ConfigError for a missing file, a line of another width, numbers that are not finite, fewer lines than the
     header says, and a file that knows no word.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected GloVe's text, a word and its vector a line, or .gz of it")
-    wanted = {word: number for number, word in enumerate(vocabulary.words, 2)}
-    found: dict[int, NDArray[np.float32]] = {}
+        raise ConfigError(
+            f"{path}: no such file; expected GloVe's text, a word and its vector a line, or .gz of it; data.vectors "
+            "null learns the vectors in its place"
+        )
+    found: dict[str, NDArray[np.float32]] = {}
     width = 0
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -69,21 +69,30 @@ def load_vectors(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDA
                     reason = f"{len(values)} values, expected {expected}; is the file whole?"
                     raise ConfigError(f"{path}: line {number}: {reason}")
                 if word in wanted:
-                    found[wanted[word]] = np.array(values, np.float32)
+                    found[word] = np.array(values, np.float32)
     except ConfigError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{path}: cannot be read as GloVe text ({error}); is the file whole?") from error
     if not found:
         raise ConfigError(f"{path}: knows none of the {len(wanted)} words of the vocabulary; is it a GloVe file?")
-    known = np.stack(list(found.values()))
-    if not np.isfinite(known).all():
+    if not all(np.isfinite(vector).all() for vector in found.values()):
         raise ConfigError(f"{path}: holds values that are not finite numbers; get the file again")
-    vectors = np.random.default_rng(seed).normal(0, known.std(), (len(vocabulary), width)).astype(np.float32)
+    return found
+
+
+def vectors_of(vocabulary: Vocabulary, found: Mapping[str, NDArray[np.float32]], seed: int = 0) -> NDArray[np.float32]:
+    """Word vectors (words, D), one for each of `len(vocabulary)` numbers, of those that were `found`, (D,) each.
+
+    Words without one get a normal vector of the found ones' standard deviation, drawn from ``seed``; padding is zero.
+    """
+    known = np.stack(list(found.values()))
+    vectors = np.random.default_rng(seed).normal(0, known.std(), (len(vocabulary), known.shape[1])).astype(np.float32)
     vectors[PAD] = 0
-    for number, vector in found.items():
-        vectors[number] = vector
-    return vectors, len(found)
+    for number, word in enumerate(vocabulary.words, 2):
+        if word in found:
+            vectors[number] = found[word]
+    return vectors
 
 
 def _rows(path: Path, stream: IO[str]) -> Iterator[tuple[int, str, int]]:

@@ -57,5 +57,5 @@ def of_state(
 ) -> Restored:
     """The model of a run's state, with weights of its own: the state may change afterwards."""
     model = rebuild(config, vocabulary, state["ema"] or state["model"])
-    task = TASKS[config.model.task](config.model, config.data.size, vocabulary)
+    task = TASKS[config.model.task](config.model, vocabulary)
     return Restored(config, vocabulary, model.to(device).eval(), task, int(state["step"]), device, origin)

@@ -56,15 +56,16 @@ class ConvNormAct(nn.Module):
 def position_code(channels: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The 2-D sine code (channels, height, width): first half rows, second half columns, sine and cosine interleaved.
 
-    Counted from 1 and not normalised, temperature 10000, as in the released code.
+    Counted from 1 and not normalised, temperature 10000, as in the released code. Computed in float32, or in `dtype`
+    where that is wider.
     """
-    half = channels // 2
+    half, wide = channels // 2, torch.promote_types(dtype, torch.float32)
     index = torch.arange(half, device=device)
-    frequency = torch.exp(-math.log(10000.0) * 2 * (index // 2).float() / half)
-    phase = torch.where(index % 2 == 0, 0.0, math.pi / 2)  # cos(a) = sin(a + pi/2)
+    frequency = torch.exp(-math.log(10000.0) * 2 * (index // 2).to(wide) / half)
+    phase = (index % 2).to(wide) * (math.pi / 2)  # cos(a) = sin(a + pi/2)
 
     def along(length: int) -> Tensor:
-        position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        position = torch.arange(1, length + 1, device=device, dtype=wide)
         return torch.sin(position * frequency[:, None] + phase[:, None])
 
     rows = along(height).T[:, None, :].expand(height, width, half)
@@ -81,7 +82,7 @@ class AttentivePool(nn.Module):
         self.merge = nn.Linear(width, outputs)
 
     def weights(self, items: Tensor, mask: Tensor) -> Tensor:
-        """items (B, N, width), mask (B, N) -> (B, N) float32, which sum to 1 over the real items."""
+        """items (B, N, width), mask (B, N) -> (B, N) in float32 or wider, which sum to 1 over the real items."""
         return masked_softmax(self.score(items).squeeze(-1), mask, dim=1)
 
     def forward(self, items: Tensor, mask: Tensor) -> Tensor:

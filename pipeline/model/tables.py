@@ -37,6 +37,7 @@ class Row:
         against: A model whose cost is subtracted.
         layers: The cost is divided by this many layers.
         answers: Answers of a head that chooses one.
+        recipe: The file under configs/ that trains this very network at this size; none does where there is no name.
         words: The printed parameters hold word vectors, of a vocabulary whose size the papers do not give.
         printed: The configuration as printed, for a table of configurations.
         why: The reason, where the row is not met.
@@ -52,6 +53,7 @@ class Row:
     against: ModelConfig | None = None
     layers: int = 1
     answers: int = 28
+    recipe: str = ""
     words: bool = False
     printed: str = ""
     why: str = ""
@@ -60,10 +62,18 @@ class Row:
 S, B = ModelConfig(preset="s"), ModelConfig(preset="b")
 S_POINTS, B_POINTS = (ModelConfig(preset=f"{size}_released", head="points") for size in "sb")
 S_MASKS, B_MASKS = (ModelConfig(preset=f"{size}_released", task="res", head="masks") for size in "sb")
-S_VQA, B_VQA = (ModelConfig(preset=f"{size}_released", task="vqa") for size in "sb")
+S_VQA, B_VQA = (ModelConfig(preset=size, task="vqa") for size in "sb")
+S_RELEASED_VQA, B_RELEASED_VQA = (ModelConfig(preset=f"{size}_released", task="vqa") for size in "sb")
 _FILM, _QGHC = ModelConfig(preset="s", block="film"), ModelConfig(preset="s", block="qghc")
+_RESNET101 = ModelConfig(backbone="resnet101", task="vqa")
+_S_RELEASED = "finetune/refcoco_s_released"
+_BACKBONE = ("visual.backbone",)
+_VISUAL_AND_NECK = ("visual", "head.neck")
 _ONE_NECK = ("language", "visual", "head.neck", "head.pyramid")
 _NECKS = "MACs: those of the model with one of its two necks are met"
+_TEXT_MET = "MACs: those of the paper preset are met"
+_BOXES = "MACs: those of the paper preset with a box in place of a mask are met"
+_RELEASED_MET = "MACs: those of the released stack are met"
 _FILTERS = "params: only filter projections change, and all of them have 0.94 M"
 _GENERATORS = "params: the generators that go have 4.48 M, the projections from 512-d words add 0.81 M"
 _OURS = "params: v2 does not describe its QGHC block; this one follows the QGHC paper"
@@ -81,40 +91,56 @@ def _configurations() -> Iterator[Row]:
             yield Row("1", f"{name} stage {stage + 1}", config, 224, counts=part, printed=printed)
 
 
+def _ablations() -> Iterator[Row]:
+    """The rows of Tab. 10, less the full network."""
+    for name, params, macs, recipe, change, why in (
+        ("group = 1", "-2", "-0.9", "groups_1", {"groups": (1, 1, 1, 1, 1)}, _FILTERS),
+        ("kernel = 3", "-2", "-0.8", "kernel_3", {"kernel_size": 3}, _FILTERS),
+        ("no packing", "-2", "0.2", "no_packing", {"packing": (1, 1, 1, 1, 1)}, ""),
+        ("language only", "-5", "-2.5", "words", {"generator": "words"}, _GENERATORS),
+    ):
+        config: ModelConfig = replace(S, **change)
+        recipe = f"ablation/{recipe}_refcoco"
+        yield Row("10", f"{name}, less full", config, 416, params, macs, against=S, recipe=recipe, why=why)
+
+
+def _of_v1() -> Iterator[Row]:
+    for size, params, macs in (("10", "10.0", "1.86"), ("15", "15.9", "2.82"), ("19", "21.8", "3.70")):
+        config, recipe = ModelConfig(preset=size, task="vqa"), f"v1/clevr_{size}"
+        yield Row("v1-4b", f"LaConvNet-{size}", config, 224, params, macs, ("visual",), recipe=recipe, why=_V1)
+
+
 ROWS: tuple[Row, ...] = (
     *_configurations(),
-    Row("2", "S", S, 416, "24", "8.9", words=True),
-    Row("2", "B", B, 416, "35", "14.5", words=True),
-    Row(
-        "2", "S, released stack", S_POINTS, 416, "24", "8.9", words=True, why="MACs: those of the paper preset are met"
-    ),
+    Row("2", "S", S, 416, "24", "8.9", words=True, recipe="finetune/refcoco_s"),
+    Row("2", "B", B, 416, "35", "14.5", words=True, recipe="finetune/refcoco_b"),
+    Row("2", "S, released stack", S_POINTS, 416, "24", "8.9", words=True, recipe=_S_RELEASED, why=_TEXT_MET),
     Row("2", "B, released stack", B_POINTS, 416, "35", "14.5", words=True),
-    Row("4", "S", S_MASKS, 416, "24", "9.6", words=True, why=_NECKS),
-    Row("4", "B", B_MASKS, 416, "35", "15.7", words=True, why=_NECKS),
+    Row("4", "S", S_MASKS, 416, "24", "9.6", words=True, recipe="finetune/refcoco_seg_s", why=_NECKS),
+    Row("4", "B", B_MASKS, 416, "35", "15.7", words=True, recipe="finetune/refcoco_seg_b", why=_NECKS),
     Row("4", "S, one neck", S_MASKS, 416, None, "9.6", _ONE_NECK),
     Row("4", "B, one neck", B_MASKS, 416, None, "15.7", _ONE_NECK),
-    Row("5", "S", S, 320, "23", "5.3", words=True),
-    Row("5", "B", B, 320, "35", "8.6", words=True),
-    Row("7", "S", S_VQA, 224, "19", "1.9"),
-    Row("7", "B", B_VQA, 224, "31", "3.7"),
-    Row("7", "S, no head", S_VQA, 224, None, "1.9", ("language", "visual")),
-    Row("7", "B, no head", B_VQA, 224, None, "3.7", ("language", "visual")),
-    Row("10", "full", S, 416, "24", "8.9", words=True),
-    Row("10", "group = 1, less full", replace(S, groups=(1, 1, 1, 1, 1)), 416, "-2", "-0.9", against=S, why=_FILTERS),
-    Row("10", "kernel = 3, less full", replace(S, kernel_size=3), 416, "-2", "-0.8", against=S, why=_FILTERS),
-    Row("10", "no packing, less full", replace(S, packing=(1, 1, 1, 1, 1)), 416, "-2", "0.2", against=S),
-    Row("10", "language only, less full", replace(S, generator="words"), 416, "-5", "-2.5", against=S, why=_GENERATORS),
-    Row("11", "LaConv", S, 416, "23.1", "8.9", words=True),
-    Row("11", "FiLM", _FILM, 416, None, "9.8"),
-    Row("11", "FiLM, less LaConv", _FILM, 416, "7.3", "0.9", against=S),
-    Row("11", "QGHC", _QGHC, 416, None, "6.8"),
-    Row("11", "QGHC, less LaConv", _QGHC, 416, "32.6", "-2.1", against=S, why=_OURS),
-    Row("12", "one layer", B_POINTS, 320, "1.4", "0.45", ("visual", "head.neck"), layers=19),
-    Row("v1-4b", "ResNet34", ModelConfig(backbone="resnet34"), 224, "21.3", "3.68", ("visual.backbone",)),
-    Row("v1-4b", "ResNet101", ModelConfig(backbone="resnet101"), 224, "42.5", "7.85", ("visual.backbone",)),
-    Row("v1-4b", "LaConvNet-10", ModelConfig(preset="10"), 224, "10.0", "1.86", ("visual",), why=_V1),
-    Row("v1-4b", "LaConvNet-15", ModelConfig(preset="15"), 224, "15.9", "2.82", ("visual",), why=_V1),
-    Row("v1-4b", "LaConvNet-19", ModelConfig(preset="19"), 224, "21.8", "3.70", ("visual",), why=_V1),
+    Row("5", "S", S_MASKS, 320, "23", "5.3", words=True, recipe="finetune/clevr_ref_s", why=_BOXES),
+    Row("5", "B", B_MASKS, 320, "35", "8.6", words=True, recipe="finetune/clevr_ref_b", why=_BOXES),
+    Row("5", "S, a box", S, 320, "23", "5.3", words=True),
+    Row("5", "B, a box", B, 320, "35", "8.6", words=True),
+    Row("7", "S", S_VQA, 224, "19", "1.9", recipe="finetune/clevr_s", why=_RELEASED_MET),
+    Row("7", "B", B_VQA, 224, "31", "3.7", recipe="finetune/clevr_b", why=_RELEASED_MET),
+    Row("7", "S, released stack", S_RELEASED_VQA, 224, "19", "1.9"),
+    Row("7", "B, released stack", B_RELEASED_VQA, 224, "31", "3.7"),
+    Row("7", "S, released stack, no head", S_RELEASED_VQA, 224, None, "1.9", ("language", "visual")),
+    Row("7", "B, released stack, no head", B_RELEASED_VQA, 224, None, "3.7", ("language", "visual")),
+    Row("10", "full", S, 416, "24", "8.9", words=True, recipe="finetune/refcoco_s"),
+    *_ablations(),
+    Row("11", "LaConv", S, 416, "23.1", "8.9", words=True, recipe="finetune/refcoco_s"),
+    Row("11", "FiLM", _FILM, 416, None, "9.8", recipe="ablation/film_refcoco"),
+    Row("11", "FiLM, less LaConv", _FILM, 416, "7.3", "0.9", against=S, recipe="ablation/film_refcoco"),
+    Row("11", "QGHC", _QGHC, 416, None, "6.8", recipe="ablation/qghc_refcoco"),
+    Row("11", "QGHC, less LaConv", _QGHC, 416, "32.6", "-2.1", against=S, recipe="ablation/qghc_refcoco", why=_OURS),
+    Row("12", "one layer", B_MASKS, 320, "1.4", "0.45", _VISUAL_AND_NECK, layers=19, recipe="finetune/clevr_ref_b"),
+    Row("v1-4b", "ResNet34", ModelConfig(backbone="resnet34"), 224, "21.3", "3.68", _BACKBONE),
+    Row("v1-4b", "ResNet101", _RESNET101, 224, "42.5", "7.85", _BACKBONE, recipe="ablation/resnet101_clevr"),
+    *_of_v1(),
 )
 TABLES = tuple(dict.fromkeys(row.table for row in ROWS))
 
@@ -196,6 +222,10 @@ def _note(row: Row, params: int) -> str:
     notes = [row.why] if row.why else []
     if row.printed:
         notes.append(f"as printed: {row.printed}" if built(row) == row.printed else f"printed: {row.printed}")
+    elif row.recipe:
+        notes.append(f"trained by configs/{row.recipe}.yaml")
+    else:
+        notes.append("no recipe trains it")
     if row.words and row.params:
         missing = (float(row.params) * MEGA - params) / WORD_DIM
         notes.append(f"{missing:,.0f} word vectors make up the difference in params")

@@ -20,7 +20,7 @@ BARS = {
     "words_only": "words-only model",
 }
 _HEADLINES = {
-    "acc@0.5": "of {n} referents found (IoU of at least 0.5)",
+    "acc@0.5": "of {n} referents found (IoU above 0.5)",
     "accuracy": "of {n} questions answered rightly",
     "giou": "mean IoU over {n} expressions",
     "miou": "mean IoU over {n} referents",

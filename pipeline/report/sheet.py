@@ -18,6 +18,7 @@ from laconvnet.pipeline.report.gather import Evaluation
 from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
 from laconvnet.pipeline.report.traits import traits
 from laconvnet.pipeline.runs.layout import ANSWERS
+from laconvnet.pipeline.tasks.rec import FOUND_ABOVE
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 
@@ -28,7 +29,6 @@ CARDS = 12  # of each kind
 _BOXES = {"example", "text", "box", "truth", "iou"}
 _MASKS = {"example", "text", "mask", "truth", "iou"}
 _WORDS = {"example", "text", "answer", "truth", "correct"}
-_FOUND_IOU = 0.5
 _KEPT_SIDE = 160  # an image up to this is embedded as it is and enlarged without smoothing
 _LARGEST_SIDE = 480
 
@@ -110,7 +110,7 @@ def _form(answers: Sequence[Mapping[str, Any]]) -> Form:
 
 
 def _is_right(answer: Mapping[str, Any]) -> bool:
-    return bool(answer["correct"] if "correct" in answer else answer["iou"] >= _FOUND_IOU)
+    return bool(answer["correct"] if "correct" in answer else answer["iou"] > FOUND_ABOVE)
 
 
 def _described(manifest: Manifest, answer: Mapping[str, Any]) -> Card:

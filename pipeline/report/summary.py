@@ -14,7 +14,7 @@ from laconvnet.pipeline.report.scores import BARS, Scores
 # As wide as it takes: a number that is cut to fit is worse than a long line.
 _WIDTH = 1000
 _LEGEND = """\
-%: referents found (IoU of at least 0.5), or questions answered rightly, with the standard error; for masks the mean
+%: referents found (IoU above 0.5), or questions answered rightly, with the standard error; for masks the mean
 IoU. Beside it the same model with the words of another example, and with blank images; the training split's
 commonest answer, of all questions and of a question's family; a model trained on blank images. margin: over the
 highest of them. of annotated: what the score is of; the rest was lost when the set was built. paper: what it prints

@@ -19,15 +19,15 @@ Sums = dict[str, NDArray[np.float64]]
 
 
 class Task(ABC):
-    """A task's targets, loss, answer and metric. ``size`` is the side of the network's square in pixels."""
+    """A task's targets, loss, answer and metric, at any size of the network's square."""
 
     kind: ClassVar[Kind]
     metrics: ClassVar[tuple[str, ...]]  # that `score` sums up, the main one first; a part of one is METRIC/PART
     wants_masks: ClassVar[bool] = False  # in its batches, and of the examples it is taught and scored by
     without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its image
 
-    def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
-        self.config, self.size, self.vocabulary = config, size, vocabulary
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.vocabulary = config, vocabulary
 
     @classmethod
     def check(cls, examples: Examples) -> None:

@@ -15,6 +15,9 @@ from laconvnet.pipeline.model import ModelConfig
 from laconvnet.pipeline.tasks.base import Sums, Task
 from laconvnet.pipeline.tasks.boxes import CODERS
 
+# A referent is found by an IoU "larger than 0.5" (v1 Sec. 4.1, v2 Sec. 5.1), `box_iou > 0.5` in the authors' code.
+FOUND_ABOVE = 0.5
+
 
 class Rec(Task):
     """One box; targets, loss and decoding are those of the head in use."""
@@ -22,9 +25,9 @@ class Rec(Task):
     kind: ClassVar[Kind] = "expression"
     metrics: ClassVar[tuple[str, ...]] = ("acc@0.5", "miou")
 
-    def __init__(self, config: ModelConfig, size: int, vocabulary: Vocabulary) -> None:
-        super().__init__(config, size, vocabulary)
-        self.coder = CODERS[config.head_name()](config, size)
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+        super().__init__(config, vocabulary)
+        self.coder = CODERS[config.head_name()](config)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms of the head's coder, each a scalar; output (B, A, 5, h, w) or (B, 5, h, w), that of the head."""
@@ -40,13 +43,17 @@ class Rec(Task):
         ]
 
     def score(self, answers: list[dict[str, Any]], examples: Examples, rows: NDArray[np.int64]) -> Sums:
-        """acc@0.5 and the mean IoU of the answers at ``rows`` (B,), on boxes of the original image."""
+        """acc@0.5 and the mean IoU of the answers at ``rows`` (B,), on boxes of the original image.
+
+        A referent is found by an IoU above 0.5; one of exactly 0.5 is missed.
+        """
         truth = examples.boxes(rows).astype(np.float64)
         overlap = iou_xywh(np.array([answer["box"] for answer in answers], np.float64), truth)
-        for answer, box, value in zip(answers, truth, overlap, strict=True):
-            answer.update(truth=[round(float(side), 2) for side in box], iou=round(float(value), 4))
+        found = overlap > FOUND_ABOVE
+        for answer, box, value, right in zip(answers, truth, overlap, found.tolist(), strict=True):
+            answer.update(truth=[round(float(side), 2) for side in box], iou=round(float(value), 4), correct=right)
         count = len(rows)
-        return {"acc@0.5": np.array([(overlap >= 0.5).sum(), count]), "miou": np.array([overlap.sum(), count])}
+        return {"acc@0.5": np.array([found.sum(), count]), "miou": np.array([overlap.sum(), count])}
 
 
 def iou_xywh(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

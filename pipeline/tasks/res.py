@@ -57,7 +57,7 @@ class Res(Task):
         """miou (mean IoU of the samples), oiou (all intersections over all unions) and the shares of IoUs, pr@0.5 on.
 
         Of the answers at ``rows`` (B,), on masks of the original image. LAVT-type papers print oiou, the authors'
-        code miou.
+        code miou. pr@0.5 counts an IoU of exactly 0.5, as the code of LAVT and of ReLA does; acc@0.5 of boxes does not.
         """
         shared, covered, _ = self.overlap(answers, examples, rows)
         overlap = shared / np.maximum(covered, 1)

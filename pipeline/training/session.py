@@ -84,7 +84,7 @@ class Session:
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.wrapped = engine.wrap(self.model, build_optimizer(config.optimizer, self.trained, engine.adam_device))
         self.statistics = Statistics(self.model)
-        self.task = TASKS[config.model.task](config.model, config.data.size, start_state.vocabulary)
+        self.task = TASKS[config.model.task](config.model, start_state.vocabulary)
         self.updates = start_state.state["updates"] if start_state.state else 0
         if start_state.state:
             if self.updates:  # else Adam has no moments yet
@@ -204,11 +204,15 @@ class Session:
             }
 
     def operations(self) -> int:
-        """Floating-point operations that one example costs a step: two a multiply-add, forward once, backward twice."""
+        """Floating-point operations that one example costs a step: two a multiply-add, forward once, backward twice.
+
+        Where sizes are drawn, the mean over them.
+        """
         config = self.config
+        sizes = config.data.sizes or (config.data.size,)
         with torch.device("meta"):  # neither weights nor random numbers are drawn for it
             model = build_model(config.model, len(self.vocabulary), len(self.vocabulary.answers))
-        return 6 * int(cost(model, config.data.size, config.data.words)["macs"])
+        return 6 * sum(int(cost(model, size, config.data.words)["macs"]) for size in sizes) // len(sizes)
 
     def _loss_scale(self) -> float | None:
         return float(self.wrapped.optimizer.loss_scale) if self.config.engine.precision == "fp16" else None

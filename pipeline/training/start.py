@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.answers import learned, unlearned
-from laconvnet.pipeline.data.counts import answer_counts, token_counts
+from laconvnet.pipeline.data.counts import answer_counts, held_out_tokens, token_counts
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.flip import flip_words
 from laconvnet.pipeline.data.loader import DataConfig
 from laconvnet.pipeline.data.text import Vocabulary, count_words
-from laconvnet.pipeline.data.vectors import load_vectors
+from laconvnet.pipeline.data.vectors import read_vectors, vectors_of
 from laconvnet.pipeline.distributed import ALONE, Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
@@ -26,6 +28,18 @@ from laconvnet.pipeline.model.plugin import PlugIn
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.training import checkpoint
 from laconvnet.pipeline.training.inherit import WORDS, inherit
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a first start makes of texts, answers and word vectors: ``vectors`` (words, D) where these are frozen, else
+    None, and what the log says of words and of answers.
+    """
+
+    vocabulary: Vocabulary
+    vectors: NDArray[np.float32] | None
+    of_words: str
+    of_answers: str
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,12 @@ def start(config: TrainConfig, own: checkpoint.Saved | None, examples: Examples,
         return Start(rebuild(config, vocabulary, own.state["model"]), vocabulary, own.state, summary)
     if config.init_from:
         return _inherit(config, examples, checkpoints.choose(Path(config.init_from)), ranks)
-    vocabulary, of_answers = _learned(config, examples, Vocabulary(()), ranks)
-    model, summary = _fresh(config, vocabulary)
+    made = _learned(config, examples, Vocabulary(()), ranks)
+    model, summary = _fresh(config, made), made.of_words
     if config.model.backbone_weights:
         assert isinstance(model.visual, PlugIn)
         summary = f"{summary}; {load_weights(model.visual.backbone, Path(config.model.backbone_weights))}"
-    return Start(model, vocabulary, None, f"new run: {summary}{of_answers}")
+    return Start(model, made.vocabulary, None, f"new run: {summary}{made.of_answers}")
 
 
 def check_data(config: TrainConfig, examples: Examples, own: checkpoint.Saved) -> None:
@@ -97,23 +111,43 @@ def _other_draws(state: dict[str, Any]) -> str:
     )
 
 
-def _fresh(config: TrainConfig, vocabulary: Vocabulary) -> tuple[Model, str]:
-    vectors, summary = None, f"{len(vocabulary.words)} words, learned"
-    if config.data.vectors:
-        known, found = load_vectors(Path(config.data.vectors), vocabulary, config.seed)
-        vectors = torch.from_numpy(known)
-        summary = f"{found} of {len(vocabulary.words)} words have vectors in {config.data.vectors}, frozen"
-    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors), summary
+def _fresh(config: TrainConfig, made: Learned) -> Model:
+    vocabulary, vectors = made.vocabulary, None if made.vectors is None else torch.from_numpy(made.vectors)
+    return build_model(config.model, len(vocabulary), len(vocabulary.answers), vectors)
 
 
-def _learned(config: TrainConfig, examples: Examples, earlier: Vocabulary, ranks: Ranks) -> tuple[Vocabulary, str]:
-    """The vocabulary of this run, and what the log says of its answers: counted once, by the main process."""
+def _learned(config: TrainConfig, examples: Examples, earlier: Vocabulary, ranks: Ranks) -> Learned:
+    """Words, answers and word vectors of this run: counted and read once, by the main process."""
 
-    def counted() -> tuple[Vocabulary, str]:
+    def counted() -> Learned:
         vocabulary = _vocabulary(examples, earlier, config.data.flip > 0, config.data.answer_minimum)
-        return vocabulary, _of_answers(examples, vocabulary)
+        of_answers = _of_answers(examples, vocabulary)
+        if config.data.vectors is None:
+            return Learned(vocabulary, None, f"{len(vocabulary.words)} words, their vectors learned", of_answers)
+        return _with_vectors(Path(config.data.vectors), examples, vocabulary, config.seed, of_answers)
 
     return ranks.from_main(counted)
+
+
+def _with_vectors(path: Path, examples: Examples, vocabulary: Vocabulary, seed: int, of_answers: str) -> Learned:
+    """Frozen vectors, and behind the words of training those of held-out texts that the file knows.
+
+    Such a word's vector is the file's, whatever is trained: it tells of no held-out text more than that it was said.
+    """
+    held_out = _ranked_behind(vocabulary.words, held_out_tokens(examples))
+    found = read_vectors(path, {*vocabulary.words, *held_out})
+    known = tuple(word for word in held_out if word in found)
+    of_training = len(found) - len(known)
+    summary = f"{of_training} of {len(vocabulary.words)} words have vectors in {path}, frozen"
+    if held_out:
+        summary += f", and {len(known)} of {len(held_out)} that only held-out texts have"
+    whole = replace(vocabulary, words=vocabulary.words + known)
+    return Learned(whole, vectors_of(whole, found, seed), summary, of_answers)
+
+
+def _ranked_behind(words: tuple[str, ...], tokens: Counter[str]) -> tuple[str, ...]:
+    """The words of these tokens that are none of ``words``, the frequent ones first."""
+    return _behind(words, Vocabulary.of_counts(count_words(tokens), {}).words)[len(words) :]
 
 
 def _vocabulary(
@@ -161,9 +195,9 @@ def _inherit(config: TrainConfig, examples: Examples, chosen: checkpoints.Chosen
     """
     state, stored = checkpoint.read(chosen.folder)
     earlier = Vocabulary.from_json(stored)
-    vocabulary, of_answers = _learned(config, examples, earlier, ranks)
-    model, _ = _fresh(config, vocabulary)
+    made = _learned(config, examples, earlier, ranks)
+    vocabulary, model = made.vocabulary, _fresh(config, made)
     inherited = inherit(model, state["ema"] or state["model"], chosen.folder)
     words, answers = len(vocabulary.words) - len(earlier.words), len({*vocabulary.answers} - {*earlier.answers})
     summary = f"init from {chosen.folder} ({chosen}): {inherited}; {words} new words, {answers} new answers"
-    return Start(model, vocabulary, None, f"{summary}{of_answers}")
+    return Start(model, vocabulary, None, f"{summary}{made.of_answers}")

@@ -7,7 +7,9 @@ The root holds ``image_data.json`` and at least one of
 - ``attributes.json``: named boxes with attributes, by ``object_id`` and ``names`` (1.2, 1.4) or ``object_names`` (1.0),
 - ``question_answers.json``: questions with one answer each,
 
-and the images in ``VG_100K/``, ``VG_100K_2/``, ``images/`` or the root itself, or in ``--images``.
+and the images in ``VG_100K/``, ``VG_100K_2/``, ``images/`` or the root itself, or in ``--images``. The partition names
+the parts that are read, of ``phrases``, ``objects``, ``attributes`` and ``questions``, as in ``phrases+questions``;
+without it they are those whose files are there.
 
 **Objects.** Entries of objects and attributes are one region where their object id is the same, or their box and names
 are; its attributes are the union. Each entry is an expression, its attributes before the name ("green clock"), and an
@@ -35,11 +37,18 @@ from laconvnet.shards.format.pictures import named
 from laconvnet.shards.format.raw import Account, Fault, RawSample
 from laconvnet.shards.format.record import Expression, Question, Region
 from laconvnet.shards.sources import reading
-from laconvnet.shards.sources.base import Samples, choose_splits, no_partition, sample
+from laconvnet.shards.sources.base import Samples, choose_splits, sample
 from laconvnet.shards.sources.faults import EntryFault, entry, lost, sort_out
 from laconvnet.shards.sources.listed import Listed
 from laconvnet.shards.sources.visual_genome_objects import OF_REGION, SPLIT, Place, box_of, object_regions, plain_object
 
+# part: its file
+_PARTS = {
+    "phrases": "region_descriptions.json",
+    "objects": "objects.json",
+    "attributes": "attributes.json",
+    "questions": "question_answers.json",
+}
 # file: the key of an image's list in it
 _ANNOTATIONS = {
     "region_descriptions.json": "regions",
@@ -86,11 +95,13 @@ class VisualGenome:
         with_images: bool = True,
     ) -> Samples:
         """See `shards.sources.base.Source.samples`. Images come in the order of their ids."""
-        no_partition(partition, self.name)
+        wanted = _files(partition)
         choose_splits(splits, {SPLIT}, root)
         reading.need_folder(root, "expected the unpacked downloads of Visual Genome there; change --root")
         data = reading.need_file(root / "image_data.json", "expected Visual Genome's image table there; change --root")
-        present = [file for file in _ANNOTATIONS if (root / file).is_file()]
+        present = [file for file in wanted or _ANNOTATIONS if (root / file).is_file()]
+        if missing := [file for file in wanted or () if file not in present]:
+            raise InputError(f"{root / missing[0]}: no such file; expected it for --partition {partition}")
         if not present:
             raise InputError(f"{root}: no annotations; expected one of {', '.join(_ANNOTATIONS)} there; change --root")
         account = Account()
@@ -116,6 +127,16 @@ class VisualGenome:
                 yield sample(self, image.path, str(image_id), name, size, regions, questions, *more)
 
         return Samples(records(), len(annotated), account)
+
+
+def _files(partition: str | None) -> list[str] | None:
+    """The files of the parts that a partition names, None for those that are there; raises InputError."""
+    if partition is None:
+        return None
+    parts = partition.split("+")
+    if not set(parts) <= _PARTS.keys() or len(set(parts)) < len(parts):
+        raise InputError(f"--partition {partition}: expected parts of {', '.join(_PARTS)}, each once, joined by +")
+    return [file for part, file in _PARTS.items() if part in parts]
 
 
 class _ImageFolders:

@@ -55,8 +55,8 @@ def test_mixed_decoding_is_that_of_the_cpu(share: float, capsys: pytest.CaptureF
     data = [np.frombuffer(file, np.uint8) for file, _, _ in pictures.values()]
     sides = np.array([(width, height) for _, width, height in pictures.values()])
     letterbox = Letterbox.fit(sides[:, 0], sides[:, 1], SIZE)
-    expected = Decoder(SIZE, len(data), 1, torch.device("cpu")).decode(data, letterbox)
-    found = Decoder(SIZE, len(data), 1, torch.device("cuda", 0), hw_decoder_load=share).decode(data, letterbox)
+    expected = Decoder(len(data), 1, torch.device("cpu")).decode(data, letterbox)
+    found = Decoder(len(data), 1, torch.device("cuda", 0), hw_decoder_load=share).decode(data, letterbox)
     assert found.is_cuda
     apart = 255 * (found.cpu() - expected).abs().flatten(1)
     lines = [

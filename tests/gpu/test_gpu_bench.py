@@ -101,7 +101,7 @@ def test_channels_last_from_the_decoder_on_the_gpu() -> None:
     data = [np.frombuffer(one, np.uint8) for one in images(2, 96, 64)]
     letterbox = Letterbox.fit(np.full(2, 96), np.full(2, 64), 64)
     for share in (0.0, 0.65, 1.0):
-        batch = Decoder(64, 2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
+        batch = Decoder(2, 1, GPU, hw_decoder_load=share).decode(data, letterbox)
         assert batch.is_contiguous(memory_format=torch.channels_last)
         assert not batch.is_contiguous()
 

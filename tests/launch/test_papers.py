@@ -12,6 +12,7 @@ from laconvnet.launch.graph.stages import Graph, read
 from laconvnet.pipeline import config
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.sources import SOURCES
+from tests.messages import tells
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path("configs", "stages", "papers.yaml")
@@ -28,7 +29,7 @@ SCORED = {
     "rec": SPLITS,
     "res": {**{name: SPLITS[name] for name in ("refcoco", "refcoco+", "refcocog")}, "clevr_ref+": "val"},
     "grec": {"grefcoco": "val testA testB"},
-    "vqa": {"clevr": "val", "clevr_humans": "val", "vqav2": "val"},
+    "vqa": {"clevr": "val", "clevr_humans": "val test", "vqav2": "val test-dev"},
     "entailment": {"snli_ve": "val test"},
 }
 
@@ -39,6 +40,7 @@ def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Graph:
     monkeypatch.chdir(ROOT)
     for name in ("refer", "visual_genome", "flickr30k", "clevr", "clevr_humans", "clevr_ref+_1.0", "vqav2", "snli_ve"):
         (tmp_path / "raw" / name).mkdir(parents=True)
+    (tmp_path / "raw" / "glove.840B.300d.txt").touch()
     return read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw")})
 
 
@@ -59,11 +61,16 @@ def test_from_raw_files_to_the_report(graph: Graph) -> None:
     mixed = graph.stage("mixed")
     assert "merge-grefcoco" in mixed.needs  # held out of the pretraining, though no input
     assert "merge-clevr" not in mixed.needs
+    inputs = mixed.argv[mixed.argv.index("--inputs") + 1 : mixed.argv.index("--exclude")]
+    assert [part.rpartition("=")[2] for part in inputs] == ["1"] * 6, "each with its weight"
+    of_parts = graph.stage("shards-visual_genome").argv
+    assert of_parts[of_parts.index("--partition") + 1] == "phrases"
     trainings = {f"{kind}-{name}-{size}" for kind, found in SCORED.items() for name in found for size in "sb"}
     found = {stage.name for stage in graph.stages if stage.argv[0] == "train"}
     assert found == trainings | {f"pretrain-{model}" for model in ("s", "b", "s_released", "b_released")}
     report = graph.stage("report")
-    assert set(report.needs) == {
+    before = {f"eval-before-clevr_humans-{size}-{split}" for size in "sb" for split in ("val", "test")}
+    assert set(report.needs) == before | {
         f"eval-{kind}-{name}-{size}-{split}"
         for kind, sets_of in SCORED.items()
         for name, splits in sets_of.items()
@@ -72,7 +79,11 @@ def test_from_raw_files_to_the_report(graph: Graph) -> None:
     }
     for name in report.needs:
         stage = graph.stage(name)
-        kind, data, size, split = name.removeprefix("eval-").split("-")
+        kind, data, size, split = name.removeprefix("eval-").split("-", 3)
+        if kind == "before":  # CLEVR's model on people's questions, not finetuned on them
+            assert stage.argv[1] == str(graph.stage(f"vqa-clevr-{size}").folder)
+            assert (Path(stage.argv[3]).name, stage.argv[5]) == (data, split)
+            continue
         assert stage.argv[1] == str(graph.stage(f"{kind}-{data}-{size}").folder)
         assert (Path(stage.argv[3]).name, stage.argv[5]) == (data, split)
         assert f"{kind}-{data}-{size}" in stage.needs
@@ -91,6 +102,21 @@ def test_a_stage_goes_on_from_weights_of_its_own_kind(graph: Graph) -> None:
             before = config.load(Path(earlier.argv[2]), [*earlier.argv[5:]])
             assert before.model.preset == loaded.model.preset, stage.name
             assert loaded.model.task == stage.name.split("-")[0]
+
+
+def test_word_vectors_are_frozen_in_every_training_or_given_up_by_name(graph: Graph, tmp_path: Path) -> None:
+    trainings = [stage for stage in graph.stages if stage.argv[0] == "train"]
+    for stage in trainings:
+        loaded = config.load(Path(stage.argv[2]), [*stage.argv[5:]])
+        assert loaded.data.vectors == str(tmp_path / "raw" / "glove.840B.300d.txt"), stage.name
+    (tmp_path / "raw" / "glove.840B.300d.txt").unlink()
+    problems = precheck.commands(graph, graph.stages, cli.parser())
+    assert len(problems) == len(trainings)
+    assert all(tells(problem, "data.vectors", "glove.840B.300d.txt: no such file", "null") for problem in problems)
+    without = read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw"), "glove": "null"})
+    assert precheck.commands(without, without.stages, cli.parser()) == []
+    (pretrain,) = (stage for stage in without.stages if stage.name == "pretrain-s")
+    assert config.load(Path(pretrain.argv[2]), [*pretrain.argv[5:]]).data.vectors is None
 
 
 def test_raw_data_that_are_missing_are_told_all_at_once(

@@ -74,6 +74,13 @@ def test_the_page_shows_them_with_a_legend(groups: Path, tmp_path: Path) -> None
     assert "predicted box" not in page
 
 
+@pytest.mark.parametrize(("iou", "right"), [(0.5, 0), (0.5001, 20)])
+def test_an_overlap_of_exactly_a_half_is_not_right(groups: Path, tmp_path: Path, iou: float, right: int) -> None:
+    (evaluation,) = gather([result(tmp_path / "masks", groups, iou=iou)]).evaluations
+    made = sheet(evaluation, evaluation.answers())
+    assert (made.rights, made.wrongs) == (right, 20 - right)
+
+
 @pytest.mark.parametrize("mask", [{"size": [10**9, 10**9], "counts": "P2"}, "no mask", None])
 def test_a_mask_of_something_else_is_told(groups: Path, tmp_path: Path, mask: object) -> None:
     (evaluation,) = gather([result(tmp_path / "masks", groups, mask=mask)]).evaluations

@@ -55,6 +55,34 @@ def _expressions(record: Record) -> dict[str, list[str]]:
     return {region.id: [expression.text for expression in region.expressions] for region in record.regions}
 
 
+def test_the_partition_names_the_parts_that_are_read(tmp_path: Path) -> None:
+    phrase = {"region_id": 7, "phrase": "a tall clock", "x": 1, "y": 1, "width": 10, "height": 20}
+    question = {"qa_id": 9, "question": "Where?", "answer": "Here."}
+    root = _write(
+        tmp_path,
+        [_image(1)],
+        region_descriptions=[{"id": 1, "regions": [phrase]}],
+        objects=[{"image_id": 1, "objects": [_thing(3, ["clock"])]}],
+        question_answers=[{"id": 1, "qas": [question]}],
+    )
+
+    def said(partition: str | None) -> tuple[list[str], int]:
+        (sample,) = _samples(root, partition=partition)
+        return [texts[0] for texts in _expressions(sample.record).values()], len(sample.record.questions)
+
+    assert said(None) == (["a tall clock", "clock"], 1)
+    assert said("phrases") == (["a tall clock"], 0)
+    assert said("questions+objects") == (["clock"], 1)
+    account = sources.get("visual_genome").samples(root, images=None, splits=None, partition="phrases").account
+    assert account is not None
+    assert account.read["train", "region"] == 1, "what is not asked for was never read"
+    with pytest.raises(InputError, match=r"attributes\.json: no such file; .*--partition phrases\+attributes"):
+        _samples(root, partition="phrases+attributes")
+    for wrong in ("regions", "phrases+phrases", ""):
+        with pytest.raises(InputError, match="expected parts of phrases, objects, attributes, questions"):
+            _samples(root, partition=wrong)
+
+
 @real
 def test_the_real_attributes_and_questions() -> None:
     samples = {sample.record.picture_id: sample for sample in _samples(DATA)}

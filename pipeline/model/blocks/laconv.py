@@ -56,7 +56,7 @@ class Affinity(nn.Module):
         self.value = nn.Linear(config.words, config.condition)
 
     def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """A of Eq. 4, float32 (B, heads, L, h*w); sums to 1 over the real words."""
+        """A of Eq. 4 in float32 or wider, (B, heads, L, h*w); sums to 1 over the real words."""
         return masked_softmax(self.scores(image, words), mask[:, None, :, None], dim=2)
 
     def scores(self, image: Tensor, words: Tensor, code: Tensor | None = None) -> Tensor:

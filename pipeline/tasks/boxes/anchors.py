@@ -10,6 +10,8 @@ from laconvnet.pipeline.model import ModelConfig
 from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
 
 _IGNORED_ABOVE = 0.5
+# Where smooth L1 turns from a parabola into a line: 1 / sigma^2 of MCN's, sigma = 3.
+_BETA = 1 / 9
 
 
 class AnchorBoxes(BoxCoder):
@@ -18,30 +20,31 @@ class AnchorBoxes(BoxCoder):
     Shapes: B examples, A anchors, h x w cells.
     """
 
-    def __init__(self, config: ModelConfig, size: int) -> None:
-        super().__init__(config, size)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         self.sizes: tuple[tuple[int, int], ...] = config.heads.anchors.sizes
 
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Sums over the grid, means over the batch: xy by BCE weighted by 2 - w h, wh by half smooth L1, objectness.
+        """Sums over the grid, means over the batch: xy by BCE, wh by half smooth L1, both times 2 - w h; objectness.
 
-        Output (B, A, 5, h, w), truth (B, 4) -> three scalars (the YOLOv3 terms of v2 Sec. 5.2).
+        Output (B, A, 5, h, w), truth (B, 4) -> three scalars. v2 Sec. 5.2 borrows its head from MCN; so do these terms
+        (luogen1996/MCN, model/mcn_model.py: YOLOv3's, with smooth L1 of sigma 3 for the sides). SimREC, the authors'
+        later code, has half the squared difference there.
         """
         count, _, _, height, width = output.shape
         anchors = self._anchors(output)
-        stride = self.size / height
         centre, sides = (truth[:, :2] + truth[:, 2:]) / 2, truth[:, 2:] - truth[:, :2]
-        cell = (centre / stride).floor().long()
+        cell = (centre / self.stride).floor().long()
         column, row = cell[:, 0].clamp(0, width - 1), cell[:, 1].clamp(0, height - 1)
         anchor = _shape_iou(sides, anchors).argmax(1)
         number = torch.arange(count, device=output.device)
         own = output[number, anchor, :, row, column]
 
-        offset = centre / stride - torch.stack([column, row], 1)
+        offset = centre / self.stride - torch.stack([column, row], 1)
         scale = torch.log(sides.clamp(min=1) / anchors[anchor])
-        weight = 2 - (sides / self.size).prod(1, keepdim=True)
+        weight = 2 - (sides / (self.stride * height)).prod(1, keepdim=True)
         xy = weight * F.binary_cross_entropy_with_logits(own[:, :2], offset.clamp(0, 1), reduction="none")
-        wh = weight * 0.5 * F.smooth_l1_loss(own[:, 2:4], scale, reduction="none")
+        wh = weight * 0.5 * F.smooth_l1_loss(own[:, 2:4], scale, reduction="none", beta=_BETA)
 
         positive = torch.zeros_like(output[:, :, 4])
         positive[number, anchor, row, column] = 1
@@ -64,11 +67,10 @@ class AnchorBoxes(BoxCoder):
     def _boxes(self, output: Tensor) -> Tensor:
         """The boxes (B, A, h, w, 4) that an output stands for."""
         height, width = output.shape[-2:]
-        stride = self.size / height
         rows = torch.arange(height, device=output.device).view(-1, 1)
         columns = torch.arange(width, device=output.device).view(1, -1)
-        x = (output[:, :, 0].sigmoid() + columns) * stride
-        y = (output[:, :, 1].sigmoid() + rows) * stride
+        x = (output[:, :, 0].sigmoid() + columns) * self.stride
+        y = (output[:, :, 1].sigmoid() + rows) * self.stride
         anchors = self._anchors(output).view(1, -1, 2, 1, 1)
         # exp(6) times an anchor is larger than any image; beyond it lies only overflow.
         w = output[:, :, 2].clamp(max=6).exp() * anchors[:, :, 0]

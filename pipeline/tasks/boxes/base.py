@@ -11,10 +11,10 @@ from laconvnet.pipeline.model import ModelConfig
 
 
 class BoxCoder(ABC):
-    """Built for one model at one input size (pixels). All boxes are xyxy in pixels of the square."""
+    """Built for one model. All boxes are xyxy in pixels of the square, which is as large as the head's output says."""
 
-    def __init__(self, config: ModelConfig, size: int) -> None:
-        self.config, self.size = config, size
+    def __init__(self, config: ModelConfig) -> None:
+        self.stride: int = getattr(config.heads, config.head_name()).stride  # pixels to a cell of the output
 
     @abstractmethod
     def loss(self, output: Tensor, truth: Tensor) -> dict[str, Tensor]:

@@ -50,11 +50,10 @@ class PointBoxes(BoxCoder):
         (rounded down, at least one) are taken, cheapest first: those in the box and near its centre before all others,
         then by IoU, then by number. A box off the grid has no candidates and no positive cell.
         """
-        stride = self.size / height
-        middle = (_grid(height, width, overlap) + 0.5) * stride
+        middle = (_grid(height, width, overlap) + 0.5) * self.stride
         inside = ((middle > truth[..., :2]) & (middle < truth[..., 2:])).all(-1)
         centre = (truth[..., :2] + truth[..., 2:]) / 2
-        near = ((middle - centre).abs() < _RADIUS * stride).all(-1)
+        near = ((middle - centre).abs() < _RADIUS * self.stride).all(-1)
         candidate = inside | near
         overlap = overlap.masked_fill(~candidate, 0)
         cost = -3 * torch.log(overlap + 1e-8)
@@ -70,10 +69,9 @@ class PointBoxes(BoxCoder):
         """The boxes (B, N, 4) that an output stands for, and their objectness (B, N), not squashed."""
         height, width = output.shape[2:]
         raw = output.to(torch.promote_types(output.dtype, torch.float32)).flatten(2).transpose(1, 2)
-        stride = self.size / height
-        centre = (raw[..., :2] + _grid(height, width, raw)) * stride
+        centre = (raw[..., :2] + _grid(height, width, raw)) * self.stride
         # exp(6) cells are more than any image has; beyond it lies only overflow.
-        half = raw[..., 2:4].clamp(max=6).exp() * stride / 2
+        half = raw[..., 2:4].clamp(max=6).exp() * self.stride / 2
         return torch.cat([centre - half, centre + half], -1), raw[..., 4]
 
 

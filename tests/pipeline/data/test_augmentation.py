@@ -122,7 +122,7 @@ def test_scale_one_moves_nothing_and_nan_asks_for_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    return Decoder(SIZE, 1, 1, CPU)
+    return Decoder(1, 1, CPU)
 
 
 @settings(max_examples=40, deadline=None)
@@ -170,7 +170,7 @@ def test_the_factors_do_what_they_say(factors: tuple[float, float, float]) -> No
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     data = [np.frombuffer(encoded.getvalue(), np.uint8)]
-    image = Decoder(SIZE, 1, 1, CPU, coloured=True).decode(data, fit(SIZE, 48), floats(factors))[0]
+    image = Decoder(1, 1, CPU, coloured=True).decode(data, fit(SIZE, 48), floats(factors))[0]
     brightness, contrast, saturation = factors
     grey = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None]
     expected = brightness * (128 + contrast * (grey + saturation * (pixels - grey) - 128))

@@ -54,7 +54,7 @@ def test_the_exact_letterbox_and_the_others_show_the_same_square() -> None:
     data = [np.frombuffer(one, np.uint8) for one in images(2, 120, 90)]
     letterbox = Letterbox.fit(np.full(2, 120), np.full(2, 90), 64)
     truth = exact(data, letterbox)
-    for found in (per_picture(data, letterbox), Decoder(64, 2, 1, CPU).decode(data, letterbox)):
+    for found in (per_picture(data, letterbox), Decoder(2, 1, CPU).decode(data, letterbox)):
         assert (found - truth).abs().max() * 255 < 2
     assert truth.std() > 0.1
     assert not torch.equal(truth[0], truth[1])

@@ -23,7 +23,7 @@ Bytes = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    return Decoder(SIZE, 8, 2, torch.device("cpu"))
+    return Decoder(8, 2, torch.device("cpu"))
 
 
 def encoded(pixels: NDArray[np.uint8], kind: str = "PNG", **options: object) -> Bytes:
@@ -140,7 +140,7 @@ def test_strong_downscaling_averages() -> None:
     """A fine checkerboard becomes even grey: resizing without antialiasing would leave a pattern."""
     board = np.indices((1024, 1024)).sum(0) % 2 * 255
     data = encoded(np.repeat(board[..., None], 3, 2).astype(np.uint8))
-    image = Decoder(32, 1, 1, torch.device("cpu")).decode([data], Letterbox.fit(np.array([1024]), np.array([1024]), 32))
+    image = Decoder(1, 1, torch.device("cpu")).decode([data], Letterbox.fit(np.array([1024]), np.array([1024]), 32))
     np.testing.assert_allclose(image.numpy(), 0.5, atol=0.02)
 
 

@@ -128,7 +128,7 @@ def test_a_shrunk_mask_takes_the_pixel_in_the_middle() -> None:
 
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
-    return Decoder(96, 1, 1, torch.device("cpu"))
+    return Decoder(1, 1, torch.device("cpu"))
 
 
 @settings(max_examples=40, deadline=None)

@@ -43,7 +43,7 @@ def only(found: list[str], operator: str) -> list[str]:
 
 
 def test_the_graph_for_a_gpu_gets_the_share(described: list[str]) -> None:
-    Decoder(64, 4, 1, GPU, hw_decoder_load=0.25)
+    Decoder(4, 1, GPU, hw_decoder_load=0.25)
     decoder, last = only(described, "decoders__Image"), only(described, "CropMirrorNormalize")
     assert "device: mixed" in decoder
     assert "hw_decoder_load: 0.250000" in decoder
@@ -53,7 +53,7 @@ def test_the_graph_for_a_gpu_gets_the_share(described: list[str]) -> None:
 
 
 def test_the_graph_for_a_cpu_has_no_share(described: list[str]) -> None:
-    Decoder(64, 4, 1, CPU, hw_decoder_load=0.25)
+    Decoder(4, 1, CPU, hw_decoder_load=0.25)
     decoder = only(described, "decoders__Image")
     assert "device: cpu" in decoder
     assert not [line for line in decoder if line.startswith("hw_decoder_load")]
@@ -76,7 +76,7 @@ def test_the_loader_hands_the_key_on(share: float, sets: dict[str, Path], monkey
     loader = Loader(examples, Vocabulary(()), replace(CONFIG, hw_decoder_load=share), 4, CPU)
     loader.batch(Request(examples.rows[:4]))
     loader.close()
-    assert calls == [(64, 4, 1, CPU, False, share)]
+    assert calls == [(4, 1, CPU, False, share)]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from laconvnet.pipeline.data.text import PAD, UNKNOWN, Vocabulary
-from laconvnet.pipeline.data.vectors import load_vectors
+from laconvnet.pipeline.data.vectors import read_vectors, vectors_of
 from laconvnet.pipeline.errors import ConfigError
 from tests.samples import SAMPLES, needs
 
@@ -25,6 +26,12 @@ def vector_file(path: Path, lines: list[str]) -> Path:
 VOCABULARY = Vocabulary(("the", "man", "zyzzyx", "of"))
 
 
+def load(path: Path, vocabulary: Vocabulary, seed: int = 0) -> tuple[NDArray[np.float32], int]:
+    """The vectors of a vocabulary from a file, and how many of its words the file knows."""
+    found = read_vectors(path, vocabulary.words)
+    return vectors_of(vocabulary, found, seed), len(found)
+
+
 @real
 @pytest.mark.parametrize(("width", "plain"), [(100, False), (300, False), (300, True)])
 def test_glove_as_it_is_distributed(tmp_path: Path, width: int, plain: bool) -> None:
@@ -33,7 +40,7 @@ def test_glove_as_it_is_distributed(tmp_path: Path, width: int, plain: bool) -> 
     expected = {line.split(" ")[0]: np.array(line.split(" ")[1:], np.float32) for line in lines}
     if plain:
         path = vector_file(tmp_path / "glove.txt", lines)
-    vectors, found = load_vectors(path, VOCABULARY)
+    vectors, found = load(path, VOCABULARY)
     assert vectors.shape == (6, width)
     assert vectors.dtype == np.float32
     assert "zyzzyx" not in expected
@@ -49,13 +56,13 @@ def test_words_without_a_vector_get_one_of_the_same_spread(tmp_path: Path) -> No
     rows = [f"w{number} " + " ".join(f"{value:.4f}" for value in draw.normal(0, 0.3, 50)) for number in range(40)]
     path = vector_file(tmp_path / "v.txt", rows)
     vocabulary = Vocabulary(tuple(f"w{number}" for number in range(20)) + tuple(f"x{number}" for number in range(40)))
-    vectors, found = load_vectors(path, vocabulary, seed=1)
+    vectors, found = load(path, vocabulary, seed=1)
     assert found == 20
     assert vectors[22:].std() == pytest.approx(0.3, rel=0.05)
     assert vectors[UNKNOWN].std() > 0.1
     assert len(np.unique(vectors[22:, 0])) == 40
-    np.testing.assert_array_equal(load_vectors(path, vocabulary, seed=1)[0], vectors)
-    other, _ = load_vectors(path, vocabulary, seed=2)
+    np.testing.assert_array_equal(load(path, vocabulary, seed=1)[0], vectors)
+    other, _ = load(path, vocabulary, seed=2)
     np.testing.assert_array_equal(other[2:22], vectors[2:22])
     assert not np.array_equal(other[22:], vectors[22:])
 
@@ -63,7 +70,7 @@ def test_words_without_a_vector_get_one_of_the_same_spread(tmp_path: Path) -> No
 def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
     """GloVe 840B has such: `. . .` and `at name@domain.com` are one word each."""
     lines = ["the 1 2 3", ". . . 4 5 6", "at name@domain.com 7 8 9", "7 1 1 1", "of 10 11 12"]
-    vectors, found = load_vectors(vector_file(tmp_path / "v.txt", lines), VOCABULARY)
+    vectors, found = load(vector_file(tmp_path / "v.txt", lines), VOCABULARY)
     assert found == 2
     assert vectors[[2, 5]].tolist() == [[1, 2, 3], [10, 11, 12]]
 
@@ -88,17 +95,17 @@ def test_entries_with_blanks_are_passed_over(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, lines: list[str], message: str) -> None:
     path = vector_file(tmp_path / "v.txt", lines)
     with pytest.raises(ConfigError) as caught:
-        load_vectors(path, VOCABULARY)
+        load(path, VOCABULARY)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.txt: no such file; expected GloVe"):
-        load_vectors(tmp_path / "none.txt", VOCABULARY)
+    with pytest.raises(ConfigError, match=r"none\.txt: no such file; expected GloVe.*; data\.vectors null learns"):
+        load(tmp_path / "none.txt", VOCABULARY)
     with pytest.raises(ConfigError, match=r"no such file"):
-        load_vectors(tmp_path, VOCABULARY)
+        load(tmp_path, VOCABULARY)
 
 
 def _gzipped() -> bytes:
@@ -123,7 +130,7 @@ def test_a_damaged_archive_is_one_line_of_error(tmp_path: Path, fault: str) -> N
     path = tmp_path / "v.txt.gz"
     path.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
-        load_vectors(path, VOCABULARY)
+        load(path, VOCABULARY)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -132,7 +139,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.txt"
     path.write_bytes(b"the 1 2 3\n\xff\xfe\x00 1 2 3\n")
     with pytest.raises(ConfigError, match=r"cannot be read as GloVe text.*is the file whole"):
-        load_vectors(path, VOCABULARY)
+        load(path, VOCABULARY)
 
 
 VALUES = [[0.5, 1, 2], [3, 4, 5.25]]
@@ -156,12 +163,12 @@ VALUES = [[0.5, 1, 2], [3, 4, 5.25]]
 def test_each_way_to_write_vectors_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "v.txt"
     path.write_bytes(text.encode())
-    vectors, found = load_vectors(path, Vocabulary(("the", "of", "zyzzyx")))
+    vectors, found = load(path, Vocabulary(("the", "of", "zyzzyx")))
     assert found == 2
     assert vectors[2:4].tolist() == VALUES
 
 
 def test_a_first_word_that_is_a_number_is_no_header(tmp_path: Path) -> None:
     path = vector_file(tmp_path / "v.txt", ["7 4", "the 2", "of 3"])
-    vectors, found = load_vectors(path, Vocabulary(("the", "7")))
+    vectors, found = load(path, Vocabulary(("the", "7")))
     assert (found, vectors[2:4].tolist()) == (2, [[2.0], [4.0]])

@@ -17,6 +17,8 @@ from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
 from laconvnet.pipeline.model.blocks.film import FilmBlock
 from laconvnet.pipeline.model.blocks.group_conv import GroupConvBlock
 from laconvnet.pipeline.model.blocks.qghc import QghcBlock
+from laconvnet.pipeline.model.draws import Dropout
+from laconvnet.pipeline.model.norm import BatchNorm
 
 CONFIG = BlockConfig(
     dim=8, condition=8, groups=2, packing=2, kernel_size=3, words=5, heads=2, affinity_dropout=0.0, filter_dropout=0.0
@@ -130,18 +132,20 @@ def test_equals_the_formulas(name: str, config: BlockConfig) -> None:
         torch.testing.assert_close(out[image], expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_gradients_are_those_of_finite_differences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In image, words and the block's own parameters, without the affinity's deliberate float32."""
-
-    def softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-        return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
-
-    monkeypatch.setattr("laconvnet.pipeline.model.blocks.laconv.masked_softmax", softmax)
-    config = replace(CONFIG, dim=4, condition=4, words=3, activation="silu")
-    made = block(name, config)
+def test_gradients_are_those_of_finite_differences(name: str, packed: bool, training: bool) -> None:
+    """A whole block in float64: image, words and every parameter, with batch statistics and dropout in training."""
+    config = replace(CONFIG, dim=4, condition=4, words=3, activation="silu", affinity_dropout=0.2, filter_dropout=0.2)
+    made = block(name, config).train(training)
     x, words, mask = inputs(config, 2, 4)
-    chosen = {key: value for key, value in made.named_parameters() if "norm" not in key and "mlp" not in key}
+    for module in made.modules():
+        if isinstance(module, BatchNorm):
+            module.as_on_gpu = packed
+        elif isinstance(module, Dropout):
+            module.keys = torch.arange(len(x))
+    chosen = dict(made.named_parameters())
 
     def forward(x: Tensor, words: Tensor, *parameters: Tensor) -> Tensor:
         by_name = dict(zip(chosen, parameters, strict=True))

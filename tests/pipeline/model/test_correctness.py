@@ -29,17 +29,6 @@ def assert_exact(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.fixture
-def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The softmax over words in the type of its scores: the model's is float32 by design."""
-
-    def softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-        return torch.softmax(scores.masked_fill(~mask, -math.inf), dim)
-
-    for module in ("blocks.laconv", "language", "layers"):
-        monkeypatch.setattr(f"laconvnet.pipeline.model.{module}.masked_softmax", softmax)
-
-
 def shaken(module: nn.Module) -> Any:
     """In float64 for evaluation, with norms that do something: fresh ones only divide by 1."""
     torch.manual_seed(3)
@@ -97,7 +86,6 @@ def literal_words(made: LanguageEncoder, tokens: list[int], kind: str) -> Tensor
     return words
 
 
-@pytest.mark.usefixtures("exact_softmax")
 @pytest.mark.parametrize(("kind", "layers"), [("lstm", 3), ("gru", 1)])
 def test_word_encoder(kind: Any, layers: int) -> None:
     torch.manual_seed(0)
@@ -175,7 +163,6 @@ def literal_pool(made: AttentivePool, items: Tensor) -> Tensor:
     return rows(p, "merge", sum(weight * item for weight, item in zip(weights, items, strict=True)))
 
 
-@pytest.mark.usefixtures("exact_softmax")
 @pytest.mark.parametrize("stride", [8, 32])
 def test_answers(stride: Any) -> None:
     torch.manual_seed(0)
@@ -215,7 +202,6 @@ def gradients_are_right(made: nn.Module, inputs: list[Tensor], call: Any) -> boo
     return torch.autograd.gradcheck(forward, vector, fast_mode=True)
 
 
-@pytest.mark.usefixtures("exact_softmax")
 @pytest.mark.parametrize("generator", ["affinity", "words"])
 def test_gradients_of_a_block_in_training(generator: Any) -> None:
     config = BlockConfig(
@@ -229,7 +215,6 @@ def test_gradients_of_a_block_in_training(generator: Any) -> None:
     assert gradients_are_right(made, [x, words], lambda x, words: (x, words, mask))
 
 
-@pytest.mark.usefixtures("exact_softmax")
 @pytest.mark.parametrize("name", HEADS)
 def test_gradients_of_a_head_in_training(name: str) -> None:
     torch.manual_seed(0)
@@ -277,7 +262,7 @@ def configs() -> Iterator[ModelConfig]:
     yield from (ModelConfig(preset="tiny", task=head.tasks[0], head=name) for name, head in HEADS.items())
 
 
-@pytest.mark.usefixtures("small_presets", "exact_softmax")
+@pytest.mark.usefixtures("small_presets")
 @pytest.mark.parametrize("config", configs(), ids=lambda c: f"{c.preset}-{c.block}-{c.head}")
 def test_neither_padding_nor_the_rest_of_the_batch_matters(config: ModelConfig) -> None:
     model = make(config).double()
@@ -362,8 +347,7 @@ def test_contiguous_and_interleaved_groups_are_one_network(monkeypatch: pytest.M
     maps = made(images, words, mask)
     permute_position_code(monkeypatch, dict(zip(net.dims, orders, strict=True)))
     for order, expected, found in zip(orders, maps, twin(images, words, mask), strict=True):
-        # The affinity's softmax is float32 by design.
-        torch.testing.assert_close(found, expected[:, order], rtol=1e-4, atol=1e-5)
+        assert_exact(found, expected[:, order])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +370,7 @@ def test_compiled_and_exported_models_answer_the_same(
         expected = model(images, tokens)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         with torch._dynamo.config.patch(allow_rnn=True):  # it takes no recurrence otherwise
-            torch.testing.assert_close(compiled(images, tokens), expected, rtol=1e-4, atol=1e-5)
+            assert_exact(compiled(images, tokens), expected)
     torch._dynamo.reset()
     count = torch.export.Dim("batch", min=1, max=64)
     # From a batch of 2: a 1 would be taken for a constant.
@@ -395,4 +379,4 @@ def test_compiled_and_exported_models_answer_the_same(
     ).module()
     for size in (1, 3):
         found = exported(images[:size], tokens[:size])
-        torch.testing.assert_close(found, expected[:size], rtol=1e-4, atol=1e-5)
+        assert_exact(found, expected[:size])

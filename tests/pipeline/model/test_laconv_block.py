@@ -99,8 +99,7 @@ def test_equals_the_equations(config: BlockConfig) -> None:
     x, words, mask = inputs(config)
     out = made(x, words, mask)
     for i in range(2):
-        # The affinity's softmax is float32 by design.
-        torch.testing.assert_close(out[i], literal(made, x[i], words[i], mask[i]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(out[i], literal(made, x[i], words[i], mask[i]), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("preset", ["s", "b", "tiny"])
@@ -149,7 +148,7 @@ def test_affinity_sums_to_one_over_the_real_words() -> None:
     image = torch.randn(2, 32, 3, 3, dtype=torch.float64)
     weights = Affinity(CONFIG).double().weights(image, words, mask)
     assert weights.shape == (2, 3, 5, 9)
-    torch.testing.assert_close(weights.sum(2), torch.ones(2, 3, 9))
+    torch.testing.assert_close(weights.sum(2), torch.ones(2, 3, 9, dtype=torch.float64))
     assert weights[1, :, 2:].abs().max() == 0
 
 

@@ -54,7 +54,7 @@ def test_three_answers_are_learnt_and_scored(pairs: Path) -> None:
     torch.manual_seed(0)
     config = ModelConfig(preset="tiny", task="entailment")
     model = build_model(config, len(vocabulary), len(vocabulary.answers)).train()
-    task = task_class(config, 64, vocabulary)
+    task = task_class(config, vocabulary)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, 1e-3)
     device, data = torch.device("cpu"), DataConfig(folder=str(pairs), size=64, words=8, batch=12, threads=1)

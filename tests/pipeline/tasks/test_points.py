@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ CONFIG = ModelConfig(preset="tiny", head="points", heads=HeadsConfig(points=Poin
 Floats = NDArray[np.float64]
 
 
-def coder(size: int = SIZE) -> PointBoxes:
-    return PointBoxes(CONFIG, size)
+def coder(cells: int = CELLS) -> PointBoxes:
+    stride: Any = SIZE // cells
+    return PointBoxes(replace(CONFIG, heads=HeadsConfig(points=PointHeadConfig(stride=stride))))
 
 
 def random_output(draw: np.random.Generator, truth: Floats, cells: int = CELLS) -> Floats:
@@ -100,10 +102,10 @@ def slow(output: Floats, truth: Floats) -> tuple[dict[str, float], list[set[tupl
     return {"iou": 5 * iou_sum / total, "objectness": objectness_sum / total}, taken
 
 
-def positives(output: Any, truth: Any, size: int = SIZE) -> list[set[tuple[int, int]]]:
+def positives(output: Any, truth: Any) -> list[set[tuple[int, int]]]:
     """The cells that the loss pulls up: the sign of the objectness's gradient tells."""
     made = torch.as_tensor(output, dtype=torch.float64).clone().requires_grad_()
-    coder(size).loss(made, torch.as_tensor(truth, dtype=torch.float64))["objectness"].backward()
+    coder(made.shape[2]).loss(made, torch.as_tensor(truth, dtype=torch.float64))["objectness"].backward()
     assert made.grad is not None
     assert (made.grad[:, :4] == 0).all()
     return [{(i, j) for i, j in torch.nonzero(image < 0).tolist()} for image in made.grad[:, 4]]
@@ -116,7 +118,7 @@ def test_the_loss_is_the_slow_one(seed: int, count: int, cells: int) -> None:
     truth = random_boxes(draw, count)
     output = random_output(draw, truth, cells)
     expected, taken = slow(output, truth)
-    terms = coder().loss(torch.from_numpy(output), torch.from_numpy(truth))
+    terms = coder(cells).loss(torch.from_numpy(output), torch.from_numpy(truth))
     assert list(terms) == ["iou", "objectness"]
     for name, value in terms.items():
         assert value.item() == pytest.approx(expected[name], rel=1e-9), name
@@ -275,8 +277,8 @@ def test_a_perfect_output_costs_nothing_and_is_answered_exactly(cells: int) -> N
     for number, positive in enumerate(positives(output, truth)):
         for i, j in positive:
             output[number, 4, i, j] = 30
-    assert total(coder().loss(output, truth)).item() == pytest.approx(0, abs=1e-5)
-    boxes, score = coder().best(output)
+    assert total(coder(cells).loss(output, truth)).item() == pytest.approx(0, abs=1e-5)
+    boxes, score = coder(cells).best(output)
     torch.testing.assert_close(boxes, truth, rtol=0, atol=1e-5)
     torch.testing.assert_close(score, torch.ones(4, dtype=torch.float64))
 
@@ -304,7 +306,7 @@ def test_a_few_steps_learn_a_batch() -> None:
     images, tokens = torch.rand(4, 3, SIZE, SIZE), torch.randint(2, 30, (4, 6))
     nothing = torch.empty(0)
     batch = Batch(np.arange(4), images, tokens, torch.from_numpy(letterbox.boxes(boxes)), nothing, letterbox)
-    task = Rec(CONFIG, SIZE, Vocabulary(()))
+    task = Rec(CONFIG, Vocabulary(()))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(40):

@@ -26,8 +26,8 @@ ANCHORS = ((9, 9), (14, 8), (30, 40))
 Floats = NDArray[np.float64]
 
 
-def task(anchors: tuple[tuple[int, int], ...] = ANCHORS, size: int = SIZE) -> Rec:
-    return Rec(ModelConfig(heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=anchors))), size, Vocabulary(()))
+def task(anchors: tuple[tuple[int, int], ...] = ANCHORS) -> Rec:
+    return Rec(ModelConfig(heads=HeadsConfig(anchors=AnchorHeadConfig(stride=8, sizes=anchors))), Vocabulary(()))
 
 
 def batch_of(boxes: Any, sides: Any = None, size: int = SIZE) -> Batch:
@@ -98,6 +98,13 @@ def overlap(one: list[float], other: list[float]) -> float:
     return shared / (sum(areas) - shared)
 
 
+def smooth_l1(difference: float, sigma: float = 3.0) -> float:
+    """By MCN's formula (model/mcn_model.py): (sigma x)^2 / 2 up to 1 / sigma^2, then |x| - 1 / (2 sigma^2)."""
+    if abs(difference) < 1 / sigma**2:
+        return 0.5 * (sigma * difference) ** 2
+    return abs(difference) - 0.5 / sigma**2
+
+
 def slow_loss(output: Floats, boxes: Floats) -> dict[str, float]:
     """YOLOv3's terms, cell by cell: boxes are xyxy on the square."""
     total = {"xy": 0.0, "wh": 0.0, "objectness": 0.0}
@@ -109,8 +116,7 @@ def slow_loss(output: Floats, boxes: Floats) -> dict[str, float]:
         own = raw[anchor, :, row, column]
         total["xy"] += weight * (bce(own[0], x - column) + bce(own[1], y - row))
         for value, side, prior in zip(own[2:4], (w, h), ANCHORS[anchor], strict=True):
-            off = abs(value - math.log(side / prior))
-            total["wh"] += weight * 0.5 * (0.5 * off**2 if off < 1 else off - 0.5)
+            total["wh"] += weight * 0.5 * smooth_l1(value - math.log(side / prior))
         for a in range(len(ANCHORS)):
             for i in range(CELLS):
                 for j in range(CELLS):
@@ -136,6 +142,18 @@ def test_the_loss_is_the_slow_one(seed: int, count: int) -> None:
     assert set(terms) == {"xy", "wh", "objectness"}
     for name, value in terms.items():
         assert value.item() == pytest.approx(expected[name], rel=2e-5), name
+
+
+@pytest.mark.parametrize(("off", "pull"), [(0.01, 9 * 0.01), (0.1, 0.9), (0.2, 1.0), (3.0, 1.0)])
+def test_the_sides_are_pulled_as_in_mcn(off: float, pull: float) -> None:
+    """By sigma^2 x near the truth and by 1 from 1 / 9 on, times (2 - w h) / 2."""
+    truth = np.array([[10.0, 10.0, 16.0, 8.0]])
+    output = perfect(batch_of(truth))
+    output[:, :, 2] += off
+    task().loss(output.requires_grad_(), batch_of(truth))["wh"].backward()
+    assert output.grad is not None
+    weight = (2 - 16 * 8 / SIZE**2) / 2
+    assert output.grad[0, :, 2].sum().item() == pytest.approx(weight * pull, rel=1e-4)
 
 
 def test_some_cells_are_ignored() -> None:
@@ -271,14 +289,16 @@ def test_the_answer_is_the_box_of_highest_objectness() -> None:
     assert second["score"] == 0.5
 
 
-def test_scores_are_sums_and_counts_with_half_counting_as_found() -> None:
+def test_scores_are_sums_and_counts_and_a_half_is_not_found() -> None:
+    """v1 Sec. 4.1, v2 Sec. 5.1: an IoU larger than 0.5. Rounded to four digits the second box's is 0.5, too."""
     truth = [[0, 0, 10, 10]] * 5
-    boxes = [[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.99], [20, 20, 5, 5], [0, 0, 0, 0]]
+    boxes = [[0, 0, 10, 5], [0, 0, 10, 5.0001], [0, 0, 10, 10], [20, 20, 5, 5], [0, 0, 0, 0]]
     answers: list[dict[str, Any]] = [{"box": box, "score": 1.0} for box in boxes]
     sums = task().score(answers, Truth(truth), np.arange(5))  # type: ignore[arg-type]
     assert sums["acc@0.5"].tolist() == [2, 5]
-    np.testing.assert_allclose(sums["miou"], [1 + 0.5 + 0.499, 5])
-    assert [answer["iou"] for answer in answers] == [1, 0.5, 0.499, 0, 0]
+    np.testing.assert_allclose(sums["miou"], [1 + 0.5 + 0.50001, 5])
+    assert [answer["iou"] for answer in answers] == [0.5, 0.5, 1, 0, 0]
+    assert [answer["correct"] for answer in answers] == [False, True, True, False, False]
     assert answers[1]["truth"] == [0, 0, 10, 10]
 
 

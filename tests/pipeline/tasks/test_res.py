@@ -32,7 +32,7 @@ Mask = NDArray[np.uint8]
 
 
 def task(kind: type[Res] = Res) -> Res:
-    return kind(ModelConfig(task="res"), SIZE, Vocabulary(()))
+    return kind(ModelConfig(task="res"), Vocabulary(()))
 
 
 def batch_of(sides: list[tuple[int, int]], masks: torch.Tensor | None = None) -> Batch:
@@ -269,7 +269,7 @@ class Oracle(torch.nn.Module):
 def ready_with(kind: str, examples: Examples) -> Restored:
     vocabulary = Vocabulary.build(examples.texts(examples.rows))
     config = TrainConfig(DataConfig("unused", size=96, words=4, batch=6, threads=1), ModelConfig(task=kind))
-    ready = TASKS[kind](config.model, 96, vocabulary)
+    ready = TASKS[kind](config.model, vocabulary)
     return Restored(config, vocabulary, Oracle(vocabulary), ready, 0, torch.device("cpu"))  # type: ignore[arg-type]
 
 

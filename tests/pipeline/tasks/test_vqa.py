@@ -23,7 +23,7 @@ ANSWERS = ("yes", "no", "2")
 
 
 def task(answers: tuple[str, ...] = ANSWERS, soft: bool = False) -> Vqa:
-    return Vqa(ModelConfig(task="vqa"), 64, Vocabulary((), answers, soft))
+    return Vqa(ModelConfig(task="vqa"), Vocabulary((), answers, soft))
 
 
 def batch_of(answers: list[int] | list[list[float]]) -> Batch:

@@ -11,8 +11,9 @@ import torch
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data.counts import token_counts
 from laconvnet.pipeline.data.examples import Examples
-from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.data.text import UNKNOWN, Vocabulary, count_words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model import Model, build_model, draws
 from laconvnet.pipeline.runs import checkpoints
@@ -128,6 +129,30 @@ def test_frozen_word_vectors_stay_as_they_are(tmp_path: Path, refcoco: Path) -> 
     number = Vocabulary.from_json(stored).words.index("red") + 2
     assert state["model"]["language.embedding.weight"][number].tolist() == [0.5] * 16
     assert "language.embedding.weight" not in state["moments"]
+
+
+def test_words_of_held_out_texts_that_glove_knows_are_known(tmp_path: Path, refcoco: Path) -> None:
+    """Two words that only val and test texts have: one is in the file, behind all words of training; one is unknown."""
+    training = Examples.open(refcoco, "expression", "train")
+    few = dataclasses.replace(training, split="few", rows=training.rows[:2])  # the rest of train is held out, too
+    words_of = [set(count_words(token_counts(examples))) for examples in (few, training)]
+    known, unknown, *_ = sorted(words_of[1] - words_of[0])
+    said = sorted(words_of[0])[0]
+    file = tmp_path / "glove.txt"
+    file.write_text("".join(f"{word} {value} 0.5\n" for word, value in ((known, 0.25), (said, 1), ("elsewhere", 2))))
+    asked = configuration.load(TINY, ["--data.folder", str(refcoco), "--data.vectors", str(file)])
+    made = start(asked, None, few)
+    in_training = len(words_of[0])
+    assert set(made.vocabulary.words[:in_training]) == words_of[0]
+    assert made.vocabulary.words[in_training:] == (known,)
+    weights = made.model.language.embedding.weight
+    assert not weights.requires_grad
+    assert weights[made.vocabulary.words.index(known) + 2].tolist() == [0.25, 0.5]
+    tokens = made.vocabulary.encode([known, unknown], 1)
+    assert tokens[:, 0].tolist() == [in_training + 2, UNKNOWN]
+    assert tells(made.summary, f"1 of {in_training} words have vectors", "frozen", "1 of ", "only held-out texts have")
+    learned = start(configuration.load(TINY, ["--data.folder", str(refcoco)]), None, few)
+    assert set(learned.vocabulary.words) == words_of[0], "what is learned knows no word that training does not show"
 
 
 def test_the_same_task_keeps_its_answers_and_grows_by_new_ones(tmp_path: Path, clevr: Path) -> None:

@@ -34,7 +34,7 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
     loader = Loader(examples, start_state.vocabulary, config.data, config.data.batch // engine.world, engine.device)
-    task = task_class(config.model, config.data.size, start_state.vocabulary)
+    task = task_class(config.model, start_state.vocabulary)
     seen, order = [], os.environ.get("ORDER")
     for step in range(STEPS):
         rows = items.step(step, config.data.batch, engine.rank, engine.world)
