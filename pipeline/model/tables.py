@@ -99,7 +99,7 @@ def _ablations() -> Iterator[Row]:
         ("no packing", "-2", "0.2", "no_packing", {"packing": (1, 1, 1, 1, 1)}, ""),
         ("language only", "-5", "-2.5", "words", {"generator": "words"}, _GENERATORS),
     ):
-        config: ModelConfig = replace(S, **change)
+        config = replace(S, **change)
         recipe = f"ablation/{recipe}_refcoco"
         yield Row("10", f"{name}, less full", config, 416, params, macs, against=S, recipe=recipe, why=why)
 
