@@ -185,7 +185,7 @@ def test_it_ends_early_and_stays_ended_until_more_patience_is_asked_for(
     assert ends < max(rows), "or it would not end early"
     keys = [*TINY, *EACH, "--data.folder", str(refcoco), "--engine.zero", "1", "--validate.patience"]
     (output, _) = train(2, folder, [*keys, "1"])
-    assert "no better for 1 validations, so the run ends here" in output
+    assert "no better for 1 validation, so the run ends here" in output
     assert max(losses(folder)) == ends
     (row,) = status(folder)
     assert row["state"] == "done"
