@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from laconvnet.files import publish_json, publish_text
+from laconvnet.kernels import backend
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.answers import normalised, worth
 from laconvnet.pipeline.data.examples import Examples
@@ -30,6 +31,7 @@ from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks import TASKS
 from laconvnet.pipeline.tasks.base import Sums, add
+from laconvnet.pipeline.training.engine import allow_tf32
 from laconvnet.shards.format.manifest import is_there, spelled
 from laconvnet.terminal import complain
 
@@ -169,6 +171,9 @@ def _described(ready: Restored, examples: Examples) -> dict[str, Any]:
 
 def _opened(run: Path, data: Path, split: str, at_least: float, last: bool) -> tuple[Restored, Subject]:
     ready = restore(run, last)
+    engine = ready.config.engine  # computed as training does, which validates by the same code
+    allow_tf32(engine.tf32)
+    backend.choose("plain" if engine.kernels == "plain" else "auto")
     subject = Subject.open(ready.config, data, split)
     subject.completeness.check(data, subject.examples, at_least)
     return ready, subject

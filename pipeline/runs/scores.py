@@ -96,7 +96,8 @@ def in_words(row: Mapping[str, Any]) -> str:
     best = f"best {row['best']:.4f} at step {row['best_step']}"
     if row["best_step"] == row["step"]:
         best = "the best so far"
-    ends = f"; no better for {row['waited']} validations, so the run ends here" if row["ends"] else ""
+    waited = f"{row['waited']} validation{'s' if row['waited'] > 1 else ''}"
+    ends = f"; no better for {waited}, so the run ends here" if row["ends"] else ""
     criterion = Criterion(row["metric"], row["split"])
     return f"validated {row['score']:.4f} {criterion} at step {row['step']}, {best}{ends}"
 

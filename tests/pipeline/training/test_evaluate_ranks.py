@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from laconvnet.kernels import backend
 from laconvnet.launch import cli
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.examples import Examples, Kind
 from laconvnet.pipeline.data.text import Vocabulary
+from laconvnet.pipeline.inference import evaluate
 from laconvnet.pipeline.inference.completeness import Completeness
 from laconvnet.pipeline.inference.evaluate import CONTROLS
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.runs.layout import CONFIG
 from laconvnet.pipeline.training import checkpoint
+from laconvnet.pipeline.training.engine import allow_tf32
 from laconvnet.shards.sources.safe_pickle import load_refs
 from laconvnet.shards.synthetic import generate
 from tests.pipeline.training.ranks import finish, run, start
@@ -108,6 +112,25 @@ def test_the_metric_is_that_of_the_answers(command: Any, tmp_path: Path) -> None
     answers = [json.loads(line) for line in (tmp_path / "out.answers.jsonl").read_text().splitlines()]
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["accuracy"] == sum(answer["correct"] for answer in answers) / len(answers)
+
+
+def test_it_computes_as_the_run_was_trained(runs: dict[str, Path], sets: dict[str, Path], tmp_path: Path) -> None:
+    """Or a validation while it trained would have been of other rounding."""
+    run_folder, tf32 = tmp_path / "run", torch.backends.cudnn.allow_tf32
+    shutil.copytree(runs["rec"], run_folder)
+    try:
+        for kernels, tf32_on in (("plain", False), ("auto", True)):
+            file = run_folder / CONFIG
+            words = yaml.safe_load(file.read_text())
+            words["engine"] |= {"kernels": kernels, "tf32": tf32_on}
+            file.write_text(yaml.safe_dump(words))
+            evaluate.evaluate(run_folder, sets["refcoco"], SPLITS["rec"], tmp_path / "out.json", progress=False)
+            assert backend.chosen() == kernels
+            assert torch.backends.cudnn.allow_tf32 == tf32_on
+    finally:
+        backend.choose("auto")
+        allow_tf32(False)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def test_a_truncated_shard_that_one_process_sees_ends_all_alike(

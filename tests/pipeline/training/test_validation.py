@@ -91,6 +91,21 @@ def test_training_is_the_same_to_the_bit_and_scores_are_those_of_eval(
     assert json.loads(last)["step"] == max(told)
 
 
+@pytest.mark.parametrize(("task", "shape"), [("vqa", "true answer: "), ("res", "predicted mask")])
+def test_every_kind_of_answer_is_scored_as_eval_does_and_drawn(
+    tmp_path: Path, sets: dict[str, Path], task: str, shape: str
+) -> None:
+    data = sets["clevr" if task == "vqa" else "refcoco"]
+    keys = [*TINY, "--data.folder", str(data), "--model.task", task, "--schedule.epochs", "0.25"]
+    train(1, tmp_path / "run", [*keys, "--validate.every", "1"])
+    ((step, told),) = scores(tmp_path / "run").items()
+    assert evaluated(tmp_path / "run", data, tmp_path / "out.json") == told
+    assert ("majority" in json.loads(told)) == (task == "vqa")
+    page = (tmp_path / "run" / "validations" / f"step-{step:08d}" / "examples.html").read_text()
+    assert page.count("<figure>") == 12
+    assert shape in page
+
+
 def test_every_checkpoint_that_was_validated_says_so(validated: Path, tmp_path: Path, refcoco: Path) -> None:
     told = scores(validated)
     rows = {row["step"]: row for row in validations(validated)}
@@ -170,7 +185,7 @@ def test_it_ends_early_and_stays_ended_until_more_patience_is_asked_for(
     assert ends < max(rows), "or it would not end early"
     keys = [*TINY, *EACH, "--data.folder", str(refcoco), "--engine.zero", "1", "--validate.patience"]
     (output, _) = train(2, folder, [*keys, "1"])
-    assert "no better for 1 validations, so the run ends here" in output
+    assert "no better for 1 validation, so the run ends here" in output
     assert max(losses(folder)) == ends
     (row,) = status(folder)
     assert row["state"] == "done"
