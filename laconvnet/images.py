@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def read_bytes(path: Path) -> bytes:
 
 def _first_bytes(path: Path, most: int) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(most)
+        # As many as are asked for are allocated before the first is read.
+        return stream.read(min(most, os.fstat(stream.fileno()).st_size + 1))
 
 
 @contextmanager

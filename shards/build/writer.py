@@ -31,6 +31,7 @@ from laconvnet.shards.format.tar import IndexEntry, TarWriter, index_bytes
 _FINGERPRINT = b"fingerprint"
 _TAR_BYTES = b"tar_bytes"
 _KEPT = b"kept"
+_BUFFER_BYTES = 2**20  # of the tar: some images a call of the file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
     """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
     entries: list[tuple[IndexEntry, IndexEntry]] = []
     with publishing(part.tar) as temporary:
-        with temporary.open("wb") as stream, TarWriter(stream) as tar:
+        with temporary.open("wb", _BUFFER_BYTES) as stream, TarWriter(stream) as tar:
             for sample in chunk.samples:
                 entry = _add_sample(sample, part.number, tar, tables)
                 if entry is not None:
@@ -151,12 +152,13 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
     record, encoded = found.record, found.image
     tables.kept.update(record_counts(record))
     text = record.to_json()
-    image_name, json_name = f"{record.key}.{encoded.ext}", f"{record.key}.json"
+    key = record.key
+    image_name, json_name = f"{key}.{encoded.ext}", f"{key}.json"
     image, json_ = tar.add(image_name, encoded.data), tar.add(json_name, text)
     tables.examples.extend(example_rows(record, len(tables.samples)))
     tables.samples.append(
         {
-            "key": record.key,
+            "key": key,
             "source": record.source,
             "picture_id": record.picture_id,
             "file_name": record.file_name,
