@@ -55,13 +55,20 @@ def _first_bytes(path: Path, most: int) -> bytes:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is heard of warnings. Around threads that open images, for each puts back what it found in the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
     """An image of one of FORMATS by its bytes, not yet decoded; PIL's warnings are quiet until it is closed.
 
     Raises ImageLimitError for one beyond the limits above, and whatever PIL does for malformed bytes.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:  # at twice MAX_PIXELS

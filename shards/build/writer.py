@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publish_bytes, publishing
-from laconvnet.shards.build.examine import examine
+from laconvnet.shards.build.examine import Examined, examine
+from laconvnet.shards.build.threads import in_order
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, record_counts
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
@@ -84,15 +86,18 @@ class Part:
         return size
 
 
-def write_shard(out: Path, chunk: Chunk) -> int:
-    """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done."""
+def write_shard(out: Path, chunk: Chunk, threads: int = 1) -> int:
+    """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done.
+
+    So many ``threads`` look at its images; the bytes are the same.
+    """
     part = Part(out, chunk.number)
     fingerprint = _fingerprint(chunk)
     if part.tar_bytes(fingerprint) is not None:
         return len(chunk.samples)
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
     tables = _Tables([], [], [], [], Counter())
-    size = _write_tar(part, chunk, tables)
+    size = _write_tar(part, chunk, tables, threads)
     examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
     kept = json.dumps([[*entry, number] for entry, number in sorted(tables.kept.items())])
     commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size), _KEPT: kept})
@@ -124,13 +129,17 @@ def _fingerprint(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
+def _write_tar(part: Part, chunk: Chunk, tables: _Tables, threads: int) -> int:
     """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
     entries: list[tuple[IndexEntry, IndexEntry]] = []
     with publishing(part.tar) as temporary:
-        with temporary.open("wb", _BUFFER_BYTES) as stream, TarWriter(stream) as tar:
-            for sample in chunk.samples:
-                entry = _add_sample(sample, part.number, tar, tables)
+        with (
+            temporary.open("wb", _BUFFER_BYTES) as stream,
+            TarWriter(stream) as tar,
+            closing(in_order(examine, chunk.samples, threads)) as looked_at,
+        ):
+            for sample, found in zip(chunk.samples, looked_at, strict=True):
+                entry = _add_sample(sample, found, part.number, tar, tables)
                 if entry is not None:
                     entries.append(entry)
         size = temporary.stat().st_size
@@ -142,8 +151,9 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
     return size
 
 
-def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
-    found = examine(sample)
+def _add_sample(
+    sample: RawSample, found: Examined, shard: int, tar: TarWriter, tables: _Tables
+) -> tuple[IndexEntry, IndexEntry] | None:
     tables.quarantine.extend(found.rows)
     if found.record is None or found.image is None:
         tables.pictures.append(sample_row(sample, found.content))
