@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +87,10 @@ class Part:
         return size
 
 
-def write_shard(out: Path, chunk: Chunk, threads: int = 1) -> int:
+def write_shard(out: Path, chunk: Chunk, threads: int = 1, look: Callable[[RawSample], Examined] = examine) -> int:
     """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done.
 
-    So many ``threads`` look at its images; the bytes are the same.
+    So many ``threads`` look at its images; the bytes are the same. A bench gives another ``look`` than the build's.
     """
     part = Part(out, chunk.number)
     fingerprint = _fingerprint(chunk)
@@ -97,7 +98,7 @@ def write_shard(out: Path, chunk: Chunk, threads: int = 1) -> int:
         return len(chunk.samples)
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
     tables = _Tables([], [], [], [], Counter())
-    size = _write_tar(part, chunk, tables, threads)
+    size = _write_tar(part, chunk, tables, in_order(look, chunk.samples, threads))
     examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
     kept = json.dumps([[*entry, number] for entry, number in sorted(tables.kept.items())])
     commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size), _KEPT: kept})
@@ -129,16 +130,16 @@ def _fingerprint(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def _write_tar(part: Part, chunk: Chunk, tables: _Tables, threads: int) -> int:
+def _write_tar(part: Part, chunk: Chunk, tables: _Tables, examined: Generator[Examined]) -> int:
     """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
     entries: list[tuple[IndexEntry, IndexEntry]] = []
     with publishing(part.tar) as temporary:
         with (
             temporary.open("wb", _BUFFER_BYTES) as stream,
             TarWriter(stream) as tar,
-            closing(in_order(examine, chunk.samples, threads)) as looked_at,
+            closing(examined),
         ):
-            for sample, found in zip(chunk.samples, looked_at, strict=True):
+            for sample, found in zip(chunk.samples, examined, strict=True):
                 entry = _add_sample(sample, found, part.number, tar, tables)
                 if entry is not None:
                     entries.append(entry)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from laconvnet.images import opened
-from laconvnet.shards.build import writer
+from laconvnet.shards.build import examine
 from laconvnet.shards.build.builder import build
-from laconvnet.shards.build.examine import examine
+from laconvnet.shards.build.images import read_image_file
 from laconvnet.shards.build.threads import in_order
 from tests.package.test_images import encoded
 from tests.shards.test_build import ARGS, hashes, toy
@@ -96,9 +96,9 @@ def test_the_images_of_one_shard_are_looked_at_by_all_workers(tmp_path: Path, mo
     samples = toy(tmp_path / "pictures")[:4]
     together = threading.Barrier(4, timeout=_SECONDS)
 
-    def at_once(sample: Any) -> Any:
+    def at_once(*arguments: Any) -> Any:
         together.wait()
-        return examine(sample)
+        return read_image_file(*arguments)
 
-    monkeypatch.setattr(writer, "examine", at_once)
+    monkeypatch.setattr(examine, "read_image_file", at_once)
     assert len(build(samples, tmp_path / "out", **ARGS, workers=4).samples) == 4
