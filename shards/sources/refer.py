@@ -89,7 +89,7 @@ class Refer:
 
     def load(self, path: Path) -> Iterable[Any]:
         """The entries of such a file, of which `check_ref` knows whether they are refs."""
-        return _drained(load_refs(path))
+        return load_refs(path)
 
     def check_ref(self, ref: Any, where: str) -> tuple[AnnotationId, ...]:
         """The annotations of a ref, checked with its other keys; raises EntryFault."""
@@ -189,13 +189,6 @@ class Refer:
         names = named(self.name, "", image_id if self.collection.coco else None)
         for split in sorted({ref.split for ref in of_image} | {fault.split for fault in found}):
             yield lost(why, "picture", image_id, split, listed.path, {"picture": 1}, key=key, named=names)
-
-
-def _drained(entries: list[Any]) -> Iterator[Any]:
-    """The entries in their order, each let go of with the next: a pickle's lists and texts are most of the memory."""
-    entries.reverse()
-    while entries:
-        yield entries.pop()
 
 
 REFCOCO = Refer("refcoco", "RefCOCO: 142,209 expressions for 50,000 objects in 19,994 COCO images", "unc")

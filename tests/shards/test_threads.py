@@ -1,4 +1,4 @@
-"""Images looked at by several threads: in order, not too far ahead, with nobody's warnings heard, and the same bytes."""
+"""Images looked at by several threads: in order, not too far ahead, nobody's warnings heard, and the same bytes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def shards(
     pictures: Annotated[int, Arg("images of a set", "N", at_least=1)] = 1000,
     size: Annotated[int, Arg("side of an image of the part build", "N")] = 256,
     workers: Annotated[int, Arg("processes of the building", "N", at_least=1)] = 1,
-    expressions: Annotated[int, Arg("of the annotations of the part memory", "N", at_least=40)] = 200_000,
+    expressions: Annotated[int, Arg("of the annotations of the part memory", "N", at_least=40)] = 400_000,
     rounds: Annotated[int | None, Arg("sets each way writes (default: 7)", "N", at_least=1)] = None,
     quick: Annotated[bool, Arg("3 rounds")] = False,
     json: JsonLines = False,
