@@ -1,13 +1,13 @@
 """What annotations take in the process that reads them, by the peaks of two sizes, each in a process of its own.
 
 The annotations are made, and there are no images: `laconvnet shards check --annotations-only` reads and plans them as a
-build does. The processes that write hold a shard each, however many annotations there are.
+build does. The processes that write hold a shard each, however many annotations there are. A partition of the RefCOCO
+family is not among them: its file may have 64 MB, which are some hundred thousand expressions.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,7 @@ from typing import Any
 from laconvnet.kernels.bench import Row
 from laconvnet.pipeline.bench.rows import counted
 
-EACH = 10  # expressions of an image
+EACH = 10  # expressions of an image: half of the usual number are more than two shards, which a planner may hold
 # Of the command alone: what getrusage tells begins with the process that started it.
 _SCRIPT = """
 import re, sys
@@ -42,40 +42,6 @@ def table(root: Path, images: int) -> Path:
     box = ",".join(map(str, _BOX))
     rows = (f"{image}.jpg,{_phrase(n)},{box},{_SIDE},{_SIDE}" for image in range(images) for n in range(EACH))
     return _lines(root / "train.csv", head, rows)
-
-
-def refcoco(root: Path, images: int) -> Path:
-    """An object and a ref for every two expressions."""
-    folder = root / "refcoco"
-    folder.mkdir()
-    refs, annotations = [], []
-    for image in range(1, images + 1):
-        for number in range(0, EACH, 2):
-            id = image * EACH + number
-            annotations.append(_annotation(id, image))
-            refs.append(_ref(id, image, number))
-    pictures = [{"id": n, "file_name": f"{n}.jpg", "width": _SIDE, "height": _SIDE} for n in range(1, images + 1)]
-    instances = {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
-    (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return root
-
-
-def _annotation(id: int, image: int) -> dict[str, Any]:
-    x, y, w, h = _BOX
-    outline = [[x, y, x + w, y, x + w, y + h, x + id % 7, y + h]]
-    facts = {"id": id, "image_id": image, "category_id": 1, "iscrowd": 0, "area": w * h}
-    return {**facts, "bbox": list(_BOX), "segmentation": outline}
-
-
-def _ref(id: int, image: int, number: int) -> dict[str, Any]:
-    ids = [id, id + 1]
-    sentences = [
-        {"tokens": _phrase(n).split(), "raw": _phrase(n), "sent": _phrase(n), "sent_id": sent_id}
-        for n, sent_id in enumerate(ids, start=number)
-    ]
-    facts = {"ref_id": id, "ann_id": id, "image_id": image, "category_id": 1, "split": "train"}
-    return {**facts, "sent_ids": ids, "file_name": f"{image}_{id}.jpg", "sentences": sentences}
 
 
 def visual_genome(root: Path, images: int) -> Path:
@@ -107,14 +73,14 @@ def _lines(path: Path, head: str, rows: Iterator[str]) -> Path:
     return path
 
 
-MADE: dict[str, Callable[[Path, int], Path]] = {"table": table, "refcoco": refcoco, "visual_genome": visual_genome}
+MADE: dict[str, Callable[[Path, int], Path]] = {"table": table, "visual_genome": visual_genome}
 
 
 def rows(expressions: int) -> Iterator[Row]:
-    """A row a source: the bytes that an expression takes, between a quarter of so many and all; and the peak of all."""
+    """A row a source: the bytes that an expression takes, between half of so many and all; and the peak of all."""
     for name in MADE:
-        low, high = (_peak(name, number // EACH) for number in (expressions // 4, expressions))
-        more = (expressions - expressions // 4) // EACH * EACH
+        low, high = (_peak(name, number // EACH) for number in (expressions // 2, expressions))
+        more = (expressions - expressions // 2) // EACH * EACH
         yield {
             "bench": "shards",
             "source": name,

@@ -38,8 +38,8 @@ def shards(
       small         a set of 60 images, one shard, by one worker (the baseline) and by several: --workers, at least 2
       reads         every image once, in batches of 32, with two threads, from a shard that the system was asked to drop
                     from its memory: in the order of a plan beside that of the shard (the baseline)
-      memory        bytes an expression in the process that reads the annotations, between a quarter of --expressions
-                    and all, and its peak
+      memory        bytes an expression in the process that reads the annotations, between half of --expressions and
+                    all, and its peak
     The images of pass-through, decode, small and reads are of 640x480 and as many bytes as photographs. Ways take
     turns. A row tells the median over rounds in ms an image, the distance of the quartiles, the ratio (baseline's
     median / median), images a second, and what the process computed (cpu_ms). Sets are written in the folder of
