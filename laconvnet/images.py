@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -49,7 +50,16 @@ def read_bytes(path: Path) -> bytes:
 
 def _first_bytes(path: Path, most: int) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(most)
+        # As many as are asked for are allocated before the first is read.
+        return stream.read(min(most, os.fstat(stream.fileno()).st_size + 1))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is heard of warnings. Around threads that open images, for each puts back what it found in the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -58,8 +68,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 
     Raises ImageLimitError for one beyond the limits above, and whatever PIL does for malformed bytes.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:  # at twice MAX_PIXELS

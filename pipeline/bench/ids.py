@@ -10,7 +10,7 @@ from typing import Any
 _KEYS = {
     "kernel": "preset size dtype stage kernel_size operation direction name batch cache device",
     "data": "part name step pictures threads samples device",
-    "shards": "name source pictures size workers",
+    "shards": "measure name source pictures size workers",
     "train": "part name preset size precision batch zero steps device",
     "infer": "preset task size precision measure name batch device",
     "bytes": "measure preset size dtype stage kernel_size operation name batch world device",

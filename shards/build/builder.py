@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain, islice
 from multiprocessing.connection import wait as wait_for_exit
 from operator import length_hint
 from pathlib import Path
@@ -112,24 +113,42 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     """Write all chunks; returns how many there are."""
     if workers < 1:
         raise InputError(f"workers {workers}, expected at least 1")
-    count = 0
     with tqdm(total=total, unit="image", desc="shards", disable=not progress) as bar:
-        if workers == 1:
-            for chunk in chunks:
-                with deadline(_DEADLINE_SECONDS, _overdue(out, chunk)):
-                    bar.update(write_shard(out, chunk))
-                count += 1
-            return count
-        with _pool(workers, out) as pool:
-            pending: set[Future[int]] = set()
-            for chunk in chunks:
-                # One chunk more than there are workers, so that none waits, and no further: the source is a stream.
-                if len(pending) > workers:
-                    pending = _finish_some(pending, out, bar)
-                pending.add(pool.submit(write_shard, out, chunk))
-                count += 1
-            while pending:
+        shards, chunks = _first_of(chunks, workers)
+        # Where there are fewer shards than workers, several look at the images of one.
+        threads = -(-workers // max(shards, 1))
+        if shards <= 1:
+            return _write_here(chunks, out, threads, bar)
+        return _write_in_pool(chunks, out, shards, threads, bar)
+
+
+def _first_of(chunks: Iterator[Chunk], most: int) -> tuple[int, Iterator[Chunk]]:
+    """How many there are, counted up to ``most``, and all of them."""
+    first = tuple(islice(chunks, most))
+    return len(first), chain(first, chunks)
+
+
+def _write_here(chunks: Iterator[Chunk], out: Path, threads: int, bar: tqdm[Any]) -> int:
+    count = 0
+    for chunk in chunks:
+        with deadline(_DEADLINE_SECONDS, _overdue(out, chunk)):
+            bar.update(write_shard(out, chunk, threads))
+        count += 1
+    return count
+
+
+def _write_in_pool(chunks: Iterator[Chunk], out: Path, processes: int, threads: int, bar: tqdm[Any]) -> int:
+    count = 0
+    with _pool(processes, out) as pool:
+        pending: set[Future[int]] = set()
+        for chunk in chunks:
+            # One chunk more than there are processes, so that none waits, and no further: the source is a stream.
+            if len(pending) > processes:
                 pending = _finish_some(pending, out, bar)
+            pending.add(pool.submit(write_shard, out, chunk, threads))
+            count += 1
+        while pending:
+            pending = _finish_some(pending, out, bar)
     return count
 
 

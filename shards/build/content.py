@@ -41,7 +41,10 @@ def difference_hash(pixels: Pixels) -> bytes | None:
         return None
     rows, columns = (np.arange(count + 1) * side // count for count, side in ((_ROWS, height), (_COLUMNS, width)))
     wide: Any = np.uint16 if height <= _ROWS * 256 else np.uint32  # what a column of a cell adds up to
-    sums = np.stack([pixels[first:end].sum(0, dtype=wide) for first, end in pairwise(rows.tolist())])
-    luma = sums.astype(np.int64) @ np.array(_LUMA)
-    cells = np.add.reduceat(luma, columns[:-1], axis=1) / (np.diff(rows)[:, None] * np.diff(columns) * sum(_LUMA))
+    sums = np.empty((_ROWS, 3 * width), wide)
+    lines = pixels.reshape(height, -1)
+    for into, (first, end) in zip(sums, pairwise(rows.tolist()), strict=True):
+        np.add.reduce(lines[first:end], 0, wide, into)
+    colours = np.add.reduceat(sums.reshape(_ROWS, width, 3), columns[:-1], axis=1, dtype=np.int64)
+    cells = colours @ np.array(_LUMA) / (np.diff(rows)[:, None] * np.diff(columns) * sum(_LUMA))
     return np.packbits(np.diff(cells, axis=1) > _LIGHTER).tobytes()

@@ -49,7 +49,7 @@ def segments(data: bytes) -> list[Segment] | None:
 def is_plain(data: bytes) -> bool:
     """Whether every decoder agrees on these bytes: baseline or progressive, 8 bits, gray or YCbCr, with its end."""
     found = segments(data)
-    if found is None or data.find(_EOI, found[-1].end) < 0:
+    if found is None or data.rfind(_EOI, found[-1].end) < 0:  # from behind: most files end with it
         return False
     bodies = {part.marker: data[part.start : part.end].lstrip(b"\xff")[3:] for part in found}
     frames = [part.marker for part in found if part.marker in _ANY_SOF]

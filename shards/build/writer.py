@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from laconvnet.files import publish_bytes, publishing
-from laconvnet.shards.build.examine import examine
+from laconvnet.shards.build.examine import Examined, examine
+from laconvnet.shards.build.threads import in_order
 from laconvnet.shards.format.counts import COUNT_SCHEMA, counted
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, record_counts
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, PARTS, SAMPLE_SCHEMA, open_writer
@@ -31,6 +34,7 @@ from laconvnet.shards.format.tar import IndexEntry, TarWriter, index_bytes
 _FINGERPRINT = b"fingerprint"
 _TAR_BYTES = b"tar_bytes"
 _KEPT = b"kept"
+_BUFFER_BYTES = 2**20  # of the tar: some images a call of the file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,18 @@ class Part:
         return size
 
 
-def write_shard(out: Path, chunk: Chunk) -> int:
-    """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done."""
+def write_shard(out: Path, chunk: Chunk, threads: int = 1, look: Callable[[RawSample], Examined] = examine) -> int:
+    """Write shard ``chunk.number`` into ``out`` unless it is there already; returns the number of raw samples done.
+
+    So many ``threads`` look at its images; the bytes are the same. A bench gives another ``look`` than the build's.
+    """
     part = Part(out, chunk.number)
     fingerprint = _fingerprint(chunk)
     if part.tar_bytes(fingerprint) is not None:
         return len(chunk.samples)
     part.table("samples").unlink(missing_ok=True)  # the old commit, before the files it speaks for change
     tables = _Tables([], [], [], [], Counter())
-    size = _write_tar(part, chunk, tables)
+    size = _write_tar(part, chunk, tables, in_order(look, chunk.samples, threads))
     examples = pa.Table.from_pylist(tables.examples, schema=EXAMPLE_SCHEMA)
     kept = json.dumps([[*entry, number] for entry, number in sorted(tables.kept.items())])
     commit = SAMPLE_SCHEMA.with_metadata({_FINGERPRINT: fingerprint, _TAR_BYTES: str(size), _KEPT: kept})
@@ -123,13 +130,17 @@ def _fingerprint(chunk: Chunk) -> str:
     return digest.hexdigest()
 
 
-def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
+def _write_tar(part: Part, chunk: Chunk, tables: _Tables, examined: Generator[Examined]) -> int:
     """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
     entries: list[tuple[IndexEntry, IndexEntry]] = []
     with publishing(part.tar) as temporary:
-        with temporary.open("wb") as stream, TarWriter(stream) as tar:
-            for sample in chunk.samples:
-                entry = _add_sample(sample, part.number, tar, tables)
+        with (
+            temporary.open("wb", _BUFFER_BYTES) as stream,
+            TarWriter(stream) as tar,
+            closing(examined),
+        ):
+            for sample, found in zip(chunk.samples, examined, strict=True):
+                entry = _add_sample(sample, found, part.number, tar, tables)
                 if entry is not None:
                     entries.append(entry)
         size = temporary.stat().st_size
@@ -141,8 +152,9 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables) -> int:
     return size
 
 
-def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) -> tuple[IndexEntry, IndexEntry] | None:
-    found = examine(sample)
+def _add_sample(
+    sample: RawSample, found: Examined, shard: int, tar: TarWriter, tables: _Tables
+) -> tuple[IndexEntry, IndexEntry] | None:
     tables.quarantine.extend(found.rows)
     if found.record is None or found.image is None:
         tables.pictures.append(sample_row(sample, found.content))
@@ -151,12 +163,13 @@ def _add_sample(sample: RawSample, shard: int, tar: TarWriter, tables: _Tables) 
     record, encoded = found.record, found.image
     tables.kept.update(record_counts(record))
     text = record.to_json()
-    image_name, json_name = f"{record.key}.{encoded.ext}", f"{record.key}.json"
+    key = record.key
+    image_name, json_name = f"{key}.{encoded.ext}", f"{key}.json"
     image, json_ = tar.add(image_name, encoded.data), tar.add(json_name, text)
     tables.examples.extend(example_rows(record, len(tables.samples)))
     tables.samples.append(
         {
-            "key": record.key,
+            "key": key,
             "source": record.source,
             "picture_id": record.picture_id,
             "file_name": record.file_name,

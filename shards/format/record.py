@@ -15,11 +15,12 @@ from typing import Any
 from laconvnet.shards.errors import InputError
 
 SCHEMA_VERSION = 1
+_NOT_OF_KEYS = re.compile(r"[^0-9A-Za-z_+-]")
 
 
 def key(source: str, picture_id: str) -> str:
     """The key of an image: no dot and no slash, which webdataset and DALI split at."""
-    return re.sub(r"[^0-9A-Za-z_+-]", "_", f"{source}-{picture_id}")
+    return _NOT_OF_KEYS.sub("_", f"{source}-{picture_id}")
 
 
 Box = tuple[float, float, float, float]

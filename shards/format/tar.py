@@ -57,15 +57,39 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> Member:
         """Write one member; raises ValueError where USTAR cannot hold the name or size."""
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        header.mode = 0o644
-        self._stream.write(header.tobuf(tarfile.USTAR_FORMAT))
+        self._stream.write(header(name, len(data)))
         self._stream.write(data)
         self._stream.write(bytes(padded(len(data)) - len(data)))
         member = Member(self._at + BLOCK, len(data), xxhash.xxh3_64_intdigest(data))
         self._at += BLOCK + padded(len(data))
         return member
+
+
+def header(name: str, length: int) -> bytes:
+    """The block before a member's content, as `tarfile` makes it; raises ValueError as `TarWriter.add`.
+
+    Of most members name, size and checksum alone are put into a block that is made once: there are millions.
+    """
+    encoded, size = name.encode(), b"%011o" % length
+    if len(encoded) > _NAME or len(size) > _SIZE.stop - _SIZE.start - 1:
+        return _block(name, length)
+    total = _BLANK_SUM + sum(encoded) + sum(size) - sum(_BLANK[_SIZE])
+    before = encoded.ljust(_NAME, b"\0") + _BLANK[_NAME : _SIZE.start]
+    return before + size + _BLANK[_SIZE.stop - 1 : _SUM.start] + b"%06o" % total + _BLANK[_SUM.stop :]
+
+
+def _block(name: str, length: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = length
+    member.mode = 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+# Where USTAR keeps them: the name from the first byte, the size as octal digits and a zero, the checksum's digits.
+_NAME = tarfile.LENGTH_NAME
+_SIZE, _SUM = slice(124, 136), slice(148, 154)
+_BLANK = _block("", 0)
+_BLANK_SUM = int(_BLANK[_SUM], 8)
 
 
 def index_bytes(samples: Iterable[Sequence[IndexEntry]]) -> bytes:

@@ -16,9 +16,12 @@ import pytest
 import torch
 
 from laconvnet.launch import cli
-from laconvnet.launch.commands.bench import building, options
+from laconvnet.launch.commands.bench import building, cold, holding, options, writing
 from laconvnet.launch.commands.bench.building import Building
 from laconvnet.pipeline.bench import data
+from laconvnet.pipeline.data.reader import Reader
+from laconvnet.shards.build.check import check
+from laconvnet.shards.sources import get
 
 TINY = ["--device", "cpu", "--preset", "tiny", "--size", "32", "--batch", "2"]
 
@@ -41,7 +44,8 @@ def small_data(*arguments: Any, **_: Any) -> Any:
         (["infer", *TINY, "--rounds", "1"], 2 * 2),
         (["bytes", *TINY, "--rounds", "1"], 2 * 5 * 2 + 2 * 2 + 2 * 2),
         (["bytes", *TINY, "--part", "moved"], 2 * 2),
-        (["shards", "--pictures", "8", "--size", "32", "--rounds", "2"], 2),
+        (["shards", "--pictures", "8", "--size", "32", "--rounds", "2", "--part", "build"], 2),
+        (["shards", "--pictures", "8", "--rounds", "1", "--part", "pass-through", "decode", "small", "reads"], 9),
         (["data", "--rounds", "1"], 2),
         (["train", "--device", "cpu", "--part", "speed", "--rounds", "1", "--data.size", "32", "--data.batch", "2"], 2),
     ],
@@ -149,6 +153,65 @@ def test_rows_of_shards_by_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours["ratio"] == pytest.approx(0.25)
     assert ours["pictures_per_s"] == pytest.approx(10)
     assert (ours["pictures"], ours["size"], ours["workers"]) == (4, 32, 3)
+
+
+def test_a_shard_written_without_decoding_is_that_of_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, dict[str, bytes]] = {}
+
+    def keep(ways: dict[str, Any], *_: Any) -> list[Any]:
+        for name, way in ways.items():
+            way(tmp_path / name)
+            written[name] = {tar.name: tar.read_bytes() for tar in (tmp_path / name).glob("*.tar")}
+        return []
+
+    monkeypatch.setattr(writing, "compared", keep)
+    writing.pass_through(5, 1, lambda: None)
+    writing.decode(5, 1, lambda: None)
+    assert len(written["shard writer"]) == 1
+    assert written["shard writer"] == written["shards build"]
+    assert len(written["webdataset.ShardWriter"]) == 1
+
+
+def test_a_shard_is_dropped_before_each_reading_and_every_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    read: list[int] = []
+
+    def advise(_: int, offset: int, length: int, advice: int) -> None:
+        told.append(advice)
+
+    def batch(_: Any, samples: Any) -> list[Any]:
+        read.extend(samples.tolist())
+        return Reader.read(_, samples)
+
+    for kind in (cold.Unannounced, Announced):
+        monkeypatch.setattr(kind, "read", batch, raising=False)
+    monkeypatch.setattr(cold, "Reader", Announced)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    cold.rows(33, 1, lambda: None)
+    of_round = [os.POSIX_FADV_DONTNEED, *[os.POSIX_FADV_WILLNEED] * 64] * 2 + [os.POSIX_FADV_DONTNEED]
+    assert told == of_round * 2
+    assert read[:64] == list(range(64)) != read[64:128] == read[128:192]
+    assert sorted(read[64:128]) == list(range(64))
+
+
+class Announced(Reader):
+    """What is measured, where its calls are counted."""
+
+
+@pytest.mark.parametrize("source", holding.MADE)
+def test_annotations_that_are_made_are_read_whole(source: str, tmp_path: Path) -> None:
+    root = holding.MADE[source](tmp_path, 3)
+    samples = get(source).samples(root, images=None, splits=None, partition=None, with_images=False)
+    found = check(samples, root, with_images=False, progress=False)
+    assert found.ledger["train"]["expression"]["kept"] == 3 * holding.EACH
+    assert len(found.quarantine) == 0
+
+
+def test_memory_is_what_more_expressions_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "_peak", lambda _, images: 10**6 + 70 * images * holding.EACH)
+    rows = list(holding.rows(4000))
+    assert [row["source"] for row in rows] == list(holding.MADE)
+    assert {(row["median"], row["unit"], row["peak_mb"]) for row in rows} == {(70, "bytes an expression", 1.28)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from PIL import Image, UnidentifiedImageError
@@ -35,6 +37,17 @@ def test_scans_are_counted_as_a_decoder_finds_them() -> None:
     assert jpeg_scans(two) == 1
     stray = encoded().replace(b"\xff\xdb", b"stray\xff\xff\xdb", 1)
     assert jpeg_scans(stray) == 1
+
+
+def test_a_file_takes_the_memory_of_its_bytes_while_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(encoded())
+    tracemalloc.start()
+    try:
+        assert images.read_bytes(file) == encoded()
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_as_many_scans_as_any_encoder_writes_pass_and_more_do_not() -> None:

@@ -148,14 +148,14 @@ def test_an_image_that_changed_is_taken_up_by_the_resumed_build(tmp_path: Path) 
     assert [row["key"] for row in quarantine(out)] == ["toy-7"]
 
 
-def hang(out: Path, chunk: Chunk) -> int:
+def hang(out: Path, chunk: Chunk, threads: int) -> int:
     (out / f".partial.1.hang-{chunk.number}").touch()
     time.sleep(30)
     (out / "went-on").touch()
     return 0
 
 
-def die(out: Path, chunk: Chunk) -> int:
+def die(out: Path, chunk: Chunk, threads: int) -> int:
     os._exit(9)
 
 
@@ -174,7 +174,7 @@ def test_workers_that_hang_or_die_end_the_build(
     if work is hang:
         monkeypatch.setattr(build_module, "_DEADLINE_SECONDS", 0)
     with pytest.raises(error, match=message):
-        build(samples, out, **ARGS, shard_bytes=10**6, workers=2)
+        build(samples, out, **ARGS, shard_bytes=3000, workers=2)
     assert not out.exists(), "neither litter nor a worker that goes on"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,6 @@ def rows(pictures: int, size: int, workers: int, rounds: int, done: Callable[[],
     with tempfile.TemporaryDirectory() as place:
         building = Building(Path(place), pictures, size, workers)
         ways = {BASELINE: building.theirs, OURS: building.ours}
-        values: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(rounds + 1):
-            for name, write in ways.items():
-                with tempfile.TemporaryDirectory(dir=place) as out:
-                    start = time.perf_counter()
-                    write(Path(out) / "set")
-                    taken = time.perf_counter() - start
-                if turn:
-                    values[name].append(1e3 * taken / len(building.members))
-                done()
         shape: dict[str, Any] = {
             "source": SOURCE,
             "pictures": len(building.members),
@@ -89,8 +80,46 @@ def rows(pictures: int, size: int, workers: int, rounds: int, done: Callable[[],
             "workers": workers,
             "picture_bytes": sum(file.stat().st_size for _, _, file, _ in building.members),
         }
+        return compared(ways, BASELINE, Path(place), shape, rounds, done)
+
+
+def compared(
+    ways: Mapping[str, Callable[[Path], object]],
+    baseline: str,
+    place: Path,
+    shape: Mapping[str, Any],
+    rounds: int,
+    done: Callable[[], object],
+    before: Callable[[], object] = lambda: None,
+) -> list[Row]:
+    """A row a way, each of which is given a path under ``place`` where nothing is: ms an image and pictures_per_s.
+
+    The ways take turns, after one round to warm up; ``before`` each is called what is not timed, and ``done`` behind.
+    cpu_ms is what this process computes, in all its threads: it hardly depends on who else does. ``shape`` is put into
+    the rows.
+    """
+    values: dict[str, list[float]] = {name: [] for name in ways}
+    computed: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory(dir=place) as out:
+                before()
+                start, used = time.perf_counter(), time.process_time()
+                way(Path(out) / "set")
+                taken, used = time.perf_counter() - start, time.process_time() - used
+            if turn:
+                values[name].append(1e3 * taken / shape["pictures"])
+                computed[name].append(1e3 * used / shape["pictures"])
+            done()
     where = {"device": processor(), **surroundings()}
     return [
-        {"bench": "shards", **row, "pictures_per_s": 1e3 / row["median"], **shape, **where}
-        for row in rows_of(values, BASELINE, "ms an image")
+        {
+            "bench": "shards",
+            **row,
+            "pictures_per_s": 1e3 / row["median"],
+            "cpu_ms": statistics.median(computed[row["name"]]),
+            **shape,
+            **where,
+        }
+        for row in rows_of(values, baseline, "ms an image")
     ]

@@ -49,6 +49,31 @@ def test_a_merged_set_reads_from_the_shards_of_its_inputs(sets: dict[str, Path])
         assert [one.tobytes() for one in reader.read(rows)] == [manifest.read_image(int(row)) for row in rows]
 
 
+def test_the_system_hears_of_all_that_is_read_before_the_first_of_it_is(
+    sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, int]] = []
+    read: list[tuple[int, int]] = []
+
+    def advise(file: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        assert not read
+        heard.append((offset, length))
+
+    def reading(file: int, shard: Path, length: int, offset: int) -> bytes:
+        read.append((offset, length))
+        return pread(file, shard, length, offset)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr("laconvnet.pipeline.data.reader.pread", reading)
+    manifest = Manifest.open(sets["refcoco"])
+    rows = np.random.default_rng(0).permutation(len(manifest.samples))
+    with Reader(manifest) as reader:
+        reader.read(rows)
+    assert heard == read
+    assert len(read) == len(rows)
+
+
 @pytest.fixture
 def damaged(sets: dict[str, Path], tmp_path: Path) -> Manifest:
     """A copy of a set with one byte of the image of sample 7 flipped."""
