@@ -58,6 +58,9 @@ def units() -> list[Unit]:
         defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
         result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
     result.append(Unit("norm_combine", "norm/combine.cu"))
+    for name in FUSED_TYPES:
+        defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
+        result.append(Unit(f"mlp_{name}", "mlp/mlp.cu", defines))
     return [*result, *(Unit(name, f"{name}.cu") for name in ("attention", "involution", "dropout"))]
 
 
