@@ -43,11 +43,16 @@ class MLP(nn.Module):
         self.reduce_norm = BatchNorm(config.dim)
 
     def forward(self, y: Tensor) -> Tensor:
+        if self.activation == "relu" and self.expand_norm.takes_mlp(y):
+            return self.ended(self.expand_norm.mlp(y, self.expand.weight, self.reduce.weight), y)
         return self.narrowed(norm_act(self.expand_norm, self.expand(y), self.activation), y)
 
     def narrowed(self, hidden: Tensor, y: Tensor) -> Tensor:
         """The second half, y + BN(hidden Wb): hidden (B, 4d, H, W), y (B, d, H, W) -> (B, d, H, W)."""
-        out = self.reduce(hidden)
+        return self.ended(self.reduce(hidden), y)
+
+    def ended(self, out: Tensor, y: Tensor) -> Tensor:
+        """y + BN(out), out and y (B, d, H, W) -> (B, d, H, W)."""
         if self.output_activation:
             return norm_act(self.reduce_norm, out, self.activation, y)
         narrow: Tensor = self.reduce_norm(out, y)
