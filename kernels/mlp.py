@@ -75,7 +75,8 @@ def _on_gpu(name: str, y: int) -> Any:
     def run(*arguments: Any) -> Any:
         map_ = arguments[y]
         there = backend(map_.device, map_.dtype) if takes(map_.dtype, map_.shape[1]) else None
-        return (getattr(there, f"mlp_{name}") if isinstance(there, Library) else getattr(plain, name))(*arguments)
+        found = getattr(there, f"mlp_{name}")(*arguments) if isinstance(there, Library) else None
+        return getattr(plain, name)(*arguments) if found is None else found
 
     return run
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from laconvnet.kernels.mlp import weight_gradient
 
 EPS = 1e-5
-CHANNELS, HIDDEN = 16, 64
 
 
 @dataclass
@@ -47,25 +46,26 @@ class Found:
 
 
 def given(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", offset: float = 0.5) -> Given:
-    """Random maps, channels last, (B, 16, H, W) of this shape (B, H, W)."""
+    """Random maps (B, C, H, W), channels last, of this shape."""
     some = torch.Generator().manual_seed(sum(shape))
 
     def made(*sizes: int, scale: float = 1.0) -> Tensor:
         return torch.randn(sizes, generator=some) * scale
 
-    batch, height, width = shape
-    maps = [made(batch, CHANNELS, height, width).to(memory_format=torch.channels_last) for _ in range(2)]
-    y = maps[0] * (1 + torch.arange(CHANNELS) % 3).view(-1, 1, 1) + offset
-    matrices = made(HIDDEN, CHANNELS, scale=0.25), made(CHANNELS, HIDDEN, scale=0.125)
+    channels, hidden = shape[1], 4 * shape[1]
+    maps = [made(*shape).to(memory_format=torch.channels_last) for _ in range(2)]
+    y = maps[0] * (1 + torch.arange(channels) % 3).view(-1, 1, 1) + offset
+    matrices = made(hidden, channels, scale=channels**-0.5), made(channels, hidden, scale=hidden**-0.5)
     halves = [each.to(device, dtype) for each in (y, maps[1], *matrices)]
-    return Given(*halves, made(HIDDEN).to(device), made(HIDDEN).to(device))
+    return Given(*halves, made(hidden).to(device), made(hidden).to(device))
 
 
 def every_pass(kernels: Any, these: Given) -> Found:
     """The passes as `pipeline.model.joint_mlp` runs them, alone in the world."""
     matrices = (these.y, these.w1, these.w2)
     moments, own = kernels.mlp_statistics(these.y, these.w1)
-    mean, var, count = own[:HIDDEN], own[HIDDEN:-1], own[-1:]
+    hidden = len(these.w1)
+    mean, var, count = own[:hidden], own[hidden:-1], own[-1:]
     channels = (mean, var, these.weight, these.bias)
     out = kernels.mlp_forward(*matrices, *channels, EPS)
     sums, of_w2, with_y = kernels.mlp_backward_reduce(these.grad, *matrices, *channels, EPS)
@@ -82,8 +82,7 @@ def exactly(these: Given) -> Found:
     hidden = y.movedim(1, -1).flatten(0, 2) @ w1.T
     mean, var = hidden.mean(0), hidden.var(0, correction=0)
     out = ((hidden - mean) * (var + EPS).rsqrt() * weight + bias).relu() @ w2.T
-    batch, _, height, width = y.shape
-    out = out.view(batch, height, width, CHANNELS).movedim(-1, 1)
+    out = out.view(y.movedim(1, -1).shape).movedim(-1, 1)
     of_y, of_w1, of_w2, of_weight, of_bias = torch.autograd.grad(out, inputs, these.grad.double())
     return Found(mean.detach(), var.detach(), out.detach(), of_y, of_w1, of_w2, of_weight, of_bias)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda.compiler import units
+from laconvnet.kernels.cuda.mlp import MlpArguments
 from tests.kernels import compilers
 from tests.kernels.cuda_emulated import OnCpu, build_emulated
-from tests.kernels.mlps import CHANNELS, EPS, HIDDEN, Given, errors, every_pass, exactly, given
+from tests.kernels.mlps import Given, errors, every_pass, exactly, given
 
 DTYPES = (torch.float16, torch.bfloat16)
 GUARD = 64
@@ -22,8 +23,8 @@ class Poisoned(OnCpu):
 
     guards: list[Tensor]
 
-    def _mlp_workspace(self, y: Tensor) -> Tensor:
-        floats = super()._mlp_workspace(y).numel()
+    def _mlp_workspace(self, arguments: MlpArguments, y: Tensor) -> Tensor:
+        floats = super()._mlp_workspace(arguments, y).numel()
         room = torch.full((floats + GUARD,), torch.nan)
         self.guards = [room[floats:]]
         return room[:floats]
@@ -56,8 +57,22 @@ def compare(kernels: Any, these: Given) -> None:
     assert {name: error for name, error in found.items() if error > exact[name]} == {}
 
 
+SHAPES = [
+    (1, 16, 4, 4),  # 16 pixels, as many as a warp takes
+    (2, 16, 5, 7),  # the last 16 are not whole
+    (3, 16, 13, 11),  # several blocks
+    (1, 16, 3, 3),
+    (1, 64, 8, 8),  # 64 pixels, as many as are summed at a time
+    (3, 64, 9, 7),  # two blocks, the second not whole
+    (1, 64, 3, 5),
+    (1, 128, 8, 8),
+    (2, 128, 9, 8),
+    (1, 128, 3, 5),
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 5, 7), (3, 13, 11), (1, 1, 2), (2, 64, 37)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_pass(kernels: Poisoned, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     compare(kernels, given(shape, dtype).changed(amid_nan))
     assert kernels.guards[0].isnan().all()

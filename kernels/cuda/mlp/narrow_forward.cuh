@@ -1,9 +1,10 @@
 // relu(BN(y W1^T)) W2^T: the hidden channels of 16 pixels come out of one product as they enter the next.
 #pragma once
-#include "tile.cuh"
+#include "narrow.cuh"
 
 namespace laconv {
 namespace mlp {
+namespace narrow {
 
 struct ForwardParameters {
   const void *y, *w1, *w2;
@@ -86,10 +87,11 @@ inline int64_t walking_blocks(int64_t pixels) {
 }
 
 template <class T> int forward_any(const laconv_mlp_args& args, void* stream) {
-  if (const int wrong = check(args)) return wrong;
+  if (const int wrong = check(args, 8)) return wrong;
   const ForwardParameters parameters{args.y, args.w1, args.w2, args.result, norm_of(args), args.pixels};
   return launch(forward<T>, walking_blocks(args.pixels), 0, stream, parameters);
 }
 
+}  // namespace narrow
 }  // namespace mlp
 }  // namespace laconv

@@ -1,10 +1,11 @@
 // The gradient of y. Hidden channels h and the gradient g behind the ReLU are made again, 16 pixels at a time; what the
 // norm hands on, scale (g - mean of g - (h - mean) / deviation * mean of g (h - mean) / deviation), meets W1 as it lies.
 #pragma once
-#include "forward.cuh"
+#include "narrow_forward.cuh"
 
 namespace laconv {
 namespace mlp {
+namespace narrow {
 
 struct ApplyParameters {
   const void *grad, *y, *w1, *w2;
@@ -12,24 +13,6 @@ struct ApplyParameters {
   Norm norm;
   const float *sums, *count;
   int64_t pixels;
-};
-
-// The gradient of a hidden channel is scale * g + slope * h + offset.
-struct Gradient {
-  Affine norm;
-  float slope, offset;
-
-  __device__ __forceinline__ void read(const ApplyParameters& parameters, int channel) {
-    norm.read(parameters.norm, channel);
-    const float inverse = inverse_deviation(parameters.norm.var[channel], parameters.norm.eps);
-    const float count = parameters.count[0];
-    slope = -norm.scale * inverse * (parameters.sums[HIDDEN + channel] / count);
-    offset = fmaf(-slope, parameters.norm.mean[channel], -norm.scale * (parameters.sums[channel] / count));
-  }
-  __device__ __forceinline__ float of(float hidden, float above) const {
-    const float g = norm.of(hidden) <= 0.f ? 0.f : above;
-    return fmaf(norm.scale, g, fmaf(slope, hidden, offset));
-  }
 };
 
 // W1 as the right operand of hidden W1: by 16 hidden channels and block of y.
@@ -55,7 +38,10 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) backward_apply(
   load_w1_rows<T>(w1_rows, parameters.w1, lane);
   Gradient gradient[HIDDEN / 8][2];
 #pragma unroll
-  for (int i = 0; i < HIDDEN / 4; ++i) gradient[i / 2][i % 2].read(parameters, i / 2 * 8 + 2 * lane.t + i % 2);
+  for (int i = 0; i < HIDDEN / 4; ++i) {
+    const int channel = i / 2 * 8 + 2 * lane.t + i % 2;
+    gradient[i / 2][i % 2].read(parameters.norm, parameters.sums, *parameters.count, HIDDEN, channel);
+  }
 
   int64_t first = (int64_t(blockIdx.x) * WARPS + threadIdx.x / LANES) * PIXELS;
   Pixels16 next_y, next_grad;
@@ -91,11 +77,12 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) backward_apply(
 }
 
 template <class T> int backward_apply_any(const laconv_mlp_args& args, void* stream) {
-  if (const int wrong = check(args)) return wrong;
+  if (const int wrong = check(args, 8)) return wrong;
   const ApplyParameters parameters{args.grad,     args.y,    args.w1,    args.w2,    args.result,
                                    norm_of(args), args.sums, args.count, args.pixels};
   return launch(backward_apply<T>, walking_blocks(args.pixels), 0, stream, parameters);
 }
 
+}  // namespace narrow
 }  // namespace mlp
 }  // namespace laconv

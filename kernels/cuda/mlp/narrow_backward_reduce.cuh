@@ -5,13 +5,14 @@
 //     sum grad relu(BN(h))^T                  the gradient of W2
 //     sum g y^T                               what that of W1 is made from
 #pragma once
-#include "tile.cuh"
+#include "narrow.cuh"
 
 namespace laconv {
 namespace mlp {
+namespace narrow {
 
 constexpr int TILES = HIDDEN / 16;  // of 16 hidden channels
-constexpr int OF_W2 = 2 * HIDDEN, WITH_Y = OF_W2 + CHANNELS * HIDDEN, TOTALS = WITH_Y + HIDDEN * CHANNELS;
+constexpr int OF_W2 = Sums<CHANNELS>::OF_W2, WITH_Y = Sums<CHANNELS>::WITH_Y, TOTALS = Sums<CHANNELS>::ALL;
 
 struct ReduceParameters {
   const void *grad, *y, *w1, *w2;
@@ -114,7 +115,7 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) backward_reduce
 }
 
 template <class T> int backward_reduce_any(const laconv_mlp_args& args, void* stream) {
-  if (const int wrong = check(args)) return wrong;
+  if (const int wrong = check(args, 8)) return wrong;
   const int64_t blocks = summing_blocks(args.pixels);
   const ReduceParameters parameters{args.grad, args.y, args.w1, args.w2, norm_of(args), args.workspace, args.pixels};
   const int code = launch_warps(backward_reduce<T>, blocks, THREADS, TOTALS * int(sizeof(float)), stream, parameters);
@@ -122,5 +123,6 @@ template <class T> int backward_reduce_any(const laconv_mlp_args& args, void* st
   return launch_partial_sums({args.workspace, blocks, TOTALS, args.totals, nullptr, TOTALS, 0}, stream);
 }
 
+}  // namespace narrow
 }  // namespace mlp
 }  // namespace laconv

@@ -1,18 +1,15 @@
-// What the kernels of the MLP share. A warp takes 16 pixels at a time, whole: a lane (q, t), q = lane / 4, t = lane % 4,
-// loads channels 4t to 4t+3 of pixels q and q + 8. Its words are then operands of products as they lie, if products count
-// channels in another order: column 2t + i of block b is channel 4t + 2b + i. Matrices are loaded in that order too.
-//
-// Products of a hidden channel stay in float: neither the hidden map nor its norm is ever rounded to the maps' type.
+// The MLP of 16 channels, whose matrices stay in a warp's registers. A warp takes 16 pixels at a time, whole: a lane
+// (q, t), q = lane / 4, t = lane % 4, loads channels 4t to 4t+3 of pixels q and q + 8. Its words are then operands of
+// products as they lie, if products count channels in another order: column 2t + i of block b is channel 4t + 2b + i.
+// Matrices are loaded in that order too.
 #pragma once
-#include "../fused/partial_sums.cuh"
-#include "../fused/warp.cuh"
-#include "../norm/tiles.cuh"
-#include "mlp.h"
+#include "hidden.cuh"
 
 namespace laconv {
 namespace mlp {
+namespace narrow {
 
-constexpr int CHANNELS = 16, HIDDEN = 64, BLOCKS = CHANNELS / 8;  // a block: 8 columns of a product
+constexpr int CHANNELS = 16, HIDDEN = TIMES * CHANNELS, BLOCKS = CHANNELS / 8;  // a block: 8 columns of a product
 constexpr int PIXELS = 16, WARPS = THREADS / LANES;
 
 // The channel that column q of a block of 8 stands for.
@@ -85,25 +82,6 @@ template <class T> __device__ __forceinline__ void load_w2(uint32_t (&words)[HID
       words[j][block] = pair_of<T>(w2, (4 * lane.t + 2 * block) * HIDDEN + 8 * j + lane.q, HIDDEN);
 }
 
-// The norm of a hidden channel.
-struct Norm {
-  const float *mean, *var, *weight, *bias;
-  float eps;
-};
-inline Norm norm_of(const laconv_mlp_args& args) {
-  return {args.mean, args.var, args.weight, args.bias, float(args.eps)};
-}
-// BN(h) = scale * h + shift.
-struct Affine {
-  float scale, shift;
-
-  __device__ __forceinline__ void read(const Norm& norm, int channel) {
-    scale = norm.weight[channel] * inverse_deviation(norm.var[channel], norm.eps);
-    shift = fmaf(-norm.mean[channel], scale, norm.bias[channel]);
-  }
-  __device__ __forceinline__ float of(float hidden) const { return fmaf(scale, hidden, shift); }
-};
-
 // The numbers that the warps of a block have summed up, each for its pixels, in shared memory: warp after warp, so that
 // the order is one. `each(put)` calls put(place, number) for all that are the lane's; no place is two lanes'.
 template <class Each> __device__ __forceinline__ void sum_of_warps(float* part, int floats, const Each& each) {
@@ -122,13 +100,6 @@ inline int64_t summing_blocks(int64_t pixels) {
   return all < MOST_PARTS ? all : MOST_PARTS;
 }
 
-inline int check(const laconv_mlp_args& args) {
-  if (args.channels != CHANNELS) return LACONV_NO_FUSED_KERNEL;
-  if (args.pixels < 0 || args.pixels > INT64_MAX / 4 / CHANNELS) return LACONV_BAD_SIZE;
-  for (const void* address : {args.y, args.w1, args.w2, args.grad, static_cast<const void*>(args.result)})
-    if (!aligned(address, 8)) return LACONV_NO_FUSED_KERNEL;
-  return 0;
-}
-
+}  // namespace narrow
 }  // namespace mlp
 }  // namespace laconv
