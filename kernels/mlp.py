@@ -7,7 +7,7 @@
     laconv::mlp_forward          y, W1, W2, statistics of all -> z
     laconv::mlp_backward_reduce  grad, y, ... -> own sums (2*4C): gradients of the norm's bias and weight; the gradient of
                                  W2; sums of g y^T, g being the gradient behind the ReLU
-    laconv::mlp_backward_apply   grad, y, ..., sums and count of all -> gradient of y
+    laconv::mlp_backward_apply   grad, y, ..., sums and count of all, beside? -> gradient of y, and `beside`
 
 y, grad and results are maps (B, C, H, W) of one type, W1 (4C, C) and W2 (C, 4C) of the same; statistics, sums and all that
 is summed are float32, float64 for float64. h is made anew in each pass and is not rounded to the type of maps.
@@ -38,7 +38,7 @@ for _schema in (
     "mlp_statistics(Tensor y, Tensor w1) -> (Tensor, Tensor)",
     f"mlp_forward({_MATRICES}, float eps) -> Tensor",
     f"mlp_backward_reduce(Tensor grad, {_MATRICES}, float eps) -> (Tensor, Tensor, Tensor)",
-    f"mlp_backward_apply(Tensor grad, {_MATRICES}, Tensor sums, Tensor count, float eps) -> Tensor",
+    f"mlp_backward_apply(Tensor grad, {_MATRICES}, Tensor sums, Tensor count, Tensor? beside, float eps) -> Tensor",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from laconvnet.kernels.cuda.batch_norm import TYPES, vectors_of
 from laconvnet.kernels.formats import about, channels_last, formatted
 
-CHANNELS, TIMES = (16, 64, 128), 4  # of y, those that there are kernels for; hidden channels to one of them
+CHANNELS, TIMES = (16, 64, 128, 256), 4  # of y, those that there are kernels for; hidden channels to one of them
 HALF_TYPES = (torch.float16, torch.bfloat16)
 NO_KERNEL = -3  # LACONV_NO_FUSED_KERNEL
 
@@ -19,7 +19,7 @@ class MlpArguments(ctypes.Structure):
     """laconv_mlp_args."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("y", "w1", "w2", "grad", "result")),
+        *((name, ctypes.c_void_p) for name in ("y", "w1", "w2", "grad", "beside", "result")),
         *((name, ctypes.c_void_p) for name in ("mean", "var", "weight", "bias", "sums", "count")),
         *((name, ctypes.c_void_p) for name in ("totals", "own", "workspace")),
         *((name, ctypes.c_int64) for name in ("pixels", "channels")),
@@ -89,14 +89,16 @@ class MlpKernels:
         bias: Tensor,
         sums: Tensor,
         count: Tensor,
+        beside: Tensor | None,
         eps: float,
     ) -> Tensor | None:
-        """The gradient of y (B, C, H, W); `sums` (8 C) and `count` (one number) are those of all processes."""
-        name = _entry("backward_apply", y, w1=w1, w2=w2, grad=grad)
+        """The gradient of y (B, C, H, W), and `beside`, like it; `sums` (8 C) and `count` (one number) are those of all processes."""
+        added = {} if beside is None else {"beside": beside}
+        name = _entry("backward_apply", y, w1=w1, w2=w2, grad=grad, **added)
         vectors = vectors_of(name, y, len(w1), mean=mean, var=var, weight=weight, bias=bias)
         vectors |= vectors_of(name, y, 2 * len(w1), sums=sums) | vectors_of(name, y, 1, count=count)
         result = torch.empty_like(channels_last(y))
-        done = self._mlp(name, y, eps, w1=w1, w2=w2, grad=grad, result=result, **vectors)
+        done = self._mlp(name, y, eps, w1=w1, w2=w2, grad=grad, result=result, **added, **vectors)
         return formatted(result, y) if done else None
 
     def _mlp(self, name: str, y: Tensor, eps: float = 0.0, **tensors: Tensor) -> bool:
@@ -138,7 +140,7 @@ def _entry(what: str, y: Tensor, **others: Tensor) -> str:
         types, channels = ", ".join(map(str, HALF_TYPES)), ", ".join(map(str, CHANNELS))
         raise RuntimeError(f"mlp_{what}: y: expected (B, C, H, W) of one of {types}, C of {channels}, got {about(y)}")
     width, hidden = y.shape[1], TIMES * y.shape[1]
-    shapes = {"w1": (hidden, width), "w2": (width, hidden), "grad": tuple(y.shape)}
+    shapes = {"w1": (hidden, width), "w2": (width, hidden), "grad": tuple(y.shape), "beside": tuple(y.shape)}
     for field, other in others.items():
         if (tuple(other.shape), other.dtype, other.device) != (shapes[field], y.dtype, y.device):
             raise RuntimeError(f"mlp_{what}: {field}: expected {shapes[field]} like y, {about(y)}, got {about(other)}")

@@ -62,14 +62,16 @@ def backward_apply(
     bias: Tensor,
     sums: Tensor,
     count: Tensor,
+    beside: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """The gradient of y (B, C, H, W); `sums` (8 C) and `count` (one number) are those of all processes."""
+    """The gradient of y (B, C, H, W), and `beside`, like it; `sums` (8 C) and `count` (one number) are those of all processes."""
     hidden = _hidden(y, w1, mean, var, eps)
     g = (_rows(grad) @ w2.to(hidden.dtype)).masked_fill(hidden * weight + bias <= 0, 0.0)
     mean_g, mean_gh = (sums / count).chunk(2)
     below = (weight * (var + eps).rsqrt()) * (g - mean_g - hidden * mean_gh)
-    return _map(below @ w1.to(below.dtype), y)
+    found = _map(below @ w1.to(below.dtype), y)
+    return found if beside is None else found + beside
 
 
 def _hidden(y: Tensor, w1: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:

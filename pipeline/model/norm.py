@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from laconvnet.kernels import dtype_taken
 from laconvnet.kernels.packed import packed_rows
 from laconvnet.pipeline.distributed import world_size
-from laconvnet.pipeline.model import fused_norm, joint_mlp, joint_norm
+from laconvnet.pipeline.model import fused_norm, joint_norm
 from laconvnet.pipeline.model.batch_statistics import global_statistics
 from laconvnet.pipeline.model.packed_condition import Norm
 from laconvnet.pipeline.model.precision import KeepFloat32
@@ -87,17 +86,12 @@ class BatchNorm(KeepFloat32):
         with torch.no_grad():
             own = torch.ops.laconv.norm_statistics(packed_rows(packed, self.channels), True)
             mean, var, count = global_statistics(own.to(self.weight.dtype))
-            self._learn(mean, var, count)
+        self.learn(mean, var, count)
         return Norm(mean, var, *channels, count, self.eps, packing)
 
-    def takes_mlp(self, y: Tensor) -> bool:
-        """Whether the MLP of y (B, C, H, W) whose hidden norm this is best leaves the hidden map unwritten: on a GPU."""
-        trains = self.training and not self.frozen and (world_size() > 1 or y[:, 0].numel() > 1)
-        return trains and self._on_gpu(y) and joint_mlp.takes(dtype_taken(y), y.shape[1])
-
-    def mlp(self, y: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-        """relu(BN(y W1^T)) W2^T for y (B, C, H, W), w1 (4C, C, 1, 1), w2 (C, 4C, 1, 1) -> (B, C, H, W)."""
-        return self._joint(joint_mlp.JointMLP, y.to(dtype_taken(y)), w1, w2)
+    def by_passes_on_gpu(self, x: Tensor) -> bool:
+        """Whether in training a map like x (B, C, ...) is best normalised by the passes of `kernels.norm` on a GPU."""
+        return self._by_passes(x) and self._on_gpu(x)
 
     def normalised(self, x: Tensor) -> Tensor:
         """BN(x) alone, (B, C, ...) -> the same shape and type; raises as the class does."""
@@ -125,12 +119,13 @@ class BatchNorm(KeepFloat32):
 
     def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
         result: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(self.weight, self.bias, self.eps, *inputs)
-        out, mean, var, count = result
-        with torch.no_grad():
-            self._learn(mean, var, count)
+        out, *statistics = result
+        self.learn(*statistics)
         return out
 
-    def _learn(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    @torch.no_grad()
+    def learn(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Takes the statistics of a global batch, (C,), (C,) and a scalar, into the running ones."""
         if recomputing():  # must not count twice
             return
         self.num_batches_tracked += 1

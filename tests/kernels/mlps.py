@@ -20,6 +20,7 @@ class Given:
 
     y: Tensor
     grad: Tensor
+    beside: Tensor  # what the gradient of y is added to
     w1: Tensor
     w2: Tensor
     weight: Tensor
@@ -53,10 +54,10 @@ def given(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", offse
         return torch.randn(sizes, generator=some) * scale
 
     channels, hidden = shape[1], 4 * shape[1]
-    maps = [made(*shape).to(memory_format=torch.channels_last) for _ in range(2)]
+    maps = [made(*shape).to(memory_format=torch.channels_last) for _ in range(3)]
     y = maps[0] * (1 + torch.arange(channels) % 3).view(-1, 1, 1) + offset
     matrices = made(hidden, channels, scale=channels**-0.5), made(channels, hidden, scale=hidden**-0.5)
-    halves = [each.to(device, dtype) for each in (y, maps[1], *matrices)]
+    halves = [each.to(device, dtype) for each in (y, *maps[1:], *matrices)]
     return Given(*halves, made(hidden).to(device), made(hidden).to(device))
 
 
@@ -69,7 +70,7 @@ def every_pass(kernels: Any, these: Given) -> Found:
     channels = (mean, var, these.weight, these.bias)
     out = kernels.mlp_forward(*matrices, *channels, EPS)
     sums, of_w2, with_y = kernels.mlp_backward_reduce(these.grad, *matrices, *channels, EPS)
-    of_y = kernels.mlp_backward_apply(these.grad, *matrices, *channels, sums, count, EPS)
+    of_y = kernels.mlp_backward_apply(these.grad, *matrices, *channels, sums, count, these.beside, EPS)
     of_w1 = weight_gradient(with_y, moments, these.w1, *channels[:3], sums, count, EPS)
     of_bias, of_weight = sums.chunk(2)
     return Found(mean, var, out, of_y, of_w1, of_w2, of_weight, of_bias)
@@ -84,6 +85,7 @@ def exactly(these: Given) -> Found:
     out = ((hidden - mean) * (var + EPS).rsqrt() * weight + bias).relu() @ w2.T
     out = out.view(y.movedim(1, -1).shape).movedim(-1, 1)
     of_y, of_w1, of_w2, of_weight, of_bias = torch.autograd.grad(out, inputs, these.grad.double())
+    of_y = of_y + these.beside.double()
     return Found(mean.detach(), var.detach(), out.detach(), of_y, of_w1, of_w2, of_weight, of_bias)
 
 

@@ -68,6 +68,7 @@ SHAPES = [
     (1, 128, 8, 8),
     (2, 128, 9, 8),
     (1, 128, 3, 5),
+    (1, 256, 5, 7),  # two blocks, the second not whole
 ]
 
 

@@ -54,9 +54,14 @@ template <int CHANNELS> struct Sums {
   static constexpr int ALL = WITH_Y + HIDDEN * CHANNELS, MOMENTS = CHANNELS * CHANNELS + CHANNELS;
 };
 
+// Pairs of numbers, added in float.
+template <class T> __device__ __forceinline__ uint32_t pair_sum(uint32_t a, uint32_t b, T type) {
+  return packed(lower(a, type) + lower(b, type), upper(a, type) + upper(b, type), type);
+}
+
 inline int check(const laconv_mlp_args& args, int alignment) {
   if (args.pixels < 0 || args.pixels > INT64_MAX / 4 / args.channels) return LACONV_BAD_SIZE;
-  for (const void* address : {args.y, args.w1, args.w2, args.grad, static_cast<const void*>(args.result)})
+  for (const void* address : {args.y, args.w1, args.w2, args.grad, args.beside, static_cast<const void*>(args.result)})
     if (!aligned(address, alignment)) return LACONV_NO_FUSED_KERNEL;
   return 0;
 }

@@ -12,23 +12,17 @@
 namespace laconv {
 namespace mlp {
 
+template <int CHANNELS> int64_t wide_workspace(int64_t pixels) {
+  const int64_t of_sums = wide::shares_of<CHANNELS, wide::ReduceShape<CHANNELS>::PARTS>(pixels) * Sums<CHANNELS>::ALL;
+  const int64_t of_moments = wide::shares_of<CHANNELS, wide::MOMENT_PARTS<CHANNELS>>(pixels) * Sums<CHANNELS>::MOMENTS;
+  return of_sums > of_moments ? of_sums : of_moments;
+}
 inline int64_t workspace_of(int64_t pixels, int64_t channels) {
   if (pixels < 0) return 0;
   if (channels == 16) return narrow::summing_blocks(pixels) * Sums<16>::ALL;
-  const int64_t of_moments = wide::shares_of(pixels, wide::MOST_SHARES);
-  if (channels == 64) return wide::shares_of(pixels, wide::ReduceShape<64>::SHARES) * Sums<64>::ALL;
-  if (channels == 128)
-    return max(wide::shares_of(pixels, wide::ReduceShape<128>::SHARES) * Sums<128>::ALL, of_moments * Sums<128>::MOMENTS);
-  return 0;
-}
-
-template <class T> int statistics_any(const laconv_mlp_args& args, void* stream) {
-  if (args.channels != 16 && args.channels != 64 && args.channels != 128) return LACONV_NO_FUSED_KERNEL;
-  if (const int wrong = check(args, args.channels == 16 ? 8 : 16)) return wrong;
-  const int code = args.channels == 16   ? narrow::moments_any<T>(args, stream)
-                   : args.channels == 64 ? wide::moments_any<T, 64>(args, stream)
-                                         : wide::moments_any<T, 128>(args, stream);
-  return code ? code : hidden_statistics_any<T>(args, stream);
+  if (channels == 64) return wide_workspace<64>(pixels);
+  if (channels == 128) return wide_workspace<128>(pixels);
+  return channels == 256 ? wide_workspace<256>(pixels) : 0;
 }
 
 #define LACONV_BY_CHANNELS(what)                                                    \
@@ -36,11 +30,18 @@ template <class T> int statistics_any(const laconv_mlp_args& args, void* stream)
     if (args.channels == 16) return narrow::what##_any<T>(args, stream);            \
     if (args.channels == 64) return wide::what##_any<T, 64>(args, stream);          \
     if (args.channels == 128) return wide::what##_any<T, 128>(args, stream);        \
+    if (args.channels == 256) return wide::what##_any<T, 256>(args, stream);        \
     return LACONV_NO_FUSED_KERNEL;                                                  \
   }
+LACONV_BY_CHANNELS(moments)
 LACONV_BY_CHANNELS(forward)
 LACONV_BY_CHANNELS(backward_reduce)
 LACONV_BY_CHANNELS(backward_apply)
+
+template <class T> int statistics_any(const laconv_mlp_args& args, void* stream) {
+  const int code = moments_any<T>(args, stream);
+  return code ? code : hidden_statistics_any<T>(args, stream);
+}
 
 }  // namespace mlp
 }  // namespace laconv

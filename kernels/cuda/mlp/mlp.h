@@ -2,8 +2,8 @@
  *
  *     result = relu(BN(y W1^T)) W2^T,   y and result (pixels, C), channels-last, W1 (4 C, C), W2 (C, 4 C)
  * Maps and matrices are of TYPE; statistics, the norm's weight and bias, and sums are float32. Addresses of maps and
- * matrices are multiples of 16 bytes. LACONV_NO_FUSED_KERNEL is the answer for other addresses, for another C than 16, 64
- * and 128, and where the device has too little shared memory for a block. Entry points, for TYPE in f16, bf16:
+ * matrices are multiples of 16 bytes. LACONV_NO_FUSED_KERNEL is the answer for other addresses, for another C than 16, 64,
+ * 128 and 256, and where the device has too little shared memory for a block. Entry points, for TYPE in f16, bf16:
  *     int laconv_mlp_statistics_TYPE(const laconv_mlp_args*, void* stream)        y w1 -> totals own
  *     int laconv_mlp_forward_TYPE(const laconv_mlp_args*, void* stream)           y w1 w2 -> result
  *     int laconv_mlp_backward_reduce_TYPE(const laconv_mlp_args*, void* stream)   grad y w1 w2 -> totals
@@ -23,6 +23,7 @@ typedef struct laconv_mlp_args {
   const void* w1;
   const void* w2;
   const void* grad;     /* gradient of the forward result */
+  const void* beside;   /* backward_apply: what is added to the gradient of y, like y, or null */
   void* result;         /* forward: the result; backward_apply: the gradient of y */
   const float* mean;    /* (4 C) of the hidden map over all processes, as all below; not for statistics */
   const float* var;

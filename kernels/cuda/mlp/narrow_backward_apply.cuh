@@ -8,7 +8,7 @@ namespace mlp {
 namespace narrow {
 
 struct ApplyParameters {
-  const void *grad, *y, *w1, *w2;
+  const void *grad, *y, *w1, *w2, *beside;
   void* result;
   Norm norm;
   const float *sums, *count;
@@ -72,14 +72,14 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) backward_apply(
       for (int block = 0; block < BLOCKS; ++block)
         multiply(result[block], below, w1_rows[step][block], result[block], T{});
     }
-    store_pixels<T>(parameters.result, first, parameters.pixels, lane, result);
+    store_pixels<T>(parameters.result, first, parameters.pixels, lane, result, parameters.beside);
   }
 }
 
 template <class T> int backward_apply_any(const laconv_mlp_args& args, void* stream) {
   if (const int wrong = check(args, 8)) return wrong;
-  const ApplyParameters parameters{args.grad,     args.y,    args.w1,    args.w2,    args.result,
-                                   norm_of(args), args.sums, args.count, args.pixels};
+  const ApplyParameters parameters{args.grad,   args.y,        args.w1,   args.w2,    args.beside,
+                                   args.result, norm_of(args), args.sums, args.count, args.pixels};
   return launch(backward_apply<T>, walking_blocks(args.pixels), 0, stream, parameters);
 }
 

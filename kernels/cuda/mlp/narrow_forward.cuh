@@ -27,18 +27,25 @@ __device__ __forceinline__ void load_w2_rows(uint32_t (&words)[HIDDEN / 16][BLOC
       }
 }
 
-// Of 16 pixels, `sums[block]` being a product whose rows are the pixels.
+// Of 16 pixels, `sums[block]` being a product whose rows are the pixels; on top of `beside`, if there is that.
 template <class T>
 __device__ __forceinline__ void store_pixels(void* map, int64_t first, int64_t pixels, Lane lane,
-                                             const float (&sums)[BLOCKS][4]) {
+                                             const float (&sums)[BLOCKS][4], const void* beside = nullptr) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int64_t pixel = first + lane.q + 8 * half;
+    const int64_t pixel = first + lane.q + 8 * half, place = pixel * CHANNELS + 4 * lane.t;
+    if (pixel >= pixels) continue;
     Words2 words;
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block)
       words.number[block] = packed(sums[block][2 * half], sums[block][2 * half + 1], T{});
-    if (pixel < pixels) store(static_cast<T*>(map) + pixel * CHANNELS + 4 * lane.t, words);
+    if (beside) {
+      const Words2 added = load_constant<Words2>(static_cast<const T*>(beside) + place);
+#pragma unroll
+      for (int block = 0; block < BLOCKS; ++block)
+        words.number[block] = pair_sum(words.number[block], added.number[block], T{});
+    }
+    store(static_cast<T*>(map) + place, words);
   }
 }
 

@@ -46,6 +46,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) moments(const Mome
 
 // `parts` (blocks, MOMENTS); the sums into args.totals.
 template <class T> int moments_any(const laconv_mlp_args& args, void* stream) {
+  if (const int wrong = check(args, 8)) return wrong;
   const int64_t blocks = summing_blocks(args.pixels);
   const MomentsParameters parameters{args.y, args.workspace, args.pixels};
   const int code = launch_warps(moments<T>, blocks, THREADS, MOMENTS * int(sizeof(float)), stream, parameters);

@@ -16,15 +16,15 @@ struct HiddenParameters {
   int channels;
 };
 
-// A block makes a hidden channel, a thread the share of one of y. Around the mean of y, so that little cancels.
+// A block makes a hidden channel, a thread the shares of some of y. Around the mean of y, so that little cancels.
 template <class T> __global__ void __launch_bounds__(THREADS) hidden_statistics(const HiddenParameters parameters) {
-  const int channels = parameters.channels, hidden = TIMES * channels, i = int(threadIdx.x);
+  const int channels = parameters.channels, hidden = TIMES * channels, thread = int(threadIdx.x);
   const double count = double(parameters.pixels > 0 ? parameters.pixels : 1);
   const float* const sums = parameters.moments + channels * channels;
   double* const shares = reinterpret_cast<double*>(shared_memory());  // (2, channels): of the mean, of the variance
   for (int channel = int(blockIdx.x); channel < hidden; channel += int(gridDim.x)) {
     const T* const row = static_cast<const T*>(parameters.w1) + channel * channels;
-    if (i < channels) {
+    for (int i = thread; i < channels; i += THREADS) {
       const double mean = double(sums[i]) / count, weight = double(widen(load_constant<T>(row + i)));
       double with_all = 0;
       for (int j = 0; j < channels; ++j) {
@@ -35,14 +35,14 @@ template <class T> __global__ void __launch_bounds__(THREADS) hidden_statistics(
       shares[channels + i] = weight * with_all;
     }
     __syncthreads();
-    if (i < 2) {
+    if (thread < 2) {
       double sum = 0;
-      for (int j = 0; j < channels; ++j) sum += shares[i * channels + j];
-      parameters.own[i * hidden + channel] = float(i == 1 && sum < 0 ? 0 : sum);
+      for (int j = 0; j < channels; ++j) sum += shares[thread * channels + j];
+      parameters.own[thread * hidden + channel] = float(thread == 1 && sum < 0 ? 0 : sum);
     }
     __syncthreads();
   }
-  if (blockIdx.x == 0 && i == 0) parameters.own[2 * hidden] = float(parameters.pixels);
+  if (blockIdx.x == 0 && thread == 0) parameters.own[2 * hidden] = float(parameters.pixels);
 }
 
 // `moments` stand in args.totals.

@@ -1,4 +1,4 @@
-// The MLP of 64 and 128 channels. A block's pixels lie in shared memory, and so do the matrices, or the slab of 32 hidden
+// The MLP of 64, 128 and 256 channels. A block's pixels lie in shared memory, and so do the matrices, or the slab of 32 hidden
 // channels of them that is in use, the next one on its way. All lie as in device memory, W1 by hidden channels and W2 by
 // channels, and serve every product: what one wants turned is turned as it is loaded (ldmatrix). Rows are 16 bytes apart
 // from a multiple of 128 (W2's slabs 80 from each other), so that 8 rows lie in different banks.
@@ -52,37 +52,37 @@ template <bool DOWN> __device__ __forceinline__ int square(int pitch) {
   const int below = DOWN ? matrix % 2 : matrix / 2, beside = DOWN ? matrix / 2 : matrix % 2;
   return (8 * below + lane % 8) * pitch + 16 * beside;
 }
-// The same of four matrices side by side, or with DOWN one below the other.
-template <bool DOWN> __device__ __forceinline__ int line(int pitch) {
-  const int lane = int(threadIdx.x) % LANES;
-  return DOWN ? lane * pitch : lane % 8 * pitch + 16 * (lane / 8);
-}
 
-// 16 rows of pixels as left operands, by 16 channels.
-template <int CHANNELS>
-__device__ __forceinline__ void load_pixels(uint32_t (&words)[CHANNELS / 16][4], const char* rows) {
-  const char* const mine = rows + square<true>(Shape<CHANNELS>::PITCH);
-#pragma unroll
-  for (int step = 0; step < CHANNELS / 16; ++step) load_matrices_4<false>(words[step], mine + 32 * step);
-}
+// 16 rows of pixels as left operands, by 16 channels: in registers, if there is room for all, else where they are.
+template <int CHANNELS> struct Rows16 {
+  static constexpr bool HELD = CHANNELS <= 128;
+  const char* mine;
+  uint32_t words[HELD ? CHANNELS / 16 : 1][4];
 
-// pixels * right over all channels, for 8 hidden channels whose right operands `load(words, step)` gives by two steps.
-template <int CHANNELS, class T, class Load>
-__device__ __forceinline__ void over_channels(float (&sums)[4], const uint32_t (&pixels)[CHANNELS / 16][4],
-                                              const Load& load) {
+  __device__ __forceinline__ explicit Rows16(const char* rows) : mine(rows + square<true>(Shape<CHANNELS>::PITCH)) {
 #pragma unroll
-  for (int step = 0; step < CHANNELS / 16; step += 2) {
-    uint32_t words[4];
-    load(words, step);
-    multiply(sums, pixels[step], words, sums, T{});
-    multiply(sums, pixels[step + 1], words + 2, sums, T{});
+    for (int step = 0; HELD && step < CHANNELS / 16; ++step) load_matrices_4<false>(words[step], mine + 32 * step);
   }
-}
+  // rows * right over all channels, for 16 hidden channels whose right operands `load(words, step)` gives.
+  template <class T, class Load>
+  __device__ __forceinline__ void multiply_by(float (&sums)[2][4], const Load& load, T) const {
+#pragma unroll(HELD ? CHANNELS / 16 : 4)  // registers are full where not all of it is held
+    for (int step = 0; step < CHANNELS / 16; ++step) {
+      uint32_t left[4], right[4];
+      if (!HELD) load_matrices_4<false>(left, mine + 32 * step);
+      load(right, step);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        multiply(sums[half], HELD ? words[step] : left, right + 2 * half, sums[half], T{});
+    }
+  }
+};
 
-// Of 16 pixels, by 8 channels; through the block's own 16 rows of shared memory, for whole pieces of 16 bytes.
+// Of 16 pixels, by 8 channels, on top of `beside`, if there is that; through the warp's own 16 rows of shared memory, for
+// whole pieces of 16 bytes.
 template <int CHANNELS, class T>
 __device__ __forceinline__ void store_pixels(void* map, char* rows, int64_t first, int64_t pixels,
-                                             const float (&sums)[CHANNELS / 8][4]) {
+                                             const float (&sums)[CHANNELS / 8][4], const void* beside = nullptr) {
   constexpr int PITCH = Shape<CHANNELS>::PITCH, PIECES = CHANNELS / 8;
   const int lane = int(threadIdx.x) % LANES;
   synchronize_warp();
@@ -96,8 +96,15 @@ __device__ __forceinline__ void store_pixels(void* map, char* rows, int64_t firs
 #pragma unroll
   for (int i = lane; i < 16 * PIECES; i += LANES) {
     const int row = i / PIECES, piece = i % PIECES;
-    if (first + row < pixels)
-      store(static_cast<T*>(map) + (first + row) * CHANNELS + 8 * piece, load<Words4>(rows + row * PITCH + 16 * piece));
+    const int64_t place = (first + row) * CHANNELS + 8 * piece;
+    if (first + row >= pixels) continue;
+    Words4 words = load<Words4>(rows + row * PITCH + 16 * piece);
+    if (beside) {
+      const Words4 added = load_constant<Words4>(static_cast<const T*>(beside) + place);
+#pragma unroll
+      for (int word = 0; word < 4; ++word) words.number[word] = pair_sum(words.number[word], added.number[word], T{});
+    }
+    store(static_cast<T*>(map) + place, words);
   }
 }
 

@@ -7,7 +7,7 @@ namespace mlp {
 namespace wide {
 
 struct ApplyParameters {
-  const void *grad, *y, *w1, *w2;
+  const void *grad, *y, *w1, *w2, *beside;
   void* result;
   Norm norm;
   const float *sums, *count;
@@ -37,35 +37,31 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_apply(const ApplyParameters
   wait_copies<0>();
   __syncthreads();
 
-  uint32_t y[S::STEPS][4], grad[S::STEPS][4];
   char* const own = shared.y + 16 * warp * S::PITCH;
-  load_pixels<CHANNELS>(y, own);
-  load_pixels<CHANNELS>(grad, shared.grad + 16 * warp * S::PITCH);
+  const Rows16<CHANNELS> y(own), grad(shared.grad + 16 * warp * S::PITCH);
   float result[CHANNELS / 8][4] = {};
 #pragma unroll 1
   for (int slab = 0; slab < S::HIDDEN / SLAB; ++slab) {
     copy_slab<CHANNELS, T>(shared.slabs[(slab + 1) % 2], parameters.w1, parameters.w2, slab + 1);
     const char* const w1 = shared.slabs[slab % 2];
     const char* const w2 = w1 + SLAB * S::PITCH;
-#pragma unroll
+#pragma unroll(Rows16<CHANNELS>::HELD ? SLAB / 16 : 1)
     for (int step = 0; step < SLAB / 16; ++step) {
       uint32_t below[4];
+      float h[2][4] = {}, g[2][4] = {};
+      const char* const of_w1 = w1 + 16 * step * S::PITCH + square<false>(S::PITCH);
+      const char* const of_w2 = w2 + 32 * step + square<true>(S::SLAB_PITCH);
+      y.multiply_by(h, [&](uint32_t* words, int of) { load_matrices_4<false>(words, of_w1 + 32 * of); }, T{});
+      grad.multiply_by(
+          g, [&](uint32_t* words, int of) { load_matrices_4<true>(words, of_w2 + 16 * of * S::SLAB_PITCH); }, T{});
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int of_slab = 16 * step + 8 * half;
-        float h[4] = {}, g[4] = {};
-        over_channels<CHANNELS, T>(h, y, [&](uint32_t* words, int of) {
-          load_matrices_4<false>(words, w1 + of_slab * S::PITCH + 32 * of + line<false>(S::PITCH));
-        });
-        over_channels<CHANNELS, T>(g, grad, [&](uint32_t* words, int of) {
-          load_matrices_4<true>(words, w2 + 16 * of * S::SLAB_PITCH + 2 * of_slab + line<true>(S::SLAB_PITCH));
-        });
-        const Gradient* const gradient = shared.gradient + SLAB * slab + of_slab + 2 * t;
+        const Gradient* const gradient = shared.gradient + SLAB * slab + 16 * step + 8 * half + 2 * t;
         const Floats4 first_of = load<Floats4>(gradient), second_of = load<Floats4>(gradient + 1);
         const auto of = [](const Floats4& f) { return Gradient{{f.number[0], f.number[1]}, f.number[2], f.number[3]}; };
         const Gradient one = of(first_of), two = of(second_of);
-        below[2 * half] = packed(one.of(h[0], g[0]), two.of(h[1], g[1]), T{});
-        below[2 * half + 1] = packed(one.of(h[2], g[2]), two.of(h[3], g[3]), T{});
+        below[2 * half] = packed(one.of(h[half][0], g[half][0]), two.of(h[half][1], g[half][1]), T{});
+        below[2 * half + 1] = packed(one.of(h[half][2], g[half][2]), two.of(h[half][3], g[half][3]), T{});
       }
 #pragma unroll
       for (int block = 0; block < CHANNELS / 8; block += 2) {
@@ -78,15 +74,15 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_apply(const ApplyParameters
     wait_copies<0>();
     __syncthreads();
   }
-  store_pixels<CHANNELS, T>(parameters.result, own, first + 16 * warp, parameters.pixels, result);
+  store_pixels<CHANNELS, T>(parameters.result, own, first + 16 * warp, parameters.pixels, result, parameters.beside);
 }
 
 template <class T, int CHANNELS> int backward_apply_any(const laconv_mlp_args& args, void* stream) {
   constexpr int BYTES = int(sizeof(ApplyShared<CHANNELS>));
   if (const int wrong = check(args, 16)) return wrong;
   if (const int wrong = check_shared(BYTES)) return wrong;
-  const ApplyParameters parameters{args.grad,     args.y,    args.w1,    args.w2,    args.result,
-                                   norm_of(args), args.sums, args.count, args.pixels};
+  const ApplyParameters parameters{args.grad,   args.y,        args.w1,   args.w2,    args.beside,
+                                   args.result, norm_of(args), args.sums, args.count, args.pixels};
   return launch_warps(backward_apply<T, CHANNELS>, divided_up(args.pixels, PIXELS), BLOCK, BYTES, stream, parameters);
 }
 

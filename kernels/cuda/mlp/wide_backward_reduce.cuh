@@ -1,5 +1,6 @@
-// What the gradients sum over all pixels (narrow_backward_reduce.cuh tells what). A warp owns 16 TILES hidden channels in
-// all products, a block 8 times as many; PARTS blocks share the same pixels, whose rows they find in the second-level cache.
+// What the gradients sum over all pixels (narrow_backward_reduce.cuh tells what). A warp owns 16 TILES hidden channels, a
+// block OWN, and of their sums with channels those with SUMMED channels. PARTS blocks share the same pixels, whose rows
+// they find in the second-level cache.
 #pragma once
 #include "wide_moments.cuh"
 
@@ -8,9 +9,8 @@ namespace mlp {
 namespace wide {
 
 template <int CHANNELS> struct ReduceShape {
-  static constexpr int TILES = 128 / CHANNELS;  // so that a lane has 128 numbers of sums
-  static constexpr int OWN = 16 * TILES * WARPS, PARTS = TIMES * CHANNELS / OWN;
-  static constexpr int64_t SHARES = MOST_SHARES / PARTS;
+  static constexpr int TILES = CHANNELS < 128 ? 128 / CHANNELS : 1, SUMMED = CHANNELS < 128 ? CHANNELS : 128;
+  static constexpr int OWN = 16 * TILES * WARPS, SPLIT = CHANNELS / SUMMED, PARTS = TIMES * CHANNELS / OWN * SPLIT;
 };
 
 struct ReduceParameters {
@@ -25,24 +25,25 @@ template <int CHANNELS> struct ReduceShared {
   static constexpr int OWN = ReduceShape<CHANNELS>::OWN;
   alignas(16) char w1[OWN * S::PITCH];
   alignas(16) char w2[CHANNELS * PITCH_OF<OWN>];
-  alignas(16) char y[2][ROWS * S::PITCH];
-  alignas(16) char grad[2][ROWS * S::PITCH];
+  alignas(16) char y[2][ROWS<CHANNELS> * S::PITCH];
+  alignas(16) char grad[2][ROWS<CHANNELS> * S::PITCH];
 };
 
 template <class T, int CHANNELS>
 __global__ void __launch_bounds__(BLOCK, 1) backward_reduce(const ReduceParameters parameters) {
   using S = Shape<CHANNELS>;
   using R = ReduceShape<CHANNELS>;
-  constexpr int W2_PITCH = PITCH_OF<R::OWN>;
+  constexpr int W2_PITCH = PITCH_OF<R::OWN>, PIXELS = ROWS<CHANNELS>;
   auto& shared = *reinterpret_cast<ReduceShared<CHANNELS>*>(shared_memory());
   const int warp = int(threadIdx.x) / LANES, lane = int(threadIdx.x) % LANES, q = lane / 4, t = lane % 4;
-  const int share = int(blockIdx.x) / R::PARTS, first_of_block = int(blockIdx.x) % R::PARTS * R::OWN;
-  const int first_of_warp = 16 * R::TILES * warp;  // in the block
-  const int64_t begin = int64_t(share) * ROWS, stride = int64_t(gridDim.x) / R::PARTS * ROWS;
+  const int share = int(blockIdx.x) / R::PARTS, part_of_share = int(blockIdx.x) % R::PARTS;
+  const int first_of_block = part_of_share / R::SPLIT * R::OWN, first_of_warp = 16 * R::TILES * warp;  // in the block
+  const int first_summed = part_of_share % R::SPLIT * R::SUMMED;
+  const int64_t begin = int64_t(share) * PIXELS, stride = int64_t(gridDim.x) / R::PARTS * PIXELS;
   const auto ask = [&](int buffer, int64_t first) {
     const int64_t there = parameters.pixels - first, place = first * CHANNELS;
-    copy_rows<ROWS, CHANNELS, CHANNELS>(shared.y[buffer], static_cast<const T*>(parameters.y) + place, there);
-    copy_rows<ROWS, CHANNELS, CHANNELS>(shared.grad[buffer], static_cast<const T*>(parameters.grad) + place, there);
+    copy_rows<PIXELS, CHANNELS, CHANNELS>(shared.y[buffer], static_cast<const T*>(parameters.y) + place, there);
+    copy_rows<PIXELS, CHANNELS, CHANNELS>(shared.grad[buffer], static_cast<const T*>(parameters.grad) + place, there);
     end_group_of_copies();
   };
   const T* const w1 = static_cast<const T*>(parameters.w1) + first_of_block * CHANNELS;
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_reduce(const ReduceParamete
 
   Affine norm[R::TILES][2];
   float mean[R::TILES][2], sum[R::TILES][2] = {}, with_h[R::TILES][2] = {};
-  float of_w2[R::TILES][CHANNELS / 8][4] = {}, with_y[R::TILES][CHANNELS / 8][4] = {};
+  float of_w2[R::TILES][R::SUMMED / 8][4] = {}, with_y[R::TILES][R::SUMMED / 8][4] = {};
 #pragma unroll
   for (int i = 0; i < 2 * R::TILES; ++i) {
     const int channel = first_of_block + first_of_warp + 8 * i + q;
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_reduce(const ReduceParamete
     wait_copies<1>();
     __syncthreads();
 #pragma unroll 1
-    for (int step = 0; step < ROWS / 16; ++step) {
+    for (int step = 0; step < PIXELS / 16; ++step) {
       const char* const y = shared.y[buffer] + 16 * step * S::PITCH;
       const char* const grad = shared.grad[buffer] + 16 * step * S::PITCH;
 #pragma unroll
@@ -103,12 +104,12 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_reduce(const ReduceParamete
           }
         }
 #pragma unroll
-        for (int block = 0; block < CHANNELS / 8; block += 2) {
+        for (int block = 0; block < R::SUMMED / 8; block += 2) {
           uint32_t words[4];
-          load_matrices_4<true>(words, grad + 16 * block + square<true>(S::PITCH));
+          load_matrices_4<true>(words, grad + 2 * first_summed + 16 * block + square<true>(S::PITCH));
           multiply(of_w2[tile][block], hidden, words, of_w2[tile][block], T{});
           multiply(of_w2[tile][block + 1], hidden, words + 2, of_w2[tile][block + 1], T{});
-          load_matrices_4<true>(words, y + 16 * block + square<true>(S::PITCH));
+          load_matrices_4<true>(words, y + 2 * first_summed + 16 * block + square<true>(S::PITCH));
           multiply(with_y[tile][block], above, words, with_y[tile][block], T{});
           multiply(with_y[tile][block + 1], above, words + 2, with_y[tile][block + 1], T{});
         }
@@ -128,15 +129,15 @@ __global__ void __launch_bounds__(BLOCK, 1) backward_reduce(const ReduceParamete
       own += shuffled(own, lane ^ apart);
       own_h += shuffled(own_h, lane ^ apart);
     }
-    if (t == 0) {
+    if (t == 0 && first_summed == 0) {
       store(part + hidden, own);
       store(part + S::HIDDEN + hidden, own_h * inverse_deviation(parameters.norm.var[hidden], parameters.norm.eps));
     }
 #pragma unroll
-    for (int block = 0; block < CHANNELS / 8; ++block)
+    for (int block = 0; block < R::SUMMED / 8; ++block)
 #pragma unroll
       for (int column = 0; column < 2; ++column) {
-        const int channel = 8 * block + 2 * t + column, of = 2 * (i % 2) + column;
+        const int channel = first_summed + 8 * block + 2 * t + column, of = 2 * (i % 2) + column;
         store(part + Sums<CHANNELS>::OF_W2 + channel * S::HIDDEN + hidden, of_w2[i / 2][block][of]);
         store(part + Sums<CHANNELS>::WITH_Y + hidden * CHANNELS + channel, with_y[i / 2][block][of]);
       }
@@ -147,7 +148,7 @@ template <class T, int CHANNELS> int backward_reduce_any(const laconv_mlp_args& 
   constexpr int ALL = Sums<CHANNELS>::ALL, BYTES = int(sizeof(ReduceShared<CHANNELS>));
   if (const int wrong = check(args, 16)) return wrong;
   if (const int wrong = check_shared(BYTES)) return wrong;
-  const int64_t shares = shares_of(args.pixels, ReduceShape<CHANNELS>::SHARES);
+  const int64_t shares = shares_of<CHANNELS, ReduceShape<CHANNELS>::PARTS>(args.pixels);
   const ReduceParameters parameters{args.grad, args.y, args.w1, args.w2, norm_of(args), args.workspace, args.pixels};
   const int64_t blocks = shares * ReduceShape<CHANNELS>::PARTS;
   const int code = launch_warps(backward_reduce<T, CHANNELS>, blocks, BLOCK, BYTES, stream, parameters);

@@ -37,9 +37,8 @@ __global__ void __launch_bounds__(BLOCK, CHANNELS == 64 ? 2 : 1) forward(const F
   wait_copies<0>();
   __syncthreads();
 
-  uint32_t pixels[S::STEPS][4];
   char* const own = shared.y + 16 * warp * S::PITCH;
-  load_pixels<CHANNELS>(pixels, own);
+  const Rows16<CHANNELS> rows(own);
   float result[CHANNELS / 8][4] = {};
 #pragma unroll 1
   for (int slab = 0; slab < S::HIDDEN / SLAB; ++slab) {
@@ -49,18 +48,16 @@ __global__ void __launch_bounds__(BLOCK, CHANNELS == 64 ? 2 : 1) forward(const F
 #pragma unroll
     for (int step = 0; step < SLAB / 16; ++step) {
       uint32_t hidden[4];
+      float numbers[2][4] = {};
+      const char* const of_w1 = w1 + 16 * step * S::PITCH + square<false>(S::PITCH);
+      rows.multiply_by(numbers, [&](uint32_t* words, int of) { load_matrices_4<false>(words, of_w1 + 32 * of); }, T{});
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int of_slab = 16 * step + 8 * half;
-        float numbers[4] = {};
-        over_channels<CHANNELS, T>(numbers, pixels, [&](uint32_t* words, int of) {
-          load_matrices_4<false>(words, w1 + of_slab * S::PITCH + 32 * of + line<false>(S::PITCH));
-        });
-        const Affine* const norm = shared.norm + SLAB * slab + of_slab + 2 * t;
+        const Affine* const norm = shared.norm + SLAB * slab + 16 * step + 8 * half + 2 * t;
         const Floats4 both = load<Floats4>(norm);  // scale and shift of two channels
         const Affine one{both.number[0], both.number[1]}, two{both.number[2], both.number[3]};
-        hidden[2 * half] = packed_relu(one.of(numbers[0]), two.of(numbers[1]), T{});
-        hidden[2 * half + 1] = packed_relu(one.of(numbers[2]), two.of(numbers[3]), T{});
+        hidden[2 * half] = packed_relu(one.of(numbers[half][0]), two.of(numbers[half][1]), T{});
+        hidden[2 * half + 1] = packed_relu(one.of(numbers[half][2]), two.of(numbers[half][3]), T{});
       }
 #pragma unroll
       for (int block = 0; block < CHANNELS / 8; block += 2) {
