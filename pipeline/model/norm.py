@@ -24,7 +24,8 @@ from laconvnet.pipeline.model.recompute import recomputing
 class BatchNorm(KeepFloat32):
     """Normalises (B, C, ...) over all dimensions but the second; returns the input's type.
 
-    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch. `norm(packed, packing=s)` is
+    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch; numbers below zero are multiplied
+    by `slope`. `norm(packed, packing=s)` is
     relu(BN(relu(packed))), unpacked: (B, s*s*C, h, w), as `kernels.packed` has it -> (B, C, h*s, w*s), channels last.
 
     In training the statistics are those of all processes of the default group (one exchange forward, one backward),
@@ -57,17 +58,21 @@ class BatchNorm(KeepFloat32):
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, momentum={self.momentum}"
 
-    def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False, packing: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, beside: Tensor | None = None, relu: bool = False, packing: int = 0, slope: float = 0.0
+    ) -> Tensor:
         if packing:
             return self.of_packed(x, packing).condition(x)
-        if self.fused and self.training and not self.frozen and fused_norm.takes(x, beside):
+        if self.fused and not slope and self.training and not self.frozen and fused_norm.takes(x, beside):
             return self._joint(fused_norm.FusedBatchNorm, x, beside, relu)
         if self._by_passes(x) and joint_norm.takes(x, beside):
-            return self._joint(joint_norm.JointBatchNorm, x, beside, relu, self._on_gpu(x))
+            return self._joint(joint_norm.JointBatchNorm, x, beside, slope if relu else None, self._on_gpu(x))
         out = self.normalised(x)
         if beside is not None:
             out = beside + out
-        return F.relu(out) if relu else out
+        if not relu:
+            return out
+        return F.leaky_relu(out, slope) if slope else F.relu(out)
 
     def takes_packed(self, x: Tensor, values: int) -> bool:
         """Whether a map of the device and type of x, of any shape, with so many values a channel, best stays packed.
@@ -98,7 +103,7 @@ class BatchNorm(KeepFloat32):
         if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if self._by_passes(x):
-            return self._joint(joint_norm.JointBatchNorm, x, None, False, self._on_gpu(x))
+            return self._joint(joint_norm.JointBatchNorm, x, None, None, self._on_gpu(x))
         if not recomputing():
             self.num_batches_tracked += 1
         mean, var = self.running_mean, self.running_var
