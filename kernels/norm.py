@@ -8,10 +8,11 @@
     laconv::norm_backward_apply   grad, x, sums and count of all -> gradient of x
 
 x, beside, grad, out and results are maps (B, C, ...) of one type; mean, var, weight and bias (C,), sums and count are
-float32, float64 for maps of float64, and the arithmetic is in that. With relu the backward passes want to know where
-its input was positive. Either norm_backward_reduce is given the forward result, `out`, and also returns grad where that
-is positive, else zero, which is to be handed on (with relu false); or, without `out` and where nothing was added, both
-compute the sign of BN(x) again, and what stands for the masked gradient is empty, (0,).
+float32, float64 for maps of float64, and the arithmetic is in that. With relu, numbers below zero are multiplied by
+`slope`, 0 or up to 1 (a leaky ReLU), and the backward passes want to know where its input was positive. Either
+norm_backward_reduce is given the forward result, `out`, and also returns the gradient before the ReLU, which is to be
+handed on (with relu false); or, without `out` and where nothing was added, both compute the sign of BN(x) again, and
+what stands for the masked gradient is empty, (0,).
 
 Bytes an element of a map of 2 bytes (float32: twice): 2 + 4 forward, 4 + 6 backward, 16 in all. That is the least where
 sums must be known before a map is walked again and no map stays on the chip. With `beside` and relu 2 more each to read
@@ -39,10 +40,11 @@ _CHANNELS = "Tensor mean, Tensor var, Tensor weight, Tensor bias"
 for _schema in (
     "norm_statistics(Tensor x, bool relu_before=False) -> Tensor",
     "norm_combine(Tensor every) -> Tensor",
-    f"norm_apply(Tensor x, Tensor? beside, {_CHANNELS}, float eps, bool relu) -> Tensor",
-    f"norm_backward_reduce(Tensor grad, Tensor x, Tensor? out, {_CHANNELS}, float eps, bool relu) -> (Tensor, Tensor)",
-    f"norm_backward_apply(Tensor grad, Tensor x, {_CHANNELS}, Tensor sums, Tensor count, float eps, bool relu) "
-    "-> Tensor",
+    f"norm_apply(Tensor x, Tensor? beside, {_CHANNELS}, float eps, bool relu, float slope=0.0) -> Tensor",
+    f"norm_backward_reduce(Tensor grad, Tensor x, Tensor? out, {_CHANNELS}, float eps, bool relu, "
+    "float slope=0.0) -> (Tensor, Tensor)",
+    f"norm_backward_apply(Tensor grad, Tensor x, {_CHANNELS}, Tensor sums, Tensor count, float eps, bool relu, "
+    "float slope=0.0) -> Tensor",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -78,7 +80,7 @@ def _fake_apply(x: Tensor, *_: Any) -> Tensor:
 def _fake_backward_reduce(
     grad: Tensor, x: Tensor, out: Tensor | None, mean: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    *_, relu = rest
+    relu = rest[4]
     return mean.new_empty(2 * x.shape[1]), torch.empty_like(x) if relu and out is not None else x.new_empty(0)
 
 

@@ -20,7 +20,7 @@ class NormArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("mean", "var", "weight", "bias", "sums", "count")),
         *((name, ctypes.c_void_p) for name in ("totals", "workspace")),
         *((name, ctypes.c_int64) for name in ("rows", "channels", "relu", "relu_before", "packing", "cells")),
-        ("eps", ctypes.c_double),
+        *((name, ctypes.c_double) for name in ("eps", "slope")),
     )
 
 
@@ -60,13 +60,14 @@ class NormKernels:
         bias: Tensor,
         eps: float,
         relu: bool,
+        slope: float = 0.0,
     ) -> Tensor:
         """relu?(beside + BN(x)), (B, C, ...)."""
         name = entry_point("apply", x, beside=beside)
         result = _result(x)
         vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         maps = {"beside": None if beside is None else _rows(beside), "result": result}
-        self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors)
+        self._run(name, _sizes(x, eps, relu, slope), _rows(x), **maps, **vectors)
         return formatted(result, x)
 
     def norm_backward_reduce(
@@ -80,8 +81,9 @@ class NormKernels:
         bias: Tensor,
         eps: float,
         relu: bool,
+        slope: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """(2 C): the gradients of bias and weight; with `out` and relu also grad where out is positive, else (0,)."""
+        """(2 C): the gradients of bias and weight; with `out` and relu also the gradient before that, else (0,)."""
         name = entry_point("backward_reduce", x, grad=grad, out=out)
         by_result = relu and out is not None
         totals = torch.empty(2 * x.shape[1], device=x.device)
@@ -90,7 +92,7 @@ class NormKernels:
         maps = {"grad": _rows(grad), "masked": masked}
         maps["out"] = _rows(out) if by_result and out is not None else None
         more = {"totals": totals, "workspace": self._workspace(x)}
-        self._run(name, _sizes(x, eps, relu), _rows(x), **maps, **vectors, **more)
+        self._run(name, _sizes(x, eps, relu, slope), _rows(x), **maps, **vectors, **more)
         return totals, x.new_empty(0) if masked is None else formatted(masked, x)
 
     def norm_backward_apply(
@@ -105,13 +107,14 @@ class NormKernels:
         count: Tensor,
         eps: float,
         relu: bool,
+        slope: float = 0.0,
     ) -> Tensor:
         """The gradient of x (B, C, ...), `sums` (2 C) and `count` (one number) being those of all processes."""
         name = entry_point("backward_apply", x, grad=grad)
         result = _result(x)
         vectors = vectors_of(name, x, mean=mean, var=var, weight=weight, bias=bias)
         vectors |= vectors_of(name, x, 2 * x.shape[1], sums=sums) | vectors_of(name, x, 1, count=count)
-        self._run(name, _sizes(x, eps, relu), _rows(x), grad=_rows(grad), result=result, **vectors)
+        self._run(name, _sizes(x, eps, relu, slope), _rows(x), grad=_rows(grad), result=result, **vectors)
         return formatted(result, x)
 
     def _workspace(self, x: Tensor) -> Tensor:
@@ -142,9 +145,10 @@ def _lies_so(x: Tensor) -> bool:
     return x.movedim(1, -1).is_contiguous()
 
 
-def _sizes(x: Tensor, eps: float = 0.0, relu: bool = False) -> NormArguments:
+def _sizes(x: Tensor, eps: float = 0.0, relu: bool = False, slope: float = 0.0) -> NormArguments:
     channels = x.shape[1]
-    return NormArguments(rows=x.numel() // max(channels, 1), channels=channels, relu=int(relu), eps=eps)
+    rows = x.numel() // max(channels, 1)
+    return NormArguments(rows=rows, channels=channels, relu=int(relu), eps=eps, slope=slope)
 
 
 def entry_point(what: str, x: Tensor, **others: Tensor | None) -> str:

@@ -58,6 +58,9 @@ def units() -> list[Unit]:
         defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
         result.append(Unit(f"norm_{name}", "norm/norm.cu", defines))
     result.append(Unit("norm_combine", "norm/combine.cu"))
+    for name in FUSED_TYPES:
+        defines = (f"-DLACONV_TYPE={NUMBER_TYPES[name]}", f"-DLACONV_TYPE_NAME={name}")
+        result += [Unit(f"{stem}_{name}", f"{stem}/{stem}.cu", defines) for stem in ("mlp", "stem")]
     return [*result, *(Unit(name, f"{name}.cu") for name in ("attention", "involution", "dropout"))]
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from laconvnet.kernels.cuda import batch_norm
 from laconvnet.kernels.cuda.attention import AttentionKernels
 from laconvnet.kernels.cuda.compiler import KERNEL_SIZES
+from laconvnet.kernels.cuda.mlp import MlpKernels
 from laconvnet.kernels.cuda.packed_norm import PackedNormKernels
+from laconvnet.kernels.cuda.stem import StemKernels
 from laconvnet.kernels.dropout import check_probability, threshold
 from laconvnet.kernels.filter_layout import FilterLayout, filters_of_a_pixel, row_length
 from laconvnet.kernels.formats import about, formatted
@@ -41,7 +43,7 @@ class DropoutArguments(ctypes.Structure):
     )
 
 
-class Library(PackedNormKernels, AttentionKernels):
+class Library(PackedNormKernels, AttentionKernels, MlpKernels, StemKernels):
     """A loaded library; its functions launch on the current stream of their tensors' device and return at once.
 
     Shapes are those of `kernels.plain.taps`. Results take the memory format of what they are like; `layout` is what the

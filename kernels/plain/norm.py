@@ -52,19 +52,29 @@ def apply(
     bias: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> Tensor:
     """relu?(beside + BN(x)), (B, C, ...)."""
     if not x.numel():  # PyTorch's CPU kernels divide by the number of values
         return torch.empty_like(x)
     out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
-    return finished(out, beside, relu)
+    return finished(out, beside, relu, slope)
 
 
-def finished(out: Tensor, beside: Tensor | None, relu: bool) -> Tensor:
+def finished(out: Tensor, beside: Tensor | None, relu: bool, slope: float) -> Tensor:
     """relu?(beside + out), in place, (B, C, ...)."""
     if beside is not None:
         out += beside
-    return F.relu_(out) if relu else out
+    if not relu:
+        return out
+    return F.leaky_relu_(out, slope) if slope else F.relu_(out)
+
+
+def gated(grad: Tensor, sign: Tensor, slope: float) -> Tensor:
+    """The gradient before the ReLU, from that behind it and what has the sign of its input, (B, C, ...)."""
+    if not slope:
+        return torch.ops.aten.threshold_backward(grad, sign, 0)
+    return torch.ops.aten.leaky_relu_backward(grad, sign, slope, True)
 
 
 def backward_reduce(
@@ -77,12 +87,13 @@ def backward_reduce(
     bias: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(2 C): the gradients of bias and weight; with `out` and relu also grad where out is positive, else (0,)."""
+    """(2 C): the gradients of bias and weight; with `out` and relu also the gradient before that, else (0,)."""
     by_result = relu and out is not None
     if relu:
         sign = apply(x, None, mean, var, weight, bias, eps, False) if out is None else out
-        grad = torch.ops.aten.threshold_backward(grad, sign, 0)
+        grad = gated(grad, sign, slope)
     sums = mean.new_zeros(2 * len(mean))
     if x.numel():
         _, of_weight, of_bias = _backward(grad, x, weight, mean, var, None, None, False, eps, [False, True, True])
@@ -101,11 +112,12 @@ def backward_apply(
     count: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> Tensor:
     """The gradient of x (B, C, ...), `sums` (2 C) and `count` (one number) being those of all processes."""
     if relu:
         sign = apply(x, None, mean, var, weight, bias, eps, False)
-        grad = torch.ops.aten.threshold_backward(grad, sign, 0)
+        grad = gated(grad, sign, slope)
     of_bias, of_weight = (sums / count).chunk(2)
     inverse = torch.rsqrt(var + eps)
     scale = weight * inverse

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laconvnet.kernels.plain.norm import combine, finished, statistics_dtype
+from laconvnet.kernels.plain.norm import combine, finished, gated, statistics_dtype
 
 __all__ = ["apply", "backward_apply", "backward_reduce", "combine", "statistics"]
 
@@ -36,11 +36,12 @@ def apply(
     bias: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> Tensor:
     """relu?(beside + BN(x)), (B, C, ...)."""
     if not x.numel():
         return torch.empty_like(x)
-    return finished(torch.batch_norm_elemt(x, weight, bias, mean, torch.rsqrt(var + eps), eps), beside, relu)
+    return finished(torch.batch_norm_elemt(x, weight, bias, mean, torch.rsqrt(var + eps), eps), beside, relu, slope)
 
 
 def backward_reduce(
@@ -53,13 +54,14 @@ def backward_reduce(
     bias: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """(2 C): the gradients of bias and weight; with `out` and relu also grad where out is positive, else (0,)."""
+    """(2 C): the gradients of bias and weight; with `out` and relu also the gradient before that, else (0,)."""
     if not x.numel():
         return mean.new_zeros(2 * len(mean)), torch.empty_like(x) if relu and out is not None else x.new_empty(0)
     if relu:
         sign = apply(x, None, mean, var, weight, bias, eps, False) if out is None else out
-        grad = torch.ops.aten.threshold_backward(grad, sign, 0)
+        grad = gated(grad, sign, slope)
     inverse = torch.rsqrt(var + eps)
     *_, of_weight, of_bias = torch.batch_norm_backward_reduce(grad, x, mean, inverse, weight, False, True, True)
     return torch.cat([of_bias, of_weight]), grad if relu and out is not None else x.new_empty(0)
@@ -76,13 +78,14 @@ def backward_apply(
     count: Tensor,
     eps: float,
     relu: bool,
+    slope: float = 0.0,
 ) -> Tensor:
     """The gradient of x (B, C, ...), `sums` (2 C) and `count` (one number) being those of all processes."""
     if not x.numel():
         return torch.empty_like(x)
     if relu:
         sign = apply(x, None, mean, var, weight, bias, eps, False)
-        grad = torch.ops.aten.threshold_backward(grad, sign, 0)
+        grad = gated(grad, sign, slope)
     inverse = torch.rsqrt(var + eps)
     of_grad, of_grad_and_x = sums.chunk(2)[0], sums.chunk(2)[1] / inverse
     return torch.batch_norm_backward_elemt(

@@ -19,6 +19,7 @@ from laconvnet.kernels.bench import Row
 from laconvnet.kernels.bench.implementations import BASELINE
 from laconvnet.pipeline.bench.rows import rows_of, surroundings
 from laconvnet.pipeline.bench.speed import OURS, Network, Way, made_input
+from laconvnet.pipeline.model.net import Downsample
 from laconvnet.pipeline.model.norm import BatchNorm
 
 MOVED = "moved by a step"
@@ -120,7 +121,7 @@ def _step(network: Network, world: int, reference: bool) -> Moved:
     with _pretended(world), FakeTensorMode(), moved:
         way = Way(network, cpu, reference)
         for module in way.model.modules():
-            if isinstance(module, BatchNorm):
+            if isinstance(module, BatchNorm | Downsample):
                 module.as_on_gpu = True
         inputs = made_input(network, network.batch, cpu)
         moved.by_operator.clear()  # what it took to make them

@@ -20,6 +20,8 @@ def takes(x: Tensor, beside: Tensor | None) -> bool:
 class JointBatchNorm(torch.autograd.Function):
     """relu(beside + BN(x)), ``beside`` and the ReLU if wanted, on any number of processes.
 
+    ``slope`` is what the ReLU multiplies numbers below zero by; None: no ReLU.
+
     weight and bias (C,), x and beside (B, C, ...) -> the output (B, C, ...) in the type of x, and of the global batch
     mean and variance (C,) and the number of values a channel, a scalar. One exchange forward, one backward.
     ``on_gpu``, as suits the kernels there: maps are laid channels last once, in place of in each pass, and so is the
@@ -29,16 +31,24 @@ class JointBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bias: Tensor, eps: float, x: Tensor, beside: Tensor | None, relu: bool, on_gpu: bool
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        x: Tensor,
+        beside: Tensor | None,
+        slope: float | None,
+        on_gpu: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if on_gpu:
             x, beside = _channels_last(x), None if beside is None else _channels_last(beside)
         values = _values(x, weight)
         own = torch.ops.laconv.norm_statistics(values).to(weight.dtype)
         mean, var, total = global_statistics(own)
+        relu = (slope is not None, slope or 0.0)
         added = None if beside is None else _values(beside, weight)
-        out = torch.ops.laconv.norm_apply(values, added, mean, var, weight, bias, eps, relu).to(x.dtype)
-        by_result = relu and not (on_gpu and beside is None)
+        out = torch.ops.laconv.norm_apply(values, added, mean, var, weight, bias, eps, *relu).to(x.dtype)
+        by_result = relu[0] and not (on_gpu and beside is None)
         ctx.save_for_backward(x, out if by_result else None, mean, var, weight, bias, total)
         ctx.eps, ctx.relu, ctx.on_gpu = eps, relu, on_gpu
         ctx.mark_non_differentiable(mean, var, total)
@@ -54,12 +64,12 @@ class JointBatchNorm(torch.autograd.Function):
             grad = _channels_last(grad)
         values, above = _values(x, weight), _values(grad, weight)
         sign = None if out is None else _values(out, weight)
-        own, masked = torch.ops.laconv.norm_backward_reduce(above, values, sign, *channels, ctx.eps, ctx.relu)
+        own, masked = torch.ops.laconv.norm_backward_reduce(above, values, sign, *channels, ctx.eps, *ctx.relu)
         if sign is not None:
             above = masked
         sums = global_sums(own)
-        again = ctx.relu and sign is None
-        grad_x = torch.ops.laconv.norm_backward_apply(above, values, *channels, sums, total, ctx.eps, again)
+        again = (ctx.relu[0] and sign is None, ctx.relu[1])
+        grad_x = torch.ops.laconv.norm_backward_apply(above, values, *channels, sums, total, ctx.eps, *again)
         grad_bias, grad_weight = own.chunk(2)
         grad_beside = above.to(x.dtype) if ctx.needs_input_grad[4] else None
         return grad_weight, grad_bias, None, grad_x.to(x.dtype), grad_beside, None, None

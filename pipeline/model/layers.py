@@ -14,18 +14,21 @@ from laconvnet.pipeline.model.draws import Dropout
 from laconvnet.pipeline.model.norm import BatchNorm
 
 Activation = Literal["relu", "silu", "leaky_relu"]
+LEAK = 0.1  # slope of the leaky ReLU below zero
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
-    """The activation of every value of x, of any shape; the leaky ReLU's slope is 0.1."""
+    """The activation of every value of x, of any shape."""
     if kind == "relu":
         return F.relu(x)
-    return F.silu(x) if kind == "silu" else F.leaky_relu(x, 0.1)
+    return F.silu(x) if kind == "silu" else F.leaky_relu(x, LEAK)
 
 
 def norm_act(norm: BatchNorm, x: Tensor, kind: Activation, beside: Tensor | None = None) -> Tensor:
     """activation(BN(x)), or activation(beside + BN(x)): (B, C, ...) -> the same shape."""
-    return norm(x, beside, relu=True) if kind == "relu" else activate(norm(x, beside), kind)
+    if kind == "silu":
+        return activate(norm(x, beside), kind)
+    return norm(x, beside, relu=True, slope=LEAK if kind == "leaky_relu" else 0.0)
 
 
 class ConvNormAct(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laconvnet import kernels
+from laconvnet.kernels.stem import stem, takes
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.blocks import BLOCKS, BlockConfig
 from laconvnet.pipeline.model.draws import check_dropout
@@ -151,6 +153,7 @@ class Downsample(nn.Module):
     def __init__(self, config: NetConfig, inputs: int, outputs: int, stem: bool) -> None:
         super().__init__()
         self.stem = stem
+        self.as_on_gpu = False  # as on a GPU whatever the device: to count what moves there
         self.project: nn.Module
         if config.downsample == "pool":
             self.unshuffle = False
@@ -161,9 +164,18 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stem and not self.unshuffle:
-            return F.max_pool2d(self.project(x), 2)
+            return self._stem(x)
         out: Tensor = self.project(F.pixel_unshuffle(x, 2) if self.unshuffle else F.max_pool2d(x, 2))
         return out
+
+    def _stem(self, images: Tensor) -> Tensor:
+        """On a GPU by an operator that does not write what is pooled."""
+        project, dtype = cast(nn.Conv2d, self.project), kernels.dtype_taken(images)
+        by_operator = (self.as_on_gpu or images.is_cuda) and not images.requires_grad
+        if by_operator and takes(images.dtype, dtype, *project.weight.shape[1::-1]):
+            assert project.bias is not None
+            return stem(images, project.weight.to(dtype), project.bias.to(dtype))
+        return F.max_pool2d(project(images), 2)
 
 
 class BlockStage(nn.Module):

@@ -24,7 +24,8 @@ from laconvnet.pipeline.model.recompute import recomputing
 class BatchNorm(KeepFloat32):
     """Normalises (B, C, ...) over all dimensions but the second; returns the input's type.
 
-    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch. `norm(packed, packing=s)` is
+    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch; numbers below zero are multiplied
+    by `slope`. `norm(packed, packing=s)` is
     relu(BN(relu(packed))), unpacked: (B, s*s*C, h, w), as `kernels.packed` has it -> (B, C, h*s, w*s), channels last.
 
     In training the statistics are those of all processes of the default group (one exchange forward, one backward),
@@ -57,17 +58,21 @@ class BatchNorm(KeepFloat32):
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}, momentum={self.momentum}"
 
-    def forward(self, x: Tensor, beside: Tensor | None = None, relu: bool = False, packing: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, beside: Tensor | None = None, relu: bool = False, packing: int = 0, slope: float = 0.0
+    ) -> Tensor:
         if packing:
             return self.of_packed(x, packing).condition(x)
-        if self.fused and self.training and not self.frozen and fused_norm.takes(x, beside):
+        if self.fused and not slope and self.training and not self.frozen and fused_norm.takes(x, beside):
             return self._joint(fused_norm.FusedBatchNorm, x, beside, relu)
         if self._by_passes(x) and joint_norm.takes(x, beside):
-            return self._joint(joint_norm.JointBatchNorm, x, beside, relu, self._on_gpu(x))
+            return self._joint(joint_norm.JointBatchNorm, x, beside, slope if relu else None, self._on_gpu(x))
         out = self.normalised(x)
         if beside is not None:
             out = beside + out
-        return F.relu(out) if relu else out
+        if not relu:
+            return out
+        return F.leaky_relu(out, slope) if slope else F.relu(out)
 
     def takes_packed(self, x: Tensor, values: int) -> bool:
         """Whether a map of the device and type of x, of any shape, with so many values a channel, best stays packed.
@@ -86,15 +91,19 @@ class BatchNorm(KeepFloat32):
         with torch.no_grad():
             own = torch.ops.laconv.norm_statistics(packed_rows(packed, self.channels), True)
             mean, var, count = global_statistics(own.to(self.weight.dtype))
-            self._learn(mean, var, count)
+        self.learn(mean, var, count)
         return Norm(mean, var, *channels, count, self.eps, packing)
+
+    def by_passes_on_gpu(self, x: Tensor) -> bool:
+        """Whether in training a map like x (B, C, ...) is best normalised by the passes of `kernels.norm` on a GPU."""
+        return self._by_passes(x) and self._on_gpu(x)
 
     def normalised(self, x: Tensor) -> Tensor:
         """BN(x) alone, (B, C, ...) -> the same shape and type; raises as the class does."""
         if not self.training or self.frozen:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if self._by_passes(x):
-            return self._joint(joint_norm.JointBatchNorm, x, None, False, self._on_gpu(x))
+            return self._joint(joint_norm.JointBatchNorm, x, None, None, self._on_gpu(x))
         if not recomputing():
             self.num_batches_tracked += 1
         mean, var = self.running_mean, self.running_var
@@ -115,12 +124,13 @@ class BatchNorm(KeepFloat32):
 
     def _joint(self, function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
         result: tuple[Tensor, Tensor, Tensor, Tensor] = function.apply(self.weight, self.bias, self.eps, *inputs)
-        out, mean, var, count = result
-        with torch.no_grad():
-            self._learn(mean, var, count)
+        out, *statistics = result
+        self.learn(*statistics)
         return out
 
-    def _learn(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    @torch.no_grad()
+    def learn(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Takes the statistics of a global batch, (C,), (C,) and a scalar, into the running ones."""
         if recomputing():  # must not count twice
             return
         self.num_batches_tracked += 1

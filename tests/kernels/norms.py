@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5
@@ -21,12 +22,13 @@ class Given:
     weight: Tensor
     bias: Tensor
     relu: bool
+    slope: float = 0.0  # of the ReLU below zero
 
     def changed(self, maps: Callable[[Tensor], Tensor], channels: Callable[[Tensor], Tensor] | None = None) -> Given:
         """The same after a change of each map and, by a change of their own or none, of weight and bias."""
         weight, bias = (self.weight, self.bias) if channels is None else map(channels, (self.weight, self.bias))
         beside = None if self.beside is None else maps(self.beside)
-        return Given(maps(self.x), beside, maps(self.grad), weight, bias, self.relu)
+        return Given(maps(self.x), beside, maps(self.grad), weight, bias, self.relu, self.slope)
 
 
 @dataclass
@@ -65,7 +67,7 @@ def exactly(these: Given) -> Found:
     var = (x - mean.view(broad)).square().mean(dims)
     out = (x - mean.view(broad)) / (var + EPS).sqrt().view(broad) * weight.view(broad) + bias.view(broad)
     out = out if beside is None else out + beside
-    out = out.relu() if these.relu else out
+    out = F.leaky_relu(out, these.slope) if these.relu else out
     inputs = [x, weight, bias] + ([] if beside is None else [beside])
     grad_x, grad_weight, grad_bias, *added = torch.autograd.grad(out, inputs, these.grad.double())
     count = mean.new_full((1,), x.numel() // x.shape[1])

@@ -55,15 +55,16 @@ def guarded(these: Given, further: int = 0) -> Given:
 
 def every_pass(kernels: Any, these: Given) -> Found:
     """The four passes as `pipeline.model.joint_norm` runs them, alone in the world."""
-    x, relu, channels = these.x, these.relu, these.x.shape[1]
+    x, relu, slope, channels = these.x, these.relu, these.slope, these.x.shape[1]
     own = kernels.norm_statistics(x)
     vectors = (own[:channels], own[channels:-1], these.weight, these.bias)
-    out = kernels.norm_apply(x, these.beside, *vectors, EPS, relu)
+    out = kernels.norm_apply(x, these.beside, *vectors, EPS, relu, slope)
     by_result = relu and these.beside is not None
-    sums, masked = kernels.norm_backward_reduce(these.grad, x, out if by_result else None, *vectors, EPS, relu)
+    result = out if by_result else None
+    sums, masked = kernels.norm_backward_reduce(these.grad, x, result, *vectors, EPS, relu, slope)
     assert masked.shape == (x.shape if by_result else (0,))
     above = masked if by_result else these.grad
-    grad_x = kernels.norm_backward_apply(above, x, *vectors, sums, own[-1:], EPS, relu and not by_result)
+    grad_x = kernels.norm_backward_apply(above, x, *vectors, sums, own[-1:], EPS, relu and not by_result, slope)
     return Found(own, out, sums, None if these.beside is None else above, grad_x)
 
 
@@ -120,6 +121,17 @@ def test_every_pass(kernels: Poisoned, shape: tuple[int, ...], dtype: torch.dtyp
     for each in (found.out, found.grad_x):
         assert each.dtype == dtype
         assert each.stride() == torch.empty_like(these.x).stride()
+
+
+@pytest.mark.parametrize("with_sum", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_slope_below_zero(kernels: Poisoned, dtype: torch.dtype, with_sum: bool) -> None:
+    """The gradient of what is added is rounded where it is multiplied."""
+    these = guarded(replace(given((3, 24, 5, 7), dtype, with_sum, True), slope=0.25))
+    found, exact = every_pass(kernels, these), exactly(these)
+    assert (found.out < 0).any()
+    compare(found, these)
+    assert not torch.equal(exact.grad_x, exactly(replace(these, slope=0.0)).grad_x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -221,6 +233,15 @@ def test_what_is_no_number_stays_none(kernels: Poisoned) -> None:
     assert not found.grad_x[:, :3].isnan().any()
     assert found.grad_beside is not None
     assert torch.equal(found.grad_beside[:, 3], these.grad[:, 3])
+
+
+def test_nothing_is_left_of_minus_infinity(kernels: Poisoned) -> None:
+    these = given((1, 16, 2, 2), torch.float32, False, True)
+    these.x[0, 5, 0, 1] = -torch.inf
+    zero, one = torch.zeros(16), torch.ones(16)
+    out = kernels.norm_apply(these.x, None, zero, one, one, zero, EPS, True)
+    assert out[0, 5, 0, 1] == 0
+    assert not torch.signbit(out[out == 0]).any()
 
 
 def test_what_does_not_fit_is_named(kernels: Poisoned) -> None:

@@ -14,7 +14,7 @@ struct ApplyParameters {
   const float* weight;
   const float* bias;
   float eps;
-  bool relu;
+  float slope;  // below zero; 1: no ReLU
   Tiles tiles;
   Packing packing;  // Source::PACKED
 };
@@ -27,7 +27,6 @@ template <class T, int V, Source SOURCE>
 __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters parameters) {
   constexpr bool BESIDE = SOURCE == Source::PLAIN_AND_BESIDE, PACKED = SOURCE == Source::PACKED;
   const Tiles& tiles = parameters.tiles;
-  const float lowest = parameters.relu ? 0.f : -INFINITY;
   for (int64_t tile = blockIdx.x; tile < tiles.slices * tiles.bands; tile += gridDim.x) {
     const Place place = place_of<V>(tiles, tile);
     if (!place.owns) continue;
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters p
           if (PACKED) x = at_least(0.f, x);
           float out = normalised(x, mean.number[v], scale.number[v], bias.number[v]);
           if (BESIDE) out += widen(added[r].number[v]);
-          narrow(at_least(lowest, out), loaded[r].number[v]);
+          narrow(leaky(out, parameters.slope), loaded[r].number[v]);
         }
         store(target + plain.element(row - r * tiles.lines), loaded[r]);
       }
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_apply(const ApplyParameters p
 template <class T, int V> int apply_by(const laconv_norm_args& args, void* stream) {
   const Tiles tiles = tiles_of<V>(args);
   const ApplyParameters parameters{args.x,      args.beside, args.result,     args.mean,      args.var,
-                                   args.weight, args.bias,   float(args.eps), args.relu != 0, tiles,           packing_of(args)};
+                                   args.weight, args.bias,   float(args.eps), args.relu ? float(args.slope) : 1.f, tiles,           packing_of(args)};
   const int64_t blocks = tiles.slices * tiles.bands;
   const auto apply = args.packing  ? norm_apply<T, V, Source::PACKED>
                      : args.beside ? norm_apply<T, V, Source::PLAIN_AND_BESIDE>

@@ -22,7 +22,7 @@ struct ReduceParameters {
   const float* var;
   const float* weight;
   const float* bias;
-  float eps;
+  float eps, slope;
   float* partials;  // (slices, 2, channels): sum g, sum g (x - mean)
   float* totals;    // (2, channels)
   Tiles tiles;
@@ -81,10 +81,10 @@ __global__ void __launch_bounds__(THREADS, 4) norm_backward_reduce(const ReduceP
             if (PACKED) x = at_least(0.f, x);
             float grad = widen(grads[r].number[v]);
             const bool shut = BY_RESULT ? widen(results[r].number[v]) <= 0.f : gate.shuts(v, x, mean.number[v]);
-            if (shut) grad = 0.f;
+            if (shut) grad *= parameters.slope;
             sum[v] += grad;
             with_x[v] = fmaf(grad, x - mean.number[v], with_x[v]);
-            if (BY_RESULT) narrow(grad, grads[r].number[v]);  // exact: it was of this type
+            if (BY_RESULT) narrow(grad, grads[r].number[v]);
           }
           if (BY_RESULT) store(masked + (row + r * tiles.lines) * int64_t(tiles.channels), grads[r]);
         }
@@ -138,7 +138,7 @@ struct BackwardParameters {
   const float* bias;
   const float* sums;
   const float* count;
-  float eps;
+  float eps, slope;
   Tiles tiles;
   Packing packing;  // Relu::PACKED
 };
@@ -184,7 +184,8 @@ __global__ void __launch_bounds__(THREADS, 4) norm_backward_apply(const Backward
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           const float before = widen(loaded[r].number[v]), x = PACKED ? at_least(0.f, before) : before;
-          const float grad = gate.shuts(v, x, mean.number[v]) ? 0.f : widen(grads[r].number[v]);
+          float grad = widen(grads[r].number[v]);
+          if (gate.shuts(v, x, mean.number[v])) grad *= parameters.slope;
           const float constant = fmaf(x - mean.number[v], slope.number[v], level.number[v]);
           const float found = fmaf(grad, scale.number[v], constant);
           narrow(PACKED && before <= 0.f ? 0.f : found, grads[r].number[v]);
@@ -198,7 +199,7 @@ __global__ void __launch_bounds__(THREADS, 4) norm_backward_apply(const Backward
 template <class T, int V> int backward_reduce_by(const laconv_norm_args& args, void* stream) {
   const Tiles tiles = tiles_of<V>(args);
   const ReduceParameters parameters{args.grad, args.x,    args.out,        args.masked,    args.mean,   args.var,
-                                    args.weight, args.bias, float(args.eps), args.workspace, args.totals, tiles,
+                                    args.weight, args.bias, float(args.eps), float(args.slope), args.workspace, args.totals, tiles,
                                     packing_of(args)};
   const int64_t blocks = tiles.slices * tiles.bands;
   const auto reduce = args.packing  ? norm_backward_reduce<T, V, Relu::PACKED>
@@ -219,7 +220,7 @@ template <class T> int backward_reduce_any(const laconv_norm_args& args, void* s
 template <class T, int V> int backward_apply_by(const laconv_norm_args& args, void* stream) {
   const Tiles tiles = tiles_of<V>(args);
   const BackwardParameters parameters{args.grad, args.x,    args.result, args.mean,       args.var, args.weight,
-                                      args.bias, args.sums, args.count,  float(args.eps), tiles,    packing_of(args)};
+                                      args.bias, args.sums, args.count,  float(args.eps), float(args.slope), tiles,    packing_of(args)};
   const auto apply = args.packing ? norm_backward_apply<T, V, Relu::PACKED>
                      : args.relu  ? norm_backward_apply<T, V, Relu::AGAIN>
                                   : norm_backward_apply<T, V, Relu::NONE>;

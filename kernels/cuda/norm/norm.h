@@ -44,6 +44,7 @@ typedef struct laconv_norm_args {
   int64_t packing;      /* 0: x lies pixel by pixel; else the side of a cell in pixels */
   int64_t cells;        /* with packing: cells beside each other in a picture */
   double eps;
+  double slope;         /* with relu: numbers below zero are multiplied by this, from 0 to 1 */
 } laconv_norm_args;
 
 #ifdef __cplusplus

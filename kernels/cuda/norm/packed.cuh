@@ -19,7 +19,7 @@ inline Packing packing_of(const laconv_norm_args& args) {
 inline bool packing_fits(const laconv_norm_args& args) {
   constexpr int64_t MOST = 1 << 15, LARGEST_BAND = 0x7fffffff;
   if (args.packing == 0) return true;
-  if (args.packing < 0 || args.packing > MOST || !args.relu || args.beside || args.out) return false;
+  if (args.packing < 0 || args.packing > MOST || !args.relu || args.slope != 0 || args.beside || args.out) return false;
   if (args.cells < 1 || args.cells > LARGEST_BAND / (args.packing * args.packing)) return false;
   return args.rows % (args.packing * args.packing * args.cells) == 0;
 }

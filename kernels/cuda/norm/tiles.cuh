@@ -85,6 +85,11 @@ __device__ __forceinline__ float normalised(float x, float mean, float scale, fl
   return fmaf(x - mean, scale, bias);
 }
 
+// The ReLU with a slope below zero; NaN stays NaN, and with slope 0 infinity is nothing.
+__device__ __forceinline__ float leaky(float number, float slope) {
+  return number < 0.f ? (slope == 0.f ? 0.f : number * slope) : number;
+}
+
 // NaN stays NaN.
 __device__ __forceinline__ float at_least(float lowest, float number) { return number < lowest ? lowest : number; }
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from laconvnet import kernels
+from laconvnet.pipeline.model.joint_mlp import JointMLP, takes
 from laconvnet.pipeline.model.layers import norm_act
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -43,6 +45,8 @@ class MLP(nn.Module):
         self.reduce_norm = BatchNorm(config.dim)
 
     def forward(self, y: Tensor) -> Tensor:
+        if self._keeps_no_hidden(y):
+            return self._joint(y.to(kernels.dtype_taken(y)))
         return self.narrowed(norm_act(self.expand_norm, self.expand(y), self.activation), y)
 
     def narrowed(self, hidden: Tensor, y: Tensor) -> Tensor:
@@ -52,3 +56,17 @@ class MLP(nn.Module):
             return norm_act(self.reduce_norm, out, self.activation, y)
         narrow: Tensor = self.reduce_norm(out, y)
         return narrow
+
+    def _keeps_no_hidden(self, y: Tensor) -> bool:
+        """Whether kernels do all of it that never write the hidden map."""
+        fits = self.activation == "relu" and not self.output_activation and takes(kernels.dtype_taken(y), y.shape[1])
+        return fits and all(norm.by_passes_on_gpu(y) for norm in (self.expand_norm, self.reduce_norm))
+
+    def _joint(self, y: Tensor) -> Tensor:
+        inner, outer = self.expand_norm, self.reduce_norm
+        norms = (each for norm in (inner, outer) for each in (norm.weight, norm.bias, norm.eps))
+        found = JointMLP.apply(y, self.expand.weight, self.reduce.weight, *norms)  # type: ignore[no-untyped-call]
+        out: Tensor = found[0]
+        inner.learn(*found[1:4])
+        outer.learn(*found[4:])
+        return out
