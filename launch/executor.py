@@ -39,7 +39,7 @@ from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.outcomes import is_done, settle
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import GRAPH, LOCK
-from laconvnet.terminal import say
+from laconvnet.terminal import complain, say
 
 if TYPE_CHECKING:
     from laconvnet.launch.slurm.cluster import Cluster
@@ -133,6 +133,8 @@ def _launch_on_slurm(
             raise
 
     taken = select(graph, only, from_, force, waiting)
+    for remark in submission.remarks(taken, site):
+        complain(f"laconvnet: {remark}")
     if dry_run:
         say(submission.dry_run(graph, taken, site, again, line), end="")
         return 0
