@@ -32,7 +32,7 @@ def test_stages_land_where_their_profiles_say(work: Work) -> None:
     jobs = {name: work.cluster.call("scontrol", "show", "job", work.job(stage)) for name, stage in stages.items()}
 
     def told(name: str, key: str) -> str | None:
-        found = re.search(rf"\\b{key}=(\\S+)", jobs[name])
+        found = re.search(rf"\b{key}=(\S+)", jobs[name])
         return found[1] if found else None
 
     assert [told(name, "Partition") for name in jobs] == ["cpu", "main", "main", "main"]
@@ -51,9 +51,8 @@ def test_stages_land_where_their_profiles_say(work: Work) -> None:
 
 
 def test_limits_of_the_site_are_told_before_anything_is_submitted(work: Work) -> None:
-    work.stages(
-        'a: {run: [share, "{here}", "{task}", x], array: 502}\nb: {run: [share, "{here}", "{task}", x], array: 6}'
-    )
+    share = 'run: [share, "{here}", "{task}", x]'
+    work.stages(f"a: {{{share}, array: 502}}\nb: {{{share}, array: 6}}")
     with pytest.raises(ConfigError, match=r"^[^\n]*'a': array: got 502, .* 501 \(MaxArraySize\); write array: 501"):
         work.submit()
     limit = ("sacctmgr", "--immediate", "modify", "user", "root", "where", "account=lab", "set")
