@@ -23,19 +23,27 @@ if TYPE_CHECKING:
 INPUTS = ("--root", "--images", "--data", "--data.folder", "--init_from", "--inputs", "--exclude", "--against")
 
 
-def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser, inputs: bool = True) -> list[str]:
-    """Whether each stage's command line parses, its configuration loads, its inputs exist, its batch divides.
+def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser) -> list[str]:
+    """Whether each stage's command line parses, its configuration loads, its batch divides.
 
-    `line` is the parser of `laconvnet`, which knows the commands, which know the stages. Without `inputs` it does not
-    matter whether what is read lies here: a plan may be looked at where the data are not.
+    `line` is the parser of `laconvnet`, which knows the commands, which know the stages.
     """
     known = Loaded()
     problems = []
     for stage in taken:
-        problems += [
-            f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, graph, stage, inputs)
-        ]
+        problems += [f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, stage)]
     return problems
+
+
+def missing(graph: Graph, taken: Iterable[Stage]) -> list[str]:
+    """What the stages read that neither lies here nor is written by a stage of the graph: a line each."""
+    return [
+        f"{graph.file}: stage {stage.name!r}: run: {option} {value}: no such file or folder here, and no stage of this "
+        "graph writes it"
+        for stage in taken
+        for option, value in _inputs(stage.argv)
+        if not (url_of(value) or Path(value).exists() or Path(value).is_relative_to(graph.folder))
+    ]
 
 
 class Loaded:
@@ -80,7 +88,7 @@ def scripts(graph: Graph, taken: Iterable[Stage], script: Callable[[Stage], str]
     return problems
 
 
-def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage, inputs: bool) -> list[str]:
+def _command(line: argparse.ArgumentParser, known: Loaded, stage: Stage) -> list[str]:
     captured = io.StringIO()
     argv = stage.argv if stage.array is None else stage.job(0).argv
     try:
@@ -91,14 +99,7 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
         return [f"run: {last[-1] if last else 'expected a command that does something'}"]
     if rest and not getattr(arguments, "takes_keys", False):
         return [f"run: unknown argument {rest[0]!r}; see `laconvnet {stage.argv[0]} --help`"]
-    problems = [
-        f"run: {option} {value}: no such file or folder here, and no stage of this graph writes it"
-        for option, value in _inputs(stage.argv)
-        if inputs and not (url_of(value) or Path(value).exists() or Path(value).is_relative_to(graph.folder))
-    ]
-    if stage.argv[0] == "train":
-        problems += _training(known, stage, arguments.config, rest)
-    return problems
+    return _training(known, stage, arguments.config, rest) if stage.argv[0] == "train" else []
 
 
 def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:

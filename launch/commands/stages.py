@@ -37,6 +37,7 @@ def launch(
     only: Annotated[
         str | None, Arg("only this stage; what it needs must be done, or on SLURM in the queue", "S")
     ] = None,
+    with_needs: Annotated[bool, Arg("with --only: also what it needs, directly or not, and is not done")] = False,
     from_: Annotated[str | None, Arg("this stage again, and all that need it", "S")] = None,
     force: Annotated[bool, Arg("with --only or --from: also what is done; else everything anew")] = False,
 ) -> int:
@@ -56,7 +57,7 @@ def launch(
         if not key or not equals:
             raise ConfigError(f"--set: got {text!r}, expected KEY=TEXT, as in raw=/data")
         values[key] = value
-    return executor.launch(file, line, cluster, out, dry_run, only, from_, force, values)
+    return executor.launch(file, line, cluster, out, dry_run, only, from_, force, values, with_needs)
 
 
 def status(

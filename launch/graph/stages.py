@@ -138,6 +138,14 @@ class Graph:
                 found.add(stage.name)
         return tuple(stage for stage in self.stages if stage.name in found)
 
+    def before(self, name: str) -> tuple[Stage, ...]:
+        """The stage and everything that it needs, directly or not, in order."""
+        found = {self.stage(name).name}
+        for stage in reversed(self.stages):
+            if stage.name in found:
+                found.update(stage.needs)
+        return tuple(stage for stage in self.stages if stage.name in found)
+
 
 def cores() -> int:
     """Processor cores this process may use."""

@@ -37,7 +37,7 @@ def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool,
     SLURM's queue is not looked at: what waits there would be found there.
     """
     shaped, problems = capacity.shapes(graph, taken, cluster)
-    problems += precheck.commands(graph, taken, line, inputs=False) + capacity.arrays(graph, taken, cluster)
+    problems += precheck.commands(graph, taken, line) + capacity.arrays(graph, taken, cluster)
     if problems:
         raise ConfigError("\n".join(problems))
     names = {stage.name for stage in taken}
@@ -64,7 +64,7 @@ def check(
     shaped, problems = capacity.shapes(graph, taken, cluster)
     whole = [stage for stage in taken if stage.name in shaped]
     problems += capacity.folders(graph)
-    problems += precheck.commands(graph, taken, line)
+    problems += precheck.commands(graph, taken, line) + precheck.missing(graph, taken)
 
     def script(stage: Stage) -> str:
         tasks = range(stage.array or 0)
