@@ -110,12 +110,11 @@ def table(
     The papers' tables of configurations and costs, each row beside the configuration that is counted for it here, the
     difference in per cent, and the reason where it is not met. Counted at 15 words and without word vectors.
     """
-    from tqdm import tqdm
-
     from laconvnet.pipeline.model import tables
+    from laconvnet.progress import Progress
 
     chosen = tables.select(number)
-    compared = list(tqdm(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))
+    compared = list(Progress(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))
     if json:
         rows(compared, True)
         return

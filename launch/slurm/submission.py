@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from tqdm import tqdm
 
 from laconvnet.files import publish_json
 from laconvnet.launch import precheck
@@ -29,6 +28,7 @@ from laconvnet.launch.slurm.surroundings import dropped, outside_of_jobs
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import JOB, JOBS, array_of, task_folder
 from laconvnet.pipeline.runs.version import code_version
+from laconvnet.progress import Progress
 
 
 def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser) -> str:
@@ -220,7 +220,7 @@ def _submit_all(
     submitted: list[tuple[str, Stage]] = []
     name = ""
     try:
-        for name, jobs in tqdm(new.items(), "submitting", unit="job", disable=len(new) < 20):
+        for name, jobs in Progress(new.items(), "submitting", unit="job", disable=len(new) < 20):
             stage = graph.stage(name)
             if force:
                 set_aside(graph, stage)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from laconvnet.files import publish_json, publish_text
 from laconvnet.pipeline.data.answers import normalised, worth
@@ -26,6 +25,7 @@ from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks.base import Sums, add
+from laconvnet.progress import Progress
 from laconvnet.shards.format.manifest import is_there, spelled
 
 CONTROLS = ("shuffled_words", "blank_pictures")
@@ -120,7 +120,7 @@ def _score(
     name = f"eval {control or examples.split}"
     with (
         closing(_pieces(ready, examples, control, cuts[ranks.rank :: ranks.world])) as pieces,
-        tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
+        Progress(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
     ):
         for _ in range(0, len(cuts), ranks.world):
             for piece in ranks.gather(ranks.each(lambda: next(pieces, None))):

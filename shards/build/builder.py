@@ -21,8 +21,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from laconvnet.progress import Progress
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.construction import is_finished, settings_of, under_construction
 from laconvnet.shards.build.deadline import deadline
@@ -113,7 +112,7 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     if workers < 1:
         raise InputError(f"workers {workers}, expected at least 1")
     count = 0
-    with tqdm(total=total, unit="image", desc="shards", disable=not progress) as bar:
+    with Progress(total=total, unit="image", desc="shards", disable=not progress) as bar:
         if workers == 1:
             for chunk in chunks:
                 with deadline(_DEADLINE_SECONDS, _overdue(out, chunk)):
@@ -141,7 +140,7 @@ def _overdue(out: Path, chunk: Chunk) -> str:
     )
 
 
-def _finish_some(pending: set[Future[int]], out: Path, bar: tqdm[Any]) -> set[Future[int]]:
+def _finish_some(pending: set[Future[int]], out: Path, bar: Progress) -> set[Future[int]]:
     done, rest = wait(pending, timeout=_DEADLINE_SECONDS, return_when=FIRST_COMPLETED)
     if not done:
         raise BuildError(f"{out}: no shard was finished in {_DEADLINE_SECONDS} s; run the same command again")
