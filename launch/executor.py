@@ -57,6 +57,7 @@ def launch(
     force: bool = False,
     given: Mapping[str, str] | None = None,
     needs: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
@@ -64,7 +65,8 @@ def launch(
     SLURM and this returns. `given` are texts to put in place of the file's `values` of these names. `line`, the
     parser of `laconvnet`, checks the stages' command lines. What is going on is told on standard error; `dry_run`
     prints to standard output what would run (on SLURM, the batch scripts) and touches nothing; what the stages would
-    read and is not there is told at the end, as an error.
+    read and is not there is told at the end, as an error. `as_json` prints an object a stage: what would run, or the
+    rows of `launch.status` of what has run or was submitted.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
     """
     if cluster != "local":
@@ -77,7 +79,7 @@ def launch(
                 settle(stage.folder, stage.array, stage.fingerprint)
     again = force or from_ is not None
     if site is not None:
-        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line, needs)
+        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line, needs, as_json)
     taken = select(graph, only, from_, force, needs=needs)
     from laconvnet.launch import precheck  # brings submitit, which nothing above needs
 
@@ -85,14 +87,24 @@ def launch(
     if problems or (missing and not dry_run):
         raise ConfigError("\n".join(problems + missing))
     if dry_run:
-        say(describe(graph, taken))
+        say("\n".join(map(json.dumps, described(graph, taken))) if as_json else describe(graph, taken))
         return _told(missing)
     from laconvnet.launch.local.scheduler import run
 
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         _write_graph(graph, taken, cluster)
-        return run(graph, taken, Screen(sys.stderr), force, again)
+        code = run(graph, taken, Screen(sys.stderr), force, again)
+    return _ended(graph, code, as_json)
+
+
+def _ended(graph: Graph, code: int, as_json: bool) -> int:
+    """The exit code; the graph's rows are printed for programs."""
+    if as_json:
+        from laconvnet.launch.status import show
+
+        show(graph.folder, as_json=True)
+    return code
 
 
 def _read_both(
@@ -126,6 +138,7 @@ def _launch_on_slurm(
     again: bool,
     line: argparse.ArgumentParser,
     needs: bool,
+    as_json: bool,
 ) -> int:
     from laconvnet.launch import precheck
     from laconvnet.launch.slurm import queue, submission  # brings submitit
@@ -142,14 +155,19 @@ def _launch_on_slurm(
     for remark in submission.remarks(taken, site):
         complain(f"laconvnet: {remark}")
     if dry_run:
-        say(submission.dry_run(graph, taken, site, again, line), end="")
+        scripts = submission.dry_run(graph, taken, site, again, line)
+        if as_json:
+            rows = (row | {"script": scripts.get(str(row["stage"]))} for row in described(graph, taken))
+            say("\n".join(map(json.dumps, rows)))
+        else:
+            say("\n".join(f"### {name}\n{script}\n" for name, script in scripts.items()), end="")
         return _told(precheck.missing(graph, taken))
     shaped = submission.check(graph, taken, site, line)
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, again)
         _write_graph(graph, taken, name)
-    return 0
+    return _ended(graph, 0, as_json)
 
 
 def _told(missing: list[str]) -> int:
@@ -225,6 +243,24 @@ def describe(graph: Graph, taken: list[Stage]) -> str:
             lines.append(f"    array      {stage.array} tasks{limit}")
         lines.append(f"    command    {command_line(stage.argv)}")
     return "\n".join(lines)
+
+
+def described(graph: Graph, taken: list[Stage]) -> list[dict[str, object]]:
+    """The same for programs, an object a stage."""
+    names = {stage.name for stage in taken}
+    return [
+        {
+            "stage": stage.name,
+            "would_run": stage.name in names,
+            "done": is_done(stage.folder, stage.fingerprint),
+            "folder": str(stage.folder),
+            "needs": list(stage.needs),
+            "processes": stage.processes,
+            "array": stage.array,
+            "command": command_line(stage.argv),
+        }
+        for stage in graph.stages
+    ]
 
 
 @contextlib.contextmanager

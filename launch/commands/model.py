@@ -52,6 +52,9 @@ def info(
 
     Parameters and MACs by part and by layer, word vectors apart. Keys of a training configuration may follow as
     --key.sub VALUE, such as --model.kernel_size 3, and win over the file.
+
+    For example:
+      laconvnet model info --preset s --size 416
     """
     import torch
 
@@ -109,6 +112,9 @@ def table(
 
     The papers' tables of configurations and costs, each row beside the configuration that is counted for it here, the
     difference in per cent, and the reason where it is not met. Counted at 15 words and without word vectors.
+
+    For example:
+      laconvnet model table
     """
     from laconvnet.pipeline.model import tables
     from laconvnet.progress import Progress

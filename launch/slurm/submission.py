@@ -31,8 +31,10 @@ from laconvnet.pipeline.runs.version import code_version
 from laconvnet.progress import Progress
 
 
-def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser) -> str:
-    """The batch scripts, as they would be submitted but for the ids of jobs that do not exist yet: {stage}.
+def dry_run(
+    graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser
+) -> dict[str, str]:
+    """The batch script of each stage as it would be submitted, but for ids of jobs that do not exist yet: {stage}.
 
     SLURM's queue is not looked at: what waits there would be found there.
     """
@@ -42,13 +44,13 @@ def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool,
         raise ConfigError("\n".join(problems))
     names = {stage.name for stage in taken}
     code = graph.folder / snapshot.name()
-    texts = []
+    texts = {}
     for stage in taken:
         after = ["{" + name + "}" for name in stage.needs if name in names]
         tasks = _undone(stage, again) if stage.array is not None else ()
         chosen = sbatch.executor(graph, stage, shaped[stage.name], cluster, code, after, tasks)
-        texts.append(f"### {stage.name}\n{sbatch.script(chosen).rstrip()}\n")
-    return "\n".join(texts)
+        texts[stage.name] = sbatch.script(chosen).rstrip()
+    return texts
 
 
 def check(

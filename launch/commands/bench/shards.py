@@ -29,6 +29,9 @@ def shards(
     manifest, synced to the disk; the baseline reads the image files and is given texts made before, in one process. A
     row tells the median over rounds in ms an image, the distance of the quartiles, the ratio (baseline's median /
     median) and images a second. Sets are written in the folder of temporary files (TMPDIR).
+
+    For example:
+      laconvnet bench shards --quick
     """
     if not 32 <= size <= 1024:
         raise ConfigError(f"command line: --size: {size}: expected 32 to 1024")
