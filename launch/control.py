@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,11 +22,18 @@ from laconvnet.terminal import complain, say
 FOLLOW_SECONDS = 1.0
 
 
-def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False, task: int | None = None) -> int:
+def logs(
+    root: Path,
+    stage: str,
+    rank: int | None = None,
+    follow: bool = False,
+    task: int | None = None,
+    as_json: bool = False,
+) -> int:
     """Print what a stage's newest job has written: every rank's standard error and output, or that of one rank.
 
     Of an array that of all tasks, or of one. With `follow`, what is written from then on too, until the stage has
-    ended. Raises ConfigError where there is none.
+    ended. `as_json` prints an object a line. Raises ConfigError where there is none.
     """
     jobs = {place: job for place in _places(root, stage, task) if (job := find_object(place / JOB)) is not None}
     if not jobs:
@@ -41,22 +49,27 @@ def logs(root: Path, stage: str, rank: int | None = None, follow: bool = False, 
             what = "its job" if rank is None else f"rank {rank} (of {processes})"
             raise ConfigError(f"{root}: stage {stage!r}: {what} has written nothing yet; --follow waits for it")
         for file in files:
-            _copy_new(file, shown, named=len(files) > 1)
+            _copy_new(file, shown, len(files) > 1, as_json)
         if ended:
             return 0
         time.sleep(FOLLOW_SECONDS)
 
 
-def cancel(root: Path, name: str | None = None) -> int:
-    """End the jobs of a launched graph, or of one stage. What they have saved stays: the same launch goes on."""
+def cancel(root: Path, name: str | None = None, as_json: bool = False) -> int:
+    """End the jobs of a launched graph, or of one stage. What they have saved stays: the same launch goes on.
+
+    `as_json` prints an object with what was ended: stage and job, or None and the process of the launch.
+    """
     graph = _graph(root)
     chosen = graph["stages"] if name is None else [_stage(root, name)[1]]
     launcher = holder(root)
     if name is None and launcher is not None:
         _end_process(launcher.get("pid"), launcher.get("host"), f"the launch of {root}")
         complain(f"{graph['name']}: told the launch to stop")
+        if as_json:
+            say(json.dumps({"cancelled": [{"stage": None, "job": launcher.get("pid")}]}))
         return 0
-    ended = []
+    ended: list[tuple[str, str, str]] = []  # stage, what its job is, which
     on_cluster = []
     for one, folder in ((stage, place) for stage in chosen for place in places(root, stage)):
         job = find_object(folder / JOB)
@@ -69,15 +82,18 @@ def cancel(root: Path, name: str | None = None) -> int:
             log = rank_log(folder, job["id"], 0)
             record_failure(folder, log, facts | {"reason": CANCELLED, "tail": []}, first=True)
             _end_process(job["pid"], job["host"], f"the job of stage {one['name']!r}")
-            ended.append(f"{one['name']} (process {job['pid']})")
+            ended.append((one["name"], "process", str(job["pid"])))
     if on_cluster:
         waiting = {job.id: job.array for job in queue.queued()}
         found = dict.fromkeys((name, waiting[job]) for name, job in on_cluster if job in waiting)
         if found:
             # The last stages first: SLURM would else note them as impossible one by one.
             queue.run(["scancel", *(job for _, job in reversed(found))])
-        ended += [f"{name} (job {job})" for name, job in found]
-    complain(f"{graph['name']}: cancelled {', '.join(ended) or 'nothing: nothing was running'}")
+        ended += [(name, "job", job) for name, job in found]
+    told = ", ".join(f"{name} ({what} {job})" for name, what, job in ended)
+    complain(f"{graph['name']}: cancelled {told or 'nothing: nothing was running'}")
+    if as_json:
+        say(json.dumps({"cancelled": [{"stage": name, "job": job} for name, _, job in ended]}))
     return 0
 
 
@@ -117,14 +133,18 @@ def _files(folder: Path, job: dict[str, Any], rank: int | None) -> list[Path]:
     return [file for file in files if file.exists() and file.stat().st_size]
 
 
-def _copy_new(file: Path, shown: dict[Path, int], named: bool) -> None:
+def _copy_new(file: Path, shown: dict[Path, int], named: bool, as_json: bool) -> None:
     with file.open("rb") as stream:
         stream.seek(shown.get(file, 0))
         text = stream.read()
     shown[file] = shown.get(file, 0) + len(text)
-    if text:
+    lines = list(_lines(text.decode("utf-8", "replace"))) if text else []
+    if as_json:
+        for line in lines:
+            say(json.dumps({"file": str(file), "line": line}))
+    elif lines:
         heading = f"==> {file.name} <==\n" if named else ""
-        say(heading + "\n".join(_lines(text.decode("utf-8", "replace"))))
+        say(heading + "\n".join(lines))
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ Which stages a launch takes, and how:
 
     (nothing)   every stage that is not done
     only S      just S; its inputs must be done, or on SLURM in the queue
+    needs       with only: also what S needs, directly or not, and is not done
     from_ S     S and everything that needs it, done or not; inputs from outside as above. They run again in their
                 folders: what finds its work there goes on from it
     force       the stages taken (all of them, or those of only / from_) start from nothing, done or not: their folders
@@ -39,7 +40,7 @@ from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.outcomes import is_done, settle
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import GRAPH, LOCK
-from laconvnet.terminal import say
+from laconvnet.terminal import complain, say
 
 if TYPE_CHECKING:
     from laconvnet.launch.slurm.cluster import Cluster
@@ -55,13 +56,17 @@ def launch(
     from_: str | None = None,
     force: bool = False,
     given: Mapping[str, str] | None = None,
+    needs: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Run the stages of `file` under `out` (default: the file's `folder`) and return the exit code.
 
     `cluster` is local, for this machine, or a site's file (`launch.slurm.cluster`): then all stages are submitted to
     SLURM and this returns. `given` are texts to put in place of the file's `values` of these names. `line`, the
     parser of `laconvnet`, checks the stages' command lines. What is going on is told on standard error; `dry_run`
-    prints to standard output what would run (on SLURM, the batch scripts) and touches nothing.
+    prints to standard output what would run (on SLURM, the batch scripts) and touches nothing; what the stages would
+    read and is not there is told at the end, as an error. `as_json` prints an object a stage: what would run, or the
+    rows of `launch.status` of what has run or was submitted.
     Raises ConfigError for a wrong file or selection, and where another launch works in the same folder.
     """
     if cluster != "local":
@@ -74,21 +79,32 @@ def launch(
                 settle(stage.folder, stage.array, stage.fingerprint)
     again = force or from_ is not None
     if site is not None:
-        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line)
-    taken = select(graph, only, from_, force)
+        return _launch_on_slurm(graph, site, cluster, only, from_, dry_run, force, again, line, needs, as_json)
+    taken = select(graph, only, from_, force, needs=needs)
     from laconvnet.launch import precheck  # brings submitit, which nothing above needs
 
-    if problems := precheck.commands(graph, taken, line, inputs=not dry_run):
-        raise ConfigError("\n".join(problems))
+    problems, missing = precheck.commands(graph, taken, line), precheck.missing(graph, taken)
+    if problems or (missing and not dry_run):
+        raise ConfigError("\n".join(problems + missing))
     if dry_run:
-        say(describe(graph, taken))
-        return 0
+        say("\n".join(map(json.dumps, described(graph, taken))) if as_json else describe(graph, taken))
+        return _told(missing)
     from laconvnet.launch.local.scheduler import run
 
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         _write_graph(graph, taken, cluster)
-        return run(graph, taken, Screen(sys.stderr), force, again)
+        code = run(graph, taken, Screen(sys.stderr), force, again)
+    return _ended(graph, code, as_json)
+
+
+def _ended(graph: Graph, code: int, as_json: bool) -> int:
+    """The exit code; the graph's rows are printed for programs."""
+    if as_json:
+        from laconvnet.launch.status import show
+
+        show(graph.folder, as_json=True)
+    return code
 
 
 def _read_both(
@@ -121,7 +137,10 @@ def _launch_on_slurm(
     force: bool,
     again: bool,
     line: argparse.ArgumentParser,
+    needs: bool,
+    as_json: bool,
 ) -> int:
+    from laconvnet.launch import precheck
     from laconvnet.launch.slurm import queue, submission  # brings submitit
 
     def waiting() -> Collection[str]:
@@ -132,15 +151,29 @@ def _launch_on_slurm(
                 return ()
             raise
 
-    taken = select(graph, only, from_, force, waiting)
+    taken = select(graph, only, from_, force, waiting, needs)
+    for remark in submission.remarks(taken, site):
+        complain(f"laconvnet: {remark}")
     if dry_run:
-        say(submission.dry_run(graph, taken, site, again, line), end="")
-        return 0
+        scripts = submission.dry_run(graph, taken, site, again, line)
+        if as_json:
+            rows = (row | {"script": scripts.get(str(row["stage"]))} for row in described(graph, taken))
+            say("\n".join(map(json.dumps, rows)))
+        else:
+            say("\n".join(f"### {name}\n{script}\n" for name, script in scripts.items()), end="")
+        return _told(precheck.missing(graph, taken))
     shaped = submission.check(graph, taken, site, line)
     graph.folder.mkdir(parents=True, exist_ok=True)
     with lock(graph.folder):
         submission.submit(graph, taken, shaped, site, Screen(sys.stderr), force, again)
         _write_graph(graph, taken, name)
+    return _ended(graph, 0, as_json)
+
+
+def _told(missing: list[str]) -> int:
+    """The exit code of a dry run. Raises ConfigError where a launch would not find what it reads."""
+    if missing:
+        raise ConfigError("\n".join(missing))
     return 0
 
 
@@ -150,13 +183,19 @@ def select(
     from_: str | None = None,
     force: bool = False,
     waiting: Callable[[], Collection[str]] | None = None,
+    needs: bool = False,
 ) -> list[Stage]:
     """The stages to run, in order; `waiting` tells those in a queue, which may be needed as if they were done.
 
-    Raises ConfigError for an unknown name, or inputs that are neither done nor in the queue.
+    With `needs` also those that `only` needs. Raises ConfigError for an unknown name, or inputs that are neither done
+    nor in the queue.
     """
     if only is not None and from_ is not None:
         raise ConfigError(f"only {only!r} and from {from_!r} were both given; expected one of them")
+    if needs and only is None:
+        raise ConfigError("--with-needs: expected --only S too, the stage whose needs are meant")
+    if only is not None and needs:
+        return [one for one in graph.before(only) if force or not is_done(one.folder, one.fingerprint)]
     if only is not None:
         chosen = graph.stage(only)
         taken = [chosen] if force or not is_done(chosen.folder, chosen.fingerprint) else []
@@ -178,7 +217,7 @@ def select(
         what = "not done" if waiting is None else "neither done nor in the queue"
         raise ConfigError(
             f"{graph.file}: stage {only or from_!r} reads from stages that are {what}: "
-            f"{', '.join(missing)}; run them first, or the whole graph"
+            f"{', '.join(missing)}; run them first, {'with --with-needs' if only else 'or the whole graph'}"
         )
     return taken
 
@@ -204,6 +243,24 @@ def describe(graph: Graph, taken: list[Stage]) -> str:
             lines.append(f"    array      {stage.array} tasks{limit}")
         lines.append(f"    command    {command_line(stage.argv)}")
     return "\n".join(lines)
+
+
+def described(graph: Graph, taken: list[Stage]) -> list[dict[str, object]]:
+    """The same for programs, an object a stage."""
+    names = {stage.name for stage in taken}
+    return [
+        {
+            "stage": stage.name,
+            "would_run": stage.name in names,
+            "done": is_done(stage.folder, stage.fingerprint),
+            "folder": str(stage.folder),
+            "needs": list(stage.needs),
+            "processes": stage.processes,
+            "array": stage.array,
+            "command": command_line(stage.argv),
+        }
+        for stage in graph.stages
+    ]
 
 
 @contextlib.contextmanager

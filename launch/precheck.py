@@ -21,22 +21,35 @@ if TYPE_CHECKING:
     from laconvnet.pipeline.config import TrainConfig
 
 # Options of laconvnet whose values are read: they must be there, unless an earlier stage writes them.
-INPUTS = ("--root", "--images", "--data", "--data.folder", "--init_from", "--inputs", "--exclude", "--against")
+INPUTS = (
+    *("--root", "--images", "--data", "--data.folder", "--data.vectors", "--model.backbone_weights"),
+    *("--init_from", "--inputs", "--exclude", "--against"),
+)
+_NONE = "null"  # as in --data.vectors null
+_REMEDIES = {"--data.vectors": "; expected GloVe's text, or null, which learns word vectors"}
 
 
-def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser, inputs: bool = True) -> list[str]:
-    """Whether each stage's command line parses, its configuration loads, its inputs exist, its batch divides.
+def commands(graph: Graph, taken: Iterable[Stage], line: argparse.ArgumentParser) -> list[str]:
+    """Whether each stage's command line parses, its configuration loads, its batch divides.
 
-    `line` is the parser of `laconvnet`, which knows the commands, which know the stages. Without `inputs` it does not
-    matter whether what is read lies here: a plan may be looked at where the data are not.
+    `line` is the parser of `laconvnet`, which knows the commands, which know the stages.
     """
     known = Loaded()
     problems = []
     for stage in taken:
-        problems += [
-            f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, graph, stage, inputs)
-        ]
+        problems += [f"{graph.file}: stage {stage.name!r}: {problem}" for problem in _command(line, known, stage)]
     return problems
+
+
+def missing(graph: Graph, taken: Iterable[Stage]) -> list[str]:
+    """What the stages read that neither lies here nor is written by a stage of the graph: a line each."""
+    return [
+        f"{graph.file}: stage {stage.name!r}: run: {option} {value}: no such file or folder here, and no stage of this "
+        f"graph writes it{_REMEDIES.get(option, '')}"
+        for stage in taken
+        for option, value in _inputs(stage.argv)
+        if value != _NONE and not (url_of(value) or _is_there(Path(value)) or Path(value).is_relative_to(graph.folder))
+    ]
 
 
 class Loaded:
@@ -81,7 +94,7 @@ def scripts(graph: Graph, taken: Iterable[Stage], script: Callable[[Stage], str]
     return problems
 
 
-def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: Stage, inputs: bool) -> list[str]:
+def _command(line: argparse.ArgumentParser, known: Loaded, stage: Stage) -> list[str]:
     captured = io.StringIO()
     argv = stage.argv if stage.array is None else stage.job(0).argv
     try:
@@ -92,35 +105,22 @@ def _command(line: argparse.ArgumentParser, known: Loaded, graph: Graph, stage: 
         return [f"run: {last[-1] if last else 'expected a command that does something'}"]
     if rest and not getattr(arguments, "takes_keys", False):
         return [f"run: unknown argument {rest[0]!r}; see `laconvnet {stage.argv[0]} --help`"]
-    problems = [
-        f"run: {option} {value}: no such file or folder here, and no stage of this graph writes it"
-        for option, value in _inputs(stage.argv)
-        if inputs and not (url_of(value) or _is_there(Path(value)) or Path(value).is_relative_to(graph.folder))
-    ]
-    if stage.argv[0] == "train":
-        problems += _training(known, stage, arguments.config, rest, inputs)
-    return problems
+    return _training(known, stage, arguments.config, rest) if stage.argv[0] == "train" else []
 
 
-def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str], inputs: bool) -> list[str]:
+def _training(known: Loaded, stage: Stage, file: Path | None, keys: Sequence[str]) -> list[str]:
     if file is not None and not configs.found(file).exists():
         return []  # a stage writes it
     try:
         loaded = known.load(file, keys)
     except (ConfigError, InputError) as error:
         return [str(error)]
-    problems = []
     if loaded.data.batch % stage.processes:
-        problems.append(
+        return [
             f"processes: got {stage.processes}, which does not divide data.batch {loaded.data.batch}; choose a "
             "number that does"
-        )
-    vectors = loaded.data.vectors
-    if inputs and vectors is not None and not Path(vectors).is_file():
-        problems.append(
-            f"data.vectors: {vectors}: no such file here; expected GloVe's text, or null, which learns word vectors"
-        )
-    return problems
+        ]
+    return []
 
 
 def _is_there(place: Path) -> bool:

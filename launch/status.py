@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import find_object
+from laconvnet.launch import advice
 from laconvnet.launch.outcomes import tail
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.queue import Queued
@@ -31,7 +32,7 @@ from laconvnet.terminal import say
 
 COLUMNS = (
     "stage", "state", "job", "starts", "restarts", "tasks", "failed", "step", "steps", "loss", "samples_per_s",
-    "kernels", "eta", "checkpoint", "validation", "seconds", "reason", "lost",
+    "kernels", "eta", "checkpoint", "validation", "seconds", "reason", "lost", "score",
 )  # fmt: skip
 STATES = ("running", "waiting", "failed", "stopped", "not started")  # of an array: the first that a task of it is in
 STALE_SECONDS = 120.0  # a run without a launcher that has not logged for this long is not running
@@ -47,6 +48,7 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
     often its ranks started again inside it. `eta` and `seconds` are in seconds, `checkpoint` is a folder's name. Of an
     array `tasks` counts its tasks by state, `of` all, `failed` lists those that failed, with task, rank, node and
     reason, and `starts` adds up. `lost` is a line on each set that the stage has built and that lost entries by faults.
+    `score` is the newest result of an evaluation there: metric, split, score.
     Raises ConfigError where the folder is neither.
     """
     folder = Path(folder).absolute()
@@ -58,7 +60,7 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
             if rows:
                 return rows
     if (folder / layout.LOG).exists() or (folder / layout.CHECKPOINTS).is_dir():
-        return [_run_row(folder)]
+        return [_run_row(folder) | {"score": _score(folder)}]
     either = f"{layout.GRAPH} (a launched stage graph) nor {layout.LOG} or {layout.CHECKPOINTS}/ (a run)"
     raise ConfigError(f"{folder}: neither {either} is there; expected the folder of one of them")
 
@@ -73,6 +75,7 @@ def show(folder: str | Path, watch: bool = False, as_json: bool = False) -> int:
             if watch:
                 console().clear()  # does nothing in a pipe
             print_rows(rows)
+            say("\n".join(["", *advice.of_stages(rows, Path(folder))]))
         if not watch or not any(row["state"] in ("running", "waiting") for row in rows):
             return 0
         time.sleep(WATCH_SECONDS)
@@ -93,6 +96,8 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
                 "eta": clock(row["eta"]),
                 "validation": row["validation"] and in_short(row["validation"]),
                 "seconds": clock(row["seconds"]),
+                "score": row["score"]
+                and f"{row['score']['score']:.1%} {row['score']['metric']} {row['score']['split']}",
             }
         )
     headings = {"stage": "stage", "state": "state"}
@@ -102,7 +107,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         headings |= {"tasks": "tasks"}
     if any(row["restarts"] for row in rows):
         headings |= {"restarts": "restarts"}
-    headings |= {"step": "step", "samples_per_s": "samples/s"}
+    headings |= {"step": "step", "loss": "loss", "samples_per_s": "samples/s"}
+    if any(row["score"] for row in rows):
+        headings |= {"score": "score"}
     if any(row["kernels"] for row in rows):
         headings |= {"kernels": "LaConv"}
     headings |= {"eta": "left"}
@@ -198,7 +205,7 @@ def _graph_rows(root: Path, graph: dict[str, Any]) -> list[dict[str, Any]]:
         if stage.get("array"):
             tasks = [_stage_row(stage["name"], place, launching, slurm) for place in places(root, stage)]
             row = _array_row(row, tasks)
-        row |= {"lost": _losses(root / stage["folder"])}
+        row |= {"lost": _losses(root / stage["folder"]), "score": _score(root / stage["folder"])}
         cause = next((lost[need] for need in stage["needs"] if need in lost), None)
         if row["state"] == "failed" or row["failed"]:
             lost[stage["name"]] = stage["name"]
@@ -359,6 +366,17 @@ def _row(name: str, folder: Path) -> dict[str, Any]:
     row |= {key: entry.get(key) for key in ("step", "steps", "loss", "samples_per_s", "kernels")}
     row |= {"validation": _validation(folder)}
     return row | {"eta": entry.get("eta_s")}
+
+
+def _score(folder: Path) -> dict[str, Any] | None:
+    """The newest result of an evaluation in a stage's folder, or of a run: its headline."""
+    from laconvnet.pipeline.report import gather, scores
+
+    result = gather.newest_result(folder)
+    if result is None:
+        return None
+    metric = scores.headline(gather.metrics_of(result))
+    return {"metric": metric, "split": result["split"], "score": result[metric]}
 
 
 def _losses(folder: Path) -> list[str] | None:

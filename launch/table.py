@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# Of the column `state`; only a terminal shows them, unless NO_COLOR is set.
+STYLES = {
+    "ok": "green", "done": "green", "found done": "green", "running": "cyan", "waiting": "yellow", "stopped": "yellow",
+    "warning": "yellow", "error": "bold red", "failed": "bold red", "not there": "dim", "not started": "dim",
+}  # fmt: skip
 _PIPE = 10_000  # characters: a pipe has no width
 
 
@@ -42,8 +47,13 @@ def drawn(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
         number = isinstance(rows[0].get(name), int | float)
         table.add_column(one_line(heading), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(name)) for name in columns))
+        table.add_row(*(_coloured(name, cell(row.get(name))) for name in columns))
     return table
+
+
+def _coloured(column: str, text: str) -> Any:
+    style = STYLES.get(text) if column == "state" else None
+    return _rich("text").Text(text, style=style) if style else text
 
 
 def write(table: Table, stream: TextIO | None = None) -> None:

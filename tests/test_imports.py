@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("configs", "shards", "kernels", "pipeline", "launch")
 # Modules of the package itself: every room may import them, they import no room.
-SHARED = ("files", "images", "masks", "page", "svg", "terminal", "trust")
+SHARED = ("files", "images", "masks", "page", "progress", "svg", "terminal", "trust")
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in SHARED},
     "configs": set(),

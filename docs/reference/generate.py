@@ -21,7 +21,8 @@ import folders
 from docstring_parser import parse
 
 from laconvnet.launch import cli
-from laconvnet.launch.slurm.cluster import OURS, Cluster
+from laconvnet.launch.profile import OURS
+from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.pipeline import config
 from laconvnet.pipeline.runs import resumable
 

@@ -34,6 +34,9 @@ def build(
     user's cache folder), where every run finds them, and try them on what this machine has. The first run on a GPU
     does the same for its own kind of GPU; a machine without a GPU can do it for others. Ends with 1 where the CUDA
     kernels cannot be compiled or fail.
+
+    For example:
+      laconvnet kernels build
     """
     from laconvnet.kernels import cuda
     from laconvnet.kernels.cuda import resources

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from laconvnet.launch import commandline
+from laconvnet.launch.advice import of_checks
 from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.output import rows
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import say
 
 
 def add(commands: Any) -> None:
@@ -32,7 +34,7 @@ def doctor(
     optional). With a planned run named, it is checked against this machine, its set and the cluster:
       laconvnet doctor --folder /shared/runs --cluster configs/cluster/mine.yaml --processes 64
       laconvnet doctor --data shards/mixed --config configs/pretrain/rec_s.yaml --processes 64
-    The exit code is 1 where a row is an error.
+    The last lines count the rows and say what to mend. The exit code is 1 where a row is an error.
     """
     from laconvnet.launch.doctor import doctor as examine
     from laconvnet.launch.doctor.check import PlannedRun
@@ -50,4 +52,6 @@ def doctor(
     site = sites.read(cluster) if cluster else None
     table = examine(PlannedRun(folder.absolute(), processes, planned, site, cluster))
     rows(table, json)
+    if not json:
+        say("\n".join(["", *of_checks(table)]))
     return int(any(row["state"] == "error" for row in table))

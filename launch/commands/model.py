@@ -52,6 +52,9 @@ def info(
 
     Parameters and MACs by part and by layer, word vectors apart. Keys of a training configuration may follow as
     --key.sub VALUE, such as --model.kernel_size 3, and win over the file.
+
+    For example:
+      laconvnet model info --preset s --size 416
     """
     import torch
 
@@ -109,13 +112,15 @@ def table(
 
     The papers' tables of configurations and costs, each row beside the configuration that is counted for it here, the
     difference in per cent, and the reason where it is not met. Counted at 15 words and without word vectors.
-    """
-    from tqdm import tqdm
 
+    For example:
+      laconvnet model table
+    """
     from laconvnet.pipeline.model import tables
+    from laconvnet.progress import Progress
 
     chosen = tables.select(number)
-    compared = list(tqdm(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))
+    compared = list(Progress(tables.compare(chosen), total=len(chosen), desc="counting", unit="row", leave=False))
     if json:
         rows(compared, True)
         return

@@ -35,6 +35,9 @@ def import_released(
     every tensor must have its place. Their training saves EMA weights as state_dict: those are taken, the
     optimizer's state is not. Held against the released modules with random weights; no file of the authors' own weights
     has been met.
+
+    For example:
+      laconvnet import-released det_best.pth --vocabulary token_embed.pickle --out runs/released
     """
     from laconvnet.pipeline.inference import import_released as released
 

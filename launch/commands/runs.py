@@ -25,6 +25,9 @@ def replay(
     Run one step of a run again, from the state before it, in fp32 and under anomaly detection: which module was the
     first whose output is not finite, and what broke in the backward pass. The run stays as it is. The guard keeps the
     state before a bad step; for other steps the newest checkpoint before it is taken.
+
+    For example:
+      laconvnet replay runs/first 1234
     """
     from laconvnet.pipeline.training import replay as again
 
@@ -46,6 +49,9 @@ def export(
 
     The EMA weights of a run's best checkpoint where it was validated while it trained, else of its last, with
     configuration and vocabulary in the file.
+
+    For example:
+      laconvnet export runs/first --format safetensors --out model.safetensors
     """
     from laconvnet.pipeline.inference import export as exporting
 

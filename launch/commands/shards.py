@@ -75,6 +75,9 @@ def build(
     is written, but the shards stay: the same command without it ends quickly.
 
     laconvnet shards sources tells what each source expects under --root.
+
+    For example:
+      laconvnet shards build refcoco --root ~/refer --out shards/refcoco --workers 8
     """
     from laconvnet.shards.build.brake import Brake
     from laconvnet.shards.build.builder import build_task
@@ -148,6 +151,9 @@ def check(
 
     What the rules of a data set leave out is no fault; the ledger tells it. Entries that would be kept, but changed,
     are listed as well.
+
+    For example:
+      laconvnet shards check refcoco --root ~/refer --annotations-only
     """
     from laconvnet.shards.build import check as checking
     from laconvnet.shards.format.ledger import faults_of
@@ -186,6 +192,9 @@ def sources(*, json: JsonLines = False) -> None:
     """What can be built.
 
     What can be built, under which licence, and what is expected under --root; of own tables the columns.
+
+    For example:
+      laconvnet shards sources
     """
     from laconvnet.shards.sources import SOURCES
 
@@ -214,6 +223,9 @@ def generate(
 
     Images of coloured shapes with expressions, masks, questions and scene graphs, in the original layouts of REFER,
     CLEVR and Visual Genome: for trying the whole road without downloading anything.
+
+    For example:
+      laconvnet shards generate --out raw --pictures 200
     """
     from laconvnet.shards import synthetic
 
@@ -235,6 +247,10 @@ def pretrain_set(
     pixels, and by a hash that copies in another size or quality nearly share. What was left out is listed in
     excluded.parquet; doubtful.parquet and doubtful.html have what was kept though it looks much like a held-out image;
     how many images there are of both is printed. An overlap that remains is an error.
+
+    For example:
+      laconvnet shards pretrain-set --inputs shards/refcoco shards/visual_genome=0.5 --exclude shards/grefcoco
+        --out shards/mixed
     """
     from laconvnet.shards.sets import merge
 
@@ -263,6 +279,9 @@ def verify(
 
     Check sizes, indices and references, and the ledger against tables and quarantine; with --full every byte and image;
     with --against that no image is in a held-out split there, by all that pretrain-set knows images by.
+
+    For example:
+      laconvnet shards verify shards/refcoco --full
     """
     from laconvnet.shards.sets import verify as checking
 
@@ -285,6 +304,9 @@ def info(
 
     Counts of a shard set, whole and by split, and the ledger: what became of every entry that was read. Of a merged set
     also the items that each part has in an epoch of training, by its weight.
+
+    For example:
+      laconvnet shards info shards/refcoco --batch 256
     """
     show_counts(counted_with_epoch(folder, batch), json)
     if plots is not None:
@@ -317,6 +339,9 @@ def preview(
 
     The samples are drawn by the seed among all that match; the same command shows the same ones. The size of a region
     is the area of the box around all its boxes.
+
+    For example:
+      laconvnet shards preview shards/refcoco --split val --text left --out val.html
     """
     from laconvnet.shards.pages.choice import Wanted
     from laconvnet.shards.pages.preview import preview as write
@@ -337,6 +362,9 @@ def copy(
 
     A set at a URL can be trained on, evaluated and looked at there: --data.folder, --data and DIR take URLs. For s3://
     install s3fs; keys and endpoint are those that AWS's own tools read (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+
+    For example:
+      laconvnet shards copy shards/refcoco --out s3://bucket/refcoco
     """
     from laconvnet.shards.sets import copy as copying
 

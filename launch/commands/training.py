@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ def train(
     print_config: Annotated[bool, Arg("print the resolved configuration and stop")] = False,
     explain_resume: Annotated[bool, Arg("say what a start would go on from and what differs, and stop")] = False,
     help_keys: Annotated[bool, Arg("describe every key of the configuration and stop")] = False,
+    json: Annotated[bool, Arg("print one JSON object at the end: how far the run is")] = False,
 ) -> int:
     """Start or resume a run.
 
@@ -42,6 +44,9 @@ def train(
     win over the file.
 
     Every key, with type, default and meaning: laconvnet train --help-keys
+
+    For example:
+      laconvnet train --config configs/finetune/refcoco_s.yaml --run runs/first --data.folder shards/refcoco
     """
     from laconvnet.pipeline import config as configuration
 
@@ -62,7 +67,12 @@ def train(
         return 0 if works else 2
     from laconvnet.pipeline.training import loop
 
-    return 0 if loop.train(resolved, run) else 130
+    complete = loop.train(resolved, run)
+    if json and os.environ.get("RANK", "0") == "0":
+        from laconvnet.launch.status import show as show_status
+
+        show_status(run, as_json=True)
+    return 0 if complete else 130
 
 
 def eval_(
@@ -84,6 +94,9 @@ def eval_(
     validated while it trained, else of its last; RUN may be a checkpoint's folder, too. Several processes share the
     batches and write what one would. A split that lost more than a hundredth of its annotations when it was built is no
     split to report: it is refused, and --at-least 0.5 scores what is there and tells both numbers.
+
+    For example:
+      laconvnet eval runs/first --data shards/refcoco --split testA --controls
     """
     from laconvnet.pipeline.inference.evaluate import evaluate
     from laconvnet.pipeline.runs.checkpoints import run_of
@@ -106,6 +119,9 @@ def predict(
     """Ask a run about one image.
 
     The answer of a run to one sentence on one image; --out draws it.
+
+    For example:
+      laconvnet predict runs/first --image photo.jpg --text "the dog on the left" --out answer.png
     """
     from laconvnet.pipeline.inference import predict as asking
 
@@ -116,11 +132,21 @@ def report(
     place: Annotated[Sequence[Path], Arg("folders of runs, or of a launched stage graph", "RUN_OR_STAGES")],
     *,
     out: Annotated[Path | None, Arg("HTML file (default: report.html in the first folder)", "F")] = None,
+    json: Json = False,
 ) -> None:
     """Write the HTML report of runs.
 
     One self-contained HTML page: loss curves, metrics, images with predicted and true answers.
-    """
-    from laconvnet.pipeline.report.page import report as write
 
-    say(write(place, out or place[0] / REPORT), end="")
+    For example:
+      laconvnet report runs/demo
+      laconvnet report runs/seed-0 runs/seed-1 runs/seed-2 --out seeds.html
+    """
+    from laconvnet.pipeline.report import page
+
+    file = out or place[0] / REPORT
+    table = page.report(place, file)
+    if json:
+        show({"page": str(file), "results": page.results(place)}, json)
+    else:
+        say(table, end="")

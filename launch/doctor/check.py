@@ -43,7 +43,7 @@ class PlannedRun:
     @property
     def local(self) -> int:
         """Ranks of one node: as many as it has GPUs, where a cluster's file tells."""
-        on_node = self.cluster.gpus_per_node if self.cluster else 0
+        on_node = self.cluster.with_gpus.gpus_per_node if self.cluster else 0
         return min(self.processes, on_node or self.processes)
 
 

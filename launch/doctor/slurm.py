@@ -43,7 +43,7 @@ def cluster(planned_run: PlannedRun) -> Iterator[Check]:
         return
     from laconvnet.launch.slurm import capacity  # needs submitit
 
-    site = planned_run.cluster
+    site = planned_run.cluster.with_gpus
     threads = site.cpus_per_task
     stage = Stage(
         name="run",

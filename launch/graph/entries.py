@@ -14,7 +14,10 @@ from laconvnet.launch.graph.expansion import Values
 from laconvnet.launch.graph.faults import Faults, plain_line
 from laconvnet.launch.graph.fingerprint import Contents
 from laconvnet.launch.graph.references import REFERENCE, RESERVED
+from laconvnet.launch.profile import Profile, check_options
+from laconvnet.pipeline.yaml_files import KeyPath
 
+OWN_KEYS = {"partition": "partition", "minutes": "minutes", "cpus_per_task": "threads"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _FILLED = r"\S"
 
@@ -29,6 +32,7 @@ Arguments = Annotated[
     Field(min_length=1, description="the list of arguments after `laconvnet`"),
 ]
 Stages = Annotated[dict[str, Any], Field(min_length=1, description="a mapping of stage names to stages")]
+Site = Annotated[dict[str, Any], Field(description="a mapping of keys of a cluster file's profile, such as mem")]
 Names = Annotated[tuple[str, ...], Field(description="a list of stage names")]
 
 
@@ -60,6 +64,8 @@ class Entry:
     nodes: Count | None = None
     gpus: Count = 0
     partition: Line | None = None
+    profile: Filled | None = None
+    site: Site = field(default_factory=dict)
     restarts: Times | None = None
     title: Text = ""
     needs: Names = ()
@@ -75,6 +81,7 @@ class Spec:
     needs: tuple[str, ...]  # the stages it reads from or waits for, in file order
     order_only: tuple[str, ...]  # those that it says it needs
     configs: Mapping[int, str]  # position in `run` of each configuration file -> its content, canonical
+    site: Profile | None  # what it asks of a cluster in place of what the cluster's file says
 
 
 def check(name: str, entries: Mapping[str, tuple[str, Any]], contents: Contents, faults: Faults) -> Spec:
@@ -101,7 +108,20 @@ def check(name: str, entries: Mapping[str, tuple[str, Any]], contents: Contents,
     configs, unreadable = contents.of(entry.run)
     for message in unreadable:
         faults.add(f"{where}run: --config {message}", (*at, "run"))
-    return Spec(entry, frozenset(raw if isinstance(raw, dict) else ()), needs, order_only, configs)
+    site = _site(entry, faults, (*at, "site"), where)
+    return Spec(entry, frozenset(raw if isinstance(raw, dict) else ()), needs, order_only, configs, site)
+
+
+def _site(entry: Entry, faults: Faults, at: KeyPath, where: str) -> Profile | None:
+    """The keys under `site`, checked; what has a key of the stage's own is not among them."""
+    if not entry.site:
+        return None
+    for key, instead in OWN_KEYS.items():
+        if key in entry.site:
+            faults.add(f"{where}site: key {key!r}: write {instead} beside site instead", (*at, key))
+    site = faults.check(Profile, entry.site, at, f"{where}site: ")
+    check_options(site, faults, at, f"{where}site: ")
+    return site
 
 
 def _contradictions(entry: Entry) -> Iterable[tuple[str, str]]:

@@ -14,6 +14,8 @@
         nodes: 2                 # on a cluster: over so many nodes; default: as few as its GPUs allow
         gpus: 1                  # on a cluster: GPUs of each process; default: none
         partition: long          # on a cluster: another partition than that of the cluster's file
+        profile: long            # on a cluster: which of the file's profiles; default: gpu with GPUs, else cpu
+        site: {mem: 100G}        # on a cluster: further keys of a profile, as they are for this stage
         restarts: 3              # lost processes start again inside the job, so often in a row without a new step;
                                  # default: 3 for `train`, 0 (the job ends) for other commands
         title: "Pretraining"     # for what is printed
@@ -58,6 +60,7 @@ from laconvnet.terminal import one_line
 if TYPE_CHECKING:
     from laconvnet.launch.graph.entries import Spec
     from laconvnet.launch.graph.faults import Faults
+    from laconvnet.launch.profile import Profile
 
 _RESTARTS = {"train": 3}  # a command that goes on from its newest step
 
@@ -79,6 +82,8 @@ class Stage:
     nodes: int | None = None  # None: as few as the processes' GPUs allow
     gpus: int = 0  # of each process
     partition: str | None = None
+    profile: str | None = None
+    site: Profile | None = None  # what it asks of a cluster in place of what the cluster's file says
     given: frozenset[str] = frozenset()  # the keys that the file has; the others hold this machine's defaults
     array: int | None = None  # the number of its tasks; None: it is one job
     at_once: int | None = None  # at most so many of them at the same time
@@ -131,6 +136,14 @@ class Graph:
         for stage in self.stages:  # one pass is enough: the order is topological
             if found.intersection(stage.needs):
                 found.add(stage.name)
+        return tuple(stage for stage in self.stages if stage.name in found)
+
+    def before(self, name: str) -> tuple[Stage, ...]:
+        """The stage and everything that it needs, directly or not, in order."""
+        found = {self.stage(name).name}
+        for stage in reversed(self.stages):
+            if stage.name in found:
+                found.update(stage.needs)
         return tuple(stage for stage in self.stages if stage.name in found)
 
 
@@ -239,6 +252,8 @@ def _resolve(order: Sequence[str], specs: Mapping[str, Spec], root: Path) -> Ite
             nodes=entry.nodes,
             gpus=entry.gpus,
             partition=entry.partition,
+            profile=entry.profile,
+            site=spec.site,
             given=spec.given,
             array=entry.array,
             at_once=entry.at_once,

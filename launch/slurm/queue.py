@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 import shutil
 import subprocess
@@ -125,6 +126,36 @@ def partitions() -> dict[str, Partition]:
         for key in {name.rstrip("*"), ""} if name.endswith("*") else {name}:
             found[key] = _joined(found[key], one) if key in found else one
     return found
+
+
+def most_tasks() -> int | None:
+    """So many tasks an array may have (MaxArraySize), None where SLURM does not say so."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]), re.MULTILINE)
+    except SlurmError:
+        return None
+    return int(found[1]) if found else None
+
+
+def most_jobs(account: str | None, qos: str | None) -> int | None:
+    """So many jobs this user may have in the queue, each task of an array being one (MaxSubmitJobs).
+
+    By the books of the account and the QOS, the smaller; None where SLURM keeps none or sets no limit.
+    """
+    if shutil.which("sacctmgr") is None:
+        return None
+    of_user = ["association", f"user={getpass.getuser()}", *([f"account={account}"] if account else [])]
+    asked = [(of_user, "MaxSubmitJobs")] + ([(["qos", qos], "MaxSubmitJobsPerUser")] if qos else [])
+    limits: list[int] = []
+    for what, field in asked:
+        try:
+            output = run(["sacctmgr", "--noheader", "--parsable2", "show", *what, f"format={field}"])
+        except SlurmError:  # accounting is optional on a site
+            return None
+        # Of several associations the widest: which of them a job would be under is not known here.
+        found = [int(line) if line.strip().isdigit() else None for line in output.splitlines()]
+        limits += [max(one for one in found if one is not None)] if found and None not in found else []
+    return min(limits, default=None)
 
 
 def _joined(one: Partition, other: Partition) -> Partition:

@@ -25,6 +25,7 @@ from submitit.helpers import DelayedSubmission
 
 from laconvnet.launch.graph.stages import Graph, Stage
 from laconvnet.launch.job import Command
+from laconvnet.launch.profile import Profile
 from laconvnet.launch.slurm import queue
 from laconvnet.launch.slurm.cluster import Cluster
 from laconvnet.pipeline.runs.layout import JOBS, batch_log, exclude_file
@@ -52,6 +53,7 @@ class ResourceRequest:
     @staticmethod
     def of(stage: Stage, cluster: Cluster) -> ResourceRequest:
         """Raises ValueError, saying what to change, for processes that do not fit on whole nodes."""
+        cluster = cluster.fitted(stage)
         nodes = stage.nodes
         if stage.gpus and not cluster.gpus_per_node:
             raise ValueError(f"gpus: got {stage.gpus}, but the cluster's gpus_per_node is 0")
@@ -113,6 +115,7 @@ def executor(
 
     Of an array only the `tasks` named.
     """
+    cluster = cluster.fitted(stage)
     python = " ".join(filter(None, (cluster.container, shlex.quote(cluster.python or sys.executable))))
     place = ScriptPaths.of(stage)
     result = SlurmExecutor(folder=place.jobs, max_num_timeout=cluster.max_timeouts, python=python)
@@ -122,10 +125,6 @@ def executor(
         extra["array"] = array(tasks, stage.at_once or cluster.at_once)
     if after:
         extra["dependency"] = "afterok:" + ":".join(after)
-    if shape.gpus:
-        extra["gpus-per-node"] = f"{cluster.gpu_type}:{shape.gpus}" if cluster.gpu_type else shape.gpus
-    if cluster.mem is not None:
-        extra["mem"] = cluster.mem
     optional = {
         "partition": shape.partition,
         "account": cluster.account,
@@ -148,12 +147,45 @@ def executor(
         teardown=_after(place, python),
         # srun no longer takes -c from the job; without the second a lost rank leaves the others waiting for it.
         srun_args=[f"--cpus-per-task={shape.cpus}", "--kill-on-bad-exit=1", "--open-mode=append", *cluster.srun],
-        additional_parameters=extra | dict(cluster.sbatch),
+        additional_parameters=extra | _of_nodes(stage, shape, cluster),
         **{key: value for key, value in optional.items() if value is not None},
     )
     if stage.array is not None:
         result.parameters["map_count"] = len(tasks)  # submitit's logs then bear an array's ids
     return result
+
+
+def _of_nodes(stage: Stage, shape: ResourceRequest, site: Cluster) -> dict[str, Any]:
+    """GPUs, memory and the site's own options, as sbatch names them.
+
+    A stage that takes some of the GPUs of its nodes leaves the others, and their memory, to other jobs, unless its own
+    `site` says what it takes.
+    """
+    own = stage.site or Profile()
+    shares = 0 < shape.gpus < site.gpus_per_node
+    asked: dict[str, Any] = {key: value for key, value in site.sbatch.items() if value is not False}
+    if shares and "exclusive" not in (own.sbatch or {}):
+        asked.pop("exclusive", None)
+    if shape.gpus:
+        gpus = f"{site.gpu_type}:{shape.gpus}" if site.gpu_type else shape.gpus
+        if site.gpus_by == "gres":
+            asked["gres"] = ",".join(filter(None, (f"gpu:{gpus}", str(asked.get("gres", "")))))
+        else:
+            asked["gpus-per-node"] = gpus
+    mem = site.mem
+    if shares and mem is not None and own.mem is None:
+        mem = _part(mem, shape.gpus, site.gpus_per_node)
+    memory = {"mem": mem, "mem-per-cpu": site.mem_per_cpu, "mem-per-gpu": site.mem_per_gpu if shape.gpus else None}
+    return {key: value for key, value in memory.items() if value is not None} | asked
+
+
+def _part(size: str, part: int, whole: int) -> str | None:
+    """So much of a size such as 400G, in the largest unit that tells it; None of 0, all of a memory not known."""
+    units = "KMGT"
+    unit = size[-1] if size[-1] in units else "M"
+    kib = int(size.rstrip(units)) * 1024 ** units.index(unit) * part // whole
+    power = next(power for power in (3, 2, 1, 0) if kib % 1024**power == 0)
+    return f"{kib // 1024**power}{units[power]}" if kib else None
 
 
 def array(tasks: Sequence[int], at_once: int = 0) -> str:

@@ -7,17 +7,13 @@ what is missing and nothing twice. Of an array that holds for each task.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.helpers import clean_env
-from tqdm import tqdm
 
 from laconvnet.files import publish_json
 from laconvnet.launch import precheck
@@ -28,29 +24,33 @@ from laconvnet.launch.outcomes import clear_ends, is_done
 from laconvnet.launch.slurm import capacity, queue, sbatch, snapshot
 from laconvnet.launch.slurm.batch import Submission
 from laconvnet.launch.slurm.cluster import Cluster
+from laconvnet.launch.slurm.surroundings import dropped, outside_of_jobs
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs.layout import JOB, JOBS, array_of, task_folder
 from laconvnet.pipeline.runs.version import code_version
+from laconvnet.progress import Progress
 
 
-def dry_run(graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser) -> str:
-    """The batch scripts, as they would be submitted but for the ids of jobs that do not exist yet: {stage}.
+def dry_run(
+    graph: Graph, taken: Sequence[Stage], cluster: Cluster, again: bool, line: argparse.ArgumentParser
+) -> dict[str, str]:
+    """The batch script of each stage as it would be submitted, but for ids of jobs that do not exist yet: {stage}.
 
     SLURM's queue is not looked at: what waits there would be found there.
     """
     shaped, problems = capacity.shapes(graph, taken, cluster)
-    problems += precheck.commands(graph, taken, line, inputs=False)
+    problems += precheck.commands(graph, taken, line) + capacity.arrays(graph, taken, cluster)
     if problems:
         raise ConfigError("\n".join(problems))
     names = {stage.name for stage in taken}
     code = graph.folder / snapshot.name()
-    texts = []
+    texts = {}
     for stage in taken:
         after = ["{" + name + "}" for name in stage.needs if name in names]
         tasks = _undone(stage, again) if stage.array is not None else ()
         chosen = sbatch.executor(graph, stage, shaped[stage.name], cluster, code, after, tasks)
-        texts.append(f"### {stage.name}\n{sbatch.script(chosen).rstrip()}\n")
-    return "\n".join(texts)
+        texts[stage.name] = sbatch.script(chosen).rstrip()
+    return texts
 
 
 def check(
@@ -66,23 +66,29 @@ def check(
     shaped, problems = capacity.shapes(graph, taken, cluster)
     whole = [stage for stage in taken if stage.name in shaped]
     problems += capacity.folders(graph)
-    problems += precheck.commands(graph, taken, line)
+    problems += precheck.commands(graph, taken, line) + precheck.missing(graph, taken)
 
     def script(stage: Stage) -> str:
         tasks = range(stage.array or 0)
         return sbatch.script(sbatch.executor(graph, stage, shaped[stage.name], cluster, graph.folder, (), tasks))
 
-    with _outside_of_jobs():
+    with outside_of_jobs():
         # sbatch would say the same again, less clearly.
-        problems += capacity.resources(graph, whole, shaped, cluster) or precheck.scripts(graph, whole, script)
+        unfit = capacity.arrays(graph, taken, cluster) + capacity.resources(graph, whole, shaped, cluster)
+        problems += unfit or precheck.scripts(graph, whole, script)
     if problems:
         raise ConfigError("\n".join(problems))
     return shaped
 
 
+def remarks(taken: Sequence[Stage], cluster: Cluster) -> list[str]:
+    """What a user may not expect of the jobs, a line each."""
+    return [line for line in (dropped(), capacity.of_gpu_nodes(taken, cluster)) if line]
+
+
 def waiting(graph: Graph) -> frozenset[str]:
     """The stages whose jobs are all in SLURM's queue, but for tasks of an array that are done."""
-    with _outside_of_jobs():
+    with outside_of_jobs():
         known = _by_stage(graph, queue.by_folder())
     found = []
     for name, jobs in known.items():
@@ -118,14 +124,16 @@ def submit(
     Of an array the tasks that are not done; with `again` those too. With `force` the stages start from nothing.
     Raises ConfigError, and leaves none of them in the queue, where SLURM refuses one.
     """
-    with _outside_of_jobs():
-        queued = queue.by_folder()
+    with outside_of_jobs():
+        jobs_there = queue.queued()
+        queued = {job.folder: job for job in jobs_there}
         known = _by_stage(graph, queued)
         _refuse_unfit(graph, taken, known, force)
         new = {stage.name: missing for stage in taken if (missing := _missing(stage, queued, again))}
         ids = {name: _after(graph.stage(name), jobs) for name, jobs in known.items()}
         _refuse_unmet(graph, new, ids)
         if new:
+            capacity.room_in_queue(graph, new, len(jobs_there), cluster)
             _submit_all(graph, new, shaped, cluster, ids, force)
     rows = []
     for stage in graph.stages:
@@ -214,7 +222,7 @@ def _submit_all(
     submitted: list[tuple[str, Stage]] = []
     name = ""
     try:
-        for name, jobs in tqdm(new.items(), "submitting", unit="job", disable=len(new) < 20):
+        for name, jobs in Progress(new.items(), "submitting", unit="job", disable=len(new) < 20):
             stage = graph.stage(name)
             if force:
                 set_aside(graph, stage)
@@ -250,16 +258,6 @@ def _submit_all(
             where = f"{graph.file}: stage {name!r}"
             raise ConfigError(f"{where}: {' '.join(str(error).split())}; nothing was submitted") from error
         raise
-
-
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Without the variables of a job that this may run in: sbatch would take its options from them."""
-    conf = os.environ.get("SLURM_CONF")
-    with clean_env():
-        if conf is not None:  # says which cluster is asked
-            os.environ["SLURM_CONF"] = conf
-        yield
 
 
 def _submit(

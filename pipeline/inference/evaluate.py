@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from laconvnet.files import publish_json, publish_text
 from laconvnet.kernels import backend
@@ -32,6 +31,7 @@ from laconvnet.pipeline.runs.layout import ANSWERS
 from laconvnet.pipeline.tasks import TASKS
 from laconvnet.pipeline.tasks.base import Sums, add
 from laconvnet.pipeline.training.engine import allow_tf32
+from laconvnet.progress import Progress
 from laconvnet.shards.format.manifest import is_there, spelled
 from laconvnet.terminal import complain
 
@@ -206,7 +206,7 @@ def _score(
     name = f"eval {control or examples.split}"
     with (
         closing(_pieces(ready, examples, control, cuts[ranks.rank :: ranks.world])) as pieces,
-        tqdm(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
+        Progress(total=count, desc=name, unit="example", disable=not (progress and ranks.is_main)) as bar,
     ):
         for _ in range(0, len(cuts), ranks.world):
             if not goes_on():

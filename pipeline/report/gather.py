@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,14 +188,32 @@ def _run(folder: Path, skipped: list[str]) -> Run:
     )
 
 
-def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
+def newest_result(folder: Path) -> dict[str, Any] | None:
+    """The result that an evaluation has written last into a folder, or for the run that it is; None where there is
+    none."""
+    files = [file for place in (folder, folder / EVALUATIONS) for file in place.glob("*.json")]
+    newest = sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((result for file in newest if (result := _result(file, []))), None)
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """The scores among the numbers of a result."""
+    return _numbers({key: item for key, item in result.items() if key not in (*_FACTS, *_NO_METRICS)})
+
+
+def _result(file: Path, skipped: list[str]) -> dict[str, Any] | None:
+    """What an evaluation has written, None for a file that is no result."""
     if not file.is_file() or file.stat().st_size > _LARGEST_RESULT:
         return None
     value = _object(file, skipped)
     if value is None or not all(type(value.get(key)) is kind for key, kind in _FACTS.items()) or value["examples"] < 1:
         return None
-    metrics = _numbers({key: item for key, item in value.items() if key not in (*_FACTS, *_NO_METRICS)})
-    if not metrics:
+    return value if metrics_of(value) else None
+
+
+def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
+    value = _result(file, skipped)
+    if value is None:
         return None
     return Evaluation(
         file=file,
@@ -206,7 +224,7 @@ def _evaluation(file: Path, skipped: list[str]) -> Evaluation | None:
         partition=_text(value.get("partition")),
         preset=_text(value.get("preset")),
         annotated=annotated if type(annotated := value.get("annotated")) is int and annotated > 0 else None,
-        metrics=metrics,
+        metrics=metrics_of(value),
         controls={str(name): _numbers(scores) for name, scores in _mapping(value.get("controls")).items()},
         majority=_numbers(value.get("majority")),
         **{key: value[key] for key in _FACTS},

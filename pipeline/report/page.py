@@ -48,12 +48,31 @@ def report(places: Sequence[Path], out: Path) -> str:
     if out.is_dir():
         raise ConfigError(f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / REPORT}")
     found = gather(places)
-    results = _results(found)
-    table = summary([result.scores for result in results], out.resolve())
+    scored = _results(found)
+    table = summary([result.scores for result in scored], out.resolve())
     out.parent.mkdir(parents=True, exist_ok=True)
     publish_text(out.with_suffix(".txt"), table)
-    publish_text(out, _render(found, results))
+    publish_text(out, _render(found, scored))
     return table
+
+
+def results(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results in these folders for programs: of each the model, where it was scored, and every metric."""
+    return [
+        {
+            "model": one.label,
+            "run": one.run,
+            "task": one.task,
+            "data": one.data,
+            "split": one.split,
+            "step": one.step,
+            "examples": one.examples,
+            "annotated": one.annotated,
+            "metrics": one.metrics,
+            "controls": one.controls,
+        }
+        for one in gather(places).evaluations
+    ]
 
 
 def _results(found: Gathered) -> list[_Result]:

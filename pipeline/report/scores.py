@@ -73,7 +73,7 @@ class Scores:
     @property
     def sentence(self) -> str:
         """What the headline says, after the percentage."""
-        metric = _headline(self.evaluation)
+        metric = headline(self.evaluation.metrics)
         return _HEADLINES.get(metric, f"{metric} on {{n}} examples").format(n=f"{self.evaluation.examples:,}")
 
 
@@ -86,18 +86,19 @@ def score(evaluation: Evaluation, others: Sequence[Evaluation], answers: Sequenc
     """The lines of one result. A result among ``others`` on the same data and split whose model was trained on blank
     images is its words-only bar (the strongest of several); ``answers`` tell how many examples a family has.
     """
-    headline = _headline(evaluation)
-    alike = [other for other in others if other.subject == evaluation.subject and headline in other.metrics]
+    first = headline(evaluation.metrics)
+    alike = [other for other in others if other.subject == evaluation.subject and first in other.metrics]
     blind = [other for other in alike if other.blank and not evaluation.blank]
-    words_only = max(blind, key=lambda other: other.metrics[headline], default=None)
+    words_only = max(blind, key=lambda other: other.metrics[first], default=None)
     families = Counter(f"accuracy/{answer.get('family')}" for answer in answers)
-    names = sorted(evaluation.metrics, key=lambda name: (name != headline, "/" in name, name))
+    names = sorted(evaluation.metrics, key=lambda name: (name != first, "/" in name, name))
     lines = [_line(evaluation, name, words_only, families.get(name)) for name in names]
     return Scores(evaluation, lines[0], tuple(lines))
 
 
-def _headline(evaluation: Evaluation) -> str:
-    return next((name for name in _HEADLINES if name in evaluation.metrics), min(evaluation.metrics))
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metric of a result that stands for it."""
+    return next((name for name in _HEADLINES if name in metrics), min(metrics))
 
 
 def _line(evaluation: Evaluation, metric: str, words_only: Evaluation | None, of_family: int | None) -> Line:

@@ -22,8 +22,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from laconvnet.progress import Progress
 from laconvnet.shards.build.brake import NO_BRAKE, Brake
 from laconvnet.shards.build.construction import is_finished, settings_of, under_construction
 from laconvnet.shards.build.deadline import deadline
@@ -113,7 +112,7 @@ def _write(chunks: Iterator[Chunk], out: Path, workers: int, total: int | None, 
     """Write all chunks; returns how many there are."""
     if workers < 1:
         raise InputError(f"workers {workers}, expected at least 1")
-    with tqdm(total=total, unit="image", desc="shards", disable=not progress) as bar:
+    with Progress(total=total, unit="image", desc="shards", disable=not progress) as bar:
         shards, chunks = _first_of(chunks, workers)
         # Where there are fewer shards than workers, several look at the images of one.
         threads = -(-workers // max(shards, 1))
@@ -128,7 +127,7 @@ def _first_of(chunks: Iterator[Chunk], most: int) -> tuple[int, Iterator[Chunk]]
     return len(first), chain(first, chunks)
 
 
-def _write_here(chunks: Iterator[Chunk], out: Path, threads: int, bar: tqdm[Any]) -> int:
+def _write_here(chunks: Iterator[Chunk], out: Path, threads: int, bar: Progress) -> int:
     count = 0
     for chunk in chunks:
         with deadline(_DEADLINE_SECONDS, _overdue(out, chunk)):
@@ -137,7 +136,7 @@ def _write_here(chunks: Iterator[Chunk], out: Path, threads: int, bar: tqdm[Any]
     return count
 
 
-def _write_in_pool(chunks: Iterator[Chunk], out: Path, processes: int, threads: int, bar: tqdm[Any]) -> int:
+def _write_in_pool(chunks: Iterator[Chunk], out: Path, processes: int, threads: int, bar: Progress) -> int:
     count = 0
     with _pool(processes, out) as pool:
         pending: set[Future[int]] = set()
@@ -160,7 +159,7 @@ def _overdue(out: Path, chunk: Chunk) -> str:
     )
 
 
-def _finish_some(pending: set[Future[int]], out: Path, bar: tqdm[Any]) -> set[Future[int]]:
+def _finish_some(pending: set[Future[int]], out: Path, bar: Progress) -> set[Future[int]]:
     done, rest = wait(pending, timeout=_DEADLINE_SECONDS, return_when=FIRST_COMPLETED)
     if not done:
         raise BuildError(f"{out}: no shard was finished in {_DEADLINE_SECONDS} s; run the same command again")

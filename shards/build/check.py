@@ -8,8 +8,8 @@ from operator import length_hint
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from tqdm import tqdm
 
+from laconvnet.progress import Progress
 from laconvnet.shards.build.examine import examine, examine_annotations
 from laconvnet.shards.build.plan import SHARD_BYTES, Planner
 from laconvnet.shards.format.ledger import QUARANTINE_SCHEMA, Ledger, proved_ledger, record_counts
@@ -33,7 +33,7 @@ def check(samples: Iterable[RawSample], where: object, with_images: bool = True,
     look = examine if with_images else examine_annotations
     rows: list[dict[str, Any]] = []
     kept: Counts = Counter()
-    with tqdm(total=length_hint(samples) or None, unit="image", desc="check", disable=not progress) as bar:
+    with Progress(total=length_hint(samples) or None, unit="image", desc="check", disable=not progress) as bar:
         for chunk in planner.chunks():
             for sample in chunk.samples:
                 found = look(sample)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 import xxhash
-from tqdm import tqdm
 
 from laconvnet.files import read_bytes
+from laconvnet.progress import Progress
 from laconvnet.shards.build.examine import examine
 from laconvnet.shards.build.sizes import FileSize, looked_up
 from laconvnet.shards.errors import InputError
@@ -53,7 +53,7 @@ def inputs_now(manifest: Manifest, samples: Iterable[RawSample], retry: bool = F
     expected = next(rows, None)
     lost = _Lost(manifest)
     total = length_hint(samples) or None
-    for sample, size in tqdm(looked_up(samples), "inputs", total, unit="image", disable=not progress):
+    for sample, size in Progress(looked_up(samples), "inputs", total, unit="image", disable=not progress):
         key = sample.record.key
         is_expected = expected is not None and key == expected["key"]
         if expected is not None and is_expected and _is_told_of(sample, expected):

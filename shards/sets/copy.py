@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from laconvnet.files import publish_bytes, publishing, remove_leftovers
+from laconvnet.progress import Progress
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import FILES, MANIFEST, Manifest, local_folder, meta_fingerprint, read_meta
 from laconvnet.shards.format.remote import Folder, spelled, url_of
@@ -84,7 +83,7 @@ def copy(source: Path | str, out: Path | str, progress: bool = True) -> dict[str
     shards = [manifest.shard(number) for number in range(len(manifest.shard_paths))]
     sizes = [shard.size() for shard in shards]
     before = 0
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="copy", disable=not progress) as bar:
+    with Progress(total=sum(sizes), unit="B", unit_scale=True, desc="copy", disable=not progress) as bar:
         for shard, size in zip(shards, sizes, strict=True):
             if target.size(shard.name) == size:
                 before += 1

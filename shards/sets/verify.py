@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from tqdm import tqdm
 
 from laconvnet.images import opened
+from laconvnet.progress import Progress
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import EXTENSIONS
 from laconvnet.shards.errors import InputError, joined
@@ -258,7 +258,7 @@ def _full_problems(manifest: Manifest, progress: bool) -> Iterator[str]:
     with (
         warnings.catch_warnings(),
         ThreadPoolExecutor() as pool,  # decoders run without the interpreter's lock
-        tqdm(total=count, unit="image", desc="verify", disable=not progress) as bar,
+        Progress(total=count, unit="image", desc="verify", disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore")
         for start in range(0, count, _BATCH):

@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import ijson
-from tqdm import tqdm
 
 import laconvnet.images
 from laconvnet.files import is_unreadable
+from laconvnet.progress import Progress
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.record import Box
 from laconvnet.shards.sources.faults import EntryFault
@@ -63,11 +63,11 @@ def inside(folder: Path, name: str, where: str) -> Path:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, tqdm[NoReturn]]]:
+def opened(path: Path) -> Iterator[tuple[BinaryIO, Progress]]:
     """The file, and a progress bar over its bytes, which is shown where reading takes long."""
     with (
         open(path, "rb") as file,
-        tqdm(
+        Progress(
             total=path.stat().st_size,
             desc=f"reading {one_line(path.name)}",
             unit="B",

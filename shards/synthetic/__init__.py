@@ -13,9 +13,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from laconvnet.files import publishing_folder, read_object, remove_leftovers
+from laconvnet.progress import Progress
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.sources.generated import MARK
 from laconvnet.shards.synthetic.layouts import clevr, refer, visual_genome
@@ -65,7 +64,7 @@ def generate(
     with (
         _uncollected(),
         _published(out) as root,
-        tqdm(total=total, unit="image", desc=out.name, disable=not progress) as bar,
+        Progress(total=total, unit="image", desc=out.name, disable=not progress) as bar,
     ):
         shared, counts = refer.write(root, family, size, seed, bar.update)
         counts |= clevr.write(root, split, size, seed, questions_per_picture, bar.update)

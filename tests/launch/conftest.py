@@ -177,7 +177,8 @@ FAKES = {
     """,
     "squeue": "[ ! -e down ] || exit 1; cat queue 2>/dev/null || true",
     "scancel": 'echo "scancel $*" >> calls',
-    "scontrol": 'echo "scontrol $*" >> calls',
+    "scontrol": 'if [ "$1" = show ]; then cat config 2>/dev/null; else echo "scontrol $*" >> calls; fi',
+    "sacctmgr": "cat limits 2>/dev/null || true",
     "sinfo": "echo 'main*|2|8|infinite|gpu:4'; echo 'short|1|8|30:00|(null)'",
     "sacct": "cat books 2>/dev/null || true",
 }
@@ -187,7 +188,8 @@ FAKES = {
 def slurm(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """SLURM's commands as far as a launch can tell: what they are asked stands in `calls` of the folder returned.
 
-    `queue` and `books` there are what squeue and sacct print; `refuse` is the job that sbatch refuses.
+    `queue`, `books`, `config` and `limits` there are what squeue, sacct, scontrol and sacctmgr print; `refuse` is the
+    job that sbatch refuses.
     """
     folder = work / "slurm"
     folder.mkdir()

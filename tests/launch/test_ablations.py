@@ -43,7 +43,7 @@ def test_every_command_line_and_configuration_is_right(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = graph(name, tmp_path, monkeypatch)
-    assert precheck.commands(found, found.stages, cli.parser(), inputs=False) == []
+    assert precheck.commands(found, found.stages, cli.parser()) == []
     evaluations = {stage.name for stage in found.stages if stage.argv[0] == "eval"}
     assert set(found.stage("report").needs) == evaluations
 

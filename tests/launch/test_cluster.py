@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from laconvnet.launch.profile import Profile
 from laconvnet.launch.slurm.cluster import Cluster, read
 from laconvnet.pipeline.errors import ConfigError
 
@@ -13,11 +14,15 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "cluster" / "example
 
 
 def test_the_example_has_every_key_and_reads() -> None:
-    assert set(yaml.safe_load(EXAMPLE.read_text())) == {field.name for field in fields(Cluster)}
+    written = yaml.safe_load(EXAMPLE.read_text())
+    keys = written.keys() | {key for profile in written["profiles"].values() for key in profile}
+    assert keys == {field.name for field in fields(Cluster)}
     site = read(EXAMPLE)
-    assert (site.partition, site.gpus_per_node, site.mem, site.minutes) == ("gpu", 8, "400G", 1440)
-    assert site.setup[0] == "module purge"
-    assert dict(site.sbatch) == {"reservation": "laconvnet", "exclusive": True}
+    assert (site.partition, site.minutes, site.setup[0]) == ("gpu", 1440, "module purge")
+    assert site.profiles["gpu"] == Profile(
+        gpus_per_node=8, gpu_type="a100", gpus_by="gpus-per-node", constraint="a100", mem="400G",
+        sbatch={"exclusive": True},
+    )  # fmt: skip
 
 
 def test_what_is_not_written_has_a_default(tmp_path: Path) -> None:

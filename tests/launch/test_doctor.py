@@ -290,6 +290,9 @@ def test_exit_code(state: Any, code: int, monkeypatch: pytest.MonkeyPatch, capsy
     output = capsys.readouterr().out.splitlines()
     assert output[0].split() == ["name", "state", "found", "meaning"]
     assert output[1].split() == ["x", *state.split(), "found", "it", "what", "to", "do"]
+    counted = {"ok": "1 ok", "warning": "1 warnings", "not there": "1 not there", "error": "1 errors"}
+    following = "x: what to do" if code else "nothing stands in the way of a run"
+    assert output[2:] == ["", counted[state], f"next: {following}"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
     assert f"laconvnet write {middle.folder}/f middle {first.folder}" in message
     assert f"folder     {last.folder}" in message
 
+    with pytest.raises(ConfigError, match="--with-needs: expected --only"):
+        launch(file, line=LINE, needs=True)
     assert launch(file, only="first", line=LINE) == 0
     assert launch(file, only="first", line=LINE) == 0
     assert started(events()) == ["first"]
@@ -93,6 +95,40 @@ def test_selections(stages: Write, events: Events, work: Path, capsys: pytest.Ca
     assert started(events())[5:] == ["middle"]
     assert not (middle.folder / "kept").exists()
     assert (work / "runs" / "replaced" / f"{middle.folder.name}.1" / "kept").exists()
+
+
+def test_a_stage_with_what_it_needs(stages: Write, events: Events, work: Path) -> None:
+    file = stages(THREE + 'other: {run: [write, "{here}/f", other], threads: 1}\n')
+    with pytest.raises(ConfigError, match=r"'last' reads .* not done: middle; run them first, with --with-needs$"):
+        launch(file, only="last", line=LINE)
+    with pytest.raises(ConfigError, match=r"not done: first; run them first, or the whole graph$"):
+        launch(file, from_="middle", line=LINE)
+    assert launch(file, only="first", line=LINE) == 0
+    assert launch(file, only="last", needs=True, line=LINE) == 0
+    assert started(events()) == ["first", "middle", "last"]
+    assert launch(file, only="last", needs=True, line=LINE) == 0
+    assert launch(file, only="last", needs=True, force=True, line=LINE) == 0
+    assert started(events())[3:] == ["first", "middle", "last"]
+
+
+def test_a_dry_run_tells_what_is_not_there(
+    stages: Write, work: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stages(
+        """
+        a: {run: [write, --root, here]}
+        b: {run: [write, --root, gone, --images, lost]}
+        c: {run: [write, --data, "{a}/x", --init_from, other]}
+        """
+    )
+    (work / "here").mkdir()
+    for cluster, shown in (("local", "    command "), ("site.yaml", "#!/bin/bash")):
+        with pytest.raises(ConfigError) as caught:
+            launch(file, LINE, cluster, dry_run=True)
+        told = [(line.split("'")[1], line.split(":")[3].strip()) for line in str(caught.value).splitlines()]
+        assert told == [("b", "--root gone"), ("b", "--images lost"), ("c", "--init_from other")]
+        assert capsys.readouterr().out.count(shown) == 3
+        assert launch(file, LINE, cluster, dry_run=True, only="a") == 0  # of the stages taken
 
 
 def test_what_runs_again_is_not_done_until_it_has(stages: Write, work: Path) -> None:

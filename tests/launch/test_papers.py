@@ -110,11 +110,11 @@ def test_word_vectors_are_frozen_in_every_training_or_given_up_by_name(graph: Gr
         loaded = config.load(Path(stage.argv[2]), [*stage.argv[5:]])
         assert loaded.data.vectors == str(tmp_path / "raw" / "glove.840B.300d.txt"), stage.name
     (tmp_path / "raw" / "glove.840B.300d.txt").unlink()
-    problems = precheck.commands(graph, graph.stages, cli.parser())
+    problems = precheck.missing(graph, graph.stages)
     assert len(problems) == len(trainings)
-    assert all(tells(problem, "data.vectors", "glove.840B.300d.txt: no such file", "null") for problem in problems)
+    assert all(tells(problem, "--data.vectors", "glove.840B.300d.txt: no such file", "null") for problem in problems)
     without = read(FILE, tmp_path / "runs", {"raw": str(tmp_path / "raw"), "glove": "null"})
-    assert precheck.commands(without, without.stages, cli.parser()) == []
+    assert precheck.missing(without, without.stages) == []
     (pretrain,) = (stage for stage in without.stages if stage.name == "pretrain-s")
     assert config.load(Path(pretrain.argv[2]), [*pretrain.argv[5:]]).data.vectors is None
 
@@ -128,7 +128,7 @@ def test_raw_data_that_are_missing_are_told_all_at_once(
     with pytest.raises(ConfigError) as caught:
         launch(FILE, cli.parser(), str(site), tmp_path / "runs", given={"raw": str(tmp_path / "gone"), "ranks": "4"})
     lines = str(caught.value).splitlines()
-    output = {line.split("'")[1] for line in lines if "no such file or folder" in line}
+    output = {line.split("'")[1] for line in lines if "--root" in line and "no such file or folder" in line}
     assert output == {f"{what}-{name}" for what in ("shards", "merge") for name in PUBLISHED}
     assert not (tmp_path / "runs").exists()
 

@@ -50,10 +50,64 @@ sbatch: {exclusive: true, reservation: lab}
 """
 
 
+GRES = """
+account: vision
+cpus_per_task: 6
+profiles:
+  cpu: {partition: serial, mem: 16G, cpus_per_task: 2}
+  gpu: {partition: accel, gpus_per_node: 4, gpus_by: gres, gpu_type: v100, mem: 180G, sbatch: {exclusive: true}}
+sbatch: {gres: "nvme:1"}
+"""
+GPUS_PER_NODE = """
+gpus_per_node: 8
+cpus_per_task: 12
+mem: 0
+constraint: a100
+sbatch: {exclusive: true}
+profiles:
+  cpu: {constraint: milan, mem_per_cpu: 2G}
+"""
+CONTAINERS = """
+gpus_per_node: 8
+mem_per_gpu: 60G
+container: apptainer exec --nv /images/torch.sif
+python: /usr/bin/python3
+setup: [module load apptainer]
+profiles:
+  cpu: {container: apptainer exec /images/cpu.sif, mem: 32G, setup: []}
+  gpu: {srun: [--mpi=pmix]}
+"""
+PARTITIONS = """
+partition: batch
+account: vision
+profiles:
+  cpu: {partition: bigmem, mem: 500G, minutes: 60}
+  gpu: {partition: a100, gpus_per_node: 8, qos: gpu, mem: 1000G}
+  small: {partition: rtx, gpus_per_node: 2, mem: 60G, cpus_per_task: 3}
+"""
+SMALL = """
+raw: {run: [shards, generate, --out, "{here}/raw"]}
+train: {run: [train, --run, "{here}", --data.folder, "{raw}/raw"], processes: 16, gpus: 1}
+eval:
+  run: [eval, "{train}", --data, "{raw}/raw", --split, val]
+  gpus: 1
+  profile: small
+  site: {qos: short, sbatch: {nice: 100, exclusive: true}}
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "graph", "site"),
-    [("plain", GRAPH, PLAIN), ("full", GRAPH, FULL), ("array", ARRAY, PLAIN)],
-    ids=["plain", "full", "array"],
+    [
+        ("plain", GRAPH, PLAIN),
+        ("full", GRAPH, FULL),
+        ("array", ARRAY, PLAIN),
+        ("gres", GRAPH, GRES),
+        ("gpus-per-node", GRAPH, GPUS_PER_NODE),
+        ("containers", GRAPH, CONTAINERS),
+        ("partitions", SMALL, PARTITIONS),
+    ],
+    ids=lambda value: value if "\n" not in value else "",
 )
 def test_dry_run_prints_the_scripts(
     name: str,

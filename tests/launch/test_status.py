@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from laconvnet.files import publish_json
+from laconvnet.launch.advice import of_stages
 from laconvnet.launch.executor import lock
 from laconvnet.launch.local.screen import Screen
 from laconvnet.launch.status import last_log, progress, show, status
@@ -60,7 +62,7 @@ def test_rows_of_a_graph(graph: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [done, bad, lost, later]
     assert show(graph) == 0
     line = capsys.readouterr().out.splitlines()[2]
-    assert line.split() == ["bad", "failed", "30/100", "12.2", "-", "step-00000020", "1:00", "no", "luck"]
+    assert line.split() == ["bad", "failed", "30/100", "0.5", "12.2", "-", "step-00000020", "1:00", "no", "luck"]
 
 
 def lossy(stage: Path) -> Path:
@@ -77,7 +79,7 @@ def test_a_stage_that_built_a_set_tells_what_faults_have_cost(graph: Path, capsy
     assert rows[0]["lost"] == ["lost 1 of 2 train pictures, 1 of 2 train expressions"]
     assert [row["lost"] for row in rows[1:]] == [None, None, None], "parts are told where they were built"
     assert show(graph) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "done lost 1 of 2 train pictures, 1 of 2 train expressions"
+    assert "done lost 1 of 2 train pictures, 1 of 2 train expressions" in capsys.readouterr().out.splitlines()
     (done / "manifest.parquet").write_bytes(b"torn")
     (line,) = status(graph)[0]["lost"]
     assert tells(line, str(done / "manifest.parquet"), "damaged")
@@ -95,6 +97,73 @@ def test_a_run_alone(tmp_path: Path) -> None:
     assert (row["stage"], row["state"], row["step"], row["eta"]) == ("run", "running", 30, 3725.0)
     (row,) = status(training(tmp_path / "ended", steps=30))
     assert (row["state"], row["eta"]) == ("done", None)
+
+
+def result(file: Path, split: str, share: float) -> None:
+    facts = {"task": "rec", "split": split, "run": "r", "data": "d", "examples": 8, "step": 2}
+    publish_json(file, facts | {"miou": 0.5, "acc@0.5": share, "wordless": 3})
+
+
+def test_the_newest_score_of_a_stage_or_run(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result(graph / "done-0" / "val.json", "val", 0.25)
+    os.utime(graph / "done-0" / "val.json", (1, 1))
+    result(graph / "done-0" / "testA.json", "testA", 0.125)
+    publish_json(graph / "done-0" / "other.json", {"task": "rec", "accuracy": 1.0})  # no result
+    (graph / "bad-0" / "eval").mkdir()
+    result(graph / "bad-0" / "eval" / "set-val.json", "val", 0.75)
+    scores = [row["score"] for row in status(graph)]
+    assert scores[:2] == [
+        {"metric": "acc@0.5", "split": "testA", "score": 0.125},
+        {"metric": "acc@0.5", "split": "val", "score": 0.75},
+    ]
+    assert scores[2:] == [None, None]
+    (row,) = status(training(tmp_path / "run"))
+    assert row["score"] is None
+    assert show(graph) == 0
+    assert "12.5% acc@0.5 testA" in capsys.readouterr().out
+
+
+def test_what_to_do_next(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(folder: Path) -> list[str]:
+        assert show(folder) == 0
+        return capsys.readouterr().out.splitlines()[-2:]
+
+    counts, following = told(graph)
+    assert counts == "4 stages: 1 done, 1 failed, 2 not started"
+    assert tells(following, "next: ", f"`laconvnet logs {graph} bad`", "the same launch")
+    (graph / "bad-0" / "FAILED.json").unlink()
+    with lock(graph):  # the job on another host runs as long as its launcher does
+        counts, following = told(graph)
+    assert counts == "4 stages: 1 done, 1 running, 2 waiting"
+    assert tells(following, f"laconvnet status {graph} --watch", f"laconvnet logs {graph} bad --follow")
+    assert told(graph)[1] == "next: the same `laconvnet launch` goes on"
+    for name in ("bad", "lost", "later"):
+        (graph / f"{name}-0").mkdir(exist_ok=True)
+        publish_json(graph / f"{name}-0" / "DONE.json", {"seconds": 1.0})
+    assert told(graph) == ["4 stages: 4 done", f"next: `laconvnet report {graph}` draws it on one page"]
+    (graph / "report.html").touch()
+    assert told(graph)[1] == f"next: open {graph}/report.html"
+    spaced = training(tmp_path / "a run", steps=30)
+    assert told(spaced)[0] == "1 done"
+    assert f"laconvnet eval '{spaced}'" in told(spaced)[1]
+    assert show(graph, as_json=True) == 0
+    assert all(line.startswith("{") for line in capsys.readouterr().out.splitlines())
+
+
+def test_waiting_jobs_go_on_by_themselves(graph: Path) -> None:
+    assert "by itself" in of_stages([{"stage": "a", "state": "waiting", "failed": None}], graph)[1]
+    running = {"stage": "a", "state": "running", "failed": [{"task": 3}]}  # a task of its array
+    assert f"laconvnet logs {graph} a" in of_stages([running], graph)[1]
+
+
+def test_a_state_has_a_colour_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for state, code in (("done", "32"), ("failed", "1;31"), ("running", "36"), ("error", "1;31")):
+        for kind in (Terminal, io.StringIO):
+            stream = kind()
+            write(drawn([{"name": state, "state": state}]), stream)
+            assert (f"\x1b[{code}m{state}" in stream.getvalue()) == stream.isatty()
+            assert stream.getvalue().splitlines()[1].startswith(state), "only of the state itself"
 
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:

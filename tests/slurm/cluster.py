@@ -1,4 +1,5 @@
-"""A real SLURM on this machine: munge, MariaDB, slurmdbd, slurmctld and two slurmd nodes with four fake GPUs each.
+"""A real SLURM on this machine: munge, MariaDB, slurmdbd, slurmctld, two slurmd nodes with four fake GPUs each and one
+without, in a partition of its own.
 
 It needs no systemd and touches nothing outside its folder except Debian's packages, which it installs where it may
 (root and a package mirror). Every daemon is a child of this process and dies with it; what a killed run has left all
@@ -36,6 +37,7 @@ PROGRAMS = (
 )
 PREFIX = "laconvnet-slurm-"
 NODES = ("127.0.0.1", "127.0.0.2")  # literal addresses, so that a job's first node resolves without a name server
+CPU_NODE = "127.0.0.3"
 DEADLINE_SECONDS = 90.0
 
 SLURM_CONF = """
@@ -75,8 +77,10 @@ AccountingStoragePass={base}/munge.sock
 {nodes}
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=urgent Nodes={names} MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=cpu Nodes={cpu_node} MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+MaxArraySize=501
 """
-NODE = "NodeName={name} NodeHostname=localhost NodeAddr={name} Port={port} CPUs=8 RealMemory=16000 Gres=gpu:4"
+NODE = "NodeName={name} NodeHostname=localhost NodeAddr={name} Port={port} CPUs=8 RealMemory=16000"
 SLURMDBD_CONF = """
 AuthType=auth/munge
 AuthInfo=socket={base}/munge.sock
@@ -125,7 +129,7 @@ def install() -> None:
 
 
 class Cluster:
-    """The daemons. `start()` returns when both nodes are idle, `stop()` when nothing of it runs any more."""
+    """The daemons. `start()` returns when all nodes are idle, `stop()` when nothing of it runs any more."""
 
     def __init__(self) -> None:
         sweep()
@@ -165,7 +169,7 @@ class Cluster:
         self.call("sacctmgr", "--immediate", "add", "user", "root", "Account=lab", "Cluster=testcl")
         self._daemon("slurmctld", "slurmctld", "-D", "-c")
         self.wait(lambda: _listens(self.ctld_port), "slurmctld")
-        for node in NODES:
+        for node in (*NODES, CPU_NODE):
             self.start_node(node)
         self.wait(lambda: self.states() == {"idle"}, "slurmctld")
 
@@ -209,14 +213,14 @@ class Cluster:
     def stop(self) -> None:
         """End everything and remove the folder."""
         for name in reversed(list(self.daemons)):
-            self.daemons[name].send_signal(signal.SIGKILL if name in NODES else signal.SIGTERM)
+            self.daemons[name].send_signal(signal.SIGKILL if name in (*NODES, CPU_NODE) else signal.SIGTERM)
         _end(self.processes(), patience=5)
         for daemon in self.daemons.values():
             daemon.wait()
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _write(self) -> None:
-        self.sql_port, self.dbd_port, self.ctld_port, *ports = _free_ports(3 + len(NODES))
+        self.sql_port, self.dbd_port, self.ctld_port, *ports = _free_ports(4 + len(NODES))
         base = self.base
         base.chmod(0o755)
         for folder in ("state", "spool", "sql"):
@@ -228,8 +232,9 @@ class Cluster:
         for number in range(4):
             os.mknod(base / f"fakegpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         values = {"base": base, "ctld_port": self.ctld_port, "dbd_port": self.dbd_port, "sql_port": self.sql_port}
-        values |= {"password": password, "names": ",".join(NODES)}
-        values["nodes"] = "\n".join(NODE.format(name=name, port=port) for name, port in zip(NODES, ports, strict=True))
+        values |= {"password": password, "names": ",".join(NODES), "cpu_node": CPU_NODE}
+        nodes = [NODE.format(name=name, port=port) for name, port in zip((*NODES, CPU_NODE), ports, strict=True)]
+        values["nodes"] = "\n".join([*(f"{node} Gres=gpu:4" for node in nodes[:-1]), nodes[-1]])
         (base / "slurm.conf").write_text(SLURM_CONF.format(**values))
         (base / "gres.conf").write_text(f"NodeName={','.join(NODES)} Name=gpu File={base}/fakegpu[0-3]\n")
         _private(base / "slurmdbd.conf", SLURMDBD_CONF.format(**values).encode())

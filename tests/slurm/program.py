@@ -74,5 +74,5 @@ def main(argv: list[str]) -> int:
         import laconvnet
 
         values["code"] = str(laconvnet.ROOT)
-        Path(rest[0], f"{os.environ['RANK']}.json").write_text(json.dumps(values))
+        Path(rest[0], f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(values))
     return 0

@@ -128,7 +128,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_submitted(work: Work) -
         work.submit()
     lines = str(caught.value).splitlines()
     wanted = [
-        ("'lost'", "partition", "'moon'", "main, urgent"),
+        ("'lost'", "partition", "'moon'", "cpu, main, urgent"),
         ("'greedy'", "6 GPUs a node", "gpus_per_node 4"),
         ("'many'", "nodes: 3", "main has 2"),
         ("'wide'", "3 processes a node of 3 cores", "8 cores"),

@@ -24,6 +24,9 @@ def data(
     several formulations, each with its error against an exact one; the whole loader against that; finding a position
     in 1e9 samples; and the first batch of a set of 1e6. Rows tell the median over interleaved rounds and the distance
     of the quartiles; the ratio is the baseline's median by the row's.
+
+    For example:
+      laconvnet bench data --pictures 200
     """
     from laconvnet.pipeline.bench import data as bench
 

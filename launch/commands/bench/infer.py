@@ -30,6 +30,9 @@ def infer(
     a batch; the operator (laconv) beside unfold + einsum in eager PyTorch (the baseline), in turn, with the same
     weights. A row tells the median over rounds in ms a batch, the distance of the quartiles, the ratio (baseline's
     median / median) and images a second. Decoding is not in it: `laconvnet bench data`.
+
+    For example:
+      laconvnet bench infer --preset s --batch 32 --quick
     """
     from laconvnet.pipeline.bench import infer as bench
 

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def bar(parts: Iterable[Any] | None = None, **options: Any) -> Any:
-    """tqdm's bar with these options of its; nothing is shown where tqdm is missing, as on a bare GPU machine."""
+    """A bar with these options of tqdm's; nothing is shown where tqdm is missing, as on a bare GPU machine."""
     try:
-        from tqdm import tqdm
+        from laconvnet.progress import Progress
     except ModuleNotFoundError:
         return _Silent(parts)
-    return tqdm(parts, **options)
+    return Progress(parts, **options)
 
 
 class _Silent:

@@ -44,6 +44,9 @@ def shards(
     turns. A row tells the median over rounds in ms an image, the distance of the quartiles, the ratio (baseline's
     median / median), images a second, and what the process computed (cpu_ms). Sets are written in the folder of
     temporary files (TMPDIR).
+
+    For example:
+      laconvnet bench shards --quick
     """
     if not 32 <= size <= 1024:
         raise ConfigError(f"command line: --size: {size}: expected 32 to 1024")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from laconvnet.launch.commandline import Arg
+from laconvnet.launch.commandline import Arg, JsonLines
 from laconvnet.launch.commands.bench import tables
 from laconvnet.launch.commands.bench.kept import read
+from laconvnet.launch.commands.output import rows
 from laconvnet.pipeline.errors import ConfigError
 
 
@@ -16,17 +17,23 @@ def show(
     *,
     out: Annotated[Path | None, Arg("write a page in Markdown in place of printing", "FILE")] = None,
     plot: Annotated[Path | None, Arg("draw a roofline of those of `bench kernel`, as PNG", "FILE")] = None,
+    json: JsonLines = False,
 ) -> None:
     """Tables of rows that were kept.
 
     Print the tables of rows kept by --json or --record, or write a page of them in Markdown, where every row has an
     anchor: laconvnet bench show docs/benchmarks --out docs/benchmarks/README.md
+
+    For example:
+      laconvnet bench show docs/benchmarks
     """
     tables.check_plot(plot)
     files = read(file)
-    table = [row for rows in files.values() for row in rows]
+    table = [row for kept in files.values() for row in kept]
     if out:
         _write(out, files)
+    elif json:
+        rows(table, json)
     else:
         tables.show(table)
     if plot:
