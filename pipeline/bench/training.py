@@ -145,7 +145,7 @@ def parts(config: TrainConfig, device: torch.device, rounds: int, epoch: int, na
     """The parts of these names: memory over two epochs of so many steps, the others in so many rounds."""
     base = replace(
         config,
-        data=replace(config.data, split="train", window=0),
+        data=replace(config.data, split="train", window=0, vectors=None),  # the made words are in no vector file
         schedule=replace(config.schedule, epochs=1.0, warmup=0.0),
         checkpoint=replace(config.checkpoint, every=10**9),
         log=replace(config.log, profile=None),

@@ -62,6 +62,15 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return measure
 
 
+def test_a_recipe_is_measured_without_its_word_vectors(tmp_path: Path) -> None:
+    """The words are made for the bench: no vector file knows them."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data:\n  vectors: data/glove.840B.300d.txt\n")
+    config = training.settings(recipe, KEYS, CPU)
+    assert config.data.vectors is not None
+    assert {part.config.data.vectors for part in training.parts(config, CPU, 2, 8, ["loop", "memory"])} == {None}
+
+
 def test_a_loop_that_is_slowed_down_is_seen_as_slower(measured: Any) -> None:
     rows = measured("loop", "from laconvnet.pipeline.training.log import Log; slowed(Log, 'step', 0.04)")
     assert {name: round(row["median"], 6) for name, row in rows.items()} == {
