@@ -74,6 +74,35 @@ def curves(log: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, 
         return _uri(canvas)
 
 
+def overlaid(arms: Sequence[tuple[str, Sequence[Sequence[Mapping[str, Any]]]]]) -> str | None:
+    """The data URI of an SVG with the losses of all runs, a colour for each arm: its name and the rows of its runs'
+    logs. None where fewer than two runs have two rows with a loss."""
+    drawn = [
+        (number, name, rows)
+        for number, (name, logs) in enumerate(arms)
+        for log in logs
+        if len(rows := [row for row in log if is_number(row.get("loss"))]) > 1
+    ]
+    if len(drawn) < 2:
+        return None
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(5, 2.6), facecolor="none")
+        canvas = FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        figure.subplots_adjust(left=0.125, right=0.965, bottom=0.14, top=0.9)
+        named: set[str] = set()
+        for number, name, rows in drawn:
+            label = "_nolegend_" if name in named else name.replace("$", r"\$")  # it is no formula
+            axes.plot(
+                *_series(rows, "loss"), color=_TERM_COLOURS[number % len(_TERM_COLOURS)], linewidth=1, label=label
+            )
+            named.add(name)
+        axes.legend(loc="upper right", frameon=False, handlelength=1.4)
+        axes.set_xlabel("step", color=MUTED)
+        _dress(axes, "loss")
+        return _uri(canvas)
+
+
 def _scores(axes: Axes, validations: Sequence[Mapping[str, Any]]) -> None:
     """The score of each validation, and the best of them."""
     newest = validations[-1]

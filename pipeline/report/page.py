@@ -12,6 +12,7 @@ from typing import Any
 from laconvnet.files import publish_text
 from laconvnet.page import script, templates
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.compare import Comparison, comparisons
 from laconvnet.pipeline.report.curves import curves
 from laconvnet.pipeline.report.gantt import gantt
 from laconvnet.pipeline.report.gather import Gathered, Run, gather
@@ -48,11 +49,11 @@ def report(places: Sequence[Path], out: Path) -> str:
     if out.is_dir():
         raise ConfigError(f"--out: {out}: is a folder; expected the name of an HTML file, such as {out / REPORT}")
     found = gather(places)
-    scored = _results(found)
-    table = summary([result.scores for result in scored], out.resolve())
+    scored, compared = _results(found), comparisons(found)
+    table = summary([result.scores for result in scored], out.resolve(), compared)
     out.parent.mkdir(parents=True, exist_ok=True)
     publish_text(out.with_suffix(".txt"), table)
-    publish_text(out, _render(found, scored))
+    publish_text(out, _render(found, scored, compared))
     return table
 
 
@@ -83,7 +84,7 @@ def _results(found: Gathered) -> list[_Result]:
     return results
 
 
-def _render(found: Gathered, results: list[_Result]) -> str:
+def _render(found: Gathered, results: list[_Result], compared: list[Comparison]) -> str:
     shown = {bar for result in results for bar in result.scores.headline.baselines}
     runs = [{"run": run, "curves": curves(run.log, run.validations), **_facts(run)} for run in found.runs]
     environment = templates(Path(__file__).parent)
@@ -95,6 +96,7 @@ def _render(found: Gathered, results: list[_Result]) -> str:
         charts=[gantt(graph) for graph in found.graphs],
         results=results,
         filter_names=_FILTERS,
+        comparisons=compared,
         sets=sets_of(found),
         runs=runs,
         environments=_environments(found.runs),

@@ -230,7 +230,7 @@ def test_a_plan_is_checked_where_there_are_neither_data_nor_configurations(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Such as a laptop with the installed package: its own configurations are found, the data lie elsewhere."""
+    """Such as a laptop with the installed package: its own configurations are found, missing data are told."""
     monkeypatch.chdir(tmp_path)
     Path("site.yaml").write_text("partition: main\n")
     Path("stages.yaml").write_text(f"folder: out\nstages: {{a: {{processes: 2, run: {run}}}}}\n")
@@ -241,6 +241,11 @@ def test_a_plan_is_checked_where_there_are_neither_data_nor_configurations(
     assert captured.out == ""
     good = "[train, --config, configs/demo/pretrain.yaml, --data.folder, d, --run, r]"
     Path("stages.yaml").write_text(f"folder: out\nstages: {{a: {{processes: 2, run: {good}}}}}\n")
+    assert cli.main(["launch", "stages.yaml", "--cluster", cluster, "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert "laconvnet train" in captured.out or "#!/bin/bash" in captured.out  # the plan is shown all the same
+    assert all("--data.folder d: no such" in line for line in captured.err.splitlines())
+    Path("d").mkdir()
     assert cli.main(["launch", "stages.yaml", "--cluster", cluster, "--dry-run"]) == 0
     assert not Path("out").exists()
 

@@ -46,11 +46,12 @@ def configured(stage: Stage) -> config.TrainConfig:
 
 
 def graph(name: str, raw: Path, **given: str) -> Graph:
-    return read(FOLDER / f"{name}.yaml", raw.parent / "runs", {"raw": str(raw), **given})
+    given = given if name == "sweep" else {"raw": str(raw), **given}
+    return read(FOLDER / f"{name}.yaml", raw.parent / "runs", given)
 
 
 def test_these_are_all_files() -> None:
-    assert {file.stem for file in FOLDER.glob("*.yaml")} == {*SCORED, "ablations", "papers", "v1"}
+    assert {file.stem for file in FOLDER.glob("*.yaml")} == {*SCORED, "ablations", "papers", "sweep", "v1"}
 
 
 @pytest.mark.parametrize("name", SCORED)  # of the others test_papers.py and test_ablations.py tell
@@ -103,6 +104,19 @@ def test_pretrained_weights_are_optional(raw: Path) -> None:
     whole = graph("refcoco", raw, weights=str(raw / "gone"))
     (line,) = precheck.missing(whole, whole.stages)
     assert tells(line, "'train'", "--init_from", "gone")
+
+
+def test_a_sweep_varies_what_it_says(raw: Path) -> None:
+    whole = graph("sweep", raw, data=str(raw), weights=str(raw))
+    assert precheck.commands(whole, whole.stages, cli.parser()) == []
+    assert precheck.missing(whole, whole.stages) == []
+    runs = [configured(stage) for stage in whole.stages if stage.argv[0] == "train"]
+    varied = {(run.init_from or "", run.optimizer.lr, run.seed) for run in runs}
+    assert varied == {(way, lr, seed) for way in ("", str(raw)) for lr in (5e-5, 1e-4, 2e-4) for seed in range(3)}
+    assert len(runs) == len(whole.stage("report").needs) == 18
+    for stage in whole.stages:
+        if stage.argv[0] == "eval":
+            assert stage.needs == (stage.name.replace("eval", "train"),)
 
 
 def test_one_data_set_from_original_files_to_scores(
