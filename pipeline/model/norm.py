@@ -117,7 +117,7 @@ class BatchNorm(KeepFloat32):
         """
         if not self.training or self.frozen:
             return False
-        return world_size() > 1 or (self._on_gpu(x) and x.numel() > self.channels)
+        return world_size() > 1 or (self._on_gpu(x) and x.numel() > x.shape[1])
 
     def _on_gpu(self, x: Tensor) -> bool:
         return self.as_on_gpu or x.is_cuda
