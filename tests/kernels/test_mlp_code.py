@@ -42,7 +42,9 @@ def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     name, chip = request.param.split()
     found = {}
     for function in read(compile_unit(f"mlp_{name}", chip, tmp_path_factory.mktemp("code"))):
-        if kernel := re.search(r"3mlp\d(narrow|wide)\d+(moments|forward|backward_reduce|backward_apply)I", function.symbol):
+        if kernel := re.search(
+            r"3mlp\d(narrow|wide)\d+(moments|forward|backward_reduce|backward_apply)I", function.symbol
+        ):
             channels = re.search(r"Li(\d+)E", function.symbol)
             found[int(channels[1]) if channels else 16, kernel[2]] = function
         else:
