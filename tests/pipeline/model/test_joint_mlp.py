@@ -53,7 +53,7 @@ def operators(mlp: MLP, y: Tensor) -> set[str]:
 
 @pytest.mark.parametrize("dim", [16, 64])
 def test_is_what_the_layers_are(dim: int) -> None:
-    """No further from float64 than they are, by twice."""
+    """No further from float64 than they are by twice, and a hair of what is largest: roundings fall elsewhere."""
     y, grad = given(dim)
     exact = trained(made(dim, on_gpu=False).double(), y.double(), grad.double())
     with torch.autocast("cpu", torch.bfloat16):
@@ -63,7 +63,7 @@ def test_is_what_the_layers_are(dim: int) -> None:
     for name, wanted in exact.items():
         near, off = ((found[name].double() - wanted).abs().max() for found in (layers, joint))
         assert joint[name].dtype == layers[name].dtype, name
-        assert off <= 2 * near + 1e-5 * wanted.abs().max(), name
+        assert off <= 2 * near + 1e-3 * wanted.abs().max(), name
 
 
 def test_of_as_many_processes_with_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
