@@ -2,20 +2,20 @@
 
     z = relu(BN(y W1^T)) W2^T      for each pixel; h = y W1^T is the hidden map, four times as wide as y
 
-    laconv::mlp_statistics       y, W1 -> moments (C*C + C): sums of y y^T and of y; own statistics of h (2*4C + 1):
+    laconv::mlp_statistics       y, W1 -> moments (C*C + C): sums of y y^T and of y; own statistics of h (8 C + 1):
                                  means, variances, number of values a channel
     laconv::mlp_forward          y, W1, W2, statistics of all -> z
-    laconv::mlp_backward_reduce  grad, y, ... -> own sums (2*4C): gradients of the norm's bias and weight; the gradient of
-                                 W2; sums of g y^T, g being the gradient behind the ReLU
+    laconv::mlp_backward_reduce  grad, y, ... -> own sums (8 C): gradients of the norm's bias and weight; the gradient
+                                 of W2; sums of g y^T, g being the gradient behind the ReLU
     laconv::mlp_backward_apply   grad, y, ..., sums and count of all, beside? -> gradient of y, and `beside`
 
-y, grad and results are maps (B, C, H, W) of one type, W1 (4C, C) and W2 (C, 4C) of the same; statistics, sums and all that
-is summed are float32, float64 for float64. h is made anew in each pass and is not rounded to the type of maps.
+y, grad and results are maps (B, C, H, W) of one type, W1 (4C, C) and W2 (C, 4C) of the same; statistics, sums and all
+that is summed are float32, float64 for float64. h is made anew in each pass and is not rounded to the type of maps.
 `weight_gradient` gives the gradient of W1 from sums alone.
 
-Bytes an element of y of 2 bytes: 2 + 4 forward, 4 + 6 backward, 16 in all. With h in memory it would be 124: 8 for each
-convolution and its four times wider map forward, 24 for a norm of that, and so on. Nothing here is differentiable:
-`pipeline.model.joint_mlp` is.
+Bytes an element of y of 2 bytes: 2 + 4 forward, 4 + 6 backward, 16 in all. With h in memory, by two convolutions and
+the passes of `kernels.norm`: 50 for the convolutions, which read or write h five times and y or z five times, and 64
+for the norm of h. Nothing here is differentiable: `pipeline.model.joint_mlp` is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def weight_gradient(
     all processes. Through the norm comes scale * (g - mean(g) - (h - mean) inverse * mean(g (h - mean) inverse)); its
     sum with y is made of sums of g y, y and h y, and the last is W1 times the sums of y y^T.
     """
-    hidden, channels = w1.shape
+    channels = w1.shape[1]
     products, of_y = moments.double().split([channels * channels, channels])
     inverse = (var.double() + eps).rsqrt()
     mean_g, mean_gh = (sums.double() / count.double()).chunk(2)

@@ -92,7 +92,10 @@ class MlpKernels:
         beside: Tensor | None,
         eps: float,
     ) -> Tensor | None:
-        """The gradient of y (B, C, H, W), and `beside`, like it; `sums` (8 C) and `count` (one number) are those of all processes."""
+        """The gradient of y (B, C, H, W), and `beside`, like it.
+
+        `sums` (8 C) and `count` (one number) are those of all processes.
+        """
         added = {} if beside is None else {"beside": beside}
         name = _entry("backward_apply", y, w1=w1, w2=w2, grad=grad, **added)
         vectors = vectors_of(name, y, len(w1), mean=mean, var=var, weight=weight, bias=bias)

@@ -65,7 +65,10 @@ def backward_apply(
     beside: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """The gradient of y (B, C, H, W), and `beside`, like it; `sums` (8 C) and `count` (one number) are those of all processes."""
+    """The gradient of y (B, C, H, W), and `beside`, like it.
+
+    `sums` (8 C) and `count` (one number) are those of all processes.
+    """
     hidden = _hidden(y, w1, mean, var, eps)
     g = (_rows(grad) @ w2.to(hidden.dtype)).masked_fill(hidden * weight + bias <= 0, 0.0)
     mean_g, mean_gh = (sums / count).chunk(2)

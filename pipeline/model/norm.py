@@ -24,9 +24,9 @@ from laconvnet.pipeline.model.recompute import recomputing
 class BatchNorm(KeepFloat32):
     """Normalises (B, C, ...) over all dimensions but the second; returns the input's type.
 
-    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch; numbers below zero are multiplied
-    by `slope`. `norm(packed, packing=s)` is
-    relu(BN(relu(packed))), unpacked: (B, s*s*C, h, w), as `kernels.packed` has it -> (B, C, h*s, w*s), channels last.
+    `norm(x, beside, relu=True)` is relu(beside + BN(x)), the end of a residual branch; numbers below zero are then
+    multiplied by `slope`. `norm(packed, packing=s)` is relu(BN(relu(packed))), unpacked: (B, s*s*C, h, w), as
+    `kernels.packed` has it -> (B, C, h*s, w*s), channels last.
 
     In training the statistics are those of all processes of the default group (one exchange forward, one backward),
     so N processes give the outputs, input gradients and running statistics of one process on the global batch.
@@ -117,7 +117,7 @@ class BatchNorm(KeepFloat32):
         """
         if not self.training or self.frozen:
             return False
-        return world_size() > 1 or (self._on_gpu(x) and x.numel() > self.channels)
+        return world_size() > 1 or (self._on_gpu(x) and x.numel() > x.shape[1])
 
     def _on_gpu(self, x: Tensor) -> bool:
         return self.as_on_gpu or x.is_cuda

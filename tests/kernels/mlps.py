@@ -20,7 +20,7 @@ class Given:
 
     y: Tensor
     grad: Tensor
-    beside: Tensor  # what the gradient of y is added to
+    beside: Tensor | None  # what the gradient of y is added to
     w1: Tensor
     w2: Tensor
     weight: Tensor
@@ -85,7 +85,7 @@ def exactly(these: Given) -> Found:
     out = ((hidden - mean) * (var + EPS).rsqrt() * weight + bias).relu() @ w2.T
     out = out.view(y.movedim(1, -1).shape).movedim(-1, 1)
     of_y, of_w1, of_w2, of_weight, of_bias = torch.autograd.grad(out, inputs, these.grad.double())
-    of_y = of_y + these.beside.double()
+    of_y = of_y if these.beside is None else of_y + these.beside.double()
     return Found(mean.detach(), var.detach(), out.detach(), of_y, of_w1, of_w2, of_weight, of_bias)
 
 

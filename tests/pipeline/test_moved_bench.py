@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from laconvnet.pipeline.bench import moved as bench
-from laconvnet.pipeline.bench.moved import MOVED, Moved, _pretended, _step, step_rows
+from laconvnet.pipeline.bench.ids import row_id
+from laconvnet.pipeline.bench.moved import DEAREST, LEAST, MOVED, TERMS, Moved, _pretended, _step, step_rows
 from laconvnet.pipeline.bench.speed import Network
 from laconvnet.pipeline.model import ModelConfig, build_model
 from laconvnet.pipeline.model.blocks.base import BlockConfig
@@ -19,8 +20,13 @@ from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlo
 from laconvnet.pipeline.model.norm import BatchNorm
 
 CPU = torch.device("cpu")
-BYTES_OF_A_STEP = 75.4e9  # preset s, size 416, batch 64, bf16
+BYTES_OF_A_STEP = 48.8e9  # preset s, size 416, batch 64, bf16
 TINY = Network(ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
+
+
+# Of their input these read the shape alone.
+mean_back, max_back = torch.ops.aten.avg_pool2d_backward, torch.ops.aten.max_pool2d_with_indices_backward
+PLACES = torch.zeros(1, 5, 5, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,10 @@ TINY = Network(ModelConfig("tiny"), 32, 6, 2, "bf16", 1)
         (lambda x, y: x[:1].expand(10, 10) + y, 2.1),
         (lambda x, y: x.bfloat16(), 1.5),
         (lambda x, y: x.sum(1), 1.1),
+        (
+            lambda x, y: torch.ops.aten.avg_pool2d_backward(x[:5, :5][None], x[None], [2], [2], [0], False, True, None),
+            1.25,
+        ),
     ],
 )
 def test_what_an_operator_moves(work: Callable[[Tensor, Tensor], Tensor], tensors: float) -> None:
@@ -129,8 +139,26 @@ def test_a_step_of_the_small_network_stays_within_its_bytes() -> None:
     assert moved.total < BYTES_OF_A_STEP
 
 
+def test_where_in_the_network() -> None:
+    """Forward by the module, backward by that of the forward call; passes by the largest tensor of each call."""
+    with FakeTensorMode():
+        block = LaConvBlock(STAGES["not packed"])
+        x = torch.empty(2, 128, 8, 8, requires_grad=True)
+        words, mask = torch.empty(2, 3, 8), torch.ones(2, 3, dtype=torch.bool)
+        with Moved() as moved, moved.places:
+            block(x, words, mask).sum().backward()
+    expand = {key[1:]: term for key, term in moved.by_term.items() if key[0].startswith("aten::convolution")}
+    assert {("forward", "mlp.expand"), ("backward", "mlp.expand"), ("backward", "generator.merge")} <= set(expand)
+    term = expand["forward", "mlp.expand"]
+    size = 4 * 2 * 128 * 8 * 8
+    assert (term.calls, term.largest) == (1, 4 * size)
+    assert term.passes == (5 * size + 4 * 512 * 128) / (4 * size)
+    assert sum(term.moved for term in moved.by_term.values()) == moved.total
+
+
 def test_rows_of_a_step() -> None:
-    rows = {(row["world"], row["name"]): row for row in step_rows(TINY, CPU)}
+    found = list(step_rows(TINY, CPU))
+    rows = {(row["world"], row["name"]): row for row in found if row["measure"] == MOVED}
     assert set(rows) == {(world, name) for world in (1, 8) for name in ("unfold", "laconv")}
     assert not dist.is_initialized()
     for (world, name), row in rows.items():
@@ -141,6 +169,14 @@ def test_rows_of_a_step() -> None:
         assert row["of_norms"] + row["of_laconv"] + row["of_convolutions"] < row["median"]
         assert (row["of_laconv"] > 0) == (name == "laconv")
     assert rows[8, "laconv"]["median"] < rows[8, "unfold"]["median"]
+    (least,) = (row for row in found if row["measure"] == LEAST)
+    dearest = [row for row in found if row["measure"] == DEAREST]
+    moved = rows[1, "laconv"]["median"]
+    assert rows[1, "laconv"]["of_convolutions"] + rows[1, "laconv"]["of_laconv"] < least["median"] < moved
+    assert sorted(dearest, key=lambda row: -row["median"]) == dearest
+    assert len(dearest) == TERMS
+    assert sum(row["median"] for row in dearest) < moved
+    assert len({row_id(row) for row in found}) == len(found)
     alone, joined = (rows[world, "laconv"]["of_norms"] for world in (1, 8))
     channels = sum(len(norm.weight) for norm in build_model(TINY.model, 10).modules() if isinstance(norm, BatchNorm))
     norms = sum(isinstance(norm, BatchNorm) for norm in build_model(TINY.model, 10).modules())

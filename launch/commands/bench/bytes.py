@@ -35,7 +35,10 @@ def bytes_(
              saved by a step        what a step of the whole network keeps for backward, beside weights and input
              peak of a step         the most that a training step takes on top of what stays between steps (GPU only)
       moved  moved by a step        what all operators of a step read and write, once each, on a GPU, in one process and
-                                    as one of 8 (of_norms, of_laconv, of_convolutions: shares of it)
+                                    as one of 8 (of_norms, of_mlps, of_laconv, of_convolutions: shares of it)
+             least of a step        what of it no other operator can do on its way: products of maps, the optimizer
+             dearest of a step      the terms that move most: operator, place in the network, direction, calls, passes
+                                    (how often an element of the largest tensor is read or written)
     What is kept is counted in a real step: storages once, whoever keeps them, and whole. What is moved is counted on
     tensors without data, so any network and batch can be asked about anywhere.
 
