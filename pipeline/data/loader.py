@@ -17,6 +17,7 @@ from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
 from laconvnet.pipeline.data.geometry import Floats, Letterbox
 from laconvnet.pipeline.data.prefetch import Stalled, prefetch
 from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.data.streams import Streams
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 
@@ -50,6 +51,9 @@ class DataConfig:
             1 + colour.
         window: Order the examples locally, for storage that seeks slowly: parts of shards are permuted, then examples
             within windows of so many. A window should hold those of several shards. 0: order them all.
+        streams: Read each shard from its begin to its end, for stores that give no ranges: the shards of an epoch are
+            dealt to so many streams, which the processes share and each batch has equal parts of. Each stream holds up
+            to two windows of encoded images. 0: read each image by its place.
         patience: Seconds that training waits for a batch before it gives up, with a message of what is being read;
             less than collectives wait (600 on GPUs).
     """
@@ -68,6 +72,7 @@ class DataConfig:
     jitter: float = 0.0
     colour: float = 0.0
     window: int = 0
+    streams: int = 0
     patience: float = 300.0
 
     def __post_init__(self) -> None:
@@ -89,6 +94,12 @@ class DataConfig:
             raise ConfigError(f"data.colour: {self.colour}: expected a share from 0 to 1")
         if self.window < 0:
             raise ConfigError(f"data.window: {self.window}: expected a number of examples, or 0")
+        if self.streams < 0:
+            raise ConfigError(f"data.streams: {self.streams}: expected a number of streams, or 0")
+        if self.streams and not self.window:
+            raise ConfigError("data.window: 0: with data.streams expected the examples that each stream is shuffled by")
+        if self.streams and self.batch % self.streams:
+            raise ConfigError(f"data.streams: {self.streams}: expected a divisor of data.batch, {self.batch}")
         if not 0 < self.patience <= _DAY:
             raise ConfigError(f"data.patience: {self.patience}: expected seconds, more than 0 and at most {_DAY}")
 
@@ -138,14 +149,18 @@ class Loader:
         largest: int,
         device: torch.device,
         masks: bool = False,
+        reader: Reader | Streams | None = None,
     ) -> None:
-        """``largest`` is the number of examples of the largest batch; ``masks``: whether batches have them."""
+        """``largest`` is the number of examples of the largest batch; ``masks``: whether batches have them.
+
+        ``reader`` gives the images, by default each by its place; it is closed with the loader.
+        """
         self._masks = masks
         self._examples = examples
         self._vocabulary = vocabulary
         self._config = config
         self._device = device
-        self._reader = Reader(examples.manifest, config.threads)
+        self._reader = reader or Reader(examples.manifest, config.threads)
         self._largest = largest
         self._decoders: dict[bool, Decoder] = {}
         self._decoding: Rows | None = None

@@ -27,7 +27,7 @@ Member = Literal["image", "json"]
 _PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
-class _Location(NamedTuple):
+class Location(NamedTuple):
     """The location of one member of a row of the sample table."""
 
     sample: int
@@ -58,7 +58,7 @@ class Reader:
 
         Raises ConfigError for bytes that are not those that were written.
         """
-        locations = self._locations("image", samples)
+        locations = self.locations("image", samples)
         return [np.frombuffer(data, np.uint8) for data in self._members("image", locations)]
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
@@ -66,12 +66,12 @@ class Reader:
 
         Raises ConfigError for a region that has none, and for bytes that are not those that were written.
         """
-        records = self._members("json", self._locations("json", samples))
+        records = self._members("json", self.locations("json", samples))
         return self._map(_mask, zip(records, regions.tolist(), strict=True))
 
     def location(self, sample: int, member: Member = "image") -> str:
         """Shard, key and offset of a row of the sample table, for people."""
-        (location,) = self._locations(member, np.array([sample]))
+        (location,) = self.locations(member, np.array([sample]))
         (key,) = self._columns.values("key", np.array([sample]))
         return f"{self._manifest.shard(location.shard)}: sample {key!r} at offset {location.offset}"
 
@@ -80,25 +80,26 @@ class Reader:
         """The locations (see `location`) that are being read at this moment, by any thread."""
         return [self.location(sample, member) for member, sample in list(self._under_way.values())]
 
-    def _locations(self, member: Member, samples: NDArray[np.int64]) -> list[_Location]:
+    def locations(self, member: Member, samples: NDArray[np.int64]) -> list[Location]:
+        """Where one member of each sample at rows (B,) of the sample table lies."""
         names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
         columns = (self._columns.numbers(name, samples).tolist() for name in names)
-        return [_Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
+        return [Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
 
-    def _members(self, member: Member, locations: list[_Location]) -> list[bytes]:
+    def _members(self, member: Member, locations: list[Location]) -> list[bytes]:
         if self._manifest.store:
             return self._ranges(self._manifest.store, member, locations)
         self._open(member, locations)
         return self._map(lambda location: self._bytes(member, location), locations)
 
-    def _ranges(self, store: Folder, member: Member, locations: list[_Location]) -> list[bytes]:
+    def _ranges(self, store: Folder, member: Member, locations: list[Location]) -> list[bytes]:
         """All of them at once: a store takes its time for each, but takes many at a time."""
         ranges = [(location.shard, location.offset, location.length) for location in locations]
         with self._reading(member, locations[0].sample):
             found = store.read(self._manifest.meta["shards"], ranges)
-        return self._map(lambda both: self._checked(member, *both), zip(locations, found, strict=True))
+        return self._map(lambda both: self.checked(member, *both), zip(locations, found, strict=True))
 
-    def _open(self, member: Member, locations: list[_Location]) -> None:
+    def _open(self, member: Member, locations: list[Location]) -> None:
         shards = {location.shard: location.sample for location in reversed(locations)}
         for shard, sample in sorted(shards.items()):
             file = self._files.pop(shard, None)
@@ -121,13 +122,14 @@ class Reader:
     def _map(self, make: Callable[..., T], keys: Iterable[object]) -> list[T]:
         return self._workers.map(make, keys) if self._workers else [make(key) for key in keys]
 
-    def _bytes(self, member: Member, location: _Location) -> bytes:
+    def _bytes(self, member: Member, location: Location) -> bytes:
         with self._reading(member, location.sample):
             shard = self._manifest.shard_paths[location.shard]
             data = pread(self._files[location.shard], shard, location.length, location.offset)
-        return self._checked(member, location, data)
+        return self.checked(member, location, data)
 
-    def _checked(self, member: Member, location: _Location, data: bytes) -> bytes:
+    def checked(self, member: Member, location: Location, data: bytes) -> bytes:
+        """The bytes, as they came from there; raises ConfigError for others than were written."""
         if len(data) != location.length or xxhash.xxh3_64_intdigest(data) != location.xxh3:
             raise ConfigError(
                 f"{self.location(location.sample, member)}: the bytes are not those that were written; "

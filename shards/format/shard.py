@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from laconvnet.files import pread, read_bytes, retried
 from laconvnet.shards.format.remote import Folder
@@ -36,6 +37,10 @@ class Shard:
             return data
         with self.path.open("rb") as stream:
             return pread(stream.fileno(), self.path, length, offset)
+
+    def open(self) -> BinaryIO:
+        """It as a stream of bytes from its begin; raises OSError, naming it."""
+        return self.store.open(self.name) if self.store else retried(self.path, lambda: self.path.open("rb"))
 
     def index(self) -> bytes:
         """What its DALI index holds."""
