@@ -24,7 +24,7 @@ from laconvnet.shards.format.record import Record
 T = TypeVar("T")
 Member = Literal["image", "json"]
 
-_PATIENCE = 60.0  # seconds that closing waits for reads under way
+PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
 class Location(NamedTuple):
@@ -137,7 +137,7 @@ class Reader:
             )
         return data
 
-    def close(self, patience: float = _PATIENCE) -> None:
+    def close(self, patience: float = PATIENCE) -> None:
         """Wait for the reads under way, at most so many seconds; a file that is still read then stays open."""
         if (self._workers and not self._workers.close(patience)) or self._under_way:
             return

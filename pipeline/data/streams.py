@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from laconvnet.pipeline.data.examples import Items, Rows
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.prefetch import Ahead
-from laconvnet.pipeline.data.reader import Location, Reader
+from laconvnet.pipeline.data.reader import PATIENCE, Location, Reader
 from laconvnet.pipeline.data.tars import samples as read_shard
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.record import Record
@@ -74,7 +74,7 @@ class Streams:
         """The locations of the images that are waited for at this moment."""
         return [self.location(stream.awaited) for stream in self._streams if stream.awaited is not None]
 
-    def close(self, patience: float) -> None:
+    def close(self, patience: float = PATIENCE) -> None:
         """End the threads, and wait for the reads under way, at most so many seconds for all of them."""
         end = time.monotonic() + patience
         for stream in self._streams:

@@ -70,7 +70,9 @@ def _read(stream: BinaryIO, stop: int, wanted: set[str]) -> Iterator[Sample]:
     expand = cast(Callable[..., Any], pipelinefilter(tariterators.tar_file_expander))
     group = cast(Callable[..., Any], pipelinefilter(tariterators.group_by_keys))
     source = {"url": "", "stream": _Plain(stream, stop)}
-    return iter(webdataset.DataPipeline(lambda: iter([source]), expand(select_files=wanted.__contains__), group(lcase=False)))
+    return iter(
+        webdataset.DataPipeline(lambda: iter([source]), expand(select_files=wanted.__contains__), group(lcase=False))
+    )
 
 
 class _Plain:

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline import distributed
+from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data import streams
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.loader import Batch, Loader, Request, requests_of

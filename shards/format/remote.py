@@ -122,7 +122,9 @@ class Folder:
             # For as long as it takes: whoever reads may be slower than the store.
             patience = aiohttp.ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
             options = {"block_size": 0, "size": -1, "timeout": patience}
-        return io.BufferedReader(self._tried(name, lambda system, path: system.open(path, "rb", **options)), _READ_BYTES)
+        return io.BufferedReader(
+            self._tried(name, lambda system, path: system.open(path, "rb", **options)), _READ_BYTES
+        )
 
     def read(self, names: Sequence[str], ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range (number of its name, offset, length), at the same time where the store can.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,12 +66,14 @@ def test_other_bytes_are_refused(web: Web, served: str) -> None:
         images(served)
 
 
-def test_a_server_without_ranges_is_told(web: Web, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01,))
-    mirror = Manifest.open(served)
+def test_a_server_without_ranges_is_told_at_once(web: Web, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Manifest.open(served)
     web.ranges = False
-    with pytest.raises(OSError, match=r"failed 2 times"):
-        mirror.read_image(0)
+    manifest = Manifest.open(served)
+    assert manifest.folder == first.folder, "what is known of the set does not need ranges"
+    monkeypatch.setattr(time, "sleep", lambda seconds: None if seconds == 0 else pytest.fail("it waits"))
+    with pytest.raises(OSError, match=r"more than the range that was asked for; set data.streams"):
+        manifest.read_image(0)
 
 
 def test_tables_are_fetched_once_and_anew_where_the_set_is_another(

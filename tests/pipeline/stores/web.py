@@ -106,9 +106,9 @@ def busy(handler: Handler, data: bytes) -> bool:
     return True
 
 
-def other(handler: Handler, data: bytes) -> bool:
+def other(handler: Handler, data: bytes, place: int = 0) -> bool:
     """As many bytes, one of them changed."""
-    changed = bytes([data[0] ^ 1]) + data[1:]
+    changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
     handler.send_response(206)
     handler.send_header("Content-Length", str(len(changed)))
     handler.end_headers()
