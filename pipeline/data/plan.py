@@ -157,10 +157,10 @@ class Plan:
         indices, parts = np.divmod(within, self._parts)
         windows, inside = np.divmod(indices, self.window)
         places = np.empty_like(stream)
-        which = np.stack([epochs, parts, windows])
-        for found in np.unique(which, axis=1).T.tolist():
-            epoch, part, window = found
-            now = (which == np.array(found)[:, None]).all(0)
+        numbered = (epochs * self._parts + parts) * (self.epoch_length // self.window + 1) + windows
+        for at, number in zip(*np.unique(numbered, return_index=True)[::-1], strict=True):
+            epoch, part, window = int(epochs[at]), int(parts[at]), int(windows[at])
+            now = numbered == number
             first = window * self.window
             size = min(self.window, self._length(part) - first)
             key = mix(self.seed, 7, epoch, window, *((part,) if self.streams else ()))

@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from laconvnet.files import pread
+from laconvnet.pipeline.data.cache import Cache, Known
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError
@@ -44,8 +45,9 @@ class Reader:
     only those used last stay open: half of the files that the system grants the process.
     """
 
-    def __init__(self, manifest: Manifest, threads: int = 1) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, threads: int = 1, cache: Cache | None = None) -> None:
+        """``cache`` is where members that came from a store are kept."""
+        self._manifest, self._cache = manifest, cache
         self._columns = manifest.sample_columns
         self._files: dict[int, int] = {}
         granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -93,6 +95,18 @@ class Reader:
         return self._map(lambda location: self._bytes(member, location), locations)
 
     def _ranges(self, store: Folder, member: Member, locations: list[Location]) -> list[bytes]:
+        if self._cache is None:
+            return self._fetched(store, member, locations)
+        cache, known = self._cache, [Known(location.xxh3, location.length) for location in locations]
+        found = dict(zip(known, self._map(cache.get, known), strict=True))
+        absent = {which: location for which, location in zip(known, locations, strict=True) if found[which] is None}
+        if absent:
+            fetched = dict(zip(absent, self._fetched(store, member, list(absent.values())), strict=True))
+            cache.put(fetched)
+            found |= fetched
+        return [data for which in known if (data := found[which]) is not None]
+
+    def _fetched(self, store: Folder, member: Member, locations: list[Location]) -> list[bytes]:
         """All of them at once: a store takes its time for each, but takes many at a time."""
         ranges = [(location.shard, location.offset, location.length) for location in locations]
         with self._reading(member, locations[0].sample):

@@ -31,6 +31,7 @@ _GONE = (404, 410)  # what a web server says of what is not there
 _READ_BYTES = 2**20  # of a file that is read from its begin
 _BLOCK_BYTES = 4 * 2**20  # of such a file, where the store gives it in ranges
 _SILENT_SECONDS = 60  # after which a web server in the middle of an answer is given up
+_TOLD = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime", "created")  # by one store or another
 _ANSWERS = (FileNotFoundError, PermissionError, InputError)  # of the store: another attempt gets the same
 
 
@@ -91,9 +92,30 @@ class Folder:
     def exists(self, name: str) -> bool:
         return self.size_if_there(name) is not None
 
-    def get(self, name: str, file: Path) -> None:
-        """Write a file of the store to this machine."""
-        self._tried(name, lambda system, path: system.get_file(path, str(file)))
+    def get(self, name: str, file: Path, size: int | None = None) -> None:
+        """Write a file of the store to this machine; with ``size`` another number of bytes is a fault of the store."""
+
+        def fetch(system: Any, path: str) -> None:
+            system.get_file(path, str(file))
+            if size is not None and (found := file.stat().st_size) != size:
+                raise OSError(errno.EIO, f"{found} bytes came of {size}")
+
+        self._tried(name, fetch)
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """The names of all files below, each with its bytes and what the store tells that changes with its content.
+
+        Raises InputError for a web server, which lists none.
+        """
+        if self.url.startswith("http"):
+            raise InputError(f"{self.url}: a web server lists no files; expected a folder, or a store such as s3://")
+        found = self._tried("", lambda system, path: system.find(path.rstrip("/"), detail=True))
+        _, folder = self._found
+        begin = len(folder) + 1
+        return {
+            path[begin:]: {"bytes": facts["size"], "told": [str(facts[key]) for key in _TOLD if key in facts]}
+            for path, facts in found.items()
+        }
 
     def put(self, file: Path, name: str) -> None:
         """Write a file of this machine to the store: there it is whole, or it is not."""

@@ -248,7 +248,7 @@ def test_a_shard_that_is_another_file_is_told(damaged: Items, change: object, me
 
 def test_a_shard_that_is_gone_is_told(damaged: Items) -> None:
     damaged.examples.manifest.shard_paths[0].unlink()
-    with pytest.raises(FileNotFoundError, match="shard-000000.tar"):
+    with pytest.raises(FileNotFoundError, match=r"shard-000000\.tar"):
         read_all(damaged)
 
 

@@ -32,15 +32,18 @@ class Handler(SimpleHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return
-        data = file.read_bytes()
+        size = file.stat().st_size
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
-        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+        first, last = (int(wanted[1]), int(wanted[2])) if wanted else (0, size - 1)
+        with file.open("rb") as stream:
+            stream.seek(first)
+            part = stream.read(last + 1 - first)
         fault = self.server.fault(self.path)
         if fault and fault(self, part):
             return
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{size}")
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         self.wfile.write(part)
@@ -62,11 +65,13 @@ class Web(ThreadingHTTPServer):
         self.ranges = True
         self.down = False  # whether it answers nothing
         self.failed = 0
+        self.gets = 0  # of paths that end so
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def fault(self, path: str) -> Fault | None:
         with self._lock:
+            self.gets += path.endswith(self.of)
             if path.endswith(self.of) and self.faults:
                 self.failed += 1
                 return self.faults.pop(0)
