@@ -19,7 +19,7 @@ SourceName = Annotated[str, Arg("name of a source, such as refcoco, or table for
 Root = Annotated[
     Path, Arg("folder that the data set's own tools expect; a table, or its folder; or a URL", "PATH", url=True)
 ]
-Images = Annotated[Path | None, Arg("images, where they are not under --root; or a URL", "DIR", url=True)]
+Images = Annotated[Path | None, Arg("images, where they are not under --root, or their URL", "DIR", url=True)]
 Splits = Annotated[Sequence[str] | None, Arg("only these splits", "S")]
 Partition = Annotated[
     str | None, Arg("google, unc or umd, where the RefCOCO family has several; of simrec the data set", "P")

@@ -38,7 +38,7 @@ def samples(shard: Shard, names: dict[str, list[str]], stop: int) -> Iterator[Sa
                         del left[sample["__key__"]]
                         yield sample
                         pauses = iter(PAUSES_SECONDS)
-            fault = tarfile.ReadError(f"{len(left)} samples are not in it, or not whole")
+            fault: Exception = tarfile.ReadError(f"{len(left)} samples are not in it, or not whole")
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # each store has its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import threading
 from collections import Counter
@@ -196,7 +197,7 @@ def test_no_more_than_two_windows_are_held(sets: dict[str, Path], monkeypatch: p
             window = step - step % 4
             begun = {int(items.examples.samples(items.step(at, 1, 0, 1))[0]) for at in range(window + 4)}
             assert len(set(made) - begun) <= 4 + 2, "those ahead, one that waits for a place, one just made"
-            held = streams._streams[0]._shown.gi_frame.f_locals["held"]
+            held = inspect.getgeneratorlocals(streams._streams[0]._shown)["held"]
             assert len(held) <= 4
 
 

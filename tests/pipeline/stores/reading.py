@@ -41,6 +41,7 @@ def main() -> None:
         finally:
             swift.close()
             web.shutdown()
+            web.server_close()
 
 
 if __name__ == "__main__":

@@ -56,12 +56,13 @@ class Web(ThreadingHTTPServer):
     """Serves a folder; ``faults`` are used up one a request of a path that ends in ``of``, the first first."""
 
     daemon_threads = True
+    request_queue_size = 128  # or those that come together are let wait for a second
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), lambda *given: Handler(*given, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.faults: list[Fault] = []
-        self.of = ".tar"
+        self.of: str | tuple[str, ...] = ".tar"
         self.ranges = True
         self.down = False  # whether it answers nothing
         self.failed = 0
