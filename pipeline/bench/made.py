@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from laconvnet.shards.format import tar
 from laconvnet.shards.format.manifest import EXAMPLE_SCHEMA, SAMPLE_SCHEMA, VERSION, publish_tables
 
 WORDS = ("the", "box", "on", "left")
@@ -94,12 +94,21 @@ def _in_tars(folder: Path, encoded: list[bytes], keys: list[str], tars: int) -> 
     lying: dict[str, list[int]] = {"shard": [], "image_offset": [], "json_offset": []}
     each = -(-len(keys) // tars)
     for number, shard in enumerate(shards):
-        with (folder / shard).open("wb") as stream, tar.TarWriter(stream) as writer:
+        with tarfile.open(folder / shard, "w", format=tarfile.USTAR_FORMAT) as archive:
             for at in range(number * each, min((number + 1) * each, len(keys))):
                 lying["shard"].append(number)
-                lying["image_offset"].append(writer.add(f"{keys[at]}.jpg", encoded[at % len(encoded)]).offset)
-                lying["json_offset"].append(writer.add(f"{keys[at]}.json", _RECORD).offset)
+                lying["image_offset"].append(_add(archive, f"{keys[at]}.jpg", encoded[at % len(encoded)]))
+                lying["json_offset"].append(_add(archive, f"{keys[at]}.json", _RECORD))
     return shards, lying
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Write a member; the offset of its content."""
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    offset = archive.offset + tarfile.BLOCKSIZE
+    archive.addfile(header, io.BytesIO(data))
+    return offset
 
 
 def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:

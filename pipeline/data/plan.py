@@ -172,7 +172,7 @@ class Plan:
         return np.searchsorted(self._layout(epoch)[0], places, side="right")
 
     def windows(self, stream: int, first: int, stop: int) -> Iterator[Positions]:
-        """Positions of the examples from ``first`` to ``stop`` of a stream, counted over all epochs, window by window.
+        """Positions (N,) of the examples from ``first`` to ``stop`` of a stream, over all epochs, window by window.
 
         Of a window that begins before ``first`` those that are left.
         """

@@ -20,8 +20,8 @@ from laconvnet.pipeline.data.prefetch import Ahead
 from laconvnet.pipeline.data.reader import PATIENCE, Location, Reader
 from laconvnet.pipeline.data.tars import samples as read_shard
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.shards.format.manifest import padded
 from laconvnet.shards.format.record import Record
-from laconvnet.shards.format.tar import padded
 
 
 class Held(NamedTuple):

@@ -9,8 +9,7 @@ from contextlib import closing
 from typing import Any, BinaryIO, cast
 
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.shards.format.remote import PAUSES_SECONDS, failed
-from laconvnet.shards.format.shard import Shard
+from laconvnet.shards.format.manifest import Shard
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\x5d\x00\x00\x80", b"\xfd7zXZ")  # which tarfile would unpack
 
@@ -29,7 +28,7 @@ def samples(shard: Shard, names: dict[str, list[str]], stop: int) -> Iterator[Sa
     a shard on this machine that is damaged.
     """
     left = dict(names)
-    pauses = iter(PAUSES_SECONDS)
+    pauses = iter(shard.pauses)
     while left:
         try:
             with closing(shard.open()) as stream:
@@ -37,7 +36,7 @@ def samples(shard: Shard, names: dict[str, list[str]], stop: int) -> Iterator[Sa
                     if len(sample) - _FACTS == len(left.get(sample["__key__"], ())):
                         del left[sample["__key__"]]
                         yield sample
-                        pauses = iter(PAUSES_SECONDS)
+                        pauses = iter(shard.pauses)
             fault: Exception = tarfile.ReadError(f"{len(left)} samples are not in it, or not whole")
         except (FileNotFoundError, PermissionError):
             raise
@@ -58,7 +57,7 @@ def _wait(shard: Shard, fault: Exception, pauses: Iterator[float]) -> None:
             f"{shard.folder} --full` and build the set again"
         ) from fault
     if (pause := next(pauses, None)) is None:
-        raise failed(str(shard), f"{type(fault).__name__}: {what}") from fault
+        raise shard.failed(f"{type(fault).__name__}: {what}") from fault
     time.sleep(pause)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from laconvnet.files import pread, read_bytes, retried
+from laconvnet.shards.format import remote
 from laconvnet.shards.format.remote import Folder
 
 
@@ -41,6 +42,15 @@ class Shard:
     def open(self) -> BinaryIO:
         """It as a stream of bytes from its begin; raises OSError, naming it."""
         return self.store.open(self.name) if self.store else retried(self.path, lambda: self.path.open("rb"))
+
+    @property
+    def pauses(self) -> tuple[float, ...]:
+        """Seconds before each further attempt to read what has failed; none on this machine."""
+        return remote.PAUSES_SECONDS if self.store else ()
+
+    def failed(self, what: str) -> OSError:
+        """What is raised where the last attempt has failed by this."""
+        return remote.failed(str(self), what)
 
     def index(self) -> bytes:
         """What its DALI index holds."""

@@ -22,7 +22,7 @@ from laconvnet.pipeline.data.plan import Plan
 from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.data.streams import Streams
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.shards.format.shard import Shard
+from laconvnet.shards.format.manifest import Shard
 from tests.pipeline.data.test_window import SETS, span
 
 STREAMS, WINDOW, BATCH = 6, 5, 12

@@ -85,7 +85,6 @@ def test_a_stream_that_breaks_off_is_begun_again_without_repeats(
     fault: Fault, web: Web, served: str, sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr("laconvnet.pipeline.data.tars.PAUSES_SECONDS", (0.01, 0.01))
     Manifest.open(served)
     web.faults += [fault] * 3
     assert images(served) == images(sets["refcoco"])
@@ -97,7 +96,6 @@ def test_one_that_stays_is_told_with_its_shard(
     fault: Fault, web: Web, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr("laconvnet.pipeline.data.tars.PAUSES_SECONDS", (0.01, 0.01))
     Manifest.open(served)
     web.faults += [fault] * 10_000
     with pytest.raises(OSError, match=r"failed 3 times, at last: ") as caught:
