@@ -16,8 +16,10 @@ from laconvnet.shards.errors import InputError
 from laconvnet.terminal import one_line, say
 
 SourceName = Annotated[str, Arg("name of a source, such as refcoco, or table for one's own data", "SOURCE")]
-Root = Annotated[Path, Arg("folder that the data set's own tools expect; a table, or its folder", "PATH")]
-Images = Annotated[Path | None, Arg("images, where they are not under --root", "DIR")]
+Root = Annotated[
+    Path, Arg("folder that the data set's own tools expect; a table, or its folder; or a URL", "PATH", url=True)
+]
+Images = Annotated[Path | None, Arg("images, where they are not under --root, or their URL", "DIR", url=True)]
 Splits = Annotated[Sequence[str] | None, Arg("only these splits", "S")]
 Partition = Annotated[
     str | None,
@@ -74,6 +76,9 @@ def build(
     The ledger tells what became of all entries. Where --strict or --at-most-lost 0.1% finds too many lost, no manifest
     is written, but the shards stay: the same command without it ends quickly.
 
+    What lies at a URL is fetched first, to LACONVNET_RAW_CACHE or the user's cache: annotations from stores that list
+    their files (s3://, gs://), images by name from these and from web servers.
+
     laconvnet shards sources tells what each source expects under --root.
 
     For example:
@@ -88,13 +93,14 @@ def build(
     from laconvnet.shards.sources import get
     from laconvnet.shards.sources.base import Samples
     from laconvnet.shards.sources.generated import is_generated
+    from laconvnet.shards.sources.remote import samples_of
 
     share = _share(task) if task else None
     brake = Brake(strict, None if at_most_lost is None else _fraction(at_most_lost))
     origin = get(source)
 
     def samples() -> Samples:
-        return origin.samples(root, images=images, splits=split, partition=partition)
+        return samples_of(origin, root, images, split, partition)
 
     if dry_run:
         show(asdict(plan(samples(), shard_bytes)), json)
@@ -158,9 +164,9 @@ def check(
     from laconvnet.shards.build import check as checking
     from laconvnet.shards.format.ledger import faults_of
     from laconvnet.shards.sources import get
+    from laconvnet.shards.sources.remote import samples_of
 
-    given: dict[str, Any] = {"images": images, "splits": split, "partition": partition}
-    samples = get(source).samples(root, **given, with_images=not annotations_only)
+    samples = samples_of(get(source), root, images, split, partition, look=not annotations_only)
     checked = checking.check(samples, root, with_images=not annotations_only)
     changed = checked.quarantine.filter(checked.quarantine["changed"]).to_pylist()
     lost = faults_of(checked.quarantine).to_pylist()

@@ -36,6 +36,7 @@ def planned(planned_run: PlannedRun) -> Iterator[Check]:
     yield batch(planned_run.config, plan, planned_run.processes)
     yield spread(planned_run.config, shards, planned_run.processes)
     yield window(planned_run.config, plan, shards)
+    yield from streams(planned_run.config, shards, planned_run.processes)
     yield from memory(source.items, planned_run)
 
 
@@ -84,6 +85,20 @@ def window(config: TrainConfig, plan: Plan, shards: int) -> Check:
         meaning = f"what stands together in a shard is seen together: set data.window to {round(FEW_SHARDS * each):,}"
         return Check("window", "warning", found, meaning)
     return Check("window", "ok", found)
+
+
+def streams(config: TrainConfig, shards: int, processes: int) -> Iterator[Check]:
+    """Streams of shards against the processes that share them, and the shards that they are stretches of."""
+    count = config.data.streams
+    if not count:
+        return
+    found = f"{count} for {processes} processes, of {shards:,} shards"
+    if count % processes:
+        yield Check("streams", "error", found, f"set data.streams to a multiple of {processes}")
+    elif count > shards:
+        yield Check("streams", "warning", found, "several read each shard: fewer streams, or a smaller --shard-bytes")
+    else:
+        yield Check("streams", "ok", found)
 
 
 def memory(items: Items, planned_run: PlannedRun) -> Iterator[Check]:

@@ -1,10 +1,12 @@
-"""The data room measured: decoding, the whole loader beside it, finding a place in the order, the first batch."""
+"""The data room measured: decoding, the loader beside it, reading, finding a place in the order, a first batch."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,20 @@ from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.plan import Plan
+from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.data.streams import Streams
 from laconvnet.pipeline.data.text import Vocabulary
 
 WIDTH, HEIGHT, SIZE = 640, 480, 416
 _CPU = torch.device("cpu")
 _EPOCH, _SHARD, _FAR = 10**9, 100_000, 7 * 10**11
+_READ, _TARS, _WINDOW, _STREAMS = 512, 16, 64, 4
+_PATIENCE = 60.0
 _STRETCH = 4  # batches that the loader is timed over: its thread begins anew each time
 
 
 def rows(device: torch.device, batch: int, threads: int, rounds: int, samples: int = 10**6) -> Iterator[list[Row]]:
-    """Yields the rows of `decoding`, `loading`, `seeking` and `beginning`: four lists.
+    """Yields the rows of `decoding`, `loading`, `reading`, `seeking` and `beginning`: five lists.
 
     A row is one of `kernels.bench.compare`, with ``threads`` (those that read and decode), ``pictures`` (decoded in
     the time it tells, 0 where none are) and ``bench``, the part of the room. ``samples`` are those of the set whose
@@ -39,6 +45,7 @@ def rows(device: torch.device, batch: int, threads: int, rounds: int, samples: i
     parts = (
         ("decode", decoding(encoded, device, threads, rounds)),
         ("loader", loading(encoded, device, threads, rounds)),
+        ("read", reading_here(encoded, threads, rounds)),
         ("seek", seeking(rounds)),
         ("first batch", beginning(encoded, samples, device, threads, rounds)),
     )
@@ -82,6 +89,38 @@ def loading(encoded: list[bytes], device: torch.device, threads: int, rounds: in
             }
             for row in _compared(made, "decoder from memory", device, rounds):
                 yield {**row, "pictures": size * _STRETCH}
+
+
+def reading_here(encoded: list[bytes], threads: int, rounds: int) -> Iterator[Row]:
+    """`reading` of a set of 512 of these images in 16 shards on this machine's disk."""
+    with tempfile.TemporaryDirectory() as place:
+        made_set(Path(place), encoded, _READ, WIDTH, HEIGHT, _TARS)
+        yield from reading(place, len(encoded), threads, rounds)
+
+
+def reading(place: str, batch: int, threads: int, rounds: int) -> Iterator[Row]:
+    """The encoded images of an epoch of a set in a folder or at a URL: each by its place, and in streams of shards.
+
+    Each is timed from nothing opened to the last image; the threads of the first are at work on one batch.
+    """
+    examples = Examples.open(Path(place), "expression", "train")
+    orders = {"by place": (0, 0), "by place, in windows": (_WINDOW, 0), "streams": (_WINDOW, math.gcd(batch, _STREAMS))}
+    made: dict[str, Any] = {}
+    for name, (window, streams) in orders.items():
+        made[name] = partial(_epoch, Items.of(examples, 0, window, streams), batch, threads)
+    for row in _compared(made, "by place", _CPU, rounds):
+        yield {**row, "pictures": len(examples.rows) // batch * batch}
+
+
+def _epoch(items: Items, batch: int, threads: int) -> None:
+    steps = range(len(items.first) // batch)
+    if items.plan.streams:
+        reader: Reader | Streams = Streams(items, batch, steps, 0, 1, masks=False, patience=_PATIENCE)
+    else:
+        reader = Reader(items.examples.manifest, threads)
+    with closing(reader):
+        for step in steps:
+            reader.read(items.examples.samples(items.step(step, batch, 0, 1)))
 
 
 def seeking(rounds: int) -> Iterator[Row]:

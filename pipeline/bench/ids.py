@@ -21,7 +21,7 @@ _AFTER = {key: f"-{key}" for key in ("pictures", "threads", "samples", "workers"
 _USUAL = {"cache": "warm", "step": "all"}  # left out of the name
 _COMMANDS = {
     **dict.fromkeys(("loop", "checkpoint", "memory", "speed", "engine", "step", "graph"), "train"),
-    **dict.fromkeys(("decode", "loader", "seek", "first batch"), "data"),
+    **dict.fromkeys(("decode", "loader", "read", "seek", "first batch"), "data"),
 }
 
 

@@ -202,10 +202,11 @@ class Items:
     plan: Plan
 
     @classmethod
-    def of(cls, examples: Examples, seed: int, window: int = 0) -> Items:
+    def of(cls, examples: Examples, seed: int, window: int = 0, streams: int = 0) -> Items:
         """Group the examples into items and lay out their order; sets and weights come from the manifest.
 
-        With a ``window`` the order is local: see `Plan`, whose blocks are the items that lie in one shard together.
+        With a ``window`` the order is local, cut into ``streams`` or not: see `Plan`, whose blocks are the items that
+        lie in one shard together.
         """
         rows = examples.rows
         starts = _starts(examples)
@@ -225,7 +226,7 @@ class Items:
             sizes += np.bincount(keys[0], minlength=len(sizes))
             blocks.append(at + np.flatnonzero(steps.any(0)))
         weights = tuple(float(entry["weight"]) for entry in described)
-        plan = Plan(tuple(sizes.tolist()), weights, seed, window, np.concatenate(blocks))
+        plan = Plan(tuple(sizes.tolist()), weights, seed, window, np.concatenate(blocks), streams)
         return cls(examples, first, count.astype(np.min_scalar_type(count.max(initial=0))), plan)
 
     @property

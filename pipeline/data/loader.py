@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from laconvnet.pipeline.data.answers import normalised, targets
+from laconvnet.pipeline.data.cache import Cache
 from laconvnet.pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
 from laconvnet.pipeline.data.examples import Augmentation, Examples, Flags, Items, Rows
 from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
 from laconvnet.pipeline.data.geometry import Floats, Letterbox
 from laconvnet.pipeline.data.prefetch import Stalled, prefetch
 from laconvnet.pipeline.data.reader import Reader
+from laconvnet.pipeline.data.streams import Streams
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 
@@ -53,6 +57,12 @@ class DataConfig:
             1 + colour.
         window: Order the examples locally, for storage that seeks slowly: parts of shards are permuted, then examples
             within windows of so many. A window should hold those of several shards. 0: order them all.
+        streams: Read each shard from its begin to its end, for stores that give no ranges: the shards of an epoch are
+            dealt to so many streams, which the processes share and each batch has equal parts of. Each stream holds up
+            to two windows of encoded images. 0: read each image by its place.
+        cache: Folder of this machine's disk that keeps the images of a set at a URL, for all processes and runs of this
+            user: what is in it is not fetched again.
+        cache_gb: Gigabytes (1e9 bytes) that the cache takes at most; what was used longest ago goes.
         patience: Seconds that training waits for a batch before it gives up, with a message of what is being read;
             less than collectives wait (600 on GPUs).
     """
@@ -72,6 +82,9 @@ class DataConfig:
     jitter: float = 0.0
     colour: float = 0.0
     window: int = 0
+    streams: int = 0
+    cache: str | None = None
+    cache_gb: float = 100.0
     patience: float = 300.0
 
     def __post_init__(self) -> None:
@@ -94,6 +107,18 @@ class DataConfig:
             raise ConfigError(f"data.colour: {self.colour}: expected a share from 0 to 1")
         if self.window < 0:
             raise ConfigError(f"data.window: {self.window}: expected a number of examples, or 0")
+        if self.streams < 0:
+            raise ConfigError(f"data.streams: {self.streams}: expected a number of streams, or 0")
+        if self.streams and not self.window:
+            raise ConfigError("data.window: 0: with data.streams expected the examples that each stream is shuffled by")
+        if self.streams and self.batch % self.streams:
+            raise ConfigError(f"data.streams: {self.streams}: expected a divisor of data.batch, {self.batch}")
+        if self.streams and self.cache:
+            raise ConfigError(
+                f"data.cache: {self.cache}: with data.streams whole shards are read; leave out one of them"
+            )
+        if not 0 < self.cache_gb < math.inf:
+            raise ConfigError(f"data.cache_gb: {self.cache_gb}: expected gigabytes, more than 0")
         if not 0 < self.patience <= _DAY:
             raise ConfigError(f"data.patience: {self.patience}: expected seconds, more than 0 and at most {_DAY}")
 
@@ -144,14 +169,18 @@ class Loader:
         largest: int,
         device: torch.device,
         masks: bool = False,
+        reader: Reader | Streams | None = None,
     ) -> None:
-        """``largest`` is the number of examples of the largest batch; ``masks``: whether batches have them."""
+        """``largest`` is the number of examples of the largest batch; ``masks``: whether batches have them.
+
+        ``reader`` gives the images, by default each by its place; it is closed with the loader.
+        """
         self._masks = masks
         self._examples = examples
         self._vocabulary = vocabulary
         self._config = config
         self._device = device
-        self._reader = Reader(examples.manifest, config.threads)
+        self._reader = reader or Reader(examples.manifest, config.threads, cache_of(config))
         self._largest = largest
         self._decoders: dict[bool, Decoder] = {}
         self._decoding: Rows | None = None
@@ -261,6 +290,11 @@ class Loader:
 
     def close(self) -> None:
         self._reader.close(0 if self._stalled else self._config.patience)
+
+
+def cache_of(config: DataConfig) -> Cache | None:
+    """The cache that a configuration names. Raises ConfigError and OSError as `Cache`."""
+    return Cache(Path(config.cache), int(config.cache_gb * 1e9)) if config.cache else None
 
 
 def requests_of(items: Items, config: DataConfig, step: int, rank: int, world: int, parts: int) -> Iterator[Request]:

@@ -5,11 +5,15 @@ found in constant time. The whole data state of a run is therefore its step.
 
 With a window the order is local, for storage that seeks slowly: an epoch permutes blocks of neighbouring items (those
 of one shard) and then the positions inside windows of so many items. What is held is a table with a row a block.
+
+For storage that is only read from the begin of a shard to its end, the order of blocks is cut into streams: each is a
+stretch of it, with windows of its own, and a step takes as many examples of each stream. Whoever reads some of the
+streams reads their shards alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -76,6 +80,9 @@ class Plan:
     2 twice, 0.5 each item every second epoch. Items are numbered set after set. ``window`` is 0 for an order over the
     whole epoch; else ``blocks`` are the first items of the blocks that the local order keeps together, ascending, each
     within one set. A window should hold the items of many blocks: it is all that their order is mixed by.
+
+    ``streams`` is 0, or a number of streams that a batch is dealt from in equal parts; each has windows of its own.
+    The order is the same on any number of processes that divides theirs.
     """
 
     sizes: tuple[int, ...]
@@ -83,6 +90,7 @@ class Plan:
     seed: int
     window: int = 0
     blocks: Positions = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
+    streams: int = 0
 
     def __post_init__(self) -> None:
         if self.epoch_length == 0:
@@ -133,23 +141,61 @@ class Plan:
 
     def _local(self, stream: Positions) -> tuple[Positions, Positions]:
         """As `items`, in the order of permuted blocks and windows."""
-        length = self.epoch_length
-        epochs, within = np.divmod(stream, length)
         items, epoch_passes = np.empty_like(stream), np.empty_like(stream)
+        epochs, places = self.places(stream)
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
-            windows, inside = np.divmod(within[here], self.window)
-            position = np.empty_like(inside)
-            for window in np.unique(windows).tolist():
-                now = windows == window
-                first = window * self.window
-                size = min(self.window, length - first)
-                position[now] = first + permute(inside[now], size, mix(self.seed, 7, epoch, window))
             ends, firsts, passes = self._layout(epoch)
-            piece = np.searchsorted(ends, position, side="right")
-            items[here] = firsts[piece] + position - np.where(piece > 0, ends[piece - 1], 0)
+            piece = np.searchsorted(ends, places[here], side="right")
+            items[here] = firsts[piece] + places[here] - np.where(piece > 0, ends[piece - 1], 0)
             epoch_passes[here] = passes[piece]
         return items, epoch_passes
+
+    def places(self, stream: Positions) -> tuple[Positions, Positions]:
+        """Epochs and places in the order of their blocks, both (N,), of these positions (N,) of a local order."""
+        epochs, within = np.divmod(stream, self.epoch_length)
+        indices, parts = np.divmod(within, self._parts)
+        windows, inside = np.divmod(indices, self.window)
+        places = np.empty_like(stream)
+        numbered = (epochs * self._parts + parts) * (self.epoch_length // self.window + 1) + windows
+        for at, number in zip(*np.unique(numbered, return_index=True)[::-1], strict=True):
+            epoch, part, window = int(epochs[at]), int(parts[at]), int(windows[at])
+            now = numbered == number
+            first = window * self.window
+            size = min(self.window, self._length(part) - first)
+            key = mix(self.seed, 7, epoch, window, *((part,) if self.streams else ()))
+            places[now] = self._begin(part) + first + permute(inside[now], size, key)
+        return epochs, places
+
+    def blocks_at(self, epoch: int, places: Positions) -> Positions:
+        """The numbers (N,), in their order in this epoch, of the blocks at these places (N,) of it."""
+        return np.searchsorted(self._layout(epoch)[0], places, side="right")
+
+    def windows(self, stream: int, first: int, stop: int) -> Iterator[Positions]:
+        """Positions (N,) of the examples from ``first`` to ``stop`` of a stream, over all epochs, window by window.
+
+        Of a window that begins before ``first`` those that are left.
+        """
+        while first < stop:
+            within = (first * self.streams + stream) % self.epoch_length
+            index, part = divmod(within, self.streams)
+            left = min(self.window - index % self.window, self._length(part) - index, stop - first)
+            yield np.arange(first, first + left, dtype=np.int64) * self.streams + stream
+            first += left
+
+    # An epoch in a local order is cut into parts, one a stream. Where its length is no multiple of theirs some have an
+    # item more, and in the next epoch a stream goes on with another part: the positions of a stream stay its own.
+
+    @property
+    def _parts(self) -> int:
+        return max(1, self.streams)
+
+    def _length(self, part: int) -> int:
+        return -(-(self.epoch_length - part) // self._parts)
+
+    def _begin(self, part: int) -> int:
+        each, more = divmod(self.epoch_length, self._parts)
+        return part * each + min(part, more)
 
     @cached_property
     def _layout(self) -> Callable[[int], tuple[Positions, Positions, Positions]]:
@@ -187,11 +233,15 @@ class Plan:
     def step(self, step: int, batch: int, rank: int, world: int) -> tuple[Positions, Positions]:
         """Items and epoch passes, both (batch / world,), of one rank in one step.
 
-        They are its slice of the positions [step * batch, (step + 1) * batch).
+        They are its slice of the positions [step * batch, (step + 1) * batch); with streams, of these positions stream
+        by stream.
         """
         share = batch // world
-        first = step * batch + rank * share
-        return self.items(np.arange(first, first + share, dtype=np.int64))
+        places = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
+        if self.streams:
+            stream, turn = np.divmod(places, batch // self.streams)
+            places = turn * self.streams + stream
+        return self.items(step * batch + places)
 
 
 def steps(plan: Plan, batch: int, epochs: float) -> int:

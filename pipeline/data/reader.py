@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from laconvnet.files import pread
+from laconvnet.pipeline.data.cache import Cache, Known
 from laconvnet.pipeline.data.masks import Mask, of_region
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError
@@ -24,10 +25,10 @@ from laconvnet.shards.format.record import Record
 T = TypeVar("T")
 Member = Literal["image", "json"]
 
-_PATIENCE = 60.0  # seconds that closing waits for reads under way
+PATIENCE = 60.0  # seconds that closing waits for reads under way
 
 
-class _Location(NamedTuple):
+class Location(NamedTuple):
     """The location of one member of a row of the sample table."""
 
     sample: int
@@ -44,8 +45,9 @@ class Reader:
     only those used last stay open: half of the files that the system grants the process.
     """
 
-    def __init__(self, manifest: Manifest, threads: int = 1) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, threads: int = 1, cache: Cache | None = None) -> None:
+        """``cache`` is where members that came from a store are kept."""
+        self._manifest, self._cache = manifest, cache
         self._columns = manifest.sample_columns
         self._files: dict[int, int] = {}
         granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -58,7 +60,7 @@ class Reader:
 
         Raises ConfigError for bytes that are not those that were written.
         """
-        locations = self._locations("image", samples)
+        locations = self.locations("image", samples)
         return [np.frombuffer(data, np.uint8) for data in self._members("image", locations)]
 
     def masks(self, samples: NDArray[np.int64], regions: NDArray[np.int64]) -> list[Mask]:
@@ -66,12 +68,12 @@ class Reader:
 
         Raises ConfigError for a region that has none, and for bytes that are not those that were written.
         """
-        records = self._members("json", self._locations("json", samples))
+        records = self._members("json", self.locations("json", samples))
         return self._map(_mask, zip(records, regions.tolist(), strict=True))
 
     def location(self, sample: int, member: Member = "image") -> str:
         """Shard, key and offset of a row of the sample table, for people."""
-        (location,) = self._locations(member, np.array([sample]))
+        (location,) = self.locations(member, np.array([sample]))
         (key,) = self._columns.values("key", np.array([sample]))
         return f"{self._manifest.shard(location.shard)}: sample {key!r} at offset {location.offset}"
 
@@ -80,26 +82,39 @@ class Reader:
         """The locations (see `location`) that are being read at this moment, by any thread."""
         return [self.location(sample, member) for member, sample in list(self._under_way.values())]
 
-    def _locations(self, member: Member, samples: NDArray[np.int64]) -> list[_Location]:
+    def locations(self, member: Member, samples: NDArray[np.int64]) -> list[Location]:
+        """Where one member of each sample at rows (B,) of the sample table lies."""
         names = ("shard", *(f"{member}_{part}" for part in ("offset", "length", "xxh3")))
         columns = (self._columns.numbers(name, samples).tolist() for name in names)
-        return [_Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
+        return [Location(*row) for row in zip(samples.tolist(), *columns, strict=True)]
 
-    def _members(self, member: Member, locations: list[_Location]) -> list[bytes]:
+    def _members(self, member: Member, locations: list[Location]) -> list[bytes]:
         if self._manifest.store:
             return self._ranges(self._manifest.store, member, locations)
         self._open(member, locations)
         self._announce(member, locations)
         return self._map(lambda location: self._bytes(member, location), locations)
 
-    def _ranges(self, store: Folder, member: Member, locations: list[_Location]) -> list[bytes]:
+    def _ranges(self, store: Folder, member: Member, locations: list[Location]) -> list[bytes]:
+        if self._cache is None:
+            return self._fetched(store, member, locations)
+        cache, known = self._cache, [Known(location.xxh3, location.length) for location in locations]
+        found = dict(zip(known, self._map(cache.get, known), strict=True))
+        absent = {which: location for which, location in zip(known, locations, strict=True) if found[which] is None}
+        if absent:
+            fetched = dict(zip(absent, self._fetched(store, member, list(absent.values())), strict=True))
+            cache.put(fetched)
+            found |= fetched
+        return [data for which in known if (data := found[which]) is not None]
+
+    def _fetched(self, store: Folder, member: Member, locations: list[Location]) -> list[bytes]:
         """All of them at once: a store takes its time for each, but takes many at a time."""
         ranges = [(location.shard, location.offset, location.length) for location in locations]
         with self._reading(member, locations[0].sample):
             found = store.read(self._manifest.meta["shards"], ranges)
-        return self._map(lambda both: self._checked(member, *both), zip(locations, found, strict=True))
+        return self._map(lambda both: self.checked(member, *both), zip(locations, found, strict=True))
 
-    def _open(self, member: Member, locations: list[_Location]) -> None:
+    def _open(self, member: Member, locations: list[Location]) -> None:
         shards = {location.shard: location.sample for location in reversed(locations)}
         for shard, sample in sorted(shards.items()):
             file = self._files.pop(shard, None)
@@ -110,7 +125,7 @@ class Reader:
         for shard in list(self._files)[: max(0, len(self._files) - max(self._most, len(shards)))]:
             os.close(self._files.pop(shard))
 
-    def _announce(self, member: Member, locations: list[_Location]) -> None:
+    def _announce(self, member: Member, locations: list[Location]) -> None:
         """The system begins to fetch all of them: a disk takes many reads at a time, these threads ask for few."""
         for location in locations:
             with self._reading(member, location.sample):
@@ -129,13 +144,14 @@ class Reader:
     def _map(self, make: Callable[..., T], keys: Iterable[object]) -> list[T]:
         return self._workers.map(make, keys) if self._workers else [make(key) for key in keys]
 
-    def _bytes(self, member: Member, location: _Location) -> bytes:
+    def _bytes(self, member: Member, location: Location) -> bytes:
         with self._reading(member, location.sample):
             shard = self._manifest.shard_paths[location.shard]
             data = pread(self._files[location.shard], shard, location.length, location.offset)
-        return self._checked(member, location, data)
+        return self.checked(member, location, data)
 
-    def _checked(self, member: Member, location: _Location, data: bytes) -> bytes:
+    def checked(self, member: Member, location: Location, data: bytes) -> bytes:
+        """The bytes, as they came from there; raises ConfigError for others than were written."""
         if len(data) != location.length or xxhash.xxh3_64_intdigest(data) != location.xxh3:
             raise ConfigError(
                 f"{self.location(location.sample, member)}: the bytes are not those that were written; "
@@ -143,7 +159,7 @@ class Reader:
             )
         return data
 
-    def close(self, patience: float = _PATIENCE) -> None:
+    def close(self, patience: float = PATIENCE) -> None:
         """Wait for the reads under way, at most so many seconds; a file that is still read then stays open."""
         if (self._workers and not self._workers.close(patience)) or self._under_way:
             return

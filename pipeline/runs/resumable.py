@@ -25,7 +25,7 @@ from laconvnet.pipeline.runs.layout import CONFIG
 
 _FREE = (
     *("engine.", "guard.", "checkpoint.", "log.", "validate.", "data.threads", "data.hw_decoder_load", "data.patience"),
-    *("optimizer.implementation", "init_from"),
+    *("data.cache", "optimizer.implementation", "init_from"),
 )
 _SHAPING = ("engine.accumulate",)  # batch norm sees one micro-batch at a time
 LOCATIONS = ("data.folder", "data.vectors", "model.backbone_weights")

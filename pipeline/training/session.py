@@ -11,7 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from laconvnet.pipeline import distributed
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.data import streams
 from laconvnet.pipeline.data.examples import Examples, Items
 from laconvnet.pipeline.data.loader import Batch, Loader, Request, requests_of
 from laconvnet.pipeline.data.plan import mix, steps
@@ -41,11 +43,13 @@ class Source:
     @classmethod
     def open(cls, config: TrainConfig) -> Source:
         task = TASKS[config.model.task]
+        if config.data.streams:
+            streams.check(config.data.streams, distributed.world())
         examples = Examples.open(Path(config.data.folder), task.kind, config.data.split)
         task.check(examples)
         if task.kind == "question":
             examples = examples.answered()
-        items = Items.of(examples, config.seed, config.data.window)
+        items = Items.of(examples, config.seed, config.data.window, config.data.streams)
         return cls(examples, items, steps(items.plan, config.data.batch, config.schedule.epochs))
 
 
@@ -98,11 +102,16 @@ class Session:
         """The micro-batches of every step from `first` on, made ahead; to close it closes the loader behind it."""
         config, engine = self.config, self.engine
         largest = config.data.batch // engine.world // config.engine.accumulate
-        loader = Loader(
-            self.source.examples, self.vocabulary, config.data, largest, engine.device, self.task.wants_masks
-        )
+        masks = self.task.wants_masks
+        reader = self._streams(first) if config.data.streams else None
+        loader = Loader(self.source.examples, self.vocabulary, config.data, largest, engine.device, masks, reader)
         with closing(loader), closing(loader.stream(self.requests(first))) as batches:
             yield from batches
+
+    def _streams(self, first: int) -> streams.Streams:
+        data, engine, steps = self.config.data, self.engine, range(first, self.source.total)
+        place = engine.rank, engine.world
+        return streams.Streams(self.source.items, data.batch, steps, *place, self.task.wants_masks, data.patience)
 
     def requests(self, first: int) -> Iterator[Request]:
         """What this process asks for in every step from `first` on."""

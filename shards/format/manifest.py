@@ -51,8 +51,9 @@ from laconvnet.shards.format.record import Record
 from laconvnet.shards.format.remote import Folder as Folder
 from laconvnet.shards.format.remote import spelled as spelled
 from laconvnet.shards.format.remote import url_of
-from laconvnet.shards.format.shard import Shard
+from laconvnet.shards.format.shard import Shard as Shard
 from laconvnet.shards.format.tables import row_type as row_type
+from laconvnet.shards.format.tar import padded as padded
 
 _LOG = logging.getLogger(__name__)
 

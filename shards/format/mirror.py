@@ -8,6 +8,7 @@ compared with the checksum in those facts before the mirror is there.
 from __future__ import annotations
 
 import fcntl
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -18,7 +19,7 @@ import xxhash
 from laconvnet.files import publish_json, publishing_folder, read_object, remove_leftovers
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.checksums import file_facts
-from laconvnet.shards.format.remote import Folder
+from laconvnet.shards.format.remote import Folder, WithoutRanges
 from laconvnet.trust import distrusted, user_cache
 
 ORIGIN = "origin.json"
@@ -104,7 +105,12 @@ def _digest(folder: Folder, commit: str) -> str:
         raise InputError(
             f"{folder.url}: no {commit} there, so no finished set; expected what 'shards copy' has put there"
         ) from error
-    return _digest_of(folder, size, lambda begin, length: folder.read([commit], [(0, begin, length)])[0])
+    try:
+        return _digest_of(folder, size, lambda begin, length: folder.read([commit], [(0, begin, length)])[0])
+    except WithoutRanges:
+        with tempfile.TemporaryDirectory() as place:
+            folder.get(commit, Path(place, commit))
+            return _digest_fetched(folder, Path(place, commit))
 
 
 def _digest_fetched(folder: Folder, file: Path) -> str:

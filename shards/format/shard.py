@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from laconvnet.files import pread, read_bytes, retried
+from laconvnet.shards.format import remote
 from laconvnet.shards.format.remote import Folder
 
 
@@ -36,6 +38,19 @@ class Shard:
             return data
         with self.path.open("rb") as stream:
             return pread(stream.fileno(), self.path, length, offset)
+
+    def open(self) -> BinaryIO:
+        """It as a stream of bytes from its begin; raises OSError, naming it."""
+        return self.store.open(self.name) if self.store else retried(self.path, lambda: self.path.open("rb"))
+
+    @property
+    def pauses(self) -> tuple[float, ...]:
+        """Seconds before each further attempt to read what has failed; none on this machine."""
+        return remote.PAUSES_SECONDS if self.store else ()
+
+    def failed(self, what: str) -> OSError:
+        """What is raised where the last attempt has failed by this."""
+        return remote.failed(str(self), what)
 
     def index(self) -> bytes:
         """What its DALI index holds."""

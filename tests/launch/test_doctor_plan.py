@@ -172,3 +172,16 @@ def test_the_whole_command_line(
     assert cli.main([*line, "--processes", "4"]) == 1
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert (rows["batch"]["state"], rows["cluster"]["state"]) == ("error", "ok")
+
+
+def test_streams(shards: Path) -> None:
+    def streams(count: int, processes: int, shards_there: int = 100) -> Check:
+        keys = ("--data.streams", str(count), "--data.window", "8", "--data.batch", "24")
+        (found,) = data.streams(config(shards, *keys), shards_there, processes)
+        return found
+
+    assert streams(12, 4) == Check("streams", "ok", "12 for 4 processes, of 100 shards")
+    assert streams(12, 8).state == "error"
+    assert streams(12, 8).meaning == "set data.streams to a multiple of 8"
+    assert streams(12, 4, 7).state == "warning"
+    assert not list(data.streams(config(shards), 100, 8))

@@ -18,12 +18,13 @@ def data(
     json: JsonLines = False,
     record: Record = None,
 ) -> None:
-    """Decoding, loading and seeking.
+    """Decoding, loading, reading and seeking.
 
     Time the way of the images on this machine: decoding and letterboxing 640x480 JPEGs to 416 from memory, in
-    several formulations, each with its error against an exact one; the whole loader against that; finding a position
-    in 1e9 samples; and the first batch of a set of 1e6. Rows tell the median over interleaved rounds and the distance
-    of the quartiles; the ratio is the baseline's median by the row's.
+    several formulations, each with its error against an exact one; the whole loader against that; an epoch of 512
+    images out of shards on disk, each by its place and in streams of webdataset; finding a position in 1e9 samples;
+    and the first batch of a set of 1e6. Rows tell the median over interleaved rounds and the distance of the
+    quartiles; the ratio is the baseline's median by the row's.
 
     For example:
       laconvnet bench data --pictures 200
@@ -32,5 +33,5 @@ def data(
 
     with Measured(json, record) as measured:
         parts = bench.rows(device_of(None), pictures, threads, rounds)
-        for found in bar(parts, total=4, desc="bench", unit="part"):
+        for found in bar(parts, total=5, desc="bench", unit="part"):
             measured.add(found)

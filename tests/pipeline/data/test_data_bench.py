@@ -24,7 +24,13 @@ def test_rows_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WIDTH", 96), ("HEIGHT", 64), ("SIZE", 64)):
         monkeypatch.setattr(bench, name, value)
     parts = list(bench.rows(CPU, 2, 1, 2, samples=50))
-    assert [{row["bench"] for row in part} for part in parts] == [{"decode"}, {"loader"}, {"seek"}, {"first batch"}]
+    assert [{row["bench"] for row in part} for part in parts] == [
+        {"decode"},
+        {"loader"},
+        {"read"},
+        {"seek"},
+        {"first batch"},
+    ]
     for row in (row for part in parts for row in part):
         assert row["unit"] == "ms"
         assert row["threads"] == 1
@@ -34,7 +40,7 @@ def test_rows_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [row_id(row) for part in parts for row in part]
     assert len(set(names)) == len(names)
     assert {name.split("/")[0] for name in names} == {"data"}
-    decode, loader, seek, first = ({(row["name"], row["step"]): row for row in part} for part in parts)
+    decode, loader, read, seek, first = ({(row["name"], row["step"]): row for row in part} for part in parts)
     ours = decode["letterbox", "all"]
     assert ours["ratio"] == 1
     assert ours["mean_error"] < 0.5
@@ -45,6 +51,8 @@ def test_rows_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row["pictures"] for row in decode.values()} == {2}
     assert {name for name, _ in loader} == {"decoder from memory", "loader"}
     assert {row["baseline"] for row in loader.values()} == {"decoder from memory"}
+    assert {name for name, _ in read} == {"by place", "by place, in windows", "streams"}
+    assert {row["pictures"] for row in read.values()} == {512}
     assert len(seek) == 4
     assert {step for _, step in first} == {"open", "items", "batch", "both"}
     assert {row["samples"] for row in first.values()} == {50}
@@ -61,9 +69,11 @@ def test_the_exact_letterbox_and_the_others_show_the_same_square() -> None:
     np.testing.assert_allclose(truth[:, :, :8].numpy(), 127 / 255, rtol=1e-6)
 
 
-def test_a_made_set_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tars", [0, 3])
+def test_a_made_set_is_one(tmp_path: Path, tars: int) -> None:
     encoded = images(3, 120, 90)
-    examples = Examples.open(made_set(tmp_path, encoded, 10, 120, 90), "expression", "train")
+    examples = Examples.open(made_set(tmp_path, encoded, 10, 120, 90, tars), "expression", "train")
+    assert len(examples.manifest.shard_paths) == max(1, tars)
     assert len(examples.rows) == 10
     assert [examples.manifest.read_image(row) for row in (0, 1, 2, 9)] == [*encoded, encoded[0]]
     assert examples.manifest.read_member(4, "json") == b"{}"

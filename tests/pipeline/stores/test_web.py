@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def images(place: Path | str) -> list[bytes]:
 def test_a_fault_is_waited_out(
     fault: Fault, web: Web, served: str, sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01, 0.01))
     Manifest.open(served)
     web.faults += [fault] * 3
     assert images(served) == images(sets["refcoco"])
@@ -47,7 +48,7 @@ def test_a_fault_is_waited_out(
 def test_one_that_stays_is_told(
     fault: Fault, web: Web, served: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote, "_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01, 0.01))
     Manifest.open(served)
     web.faults += [fault] * 10_000
     with pytest.raises(OSError, match=r"failed 3 times, at last: ") as caught:
@@ -65,12 +66,14 @@ def test_other_bytes_are_refused(web: Web, served: str) -> None:
         images(served)
 
 
-def test_a_server_without_ranges_is_told(web: Web, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAUSES_SECONDS", (0.01,))
-    mirror = Manifest.open(served)
+def test_a_server_without_ranges_is_told_at_once(web: Web, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Manifest.open(served)
     web.ranges = False
-    with pytest.raises(OSError, match=r"failed 2 times"):
-        mirror.read_image(0)
+    manifest = Manifest.open(served)
+    assert manifest.folder == first.folder, "what is known of the set does not need ranges"
+    monkeypatch.setattr(time, "sleep", lambda seconds: None if seconds == 0 else pytest.fail("it waits"))
+    with pytest.raises(OSError, match=r"more than the range that was asked for; set data.streams"):
+        manifest.read_image(0)
 
 
 def test_tables_are_fetched_once_and_anew_where_the_set_is_another(
@@ -134,7 +137,7 @@ def test_a_web_server_is_not_written_to(web: Web, sets: dict[str, Path]) -> None
 def test_a_server_that_is_down_has_no_set_missing(
     web: Web, served: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote, "_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(remote, "PAUSES_SECONDS", (0.01, 0.01))
     web.down = True
     assert main(["shards", "info", served]) == 1  # no fault of the user
     assert tells(capfd.readouterr().err, f"{served}/manifest.parquet", "failed 3 times", "503")

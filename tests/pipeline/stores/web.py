@@ -32,15 +32,18 @@ class Handler(SimpleHTTPRequestHandler):
         if not file.is_file():
             self.send_error(404)
             return
-        data = file.read_bytes()
+        size = file.stat().st_size
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
-        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+        first, last = (int(wanted[1]), int(wanted[2])) if wanted else (0, size - 1)
+        with file.open("rb") as stream:
+            stream.seek(first)
+            part = stream.read(last + 1 - first)
         fault = self.server.fault(self.path)
         if fault and fault(self, part):
             return
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{size}")
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         self.wfile.write(part)
@@ -53,20 +56,23 @@ class Web(ThreadingHTTPServer):
     """Serves a folder; ``faults`` are used up one a request of a path that ends in ``of``, the first first."""
 
     daemon_threads = True
+    request_queue_size = 128  # or those that come together are let wait for a second
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), lambda *given: Handler(*given, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.faults: list[Fault] = []
-        self.of = ".tar"
+        self.of: str | tuple[str, ...] = ".tar"
         self.ranges = True
         self.down = False  # whether it answers nothing
         self.failed = 0
+        self.gets = 0  # of paths that end so
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def fault(self, path: str) -> Fault | None:
         with self._lock:
+            self.gets += path.endswith(self.of)
             if path.endswith(self.of) and self.faults:
                 self.failed += 1
                 return self.faults.pop(0)
@@ -106,9 +112,9 @@ def busy(handler: Handler, data: bytes) -> bool:
     return True
 
 
-def other(handler: Handler, data: bytes) -> bool:
+def other(handler: Handler, data: bytes, place: int = 0) -> bool:
     """As many bytes, one of them changed."""
-    changed = bytes([data[0] ^ 1]) + data[1:]
+    changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
     handler.send_response(206)
     handler.send_header("Content-Length", str(len(changed)))
     handler.end_headers()
