@@ -57,7 +57,7 @@ def build(
     refused. Entries and images that cannot be used go to quarantine.parquet with a reason. Raises InputError for what
     the user can mend, and where ``brake`` finds too much of that, before the manifest is published; BuildError where
     workers hang or die, or entries are unaccounted for (`shards.format.ledger`). A shard that is not finished in an
-    hour ends the build; with one worker, which is this process, the process.
+    hour ends the build; with one worker or one shard, which are work of this process, the process.
     """
     settings = settings_of(source, licence, options, shard_bytes)
     if is_finished(out, settings):
