@@ -176,7 +176,7 @@ def test_rows_of_an_array(array: Submitted, slurm: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out.splitlines()
     assert text[0].split()[:5] == ["stage", "state", "job", "starts", "tasks"]
     assert text[2].split()[:5] == ["shares", "running", "102", "2", "1/4"]
-    assert text[-1] == "shares task 1 rank 0 on node7 failed: no such share"
+    assert "shares task 1 rank 0 on node7 failed: no such share" in text
     (slurm / "queue").write_text("")
     (slurm / "books").write_text("102_2|COMPLETED\n102_[3]|CANCELLED by 0\n")
     found = row()
