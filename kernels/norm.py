@@ -16,9 +16,9 @@ what stands for the masked gradient is empty, (0,).
 
 Bytes an element of a map of 2 bytes (float32: twice): 2 + 4 forward, 4 + 6 backward, 16 in all. That is the least where
 sums must be known before a map is walked again and no map stays on the chip; the first 2 would go where what makes the
-map took its statistics, as `kernels.mlp` does, but not a convolution of cuDNN. With `beside` and relu 2 more each to read
-`beside`, to read `out` and to write the gradient of `beside`, 22 in all. Nothing is widened in memory. On a GPU sums
-have one order on all runs and chips. Nothing here is differentiable: `pipeline.model.joint_norm` is.
+map took its statistics, as `kernels.mlp` does, but not a convolution of cuDNN. With `beside` and relu 2 more each to
+read `beside`, to read `out` and to write the gradient of `beside`, 22 in all. Nothing is widened in memory. On a GPU
+sums have one order on all runs and chips. Nothing here is differentiable: `pipeline.model.joint_norm` is.
 """
 
 from __future__ import annotations
