@@ -31,7 +31,7 @@ from laconvnet.kernels.cuda.mlp import takes
 from laconvnet.kernels.norm import LIBRARY
 from laconvnet.kernels.plain import mlp as plain
 
-__all__ = ["takes", "weight_gradient"]
+__all__ = ["compiled", "takes", "weight_gradient"]
 
 _MATRICES = "Tensor y, Tensor w1, Tensor w2, Tensor mean, Tensor var, Tensor weight, Tensor bias"
 for _schema in (
@@ -41,6 +41,11 @@ for _schema in (
     f"mlp_backward_apply(Tensor grad, {_MATRICES}, Tensor sums, Tensor count, Tensor? beside, float eps) -> Tensor",
 ):
     LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def compiled(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the passes would run by kernels on this GPU; a CPU, which has none, is taken for one that has."""
+    return device.type != "cuda" or isinstance(backend(device, dtype), Library)
 
 
 def weight_gradient(

@@ -10,10 +10,8 @@ from torch.autograd.function import once_differentiable
 
 import laconvnet.kernels.norm  # noqa: F401  (registers the operators)
 from laconvnet.kernels.formats import channels_last
-from laconvnet.kernels.mlp import takes, weight_gradient
+from laconvnet.kernels.mlp import weight_gradient
 from laconvnet.pipeline.model.batch_statistics import global_statistics, global_sums
-
-__all__ = ["JointMLP", "takes"]
 
 
 class JointMLP(torch.autograd.Function):

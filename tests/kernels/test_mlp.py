@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from laconvnet.kernels.mlp import takes
+from laconvnet.kernels import cuda
+from laconvnet.kernels.backend import choose
+from laconvnet.kernels.mlp import compiled, takes
 from tests.kernels.mlps import EPS, errors, every_pass, exactly, given
 
 
@@ -44,6 +46,18 @@ def arguments() -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize("name", sorted(arguments()))
 def test_contracts_of_pytorch(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.laconv, name).default, arguments()[name])
+
+
+def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the layers, which keep the hidden map in two bytes a number, serve better than PyTorch's operators here."""
+    gpu, dtype = torch.device("cuda", 0), torch.bfloat16
+    choose("plain")
+    assert not compiled(gpu, dtype)
+    assert compiled(torch.device("cpu"), dtype)
+    library = cuda.Library.__new__(cuda.Library)
+    choose("auto")
+    monkeypatch.setattr(cuda, "ready", lambda device: library)
+    assert compiled(gpu, dtype)
 
 
 def test_what_has_kernels() -> None:

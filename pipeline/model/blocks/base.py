@@ -11,7 +11,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from laconvnet import kernels
-from laconvnet.pipeline.model.joint_mlp import JointMLP, takes
+from laconvnet.kernels.mlp import compiled, takes
+from laconvnet.pipeline.model.joint_mlp import JointMLP
 from laconvnet.pipeline.model.layers import norm_act
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -59,8 +60,10 @@ class MLP(nn.Module):
 
     def _keeps_no_hidden(self, y: Tensor) -> bool:
         """Whether kernels do all of it that never write the hidden map."""
-        fits = self.activation == "relu" and not self.output_activation and takes(kernels.dtype_taken(y), y.shape[1])
-        return fits and all(norm.by_passes_on_gpu(y) for norm in (self.expand_norm, self.reduce_norm))
+        dtype = kernels.dtype_taken(y)
+        fits = self.activation == "relu" and not self.output_activation and takes(dtype, y.shape[1])
+        norms = (self.expand_norm, self.reduce_norm)
+        return fits and all(norm.by_passes_on_gpu(y) for norm in norms) and compiled(y.device, dtype)
 
     def _joint(self, y: Tensor) -> Tensor:
         inner, outer = self.expand_norm, self.reduce_norm
