@@ -43,6 +43,7 @@ class Stem(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """As `stem`: (B, 16, h, w)."""
         ctx.save_for_backward(image, weight, bias)
         found: Tensor = torch.ops.laconv.stem(image, weight, bias)
         return found

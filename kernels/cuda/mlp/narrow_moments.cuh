@@ -14,7 +14,7 @@ struct MomentsParameters {
   int64_t pixels;
 };
 
-template <class T> __global__ void __launch_bounds__(THREADS) moments(const MomentsParameters parameters) {
+template <class T> __global__ void __launch_bounds__(THREADS, 4) moments(const MomentsParameters parameters) {
   const Lane lane = lane_here();
   const int64_t stride = int64_t(gridDim.x) * WARPS * PIXELS;
   const uint32_t one = packed(1.f, 1.f, T{}), ones[4] = {one, one, one, one};
