@@ -71,7 +71,8 @@ def weight_gradient(
     mean_g, mean_gh = (sums.double() / count.double()).chunk(2)
     apart = w1.double() @ products.view(channels, channels) - mean.double()[:, None] * of_y
     through = with_y.double() - mean_g[:, None] * of_y - (mean_gh * inverse)[:, None] * apart
-    return ((weight.double() * inverse)[:, None] * through).to(with_y.dtype)
+    gradient: Tensor = (weight.double() * inverse)[:, None] * through
+    return gradient.to(with_y.dtype)
 
 
 def _on_gpu(name: str, y: int) -> Any:

@@ -72,9 +72,11 @@ def finished(out: Tensor, beside: Tensor | None, relu: bool, slope: float) -> Te
 
 def gated(grad: Tensor, sign: Tensor, slope: float) -> Tensor:
     """The gradient before the ReLU, from that behind it and what has the sign of its input, (B, C, ...)."""
-    if not slope:
-        return torch.ops.aten.threshold_backward(grad, sign, 0)
-    return torch.ops.aten.leaky_relu_backward(grad, sign, slope, True)
+    aten = torch.ops.aten
+    found: Tensor = (
+        aten.leaky_relu_backward(grad, sign, slope, True) if slope else aten.threshold_backward(grad, sign, 0)
+    )
+    return found
 
 
 def backward_reduce(
@@ -121,8 +123,8 @@ def backward_apply(
     of_bias, of_weight = (sums / count).chunk(2)
     inverse = torch.rsqrt(var + eps)
     scale = weight * inverse
-    slope = -scale * inverse * of_weight
-    level = -scale * of_bias - slope * mean
+    tilt = -scale * inverse * of_weight
+    level = -scale * of_bias - tilt * mean
     broad = [1, len(mean), *[1] * (x.dim() - 2)]
-    wide = torch.addcmul(level.view(broad), x, slope.view(broad))
+    wide = torch.addcmul(level.view(broad), x, tilt.view(broad))
     return torch.empty_like(x).copy_(wide.addcmul_(grad, scale.view(broad)))

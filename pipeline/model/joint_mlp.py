@@ -51,7 +51,8 @@ class JointMLP(torch.autograd.Function):
         own_inner, of_w2, with_y = torch.ops.laconv.mlp_backward_reduce(below, y, *matrices, *inner, inner_eps)
         sums = global_sums(own_inner)
         of_y = torch.ops.laconv.mlp_backward_apply(below, y, *matrices, *inner, sums, total, grad, inner_eps)
-        of_w1 = weight_gradient(with_y, moments, matrices[0], *inner[:3], sums, total, inner_eps)
+        mean, var, weight, _ = inner
+        of_w1 = weight_gradient(with_y, moments, matrices[0], mean, var, weight, sums, total, inner_eps)
         of_matrices = (
             each.view(shape).to(dtype) for each, (shape, dtype) in zip((of_w1, of_w2), ctx.likes, strict=True)
         )

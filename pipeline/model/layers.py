@@ -28,7 +28,8 @@ def norm_act(norm: BatchNorm, x: Tensor, kind: Activation, beside: Tensor | None
     """activation(BN(x)), or activation(beside + BN(x)): (B, C, ...) -> the same shape."""
     if kind == "silu":
         return activate(norm(x, beside), kind)
-    return norm(x, beside, relu=True, slope=LEAK if kind == "leaky_relu" else 0.0)
+    out: Tensor = norm(x, beside, relu=True, slope=LEAK if kind == "leaky_relu" else 0.0)
+    return out
 
 
 class ConvNormAct(nn.Module):

@@ -57,8 +57,8 @@ def given(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", offse
     maps = [made(*shape).to(memory_format=torch.channels_last) for _ in range(3)]
     y = maps[0] * (1 + torch.arange(channels) % 3).view(-1, 1, 1) + offset
     matrices = made(hidden, channels, scale=channels**-0.5), made(channels, hidden, scale=hidden**-0.5)
-    halves = [each.to(device, dtype) for each in (y, *maps[1:], *matrices)]
-    return Given(*halves, made(hidden).to(device), made(hidden).to(device))
+    y, grad, beside, w1, w2 = (each.to(device, dtype) for each in (y, *maps[1:], *matrices))
+    return Given(y, grad, beside, w1, w2, made(hidden).to(device), made(hidden).to(device))
 
 
 def every_pass(kernels: Any, these: Given) -> Found:

@@ -80,7 +80,7 @@ def test_what_a_loop_takes(kernels: Kernels, case: tuple[int, str]) -> None:
 
 @pytest.mark.parametrize("chip", ARCHITECTURES)
 def test_the_stem_fits_its_registers(chip: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    found = {}
+    found: dict[str, int] = {}
     for function in read(compile_unit("stem_bf16", chip, tmp_path_factory.mktemp("code"))):
         assert (function.spills, function.stack) == (0, 0), function.name
         if kernel := re.search(r"4stem\d+(forward|backward)I", function.symbol):

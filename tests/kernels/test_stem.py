@@ -40,7 +40,8 @@ def exactly(image: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> tuple[
     compared = wide.to(torch.float32).to(weight.dtype).double()
     out, taken = F.max_pool2d(compared, 2, return_indices=True)
     chosen = wide.flatten(2).gather(2, taken.flatten(2)).view(out.shape)
-    return out, *torch.autograd.grad(chosen, (weight64, bias64), grad.double())
+    of_weight, of_bias = torch.autograd.grad(chosen, (weight64, bias64), grad.double())
+    return out, of_weight, of_bias
 
 
 @pytest.mark.parametrize("same", [False, True], ids=["float32", "same"])
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_named(kernels: OnCpu) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operator_is_convolution_and_pooling(dtype: torch.dtype) -> None:
     image, weight, bias, grad = given((2, 6, 10), dtype, torch.float32)
-    leaves = [each.requires_grad_() for each in (weight, bias)]
+    leaves = (weight.requires_grad_(), bias.requires_grad_())
     found = stem(image, *leaves)
     expected = F.max_pool2d(F.conv2d(image.to(dtype), *leaves), 2)
     assert torch.equal(found, expected)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from laconvnet.pipeline.bench.moved import Moved
-from laconvnet.pipeline.model import joint_mlp
+from laconvnet.pipeline.model import batch_statistics, joint_mlp
 from laconvnet.pipeline.model.blocks.base import MLP, BlockConfig
 from laconvnet.pipeline.model.norm import BatchNorm
 
@@ -71,7 +71,7 @@ def test_of_as_many_processes_with_the_same_images(monkeypatch: pytest.MonkeyPat
     y, grad = given()
     with torch.autocast("cpu", torch.bfloat16):
         alone = trained(made(), y, grad)
-        whole = joint_mlp.global_statistics
+        whole = batch_statistics.global_statistics
         monkeypatch.setattr(joint_mlp, "global_statistics", lambda own: (*whole(own)[:2], 2 * whole(own)[2]))
         monkeypatch.setattr(joint_mlp, "global_sums", lambda own: 2 * own)
         joined = trained(made(), y, grad)
