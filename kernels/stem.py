@@ -43,7 +43,7 @@ class Stem(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """As `stem`: (B, 16, h, w)."""
+        """As `stem`: image (B, 3, H, W), weight (16, 3, 1, 1) and bias (16,) -> (B, 16, h, w)."""
         ctx.save_for_backward(image, weight, bias)
         found: Tensor = torch.ops.laconv.stem(image, weight, bias)
         return found

@@ -93,7 +93,7 @@ def build(
     from laconvnet.shards.sources import get
     from laconvnet.shards.sources.base import Samples
     from laconvnet.shards.sources.generated import is_generated
-    from laconvnet.shards.sources.remote import samples_of
+    from laconvnet.shards.sources.remote import at_hand, samples_of
 
     share = _share(task) if task else None
     brake = Brake(strict, None if at_most_lost is None else _fraction(at_most_lost))
@@ -106,7 +106,7 @@ def build(
         show(asdict(plan(samples(), shard_bytes)), json)
         return
     options = {"split": split, "partition": partition, "shard_bytes": shard_bytes}
-    options |= {GENERATED: True} if is_generated(root) else {}
+    options |= {GENERATED: True} if is_generated(at_hand(root)) else {}
     given: dict[str, Any] = {"source": origin.name, "licence": origin.licence, "options": options}
     given |= {"shard_bytes": shard_bytes, "workers": workers}
     if share:

@@ -42,7 +42,7 @@ def samples_of(
     Without ``look`` no image is looked for, nor fetched.
     """
     root_url, images_url = url_of(root), url_of(images) if images else None
-    place = local_root(Folder(root_url)) if root_url else root
+    place = at_hand(root)
     store, below = (Folder(root_url), place) if root_url and not images else (None, place)
     if images_url:
         store = Folder(images_url)
@@ -50,6 +50,12 @@ def samples_of(
     options = {"images": images, "splits": splits, "partition": partition}
     samples = source.samples(place, **options, with_images=look and store is None)  # type: ignore[arg-type]
     return with_images(samples, below, store) if store and look else samples
+
+
+def at_hand(root: Path) -> Path:
+    """A root on this machine: where its annotations lie, fetched as `local_root` where it is a URL."""
+    url = url_of(root)
+    return local_root(Folder(url)) if url else root
 
 
 def local_root(folder: Folder) -> Path:

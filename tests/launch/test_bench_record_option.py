@@ -42,8 +42,8 @@ def small_data(*arguments: Any, **_: Any) -> Any:
     [
         (["kernel", *TINY, "--quick", "--rounds", "1"], 2 * 5 * 3 * 3),
         (["infer", *TINY, "--rounds", "1"], 2 * 2),
-        (["bytes", *TINY, "--rounds", "1"], 2 * 5 * 2 + 2 * 2 + 2 * 2),
-        (["bytes", *TINY, "--part", "moved"], 2 * 2),
+        (["bytes", *TINY, "--rounds", "1"], 2 * 5 * 2 + 2 * 2 + 2 * 2 + 1 + 20),
+        (["bytes", *TINY, "--part", "moved"], 2 * 2 + 1 + 20),  # the least, and the dearest
         (["shards", "--pictures", "8", "--size", "32", "--rounds", "2", "--part", "build"], 2),
         (["shards", "--pictures", "8", "--rounds", "1", "--part", "pass-through", "decode", "small", "reads"], 9),
         (["data", "--rounds", "1"], 2),

@@ -85,7 +85,6 @@ def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert ours["step_ms"] == pytest.approx(2 * ours["median"])
     assert 0 <= ours["data_wait"] < 1
     assert (ours["mfu"], ours["peak_mb"]) == (None, None)
-    assert all(f"bench {part}" in output.err for part in ("loop", "checkpoint", "memory", "speed"))
 
     (tmp_path / "rows").write_text(output.out)
     assert cli.main(["bench", "show", str(tmp_path / "rows")]) == 0

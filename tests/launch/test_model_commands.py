@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_and_code_2(
 
 def test_the_papers_tables(capsys: pytest.CaptureFixture[str]) -> None:
     found = [json.loads(line) for line in output(capsys, "model", "table", "7", "12", "--json").splitlines()]
-    assert [row["table"] for row in found] == ["7"] * 4 + ["12"]
+    assert [row["table"] for row in found] == ["7"] * 6 + ["12"]
     assert found[-1]["paper_macs"] == 450_000_000
     assert found[-1]["macs"] == pytest.approx(0.445e9, rel=0.01)
     rows = list(csv.DictReader(io.StringIO(output(capsys, "model", "table", "12", "--csv"))))
@@ -116,7 +116,7 @@ def test_the_papers_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith("Tab. 12 of v2")
     for figure in ("1.4", "0.45", "1.429", f"{found[-1]['macs'] / 1e9:.4g}"):
         assert figure in shown
-    assert "note" not in shown  # there is nothing to say
+    assert "trained by configs/finetune/clevr_ref_b.yaml" in shown
 
 
 @pytest.mark.parametrize("command", ["info", "table"])

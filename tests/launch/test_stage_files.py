@@ -107,7 +107,7 @@ def test_pretrained_weights_are_optional(raw: Path) -> None:
 
 
 def test_a_sweep_varies_what_it_says(raw: Path) -> None:
-    whole = graph("sweep", raw, data=str(raw), weights=str(raw))
+    whole = graph("sweep", raw, data=str(raw), weights=str(raw), glove=str(raw / "glove.840B.300d.txt"))
     assert precheck.commands(whole, whole.stages, cli.parser()) == []
     assert precheck.missing(whole, whole.stages) == []
     runs = [configured(stage) for stage in whole.stages if stage.argv[0] == "train"]

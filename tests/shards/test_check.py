@@ -185,8 +185,7 @@ def test_the_command_lists_the_first_faults_of_each_cause(tmp_path: Path, capfd:
     command = ["shards", "check", "table", "--root", str(root)]
     assert main([*command, "--faults", "2"]) == 1
     said = capfd.readouterr()
-    assert "check:" in said.err
-    assert "1/2" in said.err, "how far it came: one of two pictures is not there"
+    assert said.err == "", "short work tells of no progress"
     lines = said.out.splitlines()
     (account,) = (line.split() for line in lines if line.startswith("train") and " expression " in line)
     assert account == ["train", "expression", "6", "2", "4", "blank", "3,", "missing", "1"]
