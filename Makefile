@@ -10,6 +10,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo    walk the whole road on this machine: data, shards, training, finetuning, report (ten minutes)"
 	@echo "make test    lint, then all tests"
+	@echo "make test-variants  the same tests for one more type or data set each"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the site of docs/, as build/docs/index.html"
 	@echo "make gpu     all that needs an NVIDIA GPU, within minutes, on a machine that holds little but PyTorch: runs/gpu.txt"
@@ -33,8 +34,13 @@ demo: $(READY)
 
 # The tests of SLURM start one of their own and want the machine for themselves.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not variant" --ignore tests/slurm
 	$(BIN)/python -m pytest tests/slurm
+
+# What `make test` shows already, for one more type or data set each.
+.PHONY: test-variants
+test-variants: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m variant
 
 lint: $(READY)
 	$(BIN)/ruff check .

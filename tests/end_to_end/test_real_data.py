@@ -80,6 +80,7 @@ def test_questions_on_clevr(tmp_path: Path) -> None:
     assert answer["answer"] == known["truth"]
 
 
+@pytest.mark.variant
 def test_expressions_on_visual_genome(tmp_path: Path) -> None:
     folder = tmp_path / "visual_genome"
     built = laconvnet("shards", "build", "visual_genome", "--root", DATA / "visual_genome", "--out", folder, "--json")

@@ -32,7 +32,13 @@ CASES = [(what, switches) for what, each in INSTRUCTIONS.items() for switches in
 Kernels = dict[tuple[str, str], Function]
 
 
-@pytest.fixture(scope="session", params=[f"{name} {chip}" for name in ("bf16", "f16") for chip in ARCHITECTURES])
+@pytest.fixture(
+    scope="session",
+    params=[
+        *(f"bf16 {chip}" for chip in ARCHITECTURES),
+        *(pytest.param(f"f16 {chip}", marks=pytest.mark.variant) for chip in ARCHITECTURES),
+    ],
+)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     """By name and switches, of one number type and chip."""
     name, chip = request.param.split()

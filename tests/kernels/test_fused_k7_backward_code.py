@@ -58,7 +58,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["f16", "bf16"])
+@pytest.fixture(scope="module", params=["bf16", pytest.param("f16", marks=pytest.mark.variant)])
 def kernels(
     request: pytest.FixtureRequest, architecture: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str, bool], Function]:

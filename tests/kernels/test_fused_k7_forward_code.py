@@ -44,7 +44,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=SPELLED)
+@pytest.fixture(scope="module", params=["bf16", pytest.param("f16", marks=pytest.mark.variant)])
 def kernels(request: pytest.FixtureRequest, architecture: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     tuple[int, bool], Function
 ]:  # fmt: skip

@@ -53,7 +53,7 @@ def nudged(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> list[list
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.variant)])
 def test_two_hundred_steps_track_fp32(
     tmp_path: Path, refcoco: Path, exact: list[float], nudged: list[list[float]], precision: str
 ) -> None:
