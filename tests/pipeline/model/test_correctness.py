@@ -353,7 +353,7 @@ def test_contiguous_and_interleaved_groups_are_one_network(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("switches", "task", "head"),
     [
-        ({}, "rec", "anchors"),
+        pytest.param({}, "rec", "anchors", marks=pytest.mark.variant),
         ({"interleaved": True, "activation": "silu", "output_activation": True, "language_rnn": "gru"}, "res", "masks"),
     ],
     ids=["paper", "released"],

@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, refcoco: Path) -> Path
 KEYS = ["--engine.zero", "1", "--model.affinity_dropout", "0.1", "--checkpoint.keep", "9", "--schedule.epochs", "1.6"]
 
 
-@pytest.mark.parametrize(("zero", "world"), [("1", 2), ("3", 2)])
+@pytest.mark.parametrize(("zero", "world"), [pytest.param("1", 2, marks=pytest.mark.variant), ("3", 2)])
 def test_the_losses_after_a_resume_are_those_of_the_undisturbed_run(
     undisturbed: Path, tmp_path: Path, refcoco: Path, zero: str, world: int
 ) -> None:
