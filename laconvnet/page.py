@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +25,19 @@ def templates(folder: Path) -> Environment:
     )
     environment.globals["policy"] = policy
     return environment
+
+
+def choices(found: Mapping[str, Collection[str]], order: Sequence[str]) -> dict[str, list[str]]:
+    """What each filter of a page may be set to: the values that occur, where there are several.
+
+    Those of ``order`` come in its order, others by their spelling.
+    """
+    place = {value: number for number, value in enumerate(order)}
+    return {
+        name: sorted(values, key=lambda value: (place.get(value, 0), value))
+        for name, values in found.items()
+        if len(values) > 1
+    }
 
 
 def script() -> str:

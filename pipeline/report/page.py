@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import publish_text
-from laconvnet.page import script, templates
+from laconvnet.page import choices, script, templates
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.report.compare import Comparison, comparisons
 from laconvnet.pipeline.report.curves import curves
@@ -113,12 +113,7 @@ def _filters(results: Sequence[_Result]) -> dict[str, list[str]]:
     """What each filter may be set to, by its heading: the values of the trait that occur, where there are several."""
     cards = [card for result in results for card in (*result.sheet.right, *result.sheet.wrong)]
     found = {name: {card.traits[name] for card in cards if name in card.traits} for name in _FILTERS}
-    order = {name: place for place, name in enumerate(SIZES)}
-    return {
-        name: sorted(values, key=lambda value: (order.get(value, 0), value))
-        for name, values in found.items()
-        if len(values) > 1
-    }
+    return choices(found, SIZES)
 
 
 def _title(found: Gathered) -> str:

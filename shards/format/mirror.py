@@ -85,16 +85,23 @@ def repairable(folder: Path) -> Iterator[None]:
         raise InputError(f"{error}; or delete {folder}, which is fetched again from {found.url}") from error
 
 
-def _cache() -> Path:
-    """LACONVNET_SET_CACHE, else the user's cache folder by the XDG rule: this user's alone."""
+def own_cache(variable: str, name: str, what: str) -> Path:
+    """The folder that the variable names, else ``name`` in the user's cache folder: this user's alone.
+
+    Raises InputError where there is no home, and for a folder that others can write; ``what`` is kept there.
+    """
     try:
-        place = user_cache("LACONVNET_SET_CACHE", "sets")
+        place = user_cache(variable, name)
     except RuntimeError as error:
-        raise InputError(f"{error}; let LACONVNET_SET_CACHE name a folder for the tables of sets") from error
+        raise InputError(f"{error}; let {variable} name a folder for {what}") from error
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if why := distrusted(place):
-        raise InputError(f"{why}: no tables are read from it; let LACONVNET_SET_CACHE name a folder of your own")
+        raise InputError(f"{why}: {what} are not read from it; let {variable} name a folder of your own")
     return place
+
+
+def _cache() -> Path:
+    return own_cache("LACONVNET_SET_CACHE", "sets", "tables of sets")
 
 
 def _digest(folder: Folder, commit: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from laconvnet.files import publish_text
-from laconvnet.page import script, templates
+from laconvnet.page import choices, script, templates
 from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.areas import BORDERS, SIZES
 from laconvnet.shards.format.manifest import Manifest
@@ -61,9 +61,4 @@ def _filters(shown: list[Card]) -> dict[str, list[str]]:
             found["split"].add(entry.split)
             found["kind"].add(entry.kind)
             found["size"].update([entry.size] if entry.size else [])
-    order = {name: place for place, name in enumerate(SIZES)}
-    return {
-        name: sorted(values, key=lambda value: (order.get(value, 0), value))
-        for name, values in found.items()
-        if len(values) > 1
-    }
+    return choices(found, SIZES)

@@ -18,11 +18,11 @@ import xxhash
 from laconvnet.files import find_object, publish_json, publishing
 from laconvnet.images import MAX_BYTES
 from laconvnet.shards.errors import InputError
+from laconvnet.shards.format.mirror import own_cache
 from laconvnet.shards.format.raw import RawSample, Samples
 from laconvnet.shards.format.remote import Folder, url_of
 from laconvnet.shards.sources.base import Source
 from laconvnet.shards.sources.reading import inside
-from laconvnet.trust import distrusted, user_cache
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _FETCHED = ".fetched.json"  # what the store told of each file when it was fetched
@@ -82,13 +82,7 @@ def local_root(folder: Folder) -> Path:
 
 def local_folder(folder: Folder) -> Path:
     """Where files of a URL are kept: under LACONVNET_RAW_CACHE, else in the user's cache; this user's alone."""
-    try:
-        caches = user_cache("LACONVNET_RAW_CACHE", "raw")
-    except RuntimeError as error:
-        raise InputError(f"{error}; let LACONVNET_RAW_CACHE name a folder for what is fetched") from error
-    caches.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if why := distrusted(caches):
-        raise InputError(f"{why}: nothing is read from it; let LACONVNET_RAW_CACHE name a folder of your own")
+    caches = own_cache("LACONVNET_RAW_CACHE", "raw", "fetched files")
     place = caches / xxhash.xxh3_128_hexdigest(folder.url.encode("utf-8", "surrogateescape"))
     place.mkdir(mode=0o700, exist_ok=True)
     return place

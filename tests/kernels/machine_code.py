@@ -15,8 +15,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from laconvnet.kernels.cuda import cache, compiler, resources
+from laconvnet.kernels.cuda.toolchain import ARCHITECTURES
 from tests.kernels import compilers
+
+# What a module's machine code is read of: each type of halves, and each with every chip.
+HALVES = ["bf16", pytest.param("f16", marks=pytest.mark.variant)]
+HALVES_AND_CHIPS = [
+    *(f"bf16 {chip}" for chip in ARCHITECTURES),
+    *(pytest.param(f"f16 {chip}", marks=pytest.mark.variant) for chip in ARCHITECTURES),
+]
 
 _FUNCTION = re.compile(r"\.text\.(\S+):")
 _LABEL = re.compile(r"\s*(\.L_\w+):")

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from laconvnet.kernels.cuda.toolchain import ARCHITECTURES
-from tests.kernels.machine_code import Function, compile_unit, read
+from tests.kernels.machine_code import HALVES_AND_CHIPS, Function, compile_unit, read
 
 THREADS, REGISTERS = 128, 65536
 STEPS = {"forward": 3, "grad_x": 1, "grad_filters": 1}  # unrolled in a loop
@@ -32,13 +31,7 @@ CASES = [(what, switches) for what, each in INSTRUCTIONS.items() for switches in
 Kernels = dict[tuple[str, str], Function]
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        *(f"bf16 {chip}" for chip in ARCHITECTURES),
-        *(pytest.param(f"f16 {chip}", marks=pytest.mark.variant) for chip in ARCHITECTURES),
-    ],
-)
+@pytest.fixture(scope="session", params=HALVES_AND_CHIPS)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     """By name and switches, of one number type and chip."""
     name, chip = request.param.split()

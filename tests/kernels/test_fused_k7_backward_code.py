@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.kernels.machine_code import Function, compile_unit, read
+from tests.kernels.machine_code import HALVES, Function, compile_unit, read
 
 REGISTERS = 65536
 
@@ -58,7 +58,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["bf16", pytest.param("f16", marks=pytest.mark.variant)])
+@pytest.fixture(scope="module", params=HALVES)
 def kernels(
     request: pytest.FixtureRequest, architecture: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str, bool], Function]:

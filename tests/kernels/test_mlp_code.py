@@ -7,7 +7,7 @@ import re
 import pytest
 
 from laconvnet.kernels.cuda.toolchain import ARCHITECTURES
-from tests.kernels.machine_code import Function, compile_unit, read
+from tests.kernels.machine_code import HALVES_AND_CHIPS, Function, compile_unit, read
 
 # By number of channels and pass: instructions and products (16 x 8 x 16) of the loop, threads a block, and blocks that
 # are to share a processor by their registers. A loop takes 16 pixels through all of the hidden channels (16 channels),
@@ -36,13 +36,7 @@ REGISTERS = 65536
 Kernels = dict[tuple[int, str], Function]
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        *(f"bf16 {chip}" for chip in ARCHITECTURES),
-        *(pytest.param(f"f16 {chip}", marks=pytest.mark.variant) for chip in ARCHITECTURES),
-    ],
-)
+@pytest.fixture(scope="session", params=HALVES_AND_CHIPS)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     """By number of channels and pass, of one number type and chip."""
     name, chip = request.param.split()
