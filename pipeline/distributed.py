@@ -73,13 +73,6 @@ def maximum(number: int, device: torch.device) -> Callable[[], int]:
     return answer
 
 
-def leave() -> None:
-    """Leave together: a process that exits while another is still in a collective aborts it."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-
-
 _Reason = tuple[str, str] | None  # the kind of a failure and its message; None of a process that has not failed
 
 

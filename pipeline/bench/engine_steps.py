@@ -73,8 +73,13 @@ def measure(work: Work, there: Connection) -> None:
     if work.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
-        with tempfile.TemporaryDirectory() as place:
-            _measure(work, there, Path(place))
+        network = work.network
+        config = EngineConfig(zero=work.zero, precision=network.precision)  # type: ignore[arg-type]
+        with (
+            tempfile.TemporaryDirectory() as place,
+            Engine(config, network.batch, OptimizerConfig.clip, Path(place)) as engine,
+        ):
+            _measure(work, engine, there)
     except torch.OutOfMemoryError:
         there.send("out of memory")
     except Exception as error:
@@ -82,10 +87,8 @@ def measure(work: Work, there: Connection) -> None:
         raise
 
 
-def _measure(work: Work, there: Connection, place: Path) -> None:
+def _measure(work: Work, engine: Engine, there: Connection) -> None:
     network = work.network
-    config = EngineConfig(zero=work.zero, precision=network.precision)  # type: ignore[arg-type]
-    engine = Engine(config, network.batch, OptimizerConfig.clip, place)
     images, tokens = made_input(network, network.batch, engine.device)
     bare = Way(network, engine.device, reference=False)
     bare.fit(images, tokens)
@@ -102,7 +105,6 @@ def _measure(work: Work, there: Connection, place: Path) -> None:
             _round(seen, name, ways[name], work.steps, engine.device)
         seen.skipped = driven.skipped - seen.skipped
         there.send(seen)
-    engine.close()
 
 
 def _round(seen: Round, name: str, step: Callable[[], Tensor], steps: int, device: torch.device) -> None:

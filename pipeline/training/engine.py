@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from laconvnet.pipeline import distributed
-from laconvnet.pipeline.distributed import leave, maximum
+from laconvnet.pipeline.distributed import maximum
 from laconvnet.pipeline.errors import ConfigError, TrainingError
 from laconvnet.terminal import complain
 
@@ -84,12 +84,19 @@ class Engine:
 
     accelerate starts the process group and the trackers and hands model and optimizer to DeepSpeed. Its own loader
     and scheduler wrappers stay unused: they shard a second time and step once a process.
+
+    Used by `with`, it leaves its process as it was found: another may be made in it afterwards.
     """
 
     def __init__(self, config: EngineConfig, batch: int, clip: float, folder: Path) -> None:
+        world = distributed.world()
+        pieces = world * config.accumulate
+        if batch % pieces:
+            cut = f"{world} processes" + (f" of {config.accumulate} micro-batches" if config.accumulate > 1 else "")
+            raise ConfigError(f"data.batch: {batch} does not divide among {cut}; choose a multiple of {pieces}")
+        self._environment = dict(os.environ)
         keep_out_launchers_settings()
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-        world = distributed.world()
         if "WORLD_SIZE" not in os.environ:
             # Port 0: whichever is free when it is bound. Nobody else has to know.
             os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -102,10 +109,6 @@ class Engine:
         warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
         # Built at start-up by a C++ compiler and of use on a CPU only; gloo does the same without one.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        pieces = world * config.accumulate
-        if batch % pieces:
-            cut = f"{world} processes" + (f" of {config.accumulate} micro-batches" if config.accumulate > 1 else "")
-            raise ConfigError(f"data.batch: {batch} does not divide among {cut}; choose a multiple of {pieces}")
         allow_tf32(config.tf32)
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // pieces, clip))
         # Without the explicit backend accelerate runs every process as rank 0 of 1 on a CPU, and says nothing.
@@ -206,9 +209,29 @@ class Engine:
         """As `agree`, but the answer is waited for only when what comes back is called."""
         return maximum(signal, self.device)
 
-    def close(self) -> None:
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave together at the end; after an exception others may stand in a collective, and are not waited for."""
+        from accelerate.state import AcceleratorState
+
+        if kind is None or self.world == 1:
+            self.leave()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in os.environ.keys() | self._environment.keys():
+            if name not in self._environment:
+                del os.environ[name]
+            elif os.environ.get(name) != self._environment[name]:
+                os.environ[name] = self._environment[name]
+
+    def leave(self) -> None:
         """Leave together: a process that exits while another is still in a collective aborts it."""
-        leave()
+        from deepspeed import comm
+
+        if comm.is_initialized():
+            comm.barrier()
+            comm.destroy_process_group()  # DeepSpeed's: torch's would leave it with groups that are no more
 
 
 def keep_out_launchers_settings() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from laconvnet.kernels import backend
-from laconvnet.pipeline.distributed import Ranks, leave
+from laconvnet.pipeline.distributed import Ranks
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.model.blocks.laconv import Filters
 from laconvnet.pipeline.training.engine import Engine
@@ -24,7 +24,7 @@ def settle(model: nn.Module, engine: Engine) -> backend.InUse | None:
         # A process that compiles for minutes is waited for here, and one that cannot stops them all.
         found = Ranks(engine.rank, engine.world).each(lambda: _checked(engine.config.kernels, engine.device))
     except Exception:
-        leave()
+        engine.leave()
         raise
     if engine.agree(int(not found.compiled)) and found.compiled:
         # Its own warning may stand in a log that nobody reads, and the pace is that of the slowest.

@@ -52,8 +52,7 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         return True
 
     validation = Validation.of(config, run, source)
-    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run)
-    with ExitStack() as held:
+    with ExitStack() as held, Engine(config.engine, config.data.batch, config.optimizer.clip, run) as engine:
         own = engine.ranks.each(lambda: held.enter_context(owner.take(run)) if engine.is_main else None)
         memory = Memory.inherited()
         saved = resume.saved(config, run, engine.ranks, memory)
@@ -114,9 +113,8 @@ def _train(
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
     except TrainingError:
-        engine.close()  # every process has come to the same end
+        engine.leave()  # every process has come to the same end
         raise
-    engine.close()
     stopped = turn == Turn.STOP
     if stopped and engine.is_main:
         complain(f"stopped at step {done} of {total}, saved; the same command goes on from there")

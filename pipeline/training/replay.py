@@ -42,15 +42,14 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     state, words = checkpoint.read(place, checkpoint.RESUMES)
     vocabulary = Vocabulary.from_json(words)
     start_state = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
-    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS)
-    kernels.settle(start_state.model, engine)
-    session = Session(config, source, engine, start_state)
-    with closing(session.stream(start_state.step)) as stream:
-        for earlier in range(start_state.step, step):
-            session.step(earlier, list(islice(stream, config.engine.accumulate)))
-            complain(f"step {earlier} taken, {step - earlier} to go")
-        found = _examined(session, step, list(islice(stream, config.engine.accumulate)))
-    engine.close()
+    with Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS) as engine:
+        kernels.settle(start_state.model, engine)
+        session = Session(config, source, engine, start_state)
+        with closing(session.stream(start_state.step)) as stream:
+            for earlier in range(start_state.step, step):
+                session.step(earlier, list(islice(stream, config.engine.accumulate)))
+                complain(f"step {earlier} taken, {step - earlier} to go")
+            found = _examined(session, step, list(islice(stream, config.engine.accumulate)))
     return {"step": step, "from": str(place), **found}
 
 

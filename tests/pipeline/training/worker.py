@@ -28,34 +28,34 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     task_class = TASKS[config.model.task]
     examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
     items = Items.of(examples, config.seed)
-    engine = Engine(config.engine, config.data.batch, config.optimizer.clip, out)
-    start_state = start(config, None, examples)
-    model = start_state.model
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
-    loader = Loader(examples, start_state.vocabulary, config.data, config.data.batch // engine.world, engine.device)
-    task = task_class(config.model, start_state.vocabulary)
-    seen, order = [], os.environ.get("ORDER")
-    for step in range(STEPS):
-        rows = items.step(step, config.data.batch, engine.rank, engine.world)
-        batch = loader.batch(Request(np.random.default_rng(int(order)).permutation(rows) if order else rows))
-        loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
-        wrapped.backward(loss)
-        gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-        norm, _ = engine.step(wrapped, trained)
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        seen.append(
-            {
-                "rows": batch.rows.tolist(),
-                "loss": loss.item(),
-                "norm": norm.item(),
-                "gradients": gradients,
-                "state": state,
-            }
-        )
-    torch.save(seen, out / f"rank{engine.rank}.pt")
-    loader.close()
-    engine.close()
+    with Engine(config.engine, config.data.batch, config.optimizer.clip, out) as engine:
+        start_state = start(config, None, examples)
+        model = start_state.model
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        wrapped = engine.wrap(model, build_optimizer(config.optimizer, trained, engine.device))
+        loader = Loader(examples, start_state.vocabulary, config.data, config.data.batch // engine.world, engine.device)
+        task = task_class(config.model, start_state.vocabulary)
+        seen, order = [], os.environ.get("ORDER")
+        for step in range(STEPS):
+            rows = items.step(step, config.data.batch, engine.rank, engine.world)
+            batch = loader.batch(Request(np.random.default_rng(int(order)).permutation(rows) if order else rows))
+            loss = torch.stack(list(task.loss(wrapped(batch.images, batch.tokens), batch).values())).sum()
+            wrapped.backward(loss)
+            given = [(name, weight.grad) for name, weight in model.named_parameters()]
+            gradients = {name: gradient.clone() for name, gradient in given if gradient is not None}
+            norm, _ = engine.step(wrapped, trained)
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            seen.append(
+                {
+                    "rows": batch.rows.tolist(),
+                    "loss": loss.item(),
+                    "norm": norm.item(),
+                    "gradients": gradients,
+                    "state": state,
+                }
+            )
+        torch.save(seen, out / f"rank{engine.rank}.pt")
+        loader.close()
 
 
 if __name__ == "__main__":
