@@ -81,7 +81,10 @@ RUN = (
     File(
         f"{layout.VALIDATED}/step-*/{layout.DRAWN}", "examples with answer and truth", "as above, `validate.examples`"
     ),
-    File("tensorboard/*", "the same curves for TensorBoard"),
+    File(layout.TRACKERS, "how each tracker finds its run again, and its page", "`log.trackers`"),
+    File("tensorboard/*", "the same curves for TensorBoard", "`log.trackers`"),
+    File("wandb/**", "what `wandb sync` hands over, and wandb's own logs", "`log.trackers` with wandb"),
+    File("mlruns/**", "MLflow's file store", "`log.trackers` with mlflow, no MLFLOW_TRACKING_URI"),
     File(
         f"{layout.CHECKPOINTS}/step-*/{layout.COMMIT}",
         "the marker: version, step, score and what it is by, seal of the configuration, fingerprint of the data, code, "

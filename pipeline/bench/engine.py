@@ -22,7 +22,7 @@ from laconvnet.pipeline.bench.speed import Network
 ZERO = (1, 3)
 PRECISIONS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32", "bf16")}
 _START = "spawn"  # a GPU cannot be used in a process that was forked
-_NEEDED = ("deepspeed", "accelerate", "transformers", "tensorboard")
+_NEEDED = ("deepspeed", "accelerate", "transformers")
 
 
 def rows(network: Network, device: torch.device, rounds: int, steps: int) -> Iterator[list[Row]]:

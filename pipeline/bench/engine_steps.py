@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -75,10 +73,7 @@ def measure(work: Work, there: Connection) -> None:
     try:
         network = work.network
         config = EngineConfig(zero=work.zero, precision=network.precision)  # type: ignore[arg-type]
-        with (
-            tempfile.TemporaryDirectory() as place,
-            Engine(config, network.batch, OptimizerConfig.clip, Path(place)) as engine,
-        ):
+        with Engine(config, network.batch, OptimizerConfig.clip) as engine:
             _measure(work, engine, there)
     except torch.OutOfMemoryError:
         there.send("out of memory")

@@ -14,8 +14,10 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 
 
-def draw(out: Path, title: str, line: str, manifest: Manifest, answers: Sequence[Mapping[str, Any]], most: int) -> None:
-    """Write a page with at most so many of the answers, spread evenly over them, to ``out``.
+def draw(
+    out: Path, title: str, line: str, manifest: Manifest, answers: Sequence[Mapping[str, Any]], most: int
+) -> list[Card]:
+    """Write a page with at most so many of the answers, spread evenly over them, to ``out``; their cards.
 
     A set whose images cannot be shown leaves a page that says why.
     """
@@ -28,3 +30,4 @@ def draw(out: Path, title: str, line: str, manifest: Manifest, answers: Sequence
         note = f"The images cannot be shown: {error}"
     page = templates(Path(__file__).parent).get_template("drawn.html.j2")
     publish_text(out, page.render(title=title, line=line, form=form, chosen=cards, note="" if cards else note))
+    return cards

@@ -11,9 +11,21 @@ from typing import Any
 from laconvnet.files import find_object, read_json, read_object
 from laconvnet.pipeline import yaml_files
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.tracked import Tracked, tracked
 from laconvnet.pipeline.runs import fence, history
 from laconvnet.pipeline.runs.history import Span
-from laconvnet.pipeline.runs.layout import ANSWERS, CONFIG, DONE, ENVIRONMENT, EVALUATIONS, FAILED, GRAPH, JOB, LOG
+from laconvnet.pipeline.runs.layout import (
+    ANSWERS,
+    CONFIG,
+    DONE,
+    ENVIRONMENT,
+    EVALUATIONS,
+    FAILED,
+    GRAPH,
+    JOB,
+    LOG,
+    TRACKERS,
+)
 from laconvnet.pipeline.runs.records import is_number, read_lines
 from laconvnet.pipeline.runs.scores import validations
 
@@ -27,7 +39,10 @@ _LARGEST_RESULT = 1 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """A training run. ``log`` has one row a logged step, ``validations`` one a validation, in the order of steps."""
+    """A training run. ``log`` has one row a logged step, ``validations`` one a validation, in the order of steps.
+
+    ``trackers`` draw its curves.
+    """
 
     folder: Path
     label: str
@@ -35,6 +50,7 @@ class Run:
     validations: tuple[dict[str, Any], ...]
     config: str
     environment: dict[str, Any]
+    trackers: tuple[Tracked, ...] = ()
 
     @property
     def data(self) -> str | None:
@@ -185,6 +201,7 @@ def _run(folder: Path, skipped: list[str]) -> Run:
         tuple(validations(folder)),
         config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         _object(folder / ENVIRONMENT, skipped) or {},
+        tuple(tracked(folder, _object(folder / TRACKERS, skipped) or {})),
     )
 
 

@@ -17,6 +17,8 @@
       config.yaml               the resolved configuration
       environment.json          where it ran, with which versions
       log.jsonl                 a line each `log.every` steps
+      trackers.json             how each tracker finds its run again, and its url
+      tensorboard/ wandb/ mlruns/   what a tracker keeps here
       validations.jsonl         a line each validation: score, the best so far, whether the run ends with it
       owner.json                the process that trains here, while it does
       checkpoints/step-S/       state.pt, vocabulary.json, and COMMIT: what these two must be, of which run they are
@@ -48,7 +50,7 @@ _ARRAY = re.compile(r"array-(\d+)")
 
 # A run
 CONFIG, ENVIRONMENT, LOG, OWNER = "config.yaml", "environment.json", "log.jsonl", "owner.json"
-VALIDATIONS = "validations.jsonl"
+VALIDATIONS, TRACKERS = "validations.jsonl", "trackers.json"
 CHECKPOINTS, INCIDENTS, PROFILE, EVALUATIONS = "checkpoints", "incidents", "profile", "eval"
 STATE, VOCABULARY, COMMIT = "state.pt", "vocabulary.json", "COMMIT"  # of a checkpoint; the marker is written last
 INCIDENT_STATE = "state"  # the checkpoint of an incident

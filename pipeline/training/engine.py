@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -82,13 +81,13 @@ class EngineConfig:
 class Engine:
     """The processes of a run, and the model once it is wrapped.
 
-    accelerate starts the process group and the trackers and hands model and optimizer to DeepSpeed. Its own loader
+    accelerate starts the process group and hands model and optimizer to DeepSpeed. Its own loader
     and scheduler wrappers stay unused: they shard a second time and step once a process.
 
     Used by `with`, it leaves its process as it was found: another may be made in it afterwards.
     """
 
-    def __init__(self, config: EngineConfig, batch: int, clip: float, folder: Path) -> None:
+    def __init__(self, config: EngineConfig, batch: int, clip: float) -> None:
         world = distributed.world()
         pieces = world * config.accumulate
         if batch % pieces:
@@ -113,9 +112,7 @@ class Engine:
         plugin = DeepSpeedPlugin(hf_ds_config=_deepspeed(config, batch // pieces, clip))
         # Without the explicit backend accelerate runs every process as rank 0 of 1 on a CPU, and says nothing.
         group = InitProcessGroupKwargs(backend="nccl" if on_gpu else "gloo")
-        self.accelerator = Accelerator(
-            deepspeed_plugin=plugin, kwargs_handlers=[group], log_with="tensorboard", project_dir=folder
-        )
+        self.accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[group])
         if self.accelerator.num_processes != world:
             raise RuntimeError(f"{self.accelerator.num_processes} processes were joined, {world} were started")
         self.config = config

@@ -1,43 +1,47 @@
-"""What a run reports: a status line, JSON lines, TensorBoard."""
+"""What a run reports: a status line, JSON lines, curves."""
 
 from __future__ import annotations
 
 import json
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from laconvnet.files import appending, naming
 from laconvnet.pipeline.config import TrainConfig
+from laconvnet.pipeline.report.pictures import picture
 from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
+from laconvnet.pipeline.training.curves import Curves
+from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Outcome
+from laconvnet.pipeline.training.validation import Validated
 from laconvnet.terminal import complain
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 LOG_VERSION = 2
+_CURVES = (
+    *("epoch", "lr", "samples_per_s", "samples_per_s_per_device", "data_wait", "mfu"),
+    *("memory_mb", "device_memory_mb", "loss_scale", "skipped"),
+)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run is measured by: its steps, its processes, and what its devices could do.
+    """What a run is measured by: its steps, the one it begins behind, its processes, and what its devices could do.
 
-    ``trackers`` is accelerate's, which sums over the processes too. ``work`` are the floating-point operations that one
-    example costs a step, ``peak`` those that a device can do a second; both 0 where the peak is not known. ``kernels``
-    is what LaConv runs in: compiled or plain, None for a model without it.
+    ``work`` are the floating-point operations that one example costs a step, ``peak`` those that a device can do a
+    second; both 0 where the peak is not known. ``kernels`` is what LaConv runs in: compiled or plain, None for a model
+    without it.
     """
 
     total: int
-    world: int
-    trackers: Accelerator
+    first: int
+    engine: Engine
     work: int
     peak: float
     kernels: str | None = None
@@ -53,17 +57,27 @@ class Log:
     without it), skipped (steps left out so far), loss_scale (fp16), eta_s and time.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
-        self._config, self._progress = config, progress
+    def __init__(self, run: Path, config: TrainConfig, progress: Progress, curves: Curves | None) -> None:
+        """``curves`` are those of the main process."""
+        self._config, self._progress, self._curves = config, progress, curves
         self._path = run / LOG
-        self._file = appending(self._path) if progress.trackers.is_main_process else None
+        self._file = appending(self._path) if progress.engine.is_main else None
         self._sums: dict[str, Tensor] = {}
         self._taken = self._count = 0
         self._waited = 0.0
         self._since = time.perf_counter()
+        self._reported = progress.first
         self.last: dict[str, float] = {}
-        self._draws = True
-        self._track(lambda: progress.trackers.init_trackers("tensorboard"))
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._curves:
+            self._curves.end(failed=kind is not None)
+        if self._file:
+            with naming(self._path):
+                self._file.close()
 
     def step(self, step: int, outcome: Outcome, waited: float) -> None:
         """Take in step ``step`` (from 0); ``waited`` are the seconds it spent without data."""
@@ -81,23 +95,25 @@ class Log:
         """So much time was no training: speed and what is left do not count it."""
         self._since += seconds
 
-    def validated(self, step: int, split: str, metrics: dict[str, float], line: str) -> None:
+    def validated(self, step: int, split: str, found: Validated) -> None:
         """Tell of a validation after so many steps."""
         if self._file:
-            complain(line)
-        values = {f"{split}/{name}": value for name, value in metrics.items()}
-        self._track(lambda: self._progress.trackers.log(values, step=step))
+            complain(found.line)
+        if self._curves:
+            self._curves.add({f"{split}/{name}": value for name, value in found.metrics.items()}, step)
+            if found.cards:
+                self._curves.show(f"{split}/examples", [picture(card) for card in found.cards], step)
 
     def _report(self, done: int, outcome: Outcome) -> None:
         run = self._progress
         seconds = time.perf_counter() - self._since
         means: dict[str, float] = {}
         if self._sums:
-            total = run.trackers.reduce(torch.stack(list(self._sums.values())), "mean")
+            total = run.engine.accelerator.reduce(torch.stack(list(self._sums.values())), "mean")
             means = {name: value / self._taken for name, value in zip(self._sums, total.tolist(), strict=True)}
             self.last = means
         speed = self._count * self._config.data.batch / seconds
-        row = {
+        row: dict[str, Any] = {
             "version": LOG_VERSION,
             "step": done,
             "steps": run.total,
@@ -105,11 +121,11 @@ class Log:
             **means,
             "lr": outcome.rate,
             "samples_per_s": speed,
-            "samples_per_s_per_device": speed / run.world,
+            "samples_per_s_per_device": speed / run.engine.world,
             "data_wait": self._waited / seconds,
-            "mfu": speed / run.world * run.work / run.peak if run.peak else None,
+            "mfu": speed / run.engine.world * run.work / run.peak if run.peak else None,
             "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "device_memory_mb": hardware.memory(run.trackers.device),
+            "device_memory_mb": hardware.memory(run.engine.device),
             "kernels": run.kernels,
             "skipped": done - outcome.updates,
             "loss_scale": outcome.loss_scale,
@@ -120,27 +136,14 @@ class Log:
             with naming(self._path):
                 self._file.write(json.dumps(row) + "\n")
                 self._file.flush()
-            complain(_line(row))
-        shown = (*means, "lr", "samples_per_s", "data_wait", "mfu", "loss_scale")
-        self._track(lambda: run.trackers.log({key: row[key] for key in shown if row[key] is not None}, step=done))
+            every = self._config.log.console
+            if done // every > self._reported // every or done == run.total:
+                complain(_line(row))
+        if self._curves:
+            self._curves.add({key: row[key] for key in (*means, *_CURVES) if row[key] is not None}, done)
+        self._reported = done
         self._sums, self._taken, self._count = {}, 0, 0
         self._waited, self._since = 0.0, time.perf_counter()
-
-    def close(self) -> None:
-        for tracker in self._progress.trackers.trackers:
-            self._track(tracker.finish)
-        if self._file:
-            with naming(self._path):
-                self._file.close()
-
-    def _track(self, work: Callable[[], None]) -> None:
-        """Do what draws curves; where their file cannot be written the run goes on without them, after one line."""
-        if self._draws:
-            try:
-                work()
-            except OSError as error:
-                self._draws = False
-                complain(f"TensorBoard: {error}; its curves end here, {self._path} goes on")
 
 
 def _line(row: dict[str, Any]) -> str:

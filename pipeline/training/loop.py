@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.config import TrainConfig
 from laconvnet.pipeline.data.prefetch import Stalled
 from laconvnet.pipeline.data.sizes import Sizes
@@ -20,7 +21,8 @@ from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE
 from laconvnet.pipeline.runs.memory import Memory, Record
 from laconvnet.pipeline.runs.owner import Owner
 from laconvnet.pipeline.runs.version import code_version
-from laconvnet.pipeline.training import checkpoint, guard, hardware, kernels, resume
+from laconvnet.pipeline.training import checkpoint, curves, guard, hardware, kernels, resume
+from laconvnet.pipeline.training.curves import Curves
 from laconvnet.pipeline.training.ending import complete
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.keeper import Keeper
@@ -51,8 +53,9 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         complain(f"{run}: {told}")
         return True
 
+    curves.check(config.log)
     validation = Validation.of(config, run, source)
-    with ExitStack() as held, Engine(config.engine, config.data.batch, config.optimizer.clip, run) as engine:
+    with ExitStack() as held, Engine(config.engine, config.data.batch, config.optimizer.clip) as engine:
         own = engine.ranks.each(lambda: held.enter_context(owner.take(run)) if engine.is_main else None)
         memory = Memory.inherited()
         saved = resume.saved(config, run, engine.ranks, memory)
@@ -68,7 +71,9 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         record = engine.ranks.from_main(lambda: _record(session, run, own))
         keeper = Keeper(memory, config.checkpoint.memory, engine, record)
         writer = _writer(config, run, own, record) if own else None
-        return _train(session, run, writer, keeper, validation, laconv.kind if laconv else None)
+        drawn = engine.ranks.each(lambda: _curves(session, run, record) if engine.is_main else None)
+        log = Log(run, config, _progress(session, laconv.kind if laconv else None), drawn)
+        return _train(session, run, writer, keeper, validation, log)
 
 
 def _tidy_up(run: Path) -> None:
@@ -95,20 +100,26 @@ def _writer(config: TrainConfig, run: Path, own: Owner, record: Record) -> check
     return checkpoint.Writer(run, config.checkpoint, origin, may_publish, kept_by)
 
 
+def _curves(session: Session, run: Path, record: Record) -> Curves:
+    fingerprints = {"data": record.data, "configuration": record.config, "code": record.code}
+    facts = configuration.flat(session.config) | {f"fingerprint.{name}": value for name, value in fingerprints.items()}
+    return Curves(session.config.log, run, session.first_step, facts)
+
+
 def _train(
     session: Session,
     run: Path,
     writer: checkpoint.Writer | None,
     keeper: Keeper,
     validation: Validation | None,
-    laconv: str | None,
+    log: Log,
 ) -> bool:
     """Take the steps that are left; whether the run was finished."""
     engine, total = session.engine, session.source.total
     left = f"{run} goes on from its last checkpoint"
     try:
         with stop_signals(left) as signals, Sizes(session.source.examples.manifest, signals) as sizes:
-            done, turn = _take_steps(session, run, writer, keeper, validation, signals, laconv)
+            done, turn = _take_steps(session, run, writer, keeper, validation, log, signals)
             engine.ranks.each(lambda: _conclude(writer, sizes))  # a second signal may come meanwhile
     except Stalled:
         raise  # this process alone: the others stand in a collective, and to leave together would be to wait with them
@@ -133,8 +144,8 @@ def _take_steps(
     writer: checkpoint.Writer | None,
     keeper: Keeper,
     validation: Validation | None,
+    log: Log,
     signals: list[int],
-    laconv: str | None,
 ) -> tuple[int, Turn]:
     """Train to the end, or to the step at which a process was asked to stop; how far it came, and what ended it."""
     config, source, engine = session.config, session.source, session.engine
@@ -142,7 +153,7 @@ def _take_steps(
     done = session.first_step
     with (
         closing(session.stream(session.first_step)) as stream,
-        closing(Log(run, config, _progress(session, laconv))) as log,
+        log,
         profiled(config.log, run, engine.rank) as profiler,
     ):
         saver = Saver(session, writer, keeper, validation, log, signals)
@@ -172,7 +183,7 @@ def _progress(session: Session, laconv: str | None) -> Progress:
     engine = session.engine
     peak = hardware.peak(engine.device, session.config.engine.precision) or 0
     work = session.operations() if peak else 0
-    return Progress(session.source.total, engine.world, engine.accelerator, work, peak, laconv)
+    return Progress(session.source.total, session.first_step, engine, work, peak, laconv)
 
 
 def _write_down(session: Session, watch: guard.Guard, run: Path, step: int, batches: list[Any], outcome: Any) -> None:

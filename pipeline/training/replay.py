@@ -15,7 +15,7 @@ from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.runs import checkpoints
-from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, INCIDENTS, step_of
+from laconvnet.pipeline.runs.layout import CONFIG, INCIDENT_STATE, step_of
 from laconvnet.pipeline.training import checkpoint, guard, kernels
 from laconvnet.pipeline.training.engine import Engine
 from laconvnet.pipeline.training.session import Session, Source, in_full_precision
@@ -42,7 +42,7 @@ def replay(run: Path, step: int) -> dict[str, Any]:
     state, words = checkpoint.read(place, checkpoint.RESUMES)
     vocabulary = Vocabulary.from_json(words)
     start_state = Start(rebuild(config, vocabulary, state["model"]), vocabulary, state, f"replaying from {place}")
-    with Engine(config.engine, config.data.batch, config.optimizer.clip, run / INCIDENTS) as engine:
+    with Engine(config.engine, config.data.batch, config.optimizer.clip) as engine:
         kernels.settle(start_state.model, engine)
         session = Session(config, source, engine, start_state)
         with closing(session.stream(start_state.step)) as stream:

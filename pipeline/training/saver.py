@@ -77,7 +77,7 @@ class Saver:
         self._keeper.left_out()
         self._log.left_out(time.perf_counter() - began)
         if found:
-            self._log.validated(state["step"], self._session.config.validate.split, found.metrics, found.line)
+            self._log.validated(state["step"], self._session.config.validate.split, found)
         return found
 
     def _reported(self) -> Score | None:

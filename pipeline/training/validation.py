@@ -18,6 +18,7 @@ from laconvnet.pipeline.inference import evaluate
 from laconvnet.pipeline.inference.evaluate import Interrupted, Result, Subject
 from laconvnet.pipeline.inference.restore import of_state
 from laconvnet.pipeline.report.drawn import draw
+from laconvnet.pipeline.report.sheet import Card
 from laconvnet.pipeline.runs.layout import DRAWN, SCORES, VALIDATIONS, validation_folder
 from laconvnet.pipeline.runs.records import add_line
 from laconvnet.pipeline.runs.scores import Criterion, Score, in_words, scores_of, standing, validations
@@ -28,12 +29,16 @@ from laconvnet.pipeline.training.session import Source
 
 @dataclass(frozen=True)
 class Validated:
-    """What came of a validation: the score for the marker of the checkpoint, all metrics, and whether the run ends."""
+    """What came of a validation: the score for the marker of the checkpoint, all metrics, and whether the run ends.
+
+    ``line`` says it in words; ``cards``, in the main process, are of the examples that were drawn.
+    """
 
     score: Score
     metrics: dict[str, float]
     ends: bool
     line: str
+    cards: list[Card]
 
 
 class Validation:
@@ -82,13 +87,14 @@ class Validation:
             found = evaluate.score(ready, self._subject, self._run, engine.ranks, goes_on=goes_on)
         except Interrupted:
             return None
-        row = engine.ranks.from_main(lambda: self._record(found, began))
+        cards: list[Card] = []
+        row = engine.ranks.from_main(lambda: self._record(found, began, cards))
         score = row["score"] if self._config.validate.keep_best else None
         marked = Score(score, self._criterion.metric, self._criterion.split)
-        return Validated(marked, row["metrics"], row["ends"], f"{in_words(row)}; took {row['seconds']:.1f} s")
+        return Validated(marked, row["metrics"], row["ends"], f"{in_words(row)}; took {row['seconds']:.1f} s", cards)
 
-    def _record(self, found: Result, began: float) -> dict[str, Any]:
-        """Write scores and drawings, and add the line of this validation; the line."""
+    def _record(self, found: Result, began: float, cards: list[Card]) -> dict[str, Any]:
+        """Write scores and drawings, whose ``cards`` are added, and the line of this validation; the line."""
         config, criterion, step = self._config.validate, self._criterion, found.report["step"]
         if criterion.metric not in found.metrics:
             there = ", ".join(found.metrics)
@@ -118,7 +124,7 @@ class Validation:
         publish_json(folder / SCORES, found.report)
         if config.examples:
             manifest, title = self._subject.examples.manifest, f"{self._run.absolute().name}, step {step}"
-            draw(folder / DRAWN, title, in_words(row), manifest, found.answers, config.examples)
+            cards += draw(folder / DRAWN, title, in_words(row), manifest, found.answers, config.examples)
         row["seconds"] = time.perf_counter() - began
         add_line(self._run / VALIDATIONS, row)
         return row

@@ -28,7 +28,7 @@ def main(out: Path, file: Path, keys: list[str]) -> None:
     task_class = TASKS[config.model.task]
     examples = Examples.open(Path(config.data.folder), task_class.kind, config.data.split)
     items = Items.of(examples, config.seed)
-    with Engine(config.engine, config.data.batch, config.optimizer.clip, out) as engine:
+    with Engine(config.engine, config.data.batch, config.optimizer.clip) as engine:
         start_state = start(config, None, examples)
         model = start_state.model
         trained = [weight for weight in model.parameters() if weight.requires_grad]
