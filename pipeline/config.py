@@ -72,9 +72,25 @@ def load(file: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Raises ConfigError, one line naming file (or command line), key and value, for whatever does not fit.
     """
+    return _made(yaml_files.tree(file) if file else {}, str(file) if file else "", overrides)
+
+
+def parse(text: str, origin: str) -> TrainConfig:
+    """The configuration that `dump` has written into another file, the ``origin``. Raises ConfigError as `load`."""
+    try:
+        tree = yaml_files.value(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: its configuration cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{origin}: its configuration is {type(tree).__name__}, expected keys and values")
+    return _made(tree, origin)
+
+
+def _made(own: dict[str, Any], file: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Of the keys of a ``file`` (its name, or nothing)."""
     kinds = dict(_kinds(TrainConfig))
     command_line = _by_new_names(_flat(_overrides(overrides, kinds)), "command line")
-    of_file = _by_new_names(_flat(yaml_files.tree(file)), str(file)) if file else {}
+    of_file = _by_new_names(_flat(own), file)
     tree: dict[str, Any] = {}
     for key, value in {**of_file, **command_line}.items():
         origin = _origin(key, file, command_line)
@@ -163,9 +179,9 @@ def _is_text(kind: Any) -> bool:
     return kind in (str, str | None)
 
 
-def _origin(key: str, file: Path | None, command_line: Collection[str]) -> str:
+def _origin(key: str, file: str, command_line: Collection[str]) -> str:
     typed = any(name == key or name.startswith(f"{key}.") for name in command_line)
-    return "command line" if typed or not file else str(file)
+    return "command line" if typed or not file else file
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:

@@ -13,8 +13,9 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIDataType, DALIImageType
 from PIL import Image
 
-from laconvnet.pipeline.data.decode import PADDING, place_of
-from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.decode import place_of
+from laconvnet.pipeline.data.geometry import PADDING, Letterbox
+from laconvnet.pipeline.data.squares import squares
 
 Bytes = NDArray[np.uint8]
 
@@ -109,24 +110,16 @@ def per_picture(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
 
     Raises Pillow's UnidentifiedImageError for bytes that are no image.
     """
-    squares = []
-    for index, one in enumerate(data):
-        image = Image.open(io.BytesIO(one.tobytes())).convert("RGB")
-        square = Image.new("RGB", (letterbox.size,) * 2, (PADDING,) * 3)
-        new = (int(letterbox.new_width[index]), int(letterbox.new_height[index]))
-        corner = (int(letterbox.left[index]), int(letterbox.top[index]))
-        square.paste(image.resize(new, Image.Resampling.BILINEAR), corner)
-        squares.append(np.asarray(square))
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().div_(255)
+    return squares([Image.open(io.BytesIO(one.tobytes())).convert("RGB") for one in data], letterbox)
 
 
 def exact(data: list[Bytes], letterbox: Letterbox) -> torch.Tensor:
     """As `per_picture`, (B, 3, S, S), but resized in floating point: nothing is rounded behind the decoder."""
-    squares = torch.full((len(data), 3, letterbox.size, letterbox.size), PADDING / 255)
+    found = torch.full((len(data), 3, letterbox.size, letterbox.size), PADDING / 255)
     for index, one in enumerate(data):
         bands = Image.open(io.BytesIO(one.tobytes())).convert("RGB").split()
         new = (int(letterbox.new_width[index]), int(letterbox.new_height[index]))
         for channel, band in enumerate(bands):
             resized = band.convert("F").resize(new, Image.Resampling.BILINEAR)
-            squares[(index, channel, *letterbox.inside(index))] = torch.from_numpy(np.array(resized) / 255)
-    return squares
+            found[(index, channel, *letterbox.inside(index))] = torch.from_numpy(np.array(resized) / 255)
+    return found

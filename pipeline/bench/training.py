@@ -148,7 +148,7 @@ def parts(config: TrainConfig, device: torch.device, rounds: int, epoch: int, na
         data=replace(config.data, split="train", window=0, vectors=None),  # the made words are in no vector file
         schedule=replace(config.schedule, epochs=1.0, warmup=0.0),
         checkpoint=replace(config.checkpoint, every=10**9),
-        log=replace(config.log, profile=None),
+        log=replace(config.log, profile=None, trackers=("tensorboard",)),  # none of this is a run to remember
         init_from=None,
     )
     every = base.log.every

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+PADDING = 127  # the grey around an image, of 255
+
 
 @dataclass(frozen=True)
 class Letterbox:

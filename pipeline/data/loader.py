@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from laconvnet.pipeline.data.answers import normalised, targets
 from laconvnet.pipeline.data.cache import Cache
-from laconvnet.pipeline.data.decode import HW_DECODER_LOAD, PADDING, Decoder, can_decode
+from laconvnet.pipeline.data.decode import HW_DECODER_LOAD, Decoder, can_decode
 from laconvnet.pipeline.data.examples import Augmentation, Examples, Flags, Items, Rows
 from laconvnet.pipeline.data.flip import flip_boxes, flip_images, flip_words
-from laconvnet.pipeline.data.geometry import Floats, Letterbox
+from laconvnet.pipeline.data.geometry import PADDING, Floats, Letterbox
 from laconvnet.pipeline.data.prefetch import Stalled, prefetch
 from laconvnet.pipeline.data.reader import Reader
 from laconvnet.pipeline.data.streams import Streams

@@ -79,6 +79,10 @@ class Vocabulary:
             tokens[row, : len(known)] = known
         return tokens
 
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that are not known, each once."""
+        return tuple(dict.fromkeys(word for word in words(text, self.rule) if word not in self._numbers))
+
     def answer_number(self, answer: str | None) -> int:
         """The number of an answer; -1 for one that training never saw, which no prediction can match."""
         return -1 if answer is None else self._answers.get(answer, -1)

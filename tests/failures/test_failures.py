@@ -24,6 +24,7 @@ from laconvnet.files import read_object
 from laconvnet.launch import cli
 from laconvnet.launch.supervision.rank import SUPERVISOR
 from laconvnet.pipeline.runs.records import read_lines
+from laconvnet.pipeline.runs.scores import validations
 from tests.runs import logged, losses, restarts, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,8 @@ folder: {out}
 stages:
   train:
     run: [train, --config, {tiny}, --run, "{{here}}", --data.folder, {data}, --schedule.epochs, {epochs},
-          --engine.zero, {zero}, --model.affinity_dropout, 0.1, --checkpoint.every, 100000, --checkpoint.memory, 1]
+          --engine.zero, {zero}, --model.affinity_dropout, 0.1, --checkpoint.every, 100000, --checkpoint.memory, 1,
+          --validate.every, 0.3, --validate.split, train, --validate.examples, 0]
     processes: 2
     threads: 1
 """
@@ -93,6 +95,11 @@ class Launch:
         assert self._process.wait(PATIENCE_SECONDS) == 0, self._log.read_text()
 
 
+def scored(run: Path) -> list[dict[str, Any]]:
+    """What each validation found; not how long it took."""
+    return [{key: row[key] for key in ("step", "metrics", "best_step", "best", "waited")} for row in validations(run)]
+
+
 def lose(launch: Launch, number: int, draw: random.Random) -> None:
     """Lose a rank, and wait until that is told."""
     step = logged(launch.run)
@@ -120,6 +127,7 @@ def test_a_run_through_failures_ends_in_the_weights_of_an_undisturbed_one(tmp_pa
     disturbed.end()
     assert losses(disturbed.run) == losses(plain.run)
     assert weights(disturbed.run) == weights(plain.run)
+    assert scored(disturbed.run) == scored(plain.run) != []  # some ranks are lost while the run is validated
     found = restarts(disturbed.run)
     assert len(found) == FAILURES
     assert not (disturbed.run / "FAILED.json").exists()

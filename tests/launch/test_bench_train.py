@@ -98,7 +98,7 @@ def test_rows_of_all_parts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         "speed,",
     ]
     assert [line.split() for line in shown if line.startswith("loop ")] == [
-        ["loop", "0.9091", "11", "0", "10", "0", "10", "10", "100", "-"]
+        ["loop", "0.9091", "11", "0", "10", "0", "10", "10", "20", "-"]
     ]
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from laconvnet.pipeline.data.masks import encode
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.inference.predict import _open, draw
+from laconvnet.pipeline.inference.answer import Answer
+from laconvnet.pipeline.inference.pictures import upright
 from tests.package.test_images import scans
 from tests.samples import SAMPLES, needs
 
@@ -24,7 +25,7 @@ def test_a_turned_image_is_shown_upright(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
     pixels[:10, :20] = 255
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image = _open(tmp_path / "turned.jpg")
+    image = upright(tmp_path / "turned.jpg")
     assert (image.mode, image.size) == ("RGB", (20, 40))
     shown = np.asarray(image)
     assert (shown[5, 15] > 200).all()
@@ -41,7 +42,7 @@ def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
         image.putpalette([0, 0, 0, 0, 0, 0])
         image.putpixel((0, 0), 1)
     image.convert(kind).save(tmp_path / "clear.png", **options)
-    opened = _open(tmp_path / "clear.png")
+    opened = upright(tmp_path / "clear.png")
     assert opened.getpixel((0, 0)) == (0, 0, 0)
     assert opened.getpixel((4, 4)) == (255, 255, 255)
 
@@ -50,28 +51,32 @@ def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match=rf"^--image: {path}: not an image that can be decoded"):
-        _open(path)
+    with pytest.raises(ConfigError, match=rf"^image: {path}: not an image that can be decoded"):
+        upright(path)
 
 
 def test_what_would_take_too_long_to_decode_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.jpg").write_bytes(scans(3000))
-    with pytest.raises(ConfigError, match=r"^--image: .*bomb\.jpg: refused: .*more than \d+ scans"):
-        _open(tmp_path / "bomb.jpg")
+    with pytest.raises(ConfigError, match=r"^image: .*bomb\.jpg: refused: .*more than \d+ scans"):
+        upright(tmp_path / "bomb.jpg")
 
 
 def test_a_missing_image_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^--image: .*none\.png: no such file$"):
-        _open(tmp_path / "none.png")
-    with pytest.raises(ConfigError, match=r"^--image: .*not an image"):
-        _open(tmp_path)
+    with pytest.raises(ConfigError, match=r"^image: .*none\.png: no such file$"):
+        upright(tmp_path / "none.png")
+    with pytest.raises(ConfigError, match=r"^image: .*not an image"):
+        upright(tmp_path)
 
 
 @needs(ODD)
 @pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "truncated_image.png", "broken.png"])
 def test_real_broken_images_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}: not an image that can be decoded"):
-        _open(ODD / name)
+        upright(ODD / name)
+
+
+def draw(image: Image.Image, text: str, found: dict[str, Any]) -> Image.Image:
+    return Answer.of(image, text, found, ()).draw()
 
 
 def test_the_drawing_frames_the_box_and_keeps_the_image() -> None:
@@ -128,6 +133,8 @@ def test_an_empty_mask_is_reported_in_words() -> None:
 
 def test_an_answer_in_words_is_written_below() -> None:
     image = Image.new("RGB", (400, 100), (10, 20, 30))
-    short, long = (np.asarray(draw(image, "how many", {"answer": answer}))[100:] for answer in ("2", "a great many"))
-    assert (np.asarray(draw(image, "how many", {"answer": "2"}))[:100] == (10, 20, 30)).all()
+    short, long = (
+        np.asarray(draw(image, "how many", {"answer": answer, "score": 1.0}))[100:] for answer in ("2", "a great many")
+    )
+    assert (np.asarray(draw(image, "how many", {"answer": "2", "score": 1.0}))[:100] == (10, 20, 30)).all()
     assert (long < 128).any(2).sum() > (short < 128).any(2).sum()

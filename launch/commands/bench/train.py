@@ -62,7 +62,7 @@ def train(
     own.
     Defaults: on a CPU preset tiny, 64 pixels, batch 16, fp32; on a GPU preset s, 416 pixels, batch 32, bf16.
 
-      laconvnet bench train --part loop --log.every 10
+      laconvnet bench train --part loop --log.every 50
       laconvnet bench train --device cuda --config configs/pretrain/rec_s.yaml --data.batch 32 --json > train.jsonl
       laconvnet bench show train.jsonl
     """

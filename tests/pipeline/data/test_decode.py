@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from laconvnet.pipeline.data.decode import PADDING, Decoder
-from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.geometry import PADDING, Letterbox
 from laconvnet.shards.build.images import read_image_file
 from tests.samples import SAMPLES, needs
 

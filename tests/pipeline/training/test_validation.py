@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from laconvnet.launch.status import status
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.checkpoints import read_marker
-from laconvnet.pipeline.runs.layout import step_of
+from laconvnet.pipeline.runs.layout import step_folder, step_of
+from laconvnet.pipeline.runs.records import read_lines
 from laconvnet.pipeline.runs.scores import validations
+from laconvnet.shards.format.manifest import Manifest
 from tests.pipeline.training.ranks import run, train
 from tests.runs import losses, weights
 
@@ -146,6 +152,56 @@ def test_the_best_stands_for_the_run(validated: Path, tmp_path: Path, refcoco: P
     for place, step in ((validated, best), (validated / "checkpoints" / "last", last)):
         (output,) = train(1, tmp_path / f"next-{step}", [*keys, str(place)])
         assert f"checkpoints/step-{step:08d} (step {step}, " in output
+
+
+def test_predict_and_export_take_the_best_and_the_last_where_it_is_asked_for(
+    validated: Path, tmp_path: Path, refcoco: Path
+) -> None:
+    rows, manifest = validations(validated), Manifest.open(refcoco)
+    (tmp_path / "image").write_bytes(manifest.read_image(0))
+    asked = ["--image", str(tmp_path / "image"), "--text", "the red circle", "--json"]
+    best, last = (validated / "checkpoints" / step_folder(rows[-1][key]) for key in ("best_step", "step"))
+    places: dict[str, list[object]] = {
+        "chosen": [validated],
+        "best": [best],
+        "chosen last": [validated, "--last"],
+        "last": [last],
+    }
+    lines = ["from laconvnet.launch import cli"]
+    for name, place in places.items():
+        export = ["--format", "safetensors", "--out", str(tmp_path / name), "--json"]
+        for words in (["predict", *place, *asked], ["export", *place, *export]):
+            lines.append(f"assert cli.main({[str(word) for word in words]!r}) == 0")
+    (output,) = run(1, ["-c", "\n".join(lines)])
+    answers = [json.loads(line)["box"] for line in output.splitlines() if line.startswith("{") and '"box"' in line]
+    assert answers[0] == answers[1] != answers[2] == answers[3]
+    tensors = [load_file(tmp_path / name) for name in places]
+    same = [all(torch.equal(one[key], other[key]) for key in one) for one, other in pairwise(tensors)]
+    assert same == [True, False, True]
+
+
+def test_a_graph_goes_on_behind_a_run_that_ends_early(
+    validated: Path, tmp_path: Path, refcoco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its evaluation is of the best checkpoint; launched again, every stage is found done."""
+    rows = {row["step"]: row for row in validations(validated)}
+    ends = next(step for step in rows if rows[step]["waited"] == 1)
+    keys = [*TINY, *EACH, "--data.folder", str(refcoco), "--engine.zero", "1", "--validate.patience", "1", "--json"]
+    stages = {
+        "train": {"run": ["train", "--run", "{here}", *keys], "processes": 2, "threads": 1},
+        "eval": {"run": ["eval", "{train}", "--data", str(refcoco), "--split", "val", "--out", "{here}/val.json"]},
+    }
+    file = tmp_path / "stages.yaml"
+    file.write_text(yaml.safe_dump({"name": "early", "folder": str(tmp_path / "out"), "stages": stages}))
+    for _ in range(2):
+        run(1, ["-m", "laconvnet.launch.cli", "launch", str(file), "--json"])
+    (stage,), (result,) = tmp_path.glob("out/train-*"), tmp_path.glob("out/eval-*/val.json")
+    assert max(losses(stage)) == ends < max(rows)
+    assert json.loads(result.read_text())["step"] == rows[ends]["best_step"]
+    assert [entry["event"] for entry in read_lines(stage / "starts.jsonl")] == ["start", "end"]
+    (log,) = stage.glob("jobs/*_0_log.out")
+    (told,) = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert (told["state"], told["step"], told["validation"]["step"]) == ("done", ends, ends)
 
 
 def test_only_the_best_and_the_newest_stay(validated: Path, tmp_path: Path, refcoco: Path) -> None:

@@ -1,0 +1,112 @@
+"""A trained model, asked from Python."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from laconvnet.pipeline.data.decode import Decoder
+from laconvnet.pipeline.data.geometry import Letterbox
+from laconvnet.pipeline.data.loader import Batch
+from laconvnet.pipeline.data.squares import squares
+from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference.answer import Answer
+from laconvnet.pipeline.inference.pictures import AnyImage, upright
+from laconvnet.pipeline.inference.restore import Restored, restore, restore_file
+
+Engine = Literal["pillow", "dali"]
+
+
+def load(
+    place: str | PathLike[str],
+    *,
+    last: bool = False,
+    device: str | torch.device | None = None,
+    resize: Engine = "pillow",
+    batch: int = 32,
+) -> Predictor:
+    """A trained model, ready to be asked.
+
+    Args:
+        place: A run's folder, a checkpoint's, or a file of `laconvnet export --format safetensors`.
+        last: Of a run the last checkpoint, not the one that its validations call the best.
+        device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
+        resize: What brings images to the network's size: Pillow, which every machine has, or DALI as in training.
+        batch: How many images and texts go through the network at once.
+
+    Raises ConfigError, one line, for a place that holds no trained model.
+    """
+    where, wanted = Path(place), None if device is None else torch.device(device)
+    ready = restore_file(where, wanted) if where.is_file() else restore(where, last, wanted)
+    return Predictor(ready, resize, batch)
+
+
+class Predictor:
+    """A trained model. Called with an image and a text it gives an `Answer`, with lists a list of them.
+
+    One image goes with every text of a list, one text with every image. Images are files' paths, PIL images, arrays
+    (H, W, 3) of uint8 or tensors (3, H, W) of uint8 or of floats from 0 to 1. `task`, `step` and `origin` say what it
+    is: what it was trained for, after how many steps, and from where it was loaded.
+    """
+
+    def __init__(self, ready: Restored, resize: Engine = "pillow", batch: int = 32) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch: {batch}: expected at least 1")
+        self._ready, self._batch = ready, batch
+        self._decoder = Decoder(batch, 2, ready.device) if resize == "dali" else None
+        self.task, self.step, self.origin = ready.config.model.task, ready.step, ready.origin
+
+    @overload
+    def __call__(self, image: AnyImage, text: str) -> Answer: ...
+    @overload
+    def __call__(self, image: list[Any], text: str | list[str]) -> list[Answer]: ...
+    @overload
+    def __call__(self, image: AnyImage, text: list[str]) -> list[Answer]: ...
+    def __call__(self, image: AnyImage | list[Any], text: str | list[str]) -> Answer | list[Answer]:
+        """Raises ConfigError for what is no image, for a text without a word, and for lists of other lengths."""
+        several = isinstance(image, list) or isinstance(text, list)
+        pictures: list[AnyImage] = image if isinstance(image, list) else [image]
+        texts = text if isinstance(text, list) else [text]
+        if len(pictures) == 1:
+            pictures = pictures * len(texts)
+        if len(texts) == 1:
+            texts = texts * len(pictures)
+        if len(pictures) != len(texts):
+            raise ConfigError(f"{len(pictures)} images and {len(texts)} texts; expected as many, or one of either")
+        cuts = [slice(first, first + self._batch) for first in range(0, len(texts), self._batch)]
+        answers = [answer for cut in cuts for answer in self._of(pictures[cut], texts[cut])]
+        return answers if several else answers[0]
+
+    def _of(self, pictures: Sequence[AnyImage], texts: list[str]) -> list[Answer]:
+        opened = {id(one): upright(one) for one in {id(one): one for one in pictures}.values()}  # each once
+        images = [opened[id(one)] for one in pictures]
+        words = self._ready.vocabulary
+        found = self.raw(images, texts)
+        return [Answer.of(*each, words.unknown(each[1])) for each in zip(images, texts, found, strict=True)]
+
+    @torch.inference_mode()
+    def raw(self, images: Sequence[Image.Image], texts: list[str]) -> list[dict[str, Any]]:
+        """What the task answers to each text about its upright RGB image, as `laconvnet eval` writes it."""
+        ready, config = self._ready, self._ready.config.data
+        sides = np.array([image.size for image in images])
+        letterbox = Letterbox.fit(sides[:, 0], sides[:, 1], config.size)
+        tokens = torch.from_numpy(ready.vocabulary.encode(texts, config.words)).to(ready.device)
+        seen = self._decoder.decode([_lossless(image) for image in images], letterbox) if self._decoder else None
+        shown = squares(images, letterbox) if seen is None else seen
+        shown = shown.to(ready.device, memory_format=torch.channels_last)
+        nothing = torch.empty(0)
+        batch = Batch(np.zeros(len(texts), np.int64), shown, tokens, nothing, nothing, letterbox)
+        return ready.task.answer(ready.model(shown, tokens).float(), batch)
+
+
+def _lossless(image: Image.Image) -> Any:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return np.frombuffer(stream.getvalue(), np.uint8)
