@@ -8,12 +8,13 @@ chunk finds the shard finished and does not write it again.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,9 @@ _FINGERPRINT = b"fingerprint"
 _TAR_BYTES = b"tar_bytes"
 _KEPT = b"kept"
 _BUFFER_BYTES = 2**20  # of the tar: some images a call of the file system
+# Images that are written together, and bytes of them from which on fewer are. A decoder goes through the processor's
+# caches; what comes behind it runs from memory, but for the first image only.
+_TOGETHER, _TOGETHER_BYTES = 32, 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +136,17 @@ def _fingerprint(chunk: Chunk) -> str:
 
 def _write_tar(part: Part, chunk: Chunk, tables: _Tables, examined: Generator[Examined]) -> int:
     """Write tar and index and fill the tables; returns the tar's size, 0 (and no files) without a usable sample."""
-    entries: list[tuple[IndexEntry, IndexEntry]] = []
+    entries, synced = list[tuple[IndexEntry, IndexEntry]](), 0
     with publishing(part.tar) as temporary:
         with (
             temporary.open("wb", _BUFFER_BYTES) as stream,
             TarWriter(stream) as tar,
             closing(examined),
         ):
-            for sample, found in zip(chunk.samples, examined, strict=True):
-                entry = _add_sample(sample, found, part.number, tar, tables)
-                if entry is not None:
-                    entries.append(entry)
+            for together in _blocks(zip(chunk.samples, examined, strict=True)):
+                added = [_add_sample(sample, found, part.number, tar, tables) for sample, found in together]
+                entries += [entry for entry in added if entry is not None]
+                synced = _begin_sync(stream, synced)
         size = temporary.stat().st_size
     if not entries:  # readers refuse an archive without members
         part.tar.unlink()
@@ -150,6 +154,27 @@ def _write_tar(part: Part, chunk: Chunk, tables: _Tables, examined: Generator[Ex
         return 0
     publish_bytes(part.index, index_bytes(entries))
     return size
+
+
+def _begin_sync(stream: BinaryIO, begin: int) -> int:
+    """The disk begins to write what is in the file from there, while the next images are decoded; returns its end."""
+    stream.flush()
+    end = stream.tell()
+    # Linux: what is not on the disk yet is not dropped, its way there begins.
+    os.posix_fadvise(stream.fileno(), begin, end - begin, os.POSIX_FADV_DONTNEED)
+    return end
+
+
+def _blocks(examined: Iterable[tuple[RawSample, Examined]]) -> Iterator[list[tuple[RawSample, Examined]]]:
+    """All of these in their order, in the blocks that are written together."""
+    block, held = list[tuple[RawSample, Examined]](), 0
+    for sample, found in examined:
+        block.append((sample, found))
+        held += len(found.image.data) if found.image else 0
+        if len(block) == _TOGETHER or held >= _TOGETHER_BYTES:
+            yield block
+            block, held = [], 0
+    yield block
 
 
 def _add_sample(
