@@ -174,9 +174,7 @@ def _names(row: dict[str, Any]) -> _Names:
     return row["key"], row["file_name"]
 
 
-def _with_splits(
-    pictures: pa.Table, more: dict[_Names, list[str]], unseen: dict[_Names, dict[str, Any]]
-) -> pa.Table:
+def _with_splits(pictures: pa.Table, more: dict[_Names, list[str]], unseen: dict[_Names, dict[str, Any]]) -> pa.Table:
     """These pictures, with ``more`` splits; what is among them is not ``unseen``."""
     if not more:  # of nearly all sets, and there are millions of rows
         return pictures
