@@ -60,7 +60,8 @@ def _row_sums(pixels: Pixels, rows: list[int]) -> NDArray[Any]:
     height, width, _ = pixels.shape
     wide: Any = np.uint16 if height <= _ROWS * 256 else np.uint32  # what a column of a cell adds up to
     if height % _ROWS == 0:  # of 480 and 640, which most have: one call in place of 16
-        return np.add.reduce(pixels.reshape(_ROWS, -1, 3 * width), 1, wide).reshape(_ROWS, width, 3)
+        whole: NDArray[Any] = np.add.reduce(pixels.reshape(_ROWS, -1, 3 * width), 1, wide)
+        return whole.reshape(_ROWS, width, 3)
     sums = np.empty((_ROWS, 3 * width), wide)
     lines = pixels.reshape(height, -1)
     for into, (first, end) in zip(sums, pairwise(rows), strict=True):
