@@ -9,7 +9,6 @@ import errno
 import json
 import reprlib
 import tempfile
-import weakref
 import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -223,7 +222,6 @@ class CompressedStore:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_STORE_BYTES)  # noqa: SIM115 - it lives as long as the store
-        weakref.finalize(self, self._file.close)
         self._end = 0
         self._places: dict[Hashable, list[int]] = {}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from laconvnet.shards.build import writer
@@ -128,3 +130,16 @@ def test_the_disk_begins_to_write_a_shard_while_its_images_are_looked_at(
     assert (first, middle, end) == (0, second, whole)
     assert 0 < middle == size < end
     assert (tmp_path / "shard-000000.tar").stat().st_size >= end
+
+
+def test_of_the_rows_of_a_shard_few_are_kept_as_dictionaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_ROWS_TOGETHER", 2)
+    rows, first = writer._Rows(pa.schema([("number", pa.int64())])), {"number": 1}
+    holders = sys.getrefcount(first)
+    rows.add(first)
+    assert sys.getrefcount(first) > holders
+    rows.add({"number": 2}, {"number": 3})
+    assert sys.getrefcount(first) == holders
+    rows.add({"number": 4})
+    assert len(rows) == 4
+    assert rows.table().to_pylist() == [{"number": number} for number in (1, 2, 3, 4)]
