@@ -6,19 +6,22 @@ lighter than the one to its left. It hardly changes with the encoding, the size,
 
 from __future__ import annotations
 
-import dataclasses
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from laconvnet.shards.build.jpeg import Pixels
 from laconvnet.shards.format.pictures import Content
 
 _ROWS, _COLUMNS = 16, 17
-_LUMA = (299, 587, 114)  # thousandths of R, G and B (Rec. 601), so that all sums are whole and the same on any machine
+# Thousandths of R, G and B (Rec. 601), so that all sums are whole and the same on any machine.
+_LUMA = np.array((299, 587, 114))
 _LIGHTER = 3  # gray levels of 256: what an encoder makes of a plain ground is less
+_SIZES = 256  # of images, whose cells are remembered
 
 
 def file_content(data: bytes) -> Content:
@@ -31,7 +34,7 @@ def image_content(file: Content, pixels: Pixels) -> Content:
     height, width, _ = pixels.shape
     digest = xxhash.xxh3_64(f"{width}x{height}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    return dataclasses.replace(file, pixels_xxh3=digest.intdigest(), dhash=difference_hash(pixels))
+    return Content(file.file_bytes, file.file_xxh3, digest.intdigest(), difference_hash(pixels))
 
 
 def difference_hash(pixels: Pixels) -> bytes | None:
@@ -39,12 +42,28 @@ def difference_hash(pixels: Pixels) -> bytes | None:
     height, width, _ = pixels.shape
     if height < _ROWS or width < _COLUMNS:
         return None
+    rows, columns, weights = _grid(height, width)
+    colours = np.add.reduceat(_row_sums(pixels, rows), columns, axis=1, dtype=np.int64)
+    cells = colours @ _LUMA / weights
+    return np.packbits(cells[:, 1:] - cells[:, :-1] > _LIGHTER).tobytes()
+
+
+@lru_cache(_SIZES)
+def _grid(height: int, width: int) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
+    """Of the cells: the first pixels of rows (17) and columns (17), and what to divide their sums by (16, 17)."""
     rows, columns = (np.arange(count + 1) * side // count for count, side in ((_ROWS, height), (_COLUMNS, width)))
+    return rows.tolist(), columns[:-1], np.diff(rows)[:, None] * np.diff(columns) * _LUMA.sum()
+
+
+def _row_sums(pixels: Pixels, rows: list[int]) -> NDArray[Any]:
+    """The sums (16, W, 3) of pixels over each row of cells."""
+    height, width, _ = pixels.shape
     wide: Any = np.uint16 if height <= _ROWS * 256 else np.uint32  # what a column of a cell adds up to
+    if height % _ROWS == 0:  # of 480 and 640, which most have: one call in place of 16
+        whole: NDArray[Any] = np.add.reduce(pixels.reshape(_ROWS, -1, 3 * width), 1, wide)
+        return whole.reshape(_ROWS, width, 3)
     sums = np.empty((_ROWS, 3 * width), wide)
     lines = pixels.reshape(height, -1)
-    for into, (first, end) in zip(sums, pairwise(rows.tolist()), strict=True):
+    for into, (first, end) in zip(sums, pairwise(rows), strict=True):
         np.add.reduce(lines[first:end], 0, wide, into)
-    colours = np.add.reduceat(sums.reshape(_ROWS, width, 3), columns[:-1], axis=1, dtype=np.int64)
-    cells = colours @ np.array(_LUMA) / (np.diff(rows)[:, None] * np.diff(columns) * sum(_LUMA))
-    return np.packbits(np.diff(cells, axis=1) > _LIGHTER).tobytes()
+    return sums.reshape(_ROWS, width, 3)

@@ -55,6 +55,7 @@ def examine_annotations(sample: RawSample) -> Examined:
 
 def _fitted(sample: RawSample, width: int, height: int, image: StoredImage | None) -> Examined:
     record, faults = fit_record(sample.record, width, height, str(sample.image))
-    rows = list(picture_rows(dataclasses.replace(sample, faults=(*sample.faults, *faults)), record))
+    known = dataclasses.replace(sample, faults=(*sample.faults, *faults)) if faults else sample
+    rows = list(picture_rows(known, record))
     content = image.content if image else UNKNOWN
     return Examined(rows, content, None if sample.record.splits and not record.splits else record, image)

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, ImageLimitError, opened, read_bytes
+from laconvnet.images import FORMATS, MAX_PIXELS, ImageLimitError, opened, read_bytes
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.content import file_content, image_content
 from laconvnet.shards.format.pictures import UNKNOWN, Content
@@ -84,6 +84,9 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
         raise ImageError(f"refused: {error}") from error
     file = file_content(data)
     try:
+        ordinary = _ordinary_jpeg(data, file)
+        if ordinary is not None:
+            return ordinary
         with opened(data) as image:
             return _normalised(image, data, file, annotated, has_regions)
     except ImageError as error:
@@ -104,6 +107,18 @@ def content_of(path: Path) -> Content:
         return read_image_file(path).content
     except ImageError as error:
         return error.content
+
+
+def _ordinary_jpeg(data: bytes, file: Content) -> StoredImage | None:
+    """What `_normalised` makes of an image that PIL need not open, which most are; None of all others.
+
+    Those with a fault are among the others: what is said of them is said in one place.
+    """
+    size = jpeg.ordinary_size(data)
+    if size is None or size[0] * size[1] > MAX_PIXELS:
+        return None
+    shown, _ = _decoded_jpeg(data)
+    return StoredImage(data, "jpg", *size, image_content(file, shown)) if shown is not None else None
 
 
 def _normalised(

@@ -147,14 +147,15 @@ def _pictures(parts: list[Part], lost: Lost) -> Iterator[pa.Table]:
     """Of every part, for an image that is lost is known too; with the splits of faults that belong to no sample."""
     unseen = _named_by_faults(lost.faults)
     more = {names: row["splits"] for names, row in unseen.items()}
+    column = PICTURE_SCHEMA.get_field_index("row")
     first_sample = 0
     for part in parts:
-        rows = _read(part, "pictures").to_pylist()
-        for row in rows:
-            row["row"] += first_sample if row["row"] != NOT_STORED else 0
-        yield _with_splits(rows, more, unseen)
+        table = _read(part, "pictures")
+        stored = pc.not_equal(table["row"], NOT_STORED)
+        row = pc.if_else(stored, pc.add(table["row"], first_sample), table["row"])
+        yield _with_splits(table.set_column(column, PICTURE_SCHEMA.field("row"), row), more, unseen)
         first_sample += pq.read_metadata(part.table("samples")).num_rows
-    yield _with_splits(lost.pictures, more, unseen)
+    yield _with_splits(pa.Table.from_pylist(lost.pictures, schema=PICTURE_SCHEMA), more, unseen)
     yield pa.Table.from_pylist(list(unseen.values()), schema=PICTURE_SCHEMA)
 
 
@@ -173,10 +174,11 @@ def _names(row: dict[str, Any]) -> _Names:
     return row["key"], row["file_name"]
 
 
-def _with_splits(
-    rows: list[dict[str, Any]], more: dict[_Names, list[str]], unseen: dict[_Names, dict[str, Any]]
-) -> pa.Table:
-    """These rows, with ``more`` splits; what is among them is not ``unseen``."""
+def _with_splits(pictures: pa.Table, more: dict[_Names, list[str]], unseen: dict[_Names, dict[str, Any]]) -> pa.Table:
+    """These pictures, with ``more`` splits; what is among them is not ``unseen``."""
+    if not more:  # of nearly all sets, and there are millions of rows
+        return pictures
+    rows = pictures.to_pylist()
     for row in rows:
         if _names(row) in more:
             row["splits"] = sorted({*row["splits"], *more[_names(row)]})

@@ -60,8 +60,10 @@ def region_counts(region: Region) -> Counts:
 
 def record_counts(record: Record) -> Counts:
     """The entries of a record: an image counts in each of its splits."""
-    counts: Counts = Counter({(split, "picture"): 1 for split in record.splits})
-    for region in record.regions:  # by hand: there are millions
+    counts: Counts = Counter()  # filled by hand: there are millions
+    for split in record.splits:
+        counts[split, "picture"] = 1
+    for region in record.regions:
         split = region.split
         counts[split, "region"] += 1
         counts[split, "expression"] += len(region.expressions)

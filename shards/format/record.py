@@ -98,8 +98,7 @@ class Record:
 
     def to_json(self) -> bytes:
         """The canonical bytes: sorted keys, no spaces, so that equal records are equal files."""
-        fields = {"version": SCHEMA_VERSION, **_shallow(self)}
-        return json.dumps(fields, default=_shallow, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        return _CANONICAL.encode({"version": SCHEMA_VERSION, **_shallow(self)}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Record:
@@ -123,6 +122,9 @@ class Record:
 def _shallow(part: Any) -> dict[str, Any]:
     # dataclasses.asdict copies all the way down, which costs several times the encoding itself.
     return {name: getattr(part, name) for name in part.__slots__}
+
+
+_CANONICAL = json.JSONEncoder(default=_shallow, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _region(fields: dict[str, Any]) -> Region:

@@ -30,6 +30,9 @@ def fit_record(record: Record, width: int, height: int, file: str) -> tuple[Reco
         misfit = _misfit(region, width, height)
         if misfit is None:
             boxes = tuple(_clipped(box, width, height) for box in region.boxes)
+            if boxes == region.boxes:  # of nearly all
+                kept.append(region)
+                continue
             kept.append(dataclasses.replace(region, boxes=boxes))
             faults += _clippings(region, boxes, (width, height), file)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import reprlib
+import tempfile
 import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 JPEG_MAX_SIDE = 65535
 _END = object()
+_STORE_BYTES = 32 * 2**20  # of a store, in memory
+_LENGTH_BYTES = 8  # of a length in the file of a store
 _TOLD = 80  # characters of what a parser says
 # What is said where no file of that name is, or can be.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -212,10 +215,15 @@ def _parsing(path: Path) -> Iterator[None]:
 
 
 class CompressedStore:
-    """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB."""
+    """Lists of JSON values by key, kept deflated: a gigabyte of annotations takes some 100 MB.
+
+    What is more than 32 MB is in a temporary file (in TMPDIR), which goes with the store.
+    """
 
     def __init__(self) -> None:
-        self._chunks: dict[Hashable, list[bytes]] = {}
+        self._file = tempfile.SpooledTemporaryFile(_STORE_BYTES)  # noqa: SIM115 - it lives as long as the store
+        self._end = 0
+        self._places: dict[Hashable, list[int]] = {}
 
     def add(self, key: Hashable, values: list[Any]) -> None:
         """Put the values behind those that the key has. Raises EntryFault for values nested beyond all reason."""
@@ -223,20 +231,29 @@ class CompressedStore:
             packed = zlib.compress(json.dumps(values).encode(), 1)
         except RecursionError as error:
             raise EntryFault("field", f"entry of {key!r} is nested too deeply; get the file again") from error
-        self._chunks.setdefault(key, []).append(packed)
+        if self._file.tell() != self._end:  # a seek writes out what is buffered
+            self._file.seek(self._end)
+        self._places.setdefault(key, []).append(self._end)
+        self._end += self._file.write(len(packed).to_bytes(_LENGTH_BYTES, "big") + packed)
 
     def get(self, key: Hashable) -> list[Any]:
         """All values of the key, in the order they came; none for an unknown key."""
-        return [value for chunk in self._chunks.get(key, []) for value in json.loads(zlib.decompress(chunk))]
+        return [
+            value for place in self._places.get(key, []) for value in json.loads(zlib.decompress(self._read(place)))
+        ]
+
+    def _read(self, place: int) -> bytes:
+        self._file.seek(place)
+        return self._file.read(int.from_bytes(self._file.read(_LENGTH_BYTES), "big"))
 
     def replace(self, key: Hashable, values: list[Any]) -> None:
         """Put the values in place of those that the key has; without any the key goes."""
-        self._chunks.pop(key, None)
+        self._places.pop(key, None)
         if values:
             self.add(key, values)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._chunks)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._chunks)
+        return len(self._places)

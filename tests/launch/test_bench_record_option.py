@@ -175,9 +175,11 @@ def test_a_shard_written_without_decoding_is_that_of_a_build(tmp_path: Path, mon
 def test_a_shard_is_dropped_before_each_reading_and_every_image_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     read: list[int] = []
+    sizes: list[int] = []
 
-    def advise(_: int, offset: int, length: int, advice: int) -> None:
+    def advise(file: int, offset: int, length: int, advice: int) -> None:
         told.append(advice)
+        sizes.append(os.fstat(file).st_size)
 
     def batch(_: Any, samples: Any) -> list[Any]:
         read.extend(samples.tolist())
@@ -187,11 +189,16 @@ def test_a_shard_is_dropped_before_each_reading_and_every_image_is_read_once(mon
         monkeypatch.setattr(kind, "read", batch, raising=False)
     monkeypatch.setattr(cold, "Reader", Announced)
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    cold.rows(33, 1, lambda: None)
+    fetched = iter(range(0, 10**9, 10**6))
+    monkeypatch.setattr(cold, "_disk_bytes", lambda: next(fetched))
+    rows = cold.rows(33, 1, lambda: None)
     of_round = [os.POSIX_FADV_DONTNEED, *[os.POSIX_FADV_WILLNEED] * 64] * 2 + [os.POSIX_FADV_DONTNEED]
     assert told == of_round * 2
     assert read[:64] == list(range(64)) != read[64:128] == read[128:192]
     assert sorted(read[64:128]) == list(range(64))
+    (total,) = {row["picture_bytes"] for row in rows}
+    assert [row["from_disk"] for row in rows] == [10**6 / total] * 3
+    assert min(sizes) > total, "each image has bytes of its own"
 
 
 class Announced(Reader):

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from laconvnet import images
 from laconvnet.images import MAX_SCANS
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.images import ImageError, StoredImage, read_image_file
+from laconvnet.shards.format.pictures import Content
 from tests.package.test_images import scans
 from tests.samples import SAMPLES, needs
 
@@ -267,3 +269,75 @@ def test_jpeg_headers_of_any_length_are_read_without_a_crash(cut: int) -> None:
     assert jpeg.is_plain(stream.getvalue())
     assert not jpeg.is_plain(stream.getvalue()[:cut])
     assert not jpeg.is_plain(stream.getvalue()[:-2])
+
+
+def looked_at(path: Path, data: bytes) -> StoredImage | tuple[str, Content]:
+    path.write_bytes(data)
+    try:
+        return read_image_file(path)
+    except ImageError as error:
+        return str(error), error.content
+
+
+def test_ordinary_jpegs_are_stored_without_being_opened_by_pil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(4)]
+    saved: list[dict[str, Any]] = [{}, {"comment": b"hello"}, {"optimize": True}, {"subsampling": 2}]
+    for file, options in zip(files, saved, strict=True):
+        quadrants().save(file, **options)
+    monkeypatch.setattr("laconvnet.shards.build.images.opened", lambda _: pytest.fail("opened"))
+    for file in files:
+        found = read_image_file(file)
+        assert (found.data, found.ext, found.width, found.height) == (file.read_bytes(), "jpg", 40, 20)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"icc_profile": b"of a camera"}, {"exif": b"Exif\0\0"}])
+def test_other_jpegs_are_opened_by_pil(options: dict[str, Any]) -> None:
+    stream = io.BytesIO()
+    quadrants().save(stream, "JPEG", **options)
+    assert jpeg.is_plain(stream.getvalue())
+    assert jpeg.ordinary_size(stream.getvalue()) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_whatever_is_broken_an_ordinary_jpeg_is_what_pil_finds_it_to_be(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of its head is another, or gone, in turn."""
+    stream = io.BytesIO()
+    quadrants(24, 20).convert(mode).save(stream, "JPEG", comment=b"hello")
+    data = stream.getvalue()
+    scan = data.index(b"\xff\xda") + 10
+    broken = [data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :] for at in range(2, scan) for bit in (1, 8, 128)]
+    broken += [data[:at] + data[at + 1 :] for at in range(2, scan)]
+    short = {b"\xe0\x00\x06JFIF": b"\x01\x01", b"\xee\x00\x07Adobe": b""}  # of which PIL wants more
+    broken += [data[:2] + b"\xff" + head + rest + data[2:] for head, rest in short.items()]
+    ordinary = [jpeg.ordinary_size(one) is not None for one in broken]
+    assert 0 < sum(ordinary) < len(broken)
+    found = [looked_at(tmp_path / "a.jpg", one) for one in broken]
+    monkeypatch.setattr(jpeg, "ordinary_size", lambda _: None)
+    assert found == [looked_at(tmp_path / "a.jpg", one) for one in broken]
+
+
+def test_a_baseline_jpeg_of_several_scans_is_left_to_pil(tmp_path: Path) -> None:
+    """So that they are counted: libjpeg decodes each over the whole image."""
+    stream = io.BytesIO()
+    quadrants().save(stream, "JPEG")
+    data = bytearray(stream.getvalue())
+    data[data.index(b"\xff\xda") + 4] = 1
+    assert jpeg.is_plain(bytes(data))
+    assert jpeg.ordinary_size(bytes(data)) is None
+
+
+def test_an_ordinary_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    quadrants().save(stream, "JPEG")
+    data = stream.getvalue()
+    at = data.index(b"\xff\xc0") + 5
+    large = data[:at] + (12_000).to_bytes(2, "big") * 2 + data[at + 4 :]
+    assert jpeg.ordinary_size(large) == (12_000, 12_000)
+    monkeypatch.setattr(jpeg, "decoded", lambda _: pytest.fail("decoded"))
+    (tmp_path / "a.jpg").write_bytes(large)
+    with pytest.raises(ImageError, match="a decompression bomb"):
+        read_image_file(tmp_path / "a.jpg")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import operator
+import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +146,9 @@ def test_a_box_is_four_finite_numbers(bad: list[object]) -> None:
         reading.box(bad, "here")
 
 
-def test_the_store_keeps_order() -> None:
+@pytest.mark.parametrize("memory", [2**20, 30, 1])
+def test_the_store_keeps_order(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_STORE_BYTES", memory)
     store = reading.CompressedStore()
     store.add("b", [1, {"c": "é"}])
     store.add("a", [2])
@@ -158,6 +162,23 @@ def test_the_store_keeps_order() -> None:
         deep = [deep]
     with pytest.raises(InputError, match="entry of 7 is nested too deeply"):
         store.add(7, deep)
+
+
+def test_of_a_large_store_little_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its file goes with it."""
+    monkeypatch.setattr(reading, "_STORE_BYTES", 1000)
+    texts = [np.random.default_rng(number).bytes(10_000).hex() for number in range(100)]
+    open_before = len(os.listdir("/proc/self/fd"))
+    store = reading.CompressedStore()
+    tracemalloc.start()
+    for text in texts:
+        store.add(0, [text])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000
+    assert store.get(0) == texts
+    del store
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_the_three_forms_of_a_mask_agree() -> None:

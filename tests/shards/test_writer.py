@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from laconvnet.shards.build import writer
+from laconvnet.shards.build.examine import Examined, examine
 from laconvnet.shards.build.writer import Chunk, write_shard
+from laconvnet.shards.format.raw import RawSample
 from laconvnet.shards.format.record import Record
 from tests.shards.test_build import region, toy
 
@@ -68,3 +74,72 @@ def test_a_shard_tells_how_many_images_it_has_done_when_it_is_there_already_too(
     (tmp_path / "parts").mkdir()
     for chunk in (Chunk(0, tuple(samples), (1, 1, 1)), Chunk(1, (samples[2],), (1,))):  # one of them is broken
         assert [write_shard(tmp_path, chunk) for _ in range(2)] == [len(chunk.samples)] * 2
+
+
+def test_the_bytes_are_the_same_however_many_images_and_rows_are_taken_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, found = toy(tmp_path / "pictures"), list[dict[str, bytes]]()
+    for number, (images, size, rows) in enumerate([(32, 2**24, 1024), (1, 2**24, 1), (32, 1, 3)]):
+        for name, value in (("_TOGETHER", images), ("_TOGETHER_BYTES", size), ("_ROWS_TOGETHER", rows)):
+            monkeypatch.setattr(writer, name, value)
+        out = tmp_path / str(number)
+        (out / "parts").mkdir(parents=True)
+        write_shard(out, Chunk(0, tuple(samples), (1,) * len(samples)))
+        found.append({path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert len(found[0]) == 2 + len(PARTS)
+    assert found[0] == found[1] == found[2]
+
+
+def test_no_more_is_held_than_is_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, add, looked = toy(tmp_path / "pictures")[:5], writer._add_sample, list[str]()
+    ahead: list[int] = []
+
+    def look(sample: RawSample) -> Examined:
+        looked.append(sample.record.key)
+        return examine(sample)
+
+    def added(sample: RawSample, *rest: Any) -> Any:
+        ahead.append(len(looked) - looked.index(sample.record.key))
+        return add(sample, *rest)
+
+    monkeypatch.setattr(writer, "_add_sample", added)
+    for number, (images, size) in enumerate([(2, 2**24), (32, 1)]):
+        monkeypatch.setattr(writer, "_TOGETHER", images)
+        monkeypatch.setattr(writer, "_TOGETHER_BYTES", size)
+        (tmp_path / str(number) / "parts").mkdir(parents=True)
+        write_shard(tmp_path / str(number), Chunk(0, tuple(samples), (1,) * 5), look=look)
+        looked.clear()
+    assert ahead == [2, 1, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_the_disk_begins_to_write_a_shard_while_its_images_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_TOGETHER", 2)
+    samples, begun = toy(tmp_path / "pictures")[:4], list[tuple[int, int, int]]()
+
+    def advised(file: int, begin: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        begun.append((begin, begin + length, os.fstat(file).st_size))
+
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    (tmp_path / "parts").mkdir()
+    write_shard(tmp_path, Chunk(0, tuple(samples), (1,) * 4))
+    (first, middle, size), (second, end, whole) = begun[:2]
+    assert (first, middle, end) == (0, second, whole)
+    assert 0 < middle == size < end
+    assert (tmp_path / "shard-000000.tar").stat().st_size >= end
+
+
+def test_of_the_rows_of_a_shard_few_are_kept_as_dictionaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_ROWS_TOGETHER", 2)
+    rows, first = writer._Rows(pa.schema([("number", pa.int64())])), {"number": 1}
+    holders = sys.getrefcount(first)
+    rows.add(first)
+    assert sys.getrefcount(first) > holders
+    rows.add({"number": 2}, {"number": 3})
+    assert sys.getrefcount(first) == holders
+    rows.add({"number": 4})
+    assert len(rows) == 4
+    assert rows.table().to_pylist() == [{"number": number} for number in (1, 2, 3, 4)]

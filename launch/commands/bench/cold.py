@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import statistics
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,36 +39,47 @@ class Unannounced(Reader):
 def rows(pictures: int, rounds: int, done: Callable[[], object]) -> list[Row]:
     """Rows of reading every image once: in the order of the shard (the baseline), and in that of a plan.
 
-    Before each, the system is asked to drop what it holds of the shard (posix_fadvise, DONTNEED). What the disk or a
-    host below holds itself, nobody here can drop.
+    Before each, the system is asked to drop what it holds of the shard (posix_fadvise, DONTNEED); ``from_disk`` tells
+    the bytes that came from the disk, as a share of the images': what is 1 was read cold. What the disk or a host below
+    holds itself, nobody here can drop.
     """
     count = -(-pictures // _BATCH) * _BATCH
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         encoded = images(min(count, _DIFFERENT), WIDTH, HEIGHT)
-        manifest = Manifest.open(
-            made_set(folder, [encoded[n % len(encoded)] for n in range(count)], count, WIDTH, HEIGHT)
-        )
+        manifest = Manifest.open(made_set(folder, encoded, count, WIDTH, HEIGHT, tars=1))
         plan = Plan((count,), (1.0,), 0)
         steps = range(count // _BATCH)
         straight: Batches = [np.arange(step * _BATCH, (step + 1) * _BATCH) for step in steps]
         planned: Batches = [plan.step(step, _BATCH, 0, 1)[0] for step in steps]
+        from_disk: dict[str, list[int]] = defaultdict(list)
+
+        def reading(name: str, kind: type[Reader], batches: Batches) -> Callable[[Path], object]:
+            def way(_: Path) -> None:
+                before = _disk_bytes()
+                with kind(manifest, THREADS) as reader:
+                    for batch in batches:
+                        reader.read(batch)
+                from_disk[name].append(_disk_bytes() - before)
+
+            return way
+
         ways = {
-            "sequential": _reading(manifest, Reader, straight),
-            "plan order": _reading(manifest, Reader, planned),
-            "plan order, not announced": _reading(manifest, Unannounced, planned),
+            "sequential": reading("sequential", Reader, straight),
+            "plan order": reading("plan order", Reader, planned),
+            "plan order, not announced": reading("plan order, not announced", Unannounced, planned),
         }
-        shape = {"measure": "reads", "pictures": count, "size": WIDTH, "workers": THREADS}
-        return compared(ways, "sequential", folder, shape, rounds, done, lambda: _dropped(manifest))
+        total = int(np.sum(manifest.sample_columns.numbers("image_length", np.arange(count))))
+        shape = {"measure": "reads", "pictures": count, "size": WIDTH, "workers": THREADS, "picture_bytes": total}
+        found = compared(ways, "sequential", folder, shape, rounds, done, lambda: _dropped(manifest))
+        return [row | {"from_disk": statistics.median(from_disk[row["name"]]) / total} for row in found]
 
 
-def _reading(manifest: Manifest, kind: type[Reader], batches: Batches) -> Callable[[Path], object]:
-    def way(_: Path) -> None:
-        with kind(manifest, THREADS) as reader:
-            for batch in batches:
-                reader.read(batch)
-
-    return way
+def _disk_bytes() -> int:
+    """What this process has had fetched from disks, as Linux counts it."""
+    found = re.search(r"^read_bytes: (\d+)$", Path("/proc/self/io").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def _dropped(manifest: Manifest) -> None:
