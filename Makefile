@@ -34,13 +34,13 @@ demo: $(READY)
 
 # The tests of SLURM start one of their own and want the machine for themselves.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not variant" --ignore tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not variant" --ignore tests/slurm
 	$(BIN)/python -m pytest tests/slurm
 
 # What `make test` shows already, for one more type or data set each.
 .PHONY: test-variants
 test-variants: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m variant
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m variant
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""Why tests are skipped, a line a reason; what one test has chosen for its process is gone for the next."""
+"""Which files begin first, and why tests are skipped, a line a reason.
+
+What one test has chosen for its process is gone for the next.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow file that begins last keeps one worker busy long after the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

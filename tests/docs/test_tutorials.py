@@ -15,6 +15,13 @@ from laconvnet.launch import cli
 from tests.docs.pages import DOCS, ROOT, blocks, untold, walk
 
 TUTORIALS = DOCS / "tutorials"
+# Steps enough to be stopped among, each of little work; scored once an epoch.
+SHORT = """\
+base: configs/demo/finetune-rec.yaml
+data: {batch: 16}
+schedule: {epochs: 4}
+validate: {every: 1}
+"""
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def test_refcoco_and_eight_gpus(folder: Path) -> None:
 def test_resume_move_and_other_processes(folder: Path) -> None:
     out = f"{folder}/shards/refcoco"
     assert cli.main(["shards", "build", "refcoco", "--root", f"{folder}/raw/refer", "--out", out, "--json"]) == 0
-    (folder / "tiny.yaml").write_text("base: configs/demo/finetune-rec.yaml\nschedule:\n  epochs: 20\n")
+    (folder / "tiny.yaml").write_text(SHORT)
     shown = walk(TUTORIALS / "resume.md", folder)
     assert "the same command goes on" in shown
     (log,) = (folder / "runs/go-on").glob("train-*/jobs/*_0_log.err")

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from laconvnet.kernels.cuda import cache
 from laconvnet.kernels.cuda.compiler import units
 from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
-from tests.kernels import compilers
+from tests.kernels.compiled import emulated
 from tests.kernels.mask_reference import of_filters
 
-HERE = Path(__file__).parent
-FLAGS = ("-O2", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fvisibility=hidden")
+
+def in_halves(cases: Sequence[tuple[int, ...]]) -> list[ParameterSet]:
+    """`case, dtype`: each in bfloat16 and every third in float16 too, the others of it as variants."""
+    return [
+        pytest.param(case, dtype, marks=[pytest.mark.variant] if dtype == torch.float16 and number % 3 else [])
+        for number, case in enumerate(cases)
+        for dtype in (torch.float16, torch.bfloat16)
+    ]
 
 
 def sizes(given: Problem) -> FusedArguments:
@@ -46,10 +53,9 @@ def build(source: str, folder: Path) -> Fused:
     """The units of the kernel library that are made of a source, such as fused/k3.cu, compiled for the CPU."""
     libraries = []
     for unit in (unit for unit in units() if unit.source == source):
-        path = folder / f"{unit.name}.so"
-        command = [compilers.gxx(), *FLAGS, f"-I{HERE}", *unit.macros, "-xc++", "-shared"]
-        subprocess.run([*command, cache.SOURCES / source, "-o", path], check=True)
-        libraries.append(ctypes.CDLL(str(path)))
+        place = folder / unit.name
+        place.mkdir()
+        libraries.append(ctypes.CDLL(str(emulated(place, unit.__eq__))))
     return Fused(*libraries)
 
 

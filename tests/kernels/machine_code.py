@@ -1,6 +1,6 @@
 """Reads the machine code (SASS) that CUDA's compiler makes: what a loop of a kernel costs, without a GPU.
 
-cubin = compile_unit("bf16_k7", "90a", folder)            a translation unit of the library
+cubin = compile_unit("bf16_k7", "90a")                    a translation unit of the library
 cubin = compile_text("__global__ void ...", "90a", folder)
 for function in read(cubin): function.registers, function.loop_of("HMMA").counts["LDG.128"]
 """
@@ -20,6 +20,7 @@ import pytest
 from laconvnet.kernels.cuda import cache, compiler, resources
 from laconvnet.kernels.cuda.toolchain import ARCHITECTURES
 from tests.kernels import compilers
+from tests.kernels.compiled import KEPT, compiled
 
 # What a module's machine code is read of: each type of halves, and each with every chip.
 HALVES = ["bf16", pytest.param("f16", marks=pytest.mark.variant)]
@@ -105,34 +106,22 @@ def _bits(modifiers: Sequence[str]) -> int:
 
 
 def compile_text(text: str, architecture: str, folder: Path) -> Path:
-    """The machine code of a small source; the words of the compiler stand beside it."""
+    """The machine code of a small source, which is written into this folder."""
     source = folder / "text.cu"
     source.write_text(text)
-    return _compile(source, (), folder / f"text.{architecture}.cubin", architecture)
+    return _compile(source, (), architecture, folder)
 
 
-def compile_unit(name: str, architecture: str, folder: Path) -> Path:
+def compile_unit(name: str, architecture: str) -> Path:
     """The machine code of a translation unit of the library, such as bf16_k7 (`compiler.units`)."""
     (unit,) = [unit for unit in compiler.units() if unit.name == name]
-    return _compile(cache.SOURCES / unit.source, unit.macros, folder / f"{name}.{architecture}.cubin", architecture)
+    return _compile(cache.SOURCES / unit.source, unit.macros, architecture)
 
 
-def _compile(source: Path, macros: Sequence[str], cubin: Path, architecture: str) -> Path:
+def _compile(source: Path, macros: Sequence[str], architecture: str, place: Path = KEPT) -> Path:
     flags = [flag for flag in compiler.FLAGS if not flag.startswith("-cudart")]
-    command: list[str | Path] = [
-        compilers.pinned_nvcc(),
-        *flags,
-        f"-arch=sm_{architecture}",
-        *macros,
-        "-cubin",
-        source,
-        "-o",
-        cubin,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
-    cubin.with_suffix(".txt").write_text(done.stdout + done.stderr)
-    return cubin
+    command: list[str | Path] = [compilers.pinned_nvcc(), *flags, f"-arch=sm_{architecture}", *macros, "-cubin", source]
+    return compiled(f"{source.stem}.cubin", command, place)
 
 
 def read(cubin: Path) -> list[Function]:

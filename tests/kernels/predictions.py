@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,11 +86,11 @@ class Row:
         return issue * 1e6, tensor * 1e6, self.bytes / COPY * 1e6
 
 
-def rows(folder: Path) -> Iterator[Row]:
+def rows() -> Iterator[Row]:
     """All kernels without dropout that bf16 takes on sm_90a."""
-    yield from _k3(read(compile_unit("fused_bf16_k3", "90a", folder)), LAYERS[0])
-    ahead = {number: found for number, found in _k7_forward(folder)}
-    behind = dict(_k7_backward(folder))
+    yield from _k3(read(compile_unit("fused_bf16_k3", "90a")), LAYERS[0])
+    ahead = {number: found for number, found in _k7_forward()}
+    behind = dict(_k7_backward())
     for layer in LAYERS[1:]:
         wide = layer.channels // layer.groups == 32
         function = ahead[layer.condition]
@@ -129,15 +128,15 @@ def _k3(functions: list[Function], layer: Layer) -> Iterator[Row]:
         yield Row(layer, name, steps, loop.total / unrolled, products, layer.bytes(*moved), registers)
 
 
-def _k7_forward(folder: Path) -> Iterator[tuple[int, Function]]:
-    for function in read(compile_unit("fused_bf16_k7_forward", "90a", folder)):
+def _k7_forward() -> Iterator[tuple[int, Function]]:
+    for function in read(compile_unit("fused_bf16_k7_forward", "90a")):
         found = re.search(r"k7::(?:wide_)?forward<bfloat16, (\d+), false>", function.name)
         if found:
             yield int(found[1]), function
 
 
-def _k7_backward(folder: Path) -> Iterator[tuple[tuple[str, str], Function]]:
-    for function in read(compile_unit("fused_bf16_k7_backward", "90a", folder)):
+def _k7_backward() -> Iterator[tuple[tuple[str, str], Function]]:
+    for function in read(compile_unit("fused_bf16_k7_backward", "90a")):
         found = re.match(r"k7_backward::k7_(\w+)<\w+, (.*), false>", function.name)
         if found:
             yield (found[1], found[2]), function
@@ -164,8 +163,7 @@ def record(found: Sequence[Row], folder: Path) -> str:
 
 def main() -> None:
     """Prints the table; with a folder, keeps the rows there and links to them."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = list(rows(Path(folder)))
+    found = list(rows())
     stem = record(found, Path(sys.argv[1])) if len(sys.argv) > 1 else None
     print(f"{BATCH}; microseconds, the longest decides:\n")
     print("| stage | kernel | registers | instructions and products of a step | by instructions | products | bytes |")

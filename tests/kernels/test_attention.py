@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from laconvnet.kernels.attention import backward, forward
 from laconvnet.kernels.cuda.attention import AttentionArguments
-from laconvnet.kernels.cuda.compiler import units
 from laconvnet.kernels.dropout import dropout
-from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.compiled import emulated
+from tests.kernels.cuda_emulated import OnCpu
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 P = 0.3
@@ -27,10 +26,8 @@ class ByOperators:
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> OnCpu:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: the kernels cannot be compiled for the CPU")
-    wanted = [unit for unit in units() if unit.name in ("attention", "dropout")]
-    return OnCpu(build_emulated(tmp_path_factory.mktemp("attention"), wanted))
+    folder = tmp_path_factory.mktemp("attention")
+    return OnCpu(emulated(folder, lambda unit: unit.name in ("attention", "dropout")))
 
 
 def given(dtype: torch.dtype, words: int = 5, places: int = 37) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,8 +16,10 @@ from laconvnet.kernels.cuda import cache, resources, toolchain
 from laconvnet.kernels.cuda import compiler as building
 from laconvnet.kernels.cuda.cache import BuildError, Built
 from laconvnet.kernels.cuda.toolchain import Nvcc
-from tests.kernels import compilers
+from tests.kernels import compiled, compilers
 from tests.kernels.cuda_emulated import OnCpu
+
+pytestmark = pytest.mark.slow
 
 FAKE = """#!/bin/sh
 case "$*" in *--version*) echo "Cuda compilation tools, release 13.0, V{version}"; exit;; esac
@@ -60,11 +62,11 @@ def sources(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+def built() -> Iterator[Built]:
     """The real library for every architecture: the one long build of these tests."""
     compilers.nvcc()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LACONVNET_KERNEL_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("LACONVNET_KERNEL_CACHE", str(compiled.library_cache()))
         yield cuda.build(toolchain.ARCHITECTURES)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from laconvnet import kernels
 from laconvnet.kernels import cuda
-from laconvnet.kernels.cuda import cache, involution
+from laconvnet.kernels.cuda import involution
 from laconvnet.kernels.plain import taps
-from tests.kernels import compilers
-from tests.kernels.cuda_emulated import FLAGS, HERE, OnCpu
+from tests.kernels import compiled
+from tests.kernels.cuda_emulated import OnCpu
 from tests.kernels.tensors import Shape, Three, each
 
 
@@ -25,11 +24,8 @@ class Emulated(involution.Involution, OnCpu):
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    compiler = compilers.gxx()
-    path = tmp_path_factory.mktemp("involution") / "liblaconv_emulated.so"
-    sources = [cache.SOURCES / name for name in ("involution.cu", "dropout.cu")]
-    subprocess.run([compiler, *FLAGS, f"-I{HERE}", "-xc++", "-shared", *sources, "-o", path], check=True)
-    return Emulated(path)
+    folder = tmp_path_factory.mktemp("involution")
+    return Emulated(compiled.emulated(folder, lambda unit: unit.name in ("involution", "dropout")))
 
 
 def guarded(values: Tensor) -> Tensor:

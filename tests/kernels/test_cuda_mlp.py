@@ -10,33 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from laconvnet.kernels.cuda.compiler import units
-from laconvnet.kernels.cuda.mlp import MlpArguments
-from tests.kernels import compilers
-from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.compiled import emulated
+from tests.kernels.cuda_emulated import GUARD, Poisoned
 from tests.kernels.mlps import EPS, Given, errors, every_pass, exactly, given
 
 DTYPES = (torch.float16, torch.bfloat16)
-GUARD = 64
-
-
-class Poisoned(OnCpu):
-    """Partial sums lie in memory that begins as NaN and may not be left."""
-
-    guards: list[Tensor]
-
-    def _mlp_workspace(self, arguments: MlpArguments, y: Tensor) -> Tensor:
-        floats = super()._mlp_workspace(arguments, y).numel()
-        room = torch.full((floats + GUARD,), torch.nan)
-        self.guards = [room[floats:]]
-        return room[:floats]
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
-    compilers.gxx()
-    wanted = [unit for unit in units() if unit.source.startswith("mlp/") or unit.name == "dropout"]
-    return Poisoned(build_emulated(tmp_path_factory.mktemp("mlp"), wanted))
+    folder = tmp_path_factory.mktemp("mlp")
+    return Poisoned(emulated(folder, lambda unit: unit.source.startswith("mlp/") or unit.name == "dropout"))
 
 
 def amid_nan(values: Tensor) -> Tensor:

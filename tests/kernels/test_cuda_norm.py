@@ -12,32 +12,17 @@ import torch
 from torch import Tensor
 
 from laconvnet.kernels.cuda.batch_norm import NormArguments
-from laconvnet.kernels.cuda.compiler import units
-from tests.kernels import compilers
-from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.compiled import emulated
+from tests.kernels.cuda_emulated import GUARD, Poisoned
 from tests.kernels.norms import EPS, Found, Given, exactly, given
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-GUARD = 64
-
-
-class Poisoned(OnCpu):
-    """Partial sums lie in memory that begins as NaN and may not be left."""
-
-    guards: list[Tensor]
-
-    def _workspace(self, x: Tensor) -> Tensor:
-        floats = super()._workspace(x).numel()
-        room = torch.full((floats + GUARD,), torch.nan)
-        self.guards = [room[floats:]]
-        return room[:floats]
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
-    compilers.gxx()
-    wanted = [unit for unit in units() if unit.source.startswith("norm/") or unit.name == "dropout"]
-    return Poisoned(build_emulated(tmp_path_factory.mktemp("norm"), wanted))
+    folder = tmp_path_factory.mktemp("norm")
+    return Poisoned(emulated(folder, lambda unit: unit.source.startswith("norm/") or unit.name == "dropout"))
 
 
 def amid_nan(values: Tensor, further: int = 0) -> Tensor:

@@ -32,11 +32,11 @@ Kernels = dict[tuple[str, str], Function]
 
 
 @pytest.fixture(scope="session", params=HALVES_AND_CHIPS)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(request: pytest.FixtureRequest) -> Kernels:
     """By name and switches, of one number type and chip."""
     name, chip = request.param.split()
     found = {}
-    for function in read(compile_unit(f"fused_{name}_k3", chip, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit(f"fused_{name}_k3", chip)):
         if kernel := re.search(r"2k3\d+(forward|grad_x|grad_filters)I(.*)EEvNS0_", function.symbol):
             found[kernel[1], template_switches(kernel[2])] = function
         else:

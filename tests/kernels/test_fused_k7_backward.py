@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.kernels.plain import taps
-from tests.kernels.fused_emulated import Fused, Guarded, Problem, build, error, problem, sizes
+from tests.kernels.fused_emulated import Fused, Guarded, Problem, build, error, in_halves, problem, sizes
 
-HALVES = (torch.float16, torch.bfloat16)
+pytestmark = pytest.mark.slow
+
 BAD_SIZE, NO_FUSED_KERNEL = -1, -3
 KB = 1024
 
@@ -82,16 +83,14 @@ WIDER = [  # of these grad_x alone
 ]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("case", CASES + WIDER)
+@pytest.mark.parametrize(("case", "dtype"), in_halves(CASES + WIDER))
 def test_gradient_of_x(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) -> None:
     b, h, w, channels, condition, groups, threshold, bias = case
     given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)
     near(fused.grad_x("k7", given), exact["x"], theirs["x"])
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "dtype"), in_halves(CASES))
 def test_gradients_of_condition_weight_and_bias(fused: Fused, dtype: torch.dtype, case: tuple[int, ...]) -> None:
     b, h, w, channels, condition, groups, threshold, bias = case
     given, exact, theirs = exact_of(dtype, b, h, w, channels, condition, groups, 7, threshold, bias)

@@ -59,13 +59,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", params=HALVES)
-def kernels(
-    request: pytest.FixtureRequest, architecture: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str, bool], Function]:
+def kernels(request: pytest.FixtureRequest, architecture: str) -> dict[tuple[str, str, bool], Function]:
     """By kernel, numbers and dropout."""
     found = {}
     unit = f"fused_{request.param}_k7_backward"
-    for function in read(compile_unit(unit, architecture, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit(unit, architecture)):
         kernel = re.match(r"k7_backward::k7_(\w+)<\w+, (.*), (true|false)>", function.name)
         if kernel:
             found[kernel[1], kernel[2], kernel[3] == "true"] = function

@@ -15,8 +15,10 @@ from torch import Tensor
 from laconvnet.kernels.cuda.fused import FusedArguments
 from laconvnet.kernels.cuda.library import TYPES
 from laconvnet.kernels.plain import taps
-from tests.kernels.fused_emulated import Fused, Problem, build, error, problem
+from tests.kernels.fused_emulated import Fused, Problem, build, error, in_halves, problem
 from tests.kernels.mask_reference import of_filters
+
+pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
 KB = 1024
@@ -85,8 +87,7 @@ def channels_of(condition: int, groups: int) -> int:
 
 
 @pytest.mark.parametrize("device", [ONE_PROCESSOR, H100], ids=["one-strip", "low-strips"])
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "dtype"), in_halves(CASES))
 def test_result(fused: Fused, device: tuple[int, int], dtype: torch.dtype, case: tuple[int, ...]) -> None:
     b, h, w, condition, groups, threshold, bias = case
     shape = (b, h, w, channels_of(condition, groups), condition, groups, 7, threshold, bias)

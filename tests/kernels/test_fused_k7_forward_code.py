@@ -45,13 +45,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", params=HALVES)
-def kernels(request: pytest.FixtureRequest, architecture: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
-    tuple[int, bool], Function
-]:  # fmt: skip
+def kernels(request: pytest.FixtureRequest, architecture: str) -> dict[tuple[int, bool], Function]:
     """By condition and dropout."""
     name = request.param
     found = {}
-    for function in read(compile_unit(f"fused_{name}_k7_forward", architecture, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit(f"fused_{name}_k7_forward", architecture)):
         for condition in BUDGETS:
             for drop in (False, True):
                 kernel = "wide_forward" if condition > 128 else "forward"

@@ -5,22 +5,19 @@ They hold for the pinned compiler (constraints.txt) and sm_90a; registers are th
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.kernels.machine_code import Function, compile_unit, read
+from tests.kernels.machine_code import HALVES, Function, compile_unit, read
 
 SLOT = 65_536 // (3 * 128) // 8 * 8  # registers a thread: three blocks of 128
 SHORT_LOADS = ("LDG.8", "LDG.16")
 LOCAL = tuple(f"{name}.{bits}" for name in ("LDL", "STL") for bits in (32, 64, 128))
 
 
-@pytest.fixture(scope="module", params=["bf16", "f16"])
-def k7(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Function]:
+@pytest.fixture(scope="module", params=HALVES)
+def k7(request: pytest.FixtureRequest) -> dict[str, Function]:
     """The kernels of kernel size 7, by name without the number type."""
-    folder = tmp_path_factory.mktemp(request.param)
-    functions = read(compile_unit(f"{request.param}_k7", "90a", folder))
+    functions = read(compile_unit(f"{request.param}_k7", "90a"))
     return {function.name.replace("bfloat16, ", "").replace("half, ", ""): function for function in functions}
 
 
@@ -82,9 +79,9 @@ def test_filters_that_lie_alone_show_in_the_counts(k7: dict[str, Function]) -> N
     assert row.total > 800
 
 
-def test_a_kernel_row_of_four_channels_of_kernel_size_3(tmp_path: Path) -> None:
+def test_a_kernel_row_of_four_channels_of_kernel_size_3() -> None:
     """Kernel size 3 with four channels a group: a row of each pixel is 8 bytes."""
-    functions = {function.name: function for function in read(compile_unit("bf16_k3", "90a", tmp_path))}
+    functions = {function.name: function for function in read(compile_unit("bf16_k3", "90a"))}
     for direction, most in (("FORWARD", 170), ("GRAD_X", 180)):
         function = functions[f"gather_rows<bfloat16, 3, 4, {direction}>"]
         row = function.loop_of("FFMA")

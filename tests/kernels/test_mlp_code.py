@@ -37,11 +37,11 @@ Kernels = dict[tuple[int, str], Function]
 
 
 @pytest.fixture(scope="session", params=HALVES_AND_CHIPS)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(request: pytest.FixtureRequest) -> Kernels:
     """By number of channels and pass, of one number type and chip."""
     name, chip = request.param.split()
     found = {}
-    for function in read(compile_unit(f"mlp_{name}", chip, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit(f"mlp_{name}", chip)):
         if kernel := re.search(
             r"3mlp\d(narrow|wide)\d+(moments|forward|backward_reduce|backward_apply)I", function.symbol
         ):
@@ -79,9 +79,9 @@ def test_what_a_loop_takes(kernels: Kernels, case: tuple[int, str]) -> None:
 
 
 @pytest.mark.parametrize("chip", ARCHITECTURES)
-def test_the_stem_fits_its_registers(chip: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_stem_fits_its_registers(chip: str) -> None:
     found: dict[str, int] = {}
-    for function in read(compile_unit("stem_bf16", chip, tmp_path_factory.mktemp("code"))):
+    for function in read(compile_unit("stem_bf16", chip)):
         assert (function.spills, function.stack) == (0, 0), function.name
         if kernel := re.search(r"4stem\d+(forward|backward)I", function.symbol):
             found[kernel[1]] = max(found.get(kernel[1], 0), function.registers)

@@ -15,8 +15,9 @@ from laconvnet.kernels.packed import packed_rows
 from laconvnet.kernels.plain import norm_cuda
 from laconvnet.kernels.plain.packed import Passes
 from tests.kernels import batch_norm_double
+from tests.kernels.cuda_emulated import Poisoned
 from tests.kernels.norms import EPS
-from tests.kernels.test_cuda_norm import Poisoned, agree, amid_nan, kernels
+from tests.kernels.test_cuda_norm import agree, amid_nan, kernels
 
 __all__ = ["kernels"]  # the fixture
 

@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from laconvnet.kernels.cuda.compiler import units
 from laconvnet.kernels.stem import stem, takes
-from tests.kernels import compilers
-from tests.kernels.cuda_emulated import OnCpu, build_emulated
+from tests.kernels.compiled import emulated
+from tests.kernels.cuda_emulated import OnCpu
 
 DTYPES = (torch.float16, torch.bfloat16)
 SHAPES = [(1, 2, 2), (2, 6, 10), (3, 26, 14), (0, 4, 4)]
@@ -19,9 +18,8 @@ Given = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> OnCpu:
-    compilers.gxx()
-    wanted = [unit for unit in units() if unit.source.startswith("stem/") or unit.name == "dropout"]
-    return OnCpu(build_emulated(tmp_path_factory.mktemp("stem"), wanted))
+    folder = tmp_path_factory.mktemp("stem")
+    return OnCpu(emulated(folder, lambda unit: unit.source.startswith("stem/") or unit.name == "dropout"))
 
 
 def given(shape: tuple[int, int, int], dtype: torch.dtype, source: torch.dtype) -> Given:

@@ -114,7 +114,21 @@ def test_training_and_evaluation_there_are_those_here_with_a_rank_killed(
     folder, url = sets["refcoco"], f"{bucket}/refcoco"
     copy(folder, url, progress=False)
     here, there = tmp_path / "here", tmp_path / "there"
-    train(2, here, [*keys, "--data.folder", str(folder)])
+    assert_the_same_through_a_kill(here, there, keys, str(folder), url)
+    results = []
+    for run, data in ((here, str(folder)), (there, url)):
+        out = tmp_path / f"{run.name}.json"
+        assert main(["eval", str(run), "--data", data, "--split", "val", "--out", str(out)]) == 0
+        found = json.loads(out.read_text())
+        assert found.pop("data") == data
+        assert found.pop("run") == str(run)
+        results.append((found, out.with_suffix(".answers.jsonl").read_bytes()))
+    assert results[0] == results[1]
+
+
+def assert_the_same_through_a_kill(here: Path, there: Path, keys: list[str], folder: str, url: str) -> None:
+    """Two processes train on the folder and, one of them killed on the way, on the URL."""
+    train(2, here, [*keys, "--data.folder", folder])
     command = ["-m", "laconvnet.launch.cli", "train", "--run", str(there), *keys, "--data.folder", url]
     ranks = start(2, command)
     try:
@@ -129,15 +143,6 @@ def test_training_and_evaluation_there_are_those_here_with_a_rank_killed(
     finish(start(2, command))
     assert losses(there) == losses(here)
     assert last(there) == last(here)
-    results = []
-    for run, data in ((here, str(folder)), (there, url)):
-        out = tmp_path / f"{run.name}.json"
-        assert main(["eval", str(run), "--data", data, "--split", "val", "--out", str(out)]) == 0
-        found = json.loads(out.read_text())
-        assert found.pop("data") == data
-        assert found.pop("run") == str(run)
-        results.append((found, out.with_suffix(".answers.jsonl").read_bytes()))
-    assert results[0] == results[1]
 
 
 def last(run: Path) -> dict[str, bytes]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from contextlib import closing
 from pathlib import Path
 
@@ -19,9 +17,9 @@ from laconvnet.shards.format import remote
 from laconvnet.shards.format.manifest import Manifest
 from laconvnet.shards.sets.copy import copy
 from tests.messages import tells
-from tests.pipeline.stores.test_s3 import TINY, last, losses
+from tests.pipeline.stores.test_s3 import TINY, assert_the_same_through_a_kill, losses
 from tests.pipeline.stores.web import Fault, Handler, Web, busy, other, reset, short
-from tests.pipeline.training.ranks import comes_to, finish, start, train
+from tests.pipeline.training.ranks import train
 
 STREAMS = ["--data.streams", "4", "--data.window", "6"]
 
@@ -51,21 +49,7 @@ def test_streams_of_an_s3_store_through_the_kill_of_a_rank(
 ) -> None:
     folder, url = sets["refcoco"], f"{bucket}/refcoco"
     copy(folder, url, progress=False)
-    here, there = tmp_path / "here", tmp_path / "there"
-    train(2, here, [*keys, "--data.folder", str(folder)])
-    ranks = start(2, ["-m", "laconvnet.launch.cli", "train", "--run", str(there), *keys, "--data.folder", url])
-    try:
-        assert comes_to(ranks, lambda: bool(list((there / "checkpoints").glob("step-*/COMMIT"))))
-        os.kill(ranks[1].pid, signal.SIGKILL)
-        for rank in ranks:
-            rank.wait(120)
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert max(losses(there)) < max(losses(here))
-    finish(start(2, ["-m", "laconvnet.launch.cli", "train", "--run", str(there), *keys, "--data.folder", url]))
-    assert losses(there) == losses(here)
-    assert last(there) == last(here)
+    assert_the_same_through_a_kill(tmp_path / "here", tmp_path / "there", keys, str(folder), url)
 
 
 def test_a_run_keeps_its_streams_and_refuses_a_world_that_they_do_not_divide(

@@ -18,6 +18,8 @@ from laconvnet.pipeline.training import checkpoint
 from tests.pipeline.training.ranks import run
 from tests.rounding import SEEDS, assert_rounding, nudge
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 KEYS = ["--data.size", "32", "--schedule.epochs", "1.3", "--checkpoint.every", "100", "--checkpoint.keep", "9"]
 HAND_OVERS = (3, 6, 9)

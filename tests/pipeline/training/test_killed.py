@@ -22,6 +22,8 @@ from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import step_of
 from tests.pipeline.training.ranks import Rank, comes_to, finish, stands_still, start
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 POINTS, SEED = int(os.environ.get("POINTS", "4")), int(os.environ.get("SEED", "0"))
 STAGES = ("0", "1 validated", "0 validated", "3 validated") if POINTS > 4 else ("0 validated",)

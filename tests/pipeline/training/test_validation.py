@@ -22,6 +22,8 @@ from laconvnet.shards.format.manifest import Manifest
 from tests.pipeline.training.ranks import run, train
 from tests.runs import losses, weights
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 COMMAND = "import sys; from laconvnet.launch import cli; sys.exit(cli.main(sys.argv[1:]))"
 TINY = ["--config", str(HERE / "tiny.yaml"), "--schedule.epochs", "1.6", "--model.affinity_dropout", "0.1"]
