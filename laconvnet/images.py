@@ -94,9 +94,14 @@ def data_uri(data: bytes, kept: int, largest: int) -> str:
     return f"data:image/{kind.lower()};base64," + base64.b64encode(data).decode()
 
 
+def has_too_many_pixels(width: int, height: int) -> bool:
+    """Whether an image of this size is beyond the limit."""
+    return width * height > MAX_PIXELS
+
+
 def _check(image: Image.Image, data: bytes) -> None:
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
+    if has_too_many_pixels(*image.size):
         raise ImageLimitError(
             f"{image.width}x{image.height} are {pixels:,} pixels, more than {MAX_PIXELS:,}: a decompression bomb"
         )

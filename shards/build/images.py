@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, MAX_PIXELS, ImageLimitError, opened, read_bytes
+from laconvnet.images import FORMATS, ImageLimitError, has_too_many_pixels, opened, read_bytes
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.content import file_content, image_content
 from laconvnet.shards.format.pictures import UNKNOWN, Content
@@ -115,7 +115,7 @@ def _ordinary_jpeg(data: bytes, file: Content) -> StoredImage | None:
     Those with a fault are among the others: what is said of them is said in one place.
     """
     size = jpeg.ordinary_size(data)
-    if size is None or size[0] * size[1] > MAX_PIXELS:
+    if size is None or has_too_many_pixels(*size):
         return None
     shown, _ = _decoded_jpeg(data)
     return StoredImage(data, "jpg", *size, image_content(file, shown)) if shown is not None else None

@@ -153,8 +153,9 @@ def test_image_box_and_mask_agree(decoder: Decoder, sides: tuple[int, int], seed
     np.testing.assert_allclose(seen, (left, top, right, bottom), atol=1)
 
     placed = box.mask(0, mask) > 0
-    border = 2 * (right - left + bottom - top)
-    assert (placed ^ bright).sum() <= border
+    # They part along the border, by a pixel; and at its corners, which a filter rounds by a pixel of the image.
+    border, rounded = 2 * (right - left + bottom - top), max(1, 96 / max(sides)) ** 2
+    assert (placed ^ bright).sum() <= border + 4 * rounded
     inside = np.zeros((96, 96), bool)
     inside[int(np.ceil(top)) + 1 : int(bottom) - 1, int(np.ceil(left)) + 1 : int(right) - 1] = True
     assert placed[inside].all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -21,6 +22,13 @@ class Unavailable(Exception):
 
 def install() -> Path:
     """The Python of an environment that has Swift, made once. Raises Unavailable where it cannot be had."""
+    PLACE.parent.mkdir(exist_ok=True)
+    with PLACE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers, one installs
+        return _installed()
+
+
+def _installed() -> Path:
     python = PLACE / "bin" / "python"
     ready = PLACE / ".ready"
     if not ready.exists():
