@@ -29,7 +29,7 @@ from tests.runs import logged, losses, restarts, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "pipeline" / "training" / "tiny.yaml"
-FAILURES, SEED = int(os.environ.get("FAILURES", "4")), int(os.environ.get("SEED", "0"))
+FAILURES, SEED = int(os.environ.get("FAILURES", "2")), int(os.environ.get("SEED", "0"))
 ZERO = os.environ.get("ZERO", "1")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 PATIENCE_SECONDS = 300
