@@ -94,6 +94,14 @@ def data_uri(data: bytes, kept: int, largest: int) -> str:
     return f"data:image/{kind.lower()};base64," + base64.b64encode(data).decode()
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """The image with what is transparent laid on white."""
+    if not image.has_transparency_data:
+        return image
+    layers = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+
+
 def has_too_many_pixels(width: int, height: int) -> bool:
     """Whether an image of this size is beyond the limit."""
     return width * height > MAX_PIXELS

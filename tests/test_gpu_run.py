@@ -19,6 +19,7 @@ from laconvnet.launch import cli
 from tests.gpu_run import carried, counters, launches, parts, small, smoke
 from tests.gpu_run.runner import FAILED, LOG, NOT_RUN, PASSED, Command, Outcome, Part, Runner
 from tests.gpu_run.summary import headlines, rows, table
+from tests.without import without
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [
@@ -41,15 +42,6 @@ GONE = (
     *("defusedxml", "pydantic", "matplotlib", "psutil", "tqdm", "yaml", "safetensors", "PIL", "pyarrow", "xxhash"),
     *("accelerate", "transformers", "tensorboard", "huggingface_hub", "hypothesis"),
 )
-WITHOUT = """
-import sys
-from importlib.machinery import PathFinder
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, *rest):
-        return None if name.split(".")[0] in {names} else super().find_spec(name, *rest)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-"""
 # The run with parts that only pretend.
 PRETENDED = """
 import sys
@@ -340,7 +332,7 @@ def test_the_table_has_the_numbers_of_this_run(tmp_path: Path) -> None:
 
 def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     """tests/gpu.sh on a machine that has PyTorch, numpy and pytest, and nothing else."""
-    (folder / "sitecustomize.py").write_text(WITHOUT.format(names=set(GONE)))
+    (folder / "sitecustomize.py").write_text(without(*GONE))
     given = {
         **os.environ,
         "OUT": str(folder / "out"),

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, ImageLimitError, opened, read_bytes
+from laconvnet.images import FORMATS, ImageLimitError, on_white, opened, read_bytes
 from laconvnet.pipeline.errors import ConfigError
 
 AnyImage = str | PathLike[str] | Image.Image | NDArray[np.uint8] | torch.Tensor
@@ -32,11 +32,7 @@ def upright(picture: AnyImage) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)
-    if turned.has_transparency_data:
-        layers = turned.convert("RGBA")
-        turned = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-    return turned.convert("RGB")
+    return on_white(ImageOps.exif_transpose(image)).convert("RGB")
 
 
 def _of_array(array: NDArray[np.uint8]) -> Image.Image:

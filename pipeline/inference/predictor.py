@@ -85,7 +85,10 @@ class Predictor:
         return answers if several else answers[0]
 
     def _of(self, pictures: Sequence[AnyImage], texts: list[str]) -> list[Answer]:
-        opened = {id(one): upright(one) for one in {id(one): one for one in pictures}.values()}  # each once
+        opened: dict[int, Image.Image] = {}  # each once, however many texts are about it
+        for one in pictures:
+            if id(one) not in opened:
+                opened[id(one)] = upright(one)
         images = [opened[id(one)] for one in pictures]
         words = self._ready.vocabulary
         found = self.raw(images, texts)
@@ -98,12 +101,15 @@ class Predictor:
         sides = np.array([image.size for image in images])
         letterbox = Letterbox.fit(sides[:, 0], sides[:, 1], config.size)
         tokens = torch.from_numpy(ready.vocabulary.encode(texts, config.words)).to(ready.device)
-        seen = self._decoder.decode([_lossless(image) for image in images], letterbox) if self._decoder else None
-        shown = squares(images, letterbox) if seen is None else seen
-        shown = shown.to(ready.device, memory_format=torch.channels_last)
+        shown = self._squares(images, letterbox).to(ready.device, memory_format=torch.channels_last)
         nothing = torch.empty(0)
         batch = Batch(np.zeros(len(texts), np.int64), shown, tokens, nothing, nothing, letterbox)
         return ready.task.answer(ready.model(shown, tokens).float(), batch)
+
+    def _squares(self, images: Sequence[Image.Image], letterbox: Letterbox) -> torch.Tensor:
+        if self._decoder is None:
+            return squares(images, letterbox)
+        return self._decoder.decode([_lossless(image) for image in images], letterbox)
 
 
 def _lossless(image: Image.Image) -> Any:

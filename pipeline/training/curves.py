@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from laconvnet.files import find_object, publish_json
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.report.pictures import Picture
+from laconvnet.pipeline.report.pictures import picture
+from laconvnet.pipeline.report.sheet import Card
 from laconvnet.pipeline.runs.layout import LOG, TRACKERS
 from laconvnet.pipeline.training.log_config import LogConfig
 from laconvnet.terminal import complain, one_line
@@ -71,8 +72,9 @@ class Curves:
         for feed in self._feeds:
             feed.give(lambda tracker: tracker.curve(values, step))
 
-    def show(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+    def show(self, name: str, cards: Sequence[Card], step: int) -> None:
         """The drawn examples of a validation."""
+        pictures = [picture(card) for card in cards]
         for feed in self._feeds:
             feed.give(lambda tracker: tracker.show(name, pictures, step))
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from laconvnet.files import appending, naming
 from laconvnet.pipeline.config import TrainConfig
-from laconvnet.pipeline.report.pictures import picture
 from laconvnet.pipeline.runs.layout import LOG
 from laconvnet.pipeline.training import hardware
 from laconvnet.pipeline.training.curves import Curves
@@ -102,7 +101,7 @@ class Log:
         if self._curves:
             self._curves.add({f"{split}/{name}": value for name, value in found.metrics.items()}, step)
             if found.cards:
-                self._curves.show(f"{split}/examples", [picture(card) for card in found.cards], step)
+                self._curves.show(f"{split}/examples", found.cards, step)
 
     def _report(self, done: int, outcome: Outcome) -> None:
         run = self._progress

@@ -71,7 +71,8 @@ def train(config: TrainConfig, run: Path, made: Callable[..., Session] = Session
         record = engine.ranks.from_main(lambda: _record(session, run, own))
         keeper = Keeper(memory, config.checkpoint.memory, engine, record)
         writer = _writer(config, run, own, record) if own else None
-        drawn = engine.ranks.each(lambda: _curves(session, run, record) if engine.is_main else None)
+        drawing = engine.is_main and config.log.trackers
+        drawn = engine.ranks.each(lambda: _curves(session, run, record) if drawing else None)
         log = Log(run, config, _progress(session, laconv.kind if laconv else None), drawn)
         return _train(session, run, writer, keeper, validation, log)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, ImageLimitError, has_too_many_pixels, opened, read_bytes
+from laconvnet.images import FORMATS, ImageLimitError, has_too_many_pixels, on_white, opened, read_bytes
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.content import file_content, image_content
 from laconvnet.shards.format.pictures import UNKNOWN, Content
@@ -199,7 +199,5 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ImageError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
     if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layers).convert("RGB")
+        return on_white(image).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -17,17 +17,13 @@ import laconvnet
 from laconvnet.shards.format.manifest import Manifest
 from tests.docs.pages import DOCS, blocks
 from tests.pipeline.training.ranks import run
+from tests.without import without
 
 TINY = Path(__file__).parent / "training" / "tiny.yaml"
 LACKING = ("nvidia", "deepspeed", "webdataset", "accelerate", "submitit", "fsspec")
 ALONE = f"""
-import json, sys
-from importlib.machinery import PathFinder
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, *rest):
-        return None if name.split(".")[0] in {LACKING!r} else super().find_spec(name, *rest)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+{without(*LACKING)}
+import json
 import laconvnet
 assert not any(name.startswith("torch") for name in sys.modules), "imported before it is asked for"
 place, image, *texts = sys.argv[1:]

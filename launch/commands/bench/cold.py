@@ -64,11 +64,12 @@ def rows(pictures: int, rounds: int, done: Callable[[], object]) -> list[Row]:
 
             return way
 
-        ways = {
-            "sequential": reading("sequential", Reader, straight),
-            "plan order": reading("plan order", Reader, planned),
-            "plan order, not announced": reading("plan order, not announced", Unannounced, planned),
+        kinds: dict[str, tuple[type[Reader], Batches]] = {
+            "sequential": (Reader, straight),
+            "plan order": (Reader, planned),
+            "plan order, not announced": (Unannounced, planned),
         }
+        ways = {name: reading(name, *kind) for name, kind in kinds.items()}
         total = int(np.sum(manifest.sample_columns.numbers("image_length", np.arange(count))))
         shape = {"measure": "reads", "pictures": count, "size": WIDTH, "workers": THREADS, "picture_bytes": total}
         found = compared(ways, "sequential", folder, shape, rounds, done, lambda: _dropped(manifest))

@@ -18,19 +18,13 @@ from laconvnet.pipeline.training.curves import Curves
 from laconvnet.pipeline.training.log_config import LogConfig
 from tests.pipeline.training.ranks import run
 from tests.runs import losses
+from tests.without import without
 
 HERE = Path(__file__).parent
 ALL = ["--log.trackers", "[tensorboard, wandb, mlflow]", "--log.project", "grounding"]
 KEYS = ["--schedule.epochs", "1.2", "--validate.every", "1.2", "--validate.examples", "3"]
-WITHOUT = """
-import sys
-import threading
-from importlib.machinery import PathFinder
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, *rest):
-        return None if name.split(".")[0] == "wandb" else super().find_spec(name, *rest)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+WITHOUT = f"""
+{without("wandb")}
 from laconvnet.launch import cli
 sys.exit(cli.main(sys.argv[1:]))
 """
