@@ -1,4 +1,4 @@
-"""`laconvnet train`, `eval`, `predict` and `report`."""
+"""`laconvnet train`, `eval` and `report`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEVERAL = """Several processes: `processes` of a stage (`laconvnet launch`), or
 
 def add(commands: Any) -> None:
     commandline.add(commands, train, eval_, epilog=_SEVERAL)
-    commandline.add(commands, predict, report)
+    commandline.add(commands, report)
 
 
 def train(
@@ -105,27 +105,6 @@ def eval_(
     report = evaluate(run, data, split, out, controls, at_least=at_least, last=last)
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
-
-
-def predict(
-    run: Run,
-    *,
-    image: Annotated[Path, Arg("image file", "F")],
-    text: Annotated[str, Arg("an expression, or a question", "T")],
-    out: Annotated[Path | None, Arg("image file for the drawing, such as answer.png", "F")] = None,
-    last: Last = False,
-    json: Json = False,
-) -> None:
-    """Ask a run about one image.
-
-    The answer of a run to one sentence on one image; --out draws it.
-
-    For example:
-      laconvnet predict runs/first --image photo.jpg --text "the dog on the left" --out answer.png
-    """
-    from laconvnet.pipeline.inference import predict as asking
-
-    show(asking.predict(run, image, text, out, last), json)
 
 
 def report(

@@ -13,6 +13,7 @@ _KEYS = {
     "shards": "measure name source pictures size workers",
     "train": "part name preset size precision batch zero steps device",
     "infer": "preset task size precision measure name batch device",
+    "predict": "name step texts batch threads device",
     "bytes": "measure preset size dtype stage kernel_size operation direction place name batch world device",
     "scale": "part name measure world samples shards share window device",
 }

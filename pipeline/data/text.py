@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,14 @@ def words(text: str, rule: int = RULE) -> list[str]:
     return _SPACED.sub(" ", _DROPPED.sub("", text.lower())).split()
 
 
+class Words(NamedTuple):
+    """The words of a text: those that are read, those behind them, and the unknown ones among all, each once."""
+
+    read: tuple[str, ...]
+    unread: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Words and answers in the order of their numbers. Word 0 is padding, word 1 whatever is not known.
@@ -71,17 +80,21 @@ class Vocabulary:
         """Word numbers (B, length), cut or padded; a text without any word is refused with ConfigError."""
         tokens = np.full((len(texts), length), PAD, np.int64)
         for row, text in enumerate(texts):
-            # Marks alone are no words, but what the authors' rule leaves of them is asked as something unknown.
-            found = words(text, self.rule) or words(text, AUTHORS_RULE)
-            known = [self._numbers.get(word, UNKNOWN) for word in found[:length]]
+            known = [self._numbers.get(word, UNKNOWN) for word in self._words(text)[:length]]
             if not known:
                 raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
             tokens[row, : len(known)] = known
         return tokens
 
-    def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of a text that are not known, each once."""
-        return tuple(dict.fromkeys(word for word in words(text, self.rule) if word not in self._numbers))
+    def parted(self, text: str, length: int) -> Words:
+        """How a text is read by a model that reads so many words."""
+        found = tuple(self._words(text))
+        unknown = dict.fromkeys(word for word in found if word not in self._numbers)
+        return Words(found[:length], found[length:], tuple(unknown))
+
+    def _words(self, text: str) -> list[str]:
+        # Marks alone are no words, but what the authors' rule leaves of them is asked as something unknown.
+        return words(text, self.rule) or words(text, AUTHORS_RULE)
 
     def answer_number(self, answer: str | None) -> int:
         """The number of an answer; -1 for one that training never saw, which no prediction can match."""

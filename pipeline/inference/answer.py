@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from laconvnet.pipeline.data.masks import decode
+from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.report.overlay import PREDICTED, overlay
 
 
@@ -28,7 +29,8 @@ class Answer:
 
     By its task a model gives a ``box``, a ``mask`` (H, W) of bool or an ``answer`` in words; the others are None.
     ``confidence`` goes from 0 to 1: how likely the box holds what is meant, the answer is right, or (the mean over the
-    mask) its pixels are the referent's. ``unknown`` are words of the text that the model has not learned.
+    mask) its pixels are the referent's. ``unknown`` are words of the text that the model has not learned, ``unread``
+    those behind the last one that it reads.
     """
 
     text: str
@@ -37,10 +39,11 @@ class Answer:
     answer: str | None
     confidence: float
     unknown: tuple[str, ...]
+    unread: tuple[str, ...]
     image: Image.Image = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, image: Image.Image, text: str, found: dict[str, Any], unknown: tuple[str, ...]) -> Answer:
+    def of(cls, image: Image.Image, text: str, found: dict[str, Any], words: Words) -> Answer:
         """Of what a task has answered about this image."""
         box, mask = None, None
         if "box" in found:
@@ -48,7 +51,7 @@ class Answer:
             box = Box(x, y, x + width, y + height)
         if "mask" in found:
             mask = decode(found["mask"], image.height, image.width).astype(bool)
-        return cls(text, box, mask, found.get("answer"), found["score"], unknown, image)
+        return cls(text, box, mask, found.get("answer"), found["score"], words.unknown, words.unread, image)
 
     def draw(self) -> Image.Image:
         """The image, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""

@@ -22,6 +22,7 @@ from laconvnet.pipeline.data.answers import normalised, worth
 from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.plan import permute
+from laconvnet.pipeline.data.text import PAD, UNKNOWN
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
@@ -37,6 +38,7 @@ from laconvnet.terminal import complain
 
 CONTROLS = ("shuffled_words", "blank_pictures")
 _SEED = 0
+_TEXTS = 65536  # whose words are counted at a time
 
 
 class Interrupted(Exception):
@@ -148,6 +150,7 @@ def score(
         **metrics,
         "run": str(run),
         "data": spelled(subject.data),
+        "words": _words(ready, examples),
         **_described(ready, examples),
         "step": ready.step,
         "blank": ready.config.data.blank,
@@ -156,6 +159,18 @@ def score(
         report["controls"] = {name: _score(ready, examples, name, progress, ranks, goes_on)[0] for name in CONTROLS}
     majority = ranks.each(lambda: subject.majority if ranks.is_main else None)
     return Result(report | ({} if majority is None else {"majority": majority}), metrics, answers)
+
+
+def _words(ready: Restored, examples: Examples) -> dict[str, float]:
+    """Of the words that are read the share of ``unknown`` ones, of the texts that of those longer than what is read."""
+    count, length = len(examples.rows), ready.config.data.words
+    read, unknown, cut = 0, 0, 0
+    for first in range(0, count, _TEXTS):
+        tokens = ready.vocabulary.encode(examples.texts(examples.rows[first : first + _TEXTS]), length + 1)
+        cut += int((tokens[:, length] != PAD).sum())
+        read += int((tokens[:, :length] != PAD).sum())
+        unknown += int((tokens[:, :length] == UNKNOWN).sum())
+    return {"unknown": unknown / max(read, 1), "cut": cut / max(count, 1)}
 
 
 def _described(ready: Restored, examples: Examples) -> dict[str, Any]:

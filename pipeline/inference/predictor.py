@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from laconvnet.pipeline.data.decode import Decoder
 from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.squares import squares
+from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.answer import Answer
 from laconvnet.pipeline.inference.pictures import AnyImage, upright
 from laconvnet.pipeline.inference.restore import Restored, restore, restore_file
 
 Engine = Literal["pillow", "dali"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def load(
@@ -90,21 +92,39 @@ class Predictor:
             if id(one) not in opened:
                 opened[id(one)] = upright(one)
         images = [opened[id(one)] for one in pictures]
-        words = self._ready.vocabulary
         found = self.raw(images, texts)
-        return [Answer.of(*each, words.unknown(each[1])) for each in zip(images, texts, found, strict=True)]
+        return [Answer.of(*each, self.words(each[1])) for each in zip(images, texts, found, strict=True)]
 
-    @torch.inference_mode()
+    def words(self, text: str) -> Words:
+        """How the model reads a text: which words, which not, and which it does not know."""
+        return self._ready.vocabulary.parted(text, self._ready.config.data.words)
+
+    def refuses(self, text: str) -> str | None:
+        """Why a text cannot be asked, in one line; None where it can."""
+        try:
+            self._ready.vocabulary.encode([text], 1)
+        except ConfigError as error:
+            return str(error)
+        return None
+
     def raw(self, images: Sequence[Image.Image], texts: list[str]) -> list[dict[str, Any]]:
         """What the task answers to each text about its upright RGB image, as `laconvnet eval` writes it."""
+        return self.answers(self.prepare(images, texts))
+
+    def prepare(self, images: Sequence[Image.Image], texts: list[str]) -> Batch:
+        """The batch of texts, each about its upright RGB image. Raises ConfigError for a text without a word."""
         ready, config = self._ready, self._ready.config.data
         sides = np.array([image.size for image in images])
         letterbox = Letterbox.fit(sides[:, 0], sides[:, 1], config.size)
         tokens = torch.from_numpy(ready.vocabulary.encode(texts, config.words)).to(ready.device)
         shown = self._squares(images, letterbox).to(ready.device, memory_format=torch.channels_last)
         nothing = torch.empty(0)
-        batch = Batch(np.zeros(len(texts), np.int64), shown, tokens, nothing, nothing, letterbox)
-        return ready.task.answer(ready.model(shown, tokens).float(), batch)
+        return Batch(np.zeros(len(texts), np.int64), shown, tokens, nothing, nothing, letterbox)
+
+    @torch.inference_mode()
+    def answers(self, batch: Batch) -> list[dict[str, Any]]:
+        """What the task answers to a batch of `prepare`."""
+        return self._ready.task.answer(self._ready.model(batch.images, batch.tokens).float(), batch)
 
     def _squares(self, images: Sequence[Image.Image], letterbox: Letterbox) -> torch.Tensor:
         if self._decoder is None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from laconvnet.pipeline.data.masks import encode
+from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.answer import Answer
 from laconvnet.pipeline.inference.pictures import upright
@@ -76,7 +77,7 @@ def test_real_broken_images_are_refused(name: str) -> None:
 
 
 def draw(image: Image.Image, text: str, found: dict[str, Any]) -> Image.Image:
-    return Answer.of(image, text, found, ()).draw()
+    return Answer.of(image, text, found, Words((), (), ())).draw()
 
 
 def test_the_drawing_frames_the_box_and_keeps_the_image() -> None:

@@ -14,12 +14,9 @@ import torch
 from PIL import Image
 
 import laconvnet
-from laconvnet.shards.format.manifest import Manifest
 from tests.docs.pages import DOCS, blocks
-from tests.pipeline.training.ranks import run
 from tests.without import without
 
-TINY = Path(__file__).parent / "training" / "tiny.yaml"
 LACKING = ("nvidia", "deepspeed", "webdataset", "accelerate", "submitit", "fsspec")
 ALONE = f"""
 {without(*LACKING)}
@@ -29,35 +26,6 @@ assert not any(name.startswith("torch") for name in sys.modules), "imported befo
 place, image, *texts = sys.argv[1:]
 print(json.dumps([answer.box for answer in laconvnet.load(place, device="cpu")(image, texts)]))
 """
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, sets: dict[str, Path]) -> Path:
-    """A run at a size that its images have to be scaled to, scored on its training split, and exported."""
-    folder = tmp_path_factory.mktemp("asked") / "run"
-    of_data = ["--data.folder", str(sets["refcoco"]), "--data.size", "96"]
-    commands = [
-        ["train", "--run", str(folder), "--config", str(TINY), *of_data, "--schedule.epochs", "3"],
-        ["eval", str(folder), "--data", str(sets["refcoco"]), "--split", "train", "--out", f"{folder}/seen.json"],
-        ["export", str(folder), "--format", "safetensors", "--out", f"{folder}/model.safetensors"],
-    ]
-    script = "\n".join(["from laconvnet.launch import cli", *(f"assert not cli.main({words!r})" for words in commands)])
-    run(1, ["-c", script])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def seen(trained: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (trained / "seen.answers.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def images(trained: Path, sets: dict[str, Path], seen: list[dict[str, Any]], tmp_path_factory: Any) -> list[Path]:
-    """The file of each answer's image."""
-    folder, manifest = tmp_path_factory.mktemp("images"), Manifest.open(sets["refcoco"])
-    for sample in {answer["sample"] for answer in seen}:
-        (folder / f"{sample}.jpg").write_bytes(manifest.read_image(sample))
-    return [folder / f"{answer['sample']}.jpg" for answer in seen]
 
 
 def corners(answer: dict[str, Any]) -> list[float]:
