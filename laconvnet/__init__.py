@@ -12,7 +12,8 @@ From Python:
     answer.box, answer.confidence
     answer.draw().save("answer.png")
 
-`PUBLIC` are the names for that; they are imported when they are asked for. `Predictor` says what a model takes.
+`LaConv` and `LaConvBlock` are its convolution and its block as layers of any network. `PUBLIC` are the names for that;
+they are imported when they are asked for. `Predictor` says what a model takes.
 """
 
 import os
@@ -38,6 +39,8 @@ PUBLIC = {
     "Predictor": "laconvnet.pipeline.inference.predictor",
     "Answer": "laconvnet.pipeline.inference.answer",
     "Box": "laconvnet.pipeline.inference.answer",
+    "LaConv": "laconvnet.pipeline.model.modules",
+    "LaConvBlock": "laconvnet.pipeline.model.modules",
     "ConfigError": "laconvnet.pipeline.errors",
 }
 

@@ -144,7 +144,7 @@ def test_the_page_s_example_runs(
     (tmp_path / "runs/refcoco").symlink_to(trained)
     (tmp_path / "street.jpg").symlink_to(images[0])
     monkeypatch.chdir(tmp_path)
-    (block,) = [block for block in blocks(DOCS / "python.md") if block.language == "python"]
+    block, *_ = [block for block in blocks(DOCS / "python.md") if block.language == "python"]
     exec(block.text, {})
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("Box(x1=")
