@@ -1,4 +1,4 @@
-"""`laconvnet train`, `eval` and `report`."""
+"""`laconvnet train`, `eval`, `compare` and `report`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from laconvnet.launch import commandline
-from laconvnet.launch.commandline import Arg, BuiltSet, Json, Last, Run
-from laconvnet.launch.commands.output import show
+from laconvnet.launch.commandline import Arg, BuiltSet, Json, JsonLines, Last, Run
+from laconvnet.launch.commands.output import rows, show
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.completeness import AT_LEAST
 from laconvnet.pipeline.runs.layout import EVALUATIONS, REPORT
@@ -25,7 +25,7 @@ _SEVERAL = """Several processes: `processes` of a stage (`laconvnet launch`), or
 
 def add(commands: Any) -> None:
     commandline.add(commands, train, eval_, epilog=_SEVERAL)
-    commandline.add(commands, report)
+    commandline.add(commands, compare, report)
 
 
 def train(
@@ -85,6 +85,9 @@ def eval_(
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
     last: Last = False,
+    submission: Annotated[
+        Path | None, Arg("JSON file of the answers for VQA's evaluation server, of a VQAv2 split", "F")
+    ] = None,
     at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = AT_LEAST,
     json: Json = False,
 ) -> None:
@@ -102,9 +105,30 @@ def eval_(
     from laconvnet.pipeline.runs.checkpoints import run_of
 
     out = out or run_of(run) / EVALUATIONS / f"{data.resolve().name}-{split}.json"
-    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last)
+    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last, submission=submission)
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
+
+
+def compare(
+    a: Annotated[str, Arg("a result of `laconvnet eval`, or a quoted pattern of those of several seeds", "A.json")],
+    b: Annotated[str, Arg("another one, on the same split", "B.json")],
+    *,
+    json: JsonLines = False,
+) -> None:
+    """Compare two models by their answers.
+
+    Compare two results of `eval` on the same examples: scores, their difference and its 95 % interval by a paired
+    bootstrap over images; of several seeds over these, too, and each side's interval over its seeds (Student's t).
+    Questions are compared by family as well. Nothing is computed anew: the answers lie beside the results.
+
+    For example:
+      laconvnet compare runs/full/eval/refcoco-testA.json runs/base/eval/refcoco-testA.json
+      laconvnet compare 'runs/full-*/eval/clevr-val.json' 'runs/base-*/eval/clevr-val.json'
+    """
+    from laconvnet.pipeline.inference import paired
+
+    rows(paired.rows(paired.compared(paired.Side.of(a), paired.Side.of(b))), json)
 
 
 def report(

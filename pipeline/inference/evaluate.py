@@ -25,6 +25,7 @@ from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.data.text import PAD, UNKNOWN
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference import submission as server
 from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs import checkpoints
@@ -100,6 +101,7 @@ def evaluate(
     progress: bool = True,
     at_least: float = AT_LEAST,
     last: bool = False,
+    submission: Path | None = None,
 ) -> dict[str, Any] | None:
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
@@ -108,6 +110,7 @@ def evaluate(
     understanding either. A question task adds the majority answer of the run's own training split, over all questions
     and within each family, where that set is still there. Raises ConfigError for a run, folder or split that is not
     there, that lacks what the task is scored by, or that holds less than the share ``at_least`` of what was annotated.
+    ``submission`` receives the answers as VQA's evaluation server takes them.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
@@ -118,10 +121,12 @@ def evaluate(
         ready, subject = ranks.each(lambda: _opened(run, data, split, at_least, last))
         ranks.same(f"{run}: step of its checkpoint", ready.step)
         ranks.same(f"{data}: build", subject.examples.fingerprint)
+        if submission is not None:
+            server.check(subject.examples, subject.completeness.annotated)
         if ranks.is_main:
             complain(ready.origin)
         found = score(ready, subject, checkpoints.run_of(run), ranks, controls, progress)
-        ranks.each(lambda: _write(found, out) if ranks.is_main else None)
+        ranks.each(lambda: _write(found, out, submission) if ranks.is_main else None)
         return found.report if ranks.is_main else None
 
 
@@ -194,7 +199,9 @@ def _opened(run: Path, data: Path, split: str, at_least: float, last: bool) -> t
     return ready, subject
 
 
-def _write(found: Result, out: Path) -> None:
+def _write(found: Result, out: Path, submission: Path | None) -> None:
+    if submission is not None:
+        server.write(found.answers, submission)
     out.parent.mkdir(parents=True, exist_ok=True)
     publish_json(out, found.report)
     lines = (json.dumps(answer) + "\n" for answer in found.answers)

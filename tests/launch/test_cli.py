@@ -23,6 +23,7 @@ COMMANDS = [
     ["train"],
     ["eval"],
     ["predict"],
+    ["compare"],
     ["report"],
     ["launch"],
     ["status"],

@@ -18,6 +18,7 @@ from laconvnet.pipeline.data.examples import Examples
 from laconvnet.pipeline.data.loader import DataConfig, Loader, Request
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.inference import submission
 from laconvnet.pipeline.inference.evaluate import evaluate
 from laconvnet.pipeline.training.start import _vocabulary, start
 from tests.pipeline.training.ranks import run
@@ -112,6 +113,19 @@ def test_batches_have_the_soft_scores(several: Path) -> None:
         torch.testing.assert_close(turned.answers, torch.tensor([[0, 1, 0.3], [1, 0, 0], [0, 1, 0.3], [0.3, 0, 0]]))
 
 
+def test_what_the_server_would_refuse_is_told_before_it_is_answered(several: Path, sets: dict[str, Path]) -> None:
+    submission.check(_open(several, "test-dev"), 8)
+    with pytest.raises(ConfigError, match="8 of 9 questions are there, and the server takes all or nothing"):
+        submission.check(_open(several, "test-dev"), 9)
+    with pytest.raises(ConfigError, match=r"question id '.*'; expected a split of VQAv2"):
+        submission.check(_open(sets["clevr"], "train"), None)
+    with pytest.raises(ConfigError, match="train holds no question; expected a split of VQAv2"):
+        submission.check(Examples.open(sets["refcoco"], "expression", "train"), None)
+    twice = _open(several, "val")
+    with pytest.raises(ConfigError, match="2 questions are there twice"):
+        submission.check(replace(twice, rows=np.concatenate([twice.rows, twice.rows[:2]])), None)
+
+
 def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path: Path) -> None:
     flags = [f"--data.folder={several}", f"--data.size={SIZE}", "--data.words=6", "--data.batch=8", "--data.threads=1"]
     flags += ["--model.preset=tiny", "--model.task=vqa", "--optimizer.lr=3e-3", "--optimizer.ema=0"]
@@ -127,11 +141,19 @@ def test_a_run_learns_what_most_say_and_is_scored_by_all(several: Path, tmp_path
     assert {answer["accuracy"] for answer in answers} <= {0.0, 0.3, 1.0}
     assert report["accuracy"] == pytest.approx(sum(answer["accuracy"] for answer in answers) / 16)
     assert report["accuracy/other"] == 1, "nine of ten say left, whatever the image"
-    hidden = evaluate(tmp_path / "run", several, "test-dev", tmp_path / "dev.json", progress=False)
+    server = tmp_path / "server.json"
+    hidden = evaluate(tmp_path / "run", several, "test-dev", tmp_path / "dev.json", progress=False, submission=server)
     assert hidden is not None
     assert not [name for name in hidden if name.startswith("accuracy")]
     lines = [json.loads(line) for line in (tmp_path / "dev.answers.jsonl").read_text().splitlines()]
     assert [line["question_id"] for line in lines] == [str(10 * n + at) for n in range(200, 204) for at in (0, 1)]
+    # As VQA.loadRes checks them, against the questions of the original file.
+    results = json.loads(server.read_text())
+    original = several.parent / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    asked = {question["question_id"] for question in json.loads(original.read_text())["questions"]}
+    assert {result["question_id"] for result in results} == asked
+    assert [result["answer"] for result in results] == [line["answer"] for line in lines]
+    assert {key for result in results for key in result} == {"question_id", "answer"}
     more = [f"--init_from={tmp_path / 'run'}", "--data.answer_minimum=2"]
     output = start(configuration.load(None, [*flags, *more]), None, _open(several)).summary
     assert re.search("0 new words, 1 new answers; 4 answers, 0 of 48 questions [^;]*$", output)
