@@ -41,6 +41,7 @@ PUBLIC = {
     "Box": "laconvnet.pipeline.inference.answer",
     "LaConv": "laconvnet.pipeline.model.modules",
     "LaConvBlock": "laconvnet.pipeline.model.modules",
+    "Explanation": "laconvnet.pipeline.explain.explanation",
     "ConfigError": "laconvnet.pipeline.errors",
 }
 

@@ -1,4 +1,4 @@
-"""`laconvnet predict`: what runs answer to texts about images."""
+"""`laconvnet predict` and `explain`: what runs answer to texts about images, and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from laconvnet.launch import commandline
-from laconvnet.launch.commandline import Arg, Json, Last
+from laconvnet.launch.commandline import Arg, Json, Last, Run
 from laconvnet.launch.commands.output import show
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.terminal import complain, say
@@ -21,7 +21,7 @@ _LINES = (".jsonl", ".ndjson")
 
 
 def add(commands: Any) -> None:
-    commandline.add(commands, predict)
+    commandline.add(commands, predict, explain)
 
 
 def predict(
@@ -35,6 +35,7 @@ def predict(
     ] = None,
     images: Annotated[Path | None, Arg("folder of the images of --list (default: that of the list)", "DIR")] = None,
     out: Annotated[Path | None, Arg("answer.png for the drawing of one answer, answers.jsonl for all", "F")] = None,
+    explain: Annotated[Path | None, Arg("the sheet of `laconvnet explain` of one answer, .html or .png", "F")] = None,
     batch: Annotated[int, Arg("how many texts go through the network at once", "N", at_least=1)] = 32,
     threads: Annotated[int, Arg("threads that read images", "N", at_least=1)] = 2,
     resize: Annotated[
@@ -56,7 +57,6 @@ def predict(
       laconvnet predict runs/seed-0 runs/seed-1 --list asked.csv --images photos --out answers.jsonl
     """
     from laconvnet import load
-    from laconvnet.pipeline.inference import predict as asking
 
     if len({str(each) for each in run}) < len(run):
         raise ConfigError(f"RUN: {' '.join(map(str, run))}: one is there twice; expected each once")
@@ -65,15 +65,51 @@ def predict(
     alone = len(run) == len(asks) == 1 and asked is None and asks[0].image in image and not lines
     if not alone and out is not None and not lines:
         raise ConfigError(f"--out: {out}: expected a name such as answers.jsonl, for the answers of several texts")
+    if not alone and explain is not None:
+        raise ConfigError(f"--explain: {explain}: is of one text about one image; leave it out")
     models = {str(place): load(place, last=last, resize=resize, batch=batch) for place in run}
     for model in models.values():
         complain(model.origin)
     if alone:
-        show(asking.one(models[str(run[0])], asks[0].image, asks[0].text, out), json)
+        from laconvnet.pipeline.inference.single import answered
+
+        show(answered(models[str(run[0])], asks[0].image, asks[0].text, out, explain), json)
         return 0
-    return (
-        1 if (asking.to_file(models, asks, out, batch, threads) if out else _said(models, asks, batch, threads)) else 0
-    )
+    if out is None:
+        return 1 if _said(models, asks, batch, threads) else 0
+    from laconvnet.pipeline.inference.predict import to_file
+
+    return 1 if to_file(models, asks, out, batch, threads) else 0
+
+
+def explain(
+    run: Run,
+    *,
+    image: Annotated[Path, Arg("image file", "F")],
+    text: Annotated[str, Arg("an expression, or a question", "T")],
+    at: Annotated[
+        Sequence[str],
+        Arg("pixel of the image whose filters are shown, again for each further one", "X,Y", append=True),
+    ] = (),
+    out: Annotated[Path | None, Arg("file for the sheet: a page (.html) or an image (.png)", "F")] = None,
+    last: Last = False,
+    json: Json = False,
+) -> None:
+    """Show what a run made of the words.
+
+    The answer of a run to one sentence on one image, the words as it reads them, and by stage how much its filters
+    differ from place to place. --out writes a sheet: where each word weighs how much, by stage and head, and the
+    filters at some pixels (v2 Fig. 6 and 7). Without --at these are the middle of the answer and one of the background.
+
+    For example:
+      laconvnet explain runs/first --image photo.jpg --text "the dog on the left" --out dog.html
+    """
+    from laconvnet import load
+    from laconvnet.pipeline.inference.single import explained
+
+    model = load(run, last=last)
+    complain(model.origin)
+    show(explained(model, image, text, at, out), json)
 
 
 def _asks(image: Sequence[Path], text: str | None, asked: Path | None, images: Path | None) -> list[Ask]:

@@ -17,7 +17,6 @@ from laconvnet.pipeline.data.prefetch import prefetch
 from laconvnet.pipeline.data.workers import Workers
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference import answer_file
-from laconvnet.pipeline.inference.answer import Answer
 from laconvnet.pipeline.inference.asks import Ask
 from laconvnet.pipeline.inference.pictures import upright
 from laconvnet.pipeline.inference.predictor import Predictor
@@ -29,30 +28,6 @@ _TOLD = 10  # unknown words
 
 Models = dict[str, Predictor]
 Fields = dict[str, Any]
-
-
-def one(model: Predictor, image: Path, text: str, out: Path | None = None) -> Fields:
-    """The answer of a model to one text about one image file; ``out`` receives the image with the answer drawn on it.
-
-    Words that the model does not know or does not read are told. Raises ConfigError for an image that cannot be read, a
-    text without words and an ``out`` that cannot be written.
-    """
-    try:
-        shown = upright(image)
-    except ConfigError as error:
-        raise ConfigError(f"--{error}") from error
-    (found,) = model.raw([shown], [text])
-    words = model.words(text)
-    if words.unknown:
-        complain(f"not known to this run: {', '.join(words.unknown)}")
-    if words.unread:
-        complain(f"not read, beyond the {len(words.read)} words of this run: {' '.join(words.unread)}")
-    if out:
-        try:
-            Answer.of(shown, text, found, words).draw().save(out)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--out: {out}: cannot be written ({error}); expected a name such as a.png") from error
-    return {"image": str(image), "text": text, **found}
 
 
 def to_file(models: Models, asks: Sequence[Ask], out: Path, batch: int, threads: int) -> int:

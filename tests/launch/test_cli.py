@@ -24,6 +24,7 @@ COMMANDS = [
     ["eval"],
     ["predict"],
     ["compare"],
+    ["explain"],
     ["report"],
     ["launch"],
     ["status"],
