@@ -15,6 +15,7 @@ help:
 	@echo "make docs    the site of docs/, as build/docs/index.html"
 	@echo "make gpu     all that needs an NVIDIA GPU, within minutes, on a machine that holds little but PyTorch: runs/gpu.txt"
 	@echo "make gpu-wheels  what such a machine lacks and is small: build/gpu-wheels, to be taken along"
+	@echo "make parity  exported files of every task and format beside the model's own answers, a line each"
 	@echo "make fuzz    SIGKILL at 200 points of training and publishing; each restart must go on exactly"
 	@echo "make fuzz-shards  SIGKILL at 200 points of building and merging shard sets; each must end in the same bytes"
 	@echo "make faults  one failing call of the file system at 300 points; each is waited out or told, and nothing is lost"
@@ -55,6 +56,11 @@ docs: $(READY)
 	$(BIN)/python docs/img/diagrams.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 	@echo "build/docs/index.html; searching wants a server: $(BIN)/python -m http.server --directory build/docs"
+
+# The largest difference of any output, by task and format; the table of docs/export.md.
+.PHONY: parity
+parity: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -k answers_as_the_model tests/pipeline/test_exported.py
 
 # SIGKILL at so many points of training and publishing; SEED repeats what a failure names. A line a point.
 .PHONY: fuzz

@@ -38,10 +38,11 @@ def export(
     run: Run,
     *,
     format: Annotated[
-        Literal["safetensors", "pt2"],
-        Arg("safetensors: the tensors by name; pt2: the inference model as torch.export writes it"),
+        Literal["safetensors", "pt2", "onnx"],
+        Arg("safetensors: the tensors by name; pt2: a program of torch.export; onnx: for ONNX Runtime and others"),
     ],
     out: Annotated[Path, Arg("the file to write", "F")],
+    operator: Annotated[bool, Arg("a pt2 keeps our operator, which is faster; its reader has to import it")] = False,
     last: Last = False,
     json: Json = False,
 ) -> None:
@@ -50,9 +51,12 @@ def export(
     The EMA weights of a run's best checkpoint where it was validated while it trained, else of its last, with
     configuration and vocabulary in the file.
 
+    A pt2 and an onnx file need nothing of this package to be read. They take images and words, and give boxes, masks or
+    answers. docs/export.md has a program that reads each.
+
     For example:
-      laconvnet export runs/first --format safetensors --out model.safetensors
+      laconvnet export runs/first --format onnx --out model.onnx
     """
     from laconvnet.pipeline.inference import export as exporting
 
-    show(exporting.export(run, format, out, last), json)
+    show(exporting.export(run, format, out, last, operator), json)

@@ -25,8 +25,8 @@ from laconvnet.kernels.bench.run import DTYPES
 from laconvnet.kernels.bench.timing import peak_bytes
 from laconvnet.pipeline.bench.rows import empty_row, missing, rows_of, surroundings
 from laconvnet.pipeline.model import Model, ModelConfig, build_model
-from laconvnet.pipeline.model.blocks.laconv import Filters
 from laconvnet.pipeline.model.cost import cost
+from laconvnet.pipeline.model.plain_filters import OtherFilters, replace_filters
 from laconvnet.pipeline.training import hardware
 from laconvnet.pipeline.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -57,16 +57,8 @@ class Network:
 SMALL = Network(ModelConfig("tiny"), 64, 15, 8, "fp32", 1)  # for a CPU
 
 
-class Unfolded(nn.Module):
+class Unfolded(OtherFilters):
     """A block's filters, applied as the textbook says."""
-
-    def __init__(self, inner: Filters) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def reads_packed(self, x: Tensor, packing: int) -> bool:
-        """Never, for no x (B, d, H, W): the textbook knows no packing."""
-        return False
 
     def forward(self, x: Tensor, condition: Tensor, norm: None = None) -> Tensor:
         """The same as `Filters`: x (B, d, H, W), condition (B, c, H, W) or (B, c, 1, 1) -> (B, d, H, W)."""
@@ -84,9 +76,7 @@ class Unfolded(nn.Module):
 
 def unfolded(model: Model) -> Model:
     """The same model, its filters applied by unfold + einsum."""
-    for block in list(model.modules()):
-        if isinstance(getattr(block, "filters", None), Filters):
-            block.filters = Unfolded(block.filters)  # type: ignore[arg-type]
+    replace_filters(model, Unfolded)
     return model
 
 

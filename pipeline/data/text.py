@@ -20,8 +20,9 @@ from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.format.manifest import split_tokens
 
 PAD, UNKNOWN = 0, 1
-_DROPPED = re.compile(r"[.,'!?\"()*#:;]")
-_SPACED = re.compile(r"[-/]")
+_DROPPED_MARKS, _SPACED_MARKS = ".,'!?\"()*#:;", "-/"
+_DROPPED = re.compile(f"[{re.escape(_DROPPED_MARKS)}]")
+_SPACED = re.compile(f"[{re.escape(_SPACED_MARKS)}]")
 # What people write for these, typewritten or not: quotes, primes, ellipses and what has no width; dashes.
 _ALSO_DROPPED = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2032\u2033\u00b4\u2026\ufeff\u200b\u00ad"
 _ALSO_SPACED = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
@@ -85,6 +86,16 @@ class Vocabulary:
                 raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
             tokens[row, : len(known)] = known
         return tokens
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What each mark becomes that is no part of a word, nothing or a blank: `words` as a table, for exported files.
+
+        The words of a text are those between blanks when it is lower-cased and these are replaced.
+        """
+        ours = self.rule != AUTHORS_RULE
+        dropped, spaced = _DROPPED_MARKS + _ALSO_DROPPED * ours, _SPACED_MARKS + _ALSO_SPACED * ours
+        return dict.fromkeys(dropped, "") | dict.fromkeys(spaced, " ")
 
     def parted(self, text: str, length: int) -> Words:
         """How a text is read by a model that reads so many words."""

@@ -25,6 +25,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]  # that `score` sums up, the main one first; a part of one is METRIC/PART
     wants_masks: ClassVar[bool] = False  # in its batches, and of the examples it is taught and scored by
     without_target: ClassVar[bool] = False  # whether an expression may speak of nothing in its image
+    outputs: ClassVar[dict[str, str]]  # what `decoded` gives, by name, in words for who reads an exported file
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
         self.config, self.vocabulary = config, vocabulary
@@ -38,6 +39,13 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss, each a scalar in fp32; their sum is minimised. ``output``: see the heads."""
+
+    @abstractmethod
+    def decoded(self, output: Tensor) -> dict[str, Tensor]:
+        """What the head's output says of each example, as tensors (B, ...): what an exported file gives out.
+
+        On the square, by the names of ``outputs``; in operators that every exporter takes.
+        """
 
     @abstractmethod
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:

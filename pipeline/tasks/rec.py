@@ -24,6 +24,10 @@ class Rec(Task):
 
     kind: ClassVar[Kind] = "expression"
     metrics: ClassVar[tuple[str, ...]] = ("acc@0.5", "miou")
+    outputs: ClassVar[dict[str, str]] = {
+        "boxes": "(B, 4) left, top, right and bottom of the referent, in pixels of the square",
+        "scores": "(B,) from 0 to 1, how likely the box holds it",
+    }
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
         super().__init__(config, vocabulary)
@@ -33,9 +37,13 @@ class Rec(Task):
         """The terms of the head's coder, each a scalar; output (B, A, 5, h, w) or (B, 5, h, w), that of the head."""
         return self.coder.loss(output, batch.boxes.to(output.device))
 
+    def decoded(self, output: Tensor) -> dict[str, Tensor]:
+        """The box of highest objectness, and that; output (B, A, 5, h, w) or (B, 5, h, w)."""
+        return dict(zip(self.outputs, self.coder.best(output), strict=True))
+
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """Box, xywh in pixels of the original image, and objectness; output (B, A, 5, h, w) or (B, 5, h, w)."""
-        boxes, score = self.coder.best(output)
+        boxes, score = self.decoded(output).values()
         restored = batch.letterbox.restore(boxes.float().cpu().numpy())
         return [
             {"box": [round(float(value), 4) for value in box], "score": round(float(value), 4)}

@@ -27,6 +27,9 @@ class Res(Task):
     kind: ClassVar[Kind] = "expression"
     metrics: ClassVar[tuple[str, ...]] = ("miou", "oiou", *(f"pr@{least}" for least in _PRECISIONS))
     wants_masks: ClassVar[bool] = True
+    outputs: ClassVar[dict[str, str]] = {
+        "masks": "(B, S, S) a logit for every pixel of the square, above 0 where it is the referent's"
+    }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Binary cross entropy, a scalar: the mean over the pixels of the square (released code: padding included).
@@ -35,6 +38,10 @@ class Res(Task):
         """
         assert batch.masks is not None, "the loader gives masks to the tasks that want them"
         return {"mask": F.binary_cross_entropy_with_logits(output, batch.masks.to(output))}
+
+    def decoded(self, output: Tensor) -> dict[str, Tensor]:
+        """The logits (B, S, S) themselves: a mask is cut where they cross zero on the image, not on the square."""
+        return {"masks": output}
 
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """Masks in pixels of the original image, as COCO run lengths; the score is their pixels' mean probability.

@@ -20,6 +20,9 @@ class Vqa(Task):
 
     kind: ClassVar[Kind] = "question"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    outputs: ClassVar[dict[str, str]] = {
+        "answers": "(B, A) from 0 to 1, how likely each of the vocabulary's answers is right"
+    }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy, a scalar; for soft answers the binary one, summed over the answers, the mean of the questions.
@@ -35,10 +38,14 @@ class Vqa(Task):
             loss = F.cross_entropy(output, answers)
         return {"answer": loss}
 
+    def decoded(self, output: Tensor) -> dict[str, Tensor]:
+        """The probability of each answer, of (B, answers) logits; they sum to 1 where only one answer can be right."""
+        logits = output.float()
+        return {"answers": logits.sigmoid() if self.vocabulary.soft else logits.softmax(1)}
+
     def answer(self, output: Tensor, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest answer and its probability, from (B, answers) logits."""
-        logits = output.float()
-        confidence, best = (logits.sigmoid() if self.vocabulary.soft else logits.softmax(1)).max(1)
+        confidence, best = self.decoded(output)["answers"].max(1)
         return [
             {"answer": self.vocabulary.answers[number], "score": round(value, 4)}
             for number, value in zip(best.tolist(), confidence.tolist(), strict=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from laconvnet.launch import cli
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.text import Vocabulary
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference.export import export
+from laconvnet.pipeline.inference.restore import restore
 from laconvnet.pipeline.model import build_model
 from laconvnet.pipeline.runs import checkpoints
 from laconvnet.pipeline.runs.layout import CONFIG
@@ -66,29 +69,56 @@ def test_safetensors_hold_the_ema_and_how_to_use_it(run: Path, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
 
 
-def test_pt2_answers_as_the_model_does_for_any_number_of_examples(run: Path, tmp_path: Path) -> None:
+def test_a_pt2_with_our_operator_says_what_it_needs_and_answers_as_the_model_does(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.pt2"
-    export(run, "pt2", out)
-    extra = {"vocabulary.txt": "", "step.txt": ""}
-    program = torch.export.load(out, extra_files=extra).module()
+    export(run, "pt2", out, operator=True)
+    extra = {"vocabulary.txt": "", "step.txt": "", "import.txt": ""}
+    program = torch.export.load(out, extra_files=extra)
+    assert (extra["step.txt"], extra["import.txt"]) == ("7", "import laconvnet.kernels")
     assert Vocabulary.from_json(extra["vocabulary.txt"]).words == WORDS.words
-    config = configuration.load(run / CONFIG)
-    model = build_model(config.model, len(WORDS)).eval()
-    state, _ = checkpoint.read(checkpoints.newest(run))  # type: ignore[arg-type]
-    model.load_state_dict(state["ema"])
+    assert any(node.target is torch.ops.laconv.laconv.default for node in program.graph.nodes)
+    ready = restore(run)
     for count in (1, 3):
         images = torch.rand(count, 3, 64, 64)
         tokens = torch.tensor([[2, 3, *[0] * 10]] * count)
         with torch.no_grad():
-            torch.testing.assert_close(program(images, tokens), model(images, tokens), rtol=1e-5, atol=1e-5)
+            own = ready.task.decoded(ready.model(images, tokens))
+        torch.testing.assert_close(program.module()(images, tokens), own, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_exported_is_reported_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--format: 'onnx': expected one of safetensors, pt2"):
-        export(run, "onnx", tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"--format: 'tflite': expected one of safetensors, pt2, onnx"):
+        export(run, "tflite", tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"--operator: onnx knows no operators of ours; expected --format pt2"):
+        export(run, "onnx", tmp_path / "x", operator=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--out: .*cannot be written"):
         export(run, "safetensors", tmp_path / "file" / "x")
     with pytest.raises(ConfigError, match=r"nowhere: no config.yaml in it"):
         export(tmp_path / "nowhere", "safetensors", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_onnx_the_command_says_what_to_install(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert cli.main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err == (
+        "laconvnet: --format: onnx: the package onnx is not here; pip install 'laconvnet[onnx]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [("qghc", "block qghc, head anchors: .+"), ("group_conv", "block group_conv, head anchors: it does not look at")],
+)
+def test_a_network_that_onnx_has_no_words_for_is_one_line(run: Path, tmp_path: Path, block: str, told: str) -> None:
+    config = configuration.load(run / CONFIG, ["--model.block", block])
+    (run / CONFIG).write_text(configuration.dump(config))
+    state, _ = checkpoint.read(checkpoints.newest(run))  # type: ignore[arg-type]
+    state["ema"] = state["model"] = build_model(config.model, len(WORDS)).state_dict()
+    checkpoint.save(checkpoint.folder_of(run, 8), {**state, "step": 8}, WORDS.to_json())
+    with pytest.raises(ConfigError, match=rf"^--format: onnx: preset tiny, {told}[^\n]*$"):
+        export(run, "onnx", tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.pipeline.model import ModelConfig
-from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
+from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou, of_each
 
 _IGNORED_ABOVE = 0.5
 # Where smooth L1 turns from a parabola into a line: 1 / sigma^2 of MCN's, sigma = 3.
@@ -57,9 +57,8 @@ class AnchorBoxes(BoxCoder):
 
     def best(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Output (B, A, 5, h, w) -> the box (B, 4) of highest objectness, and that objectness (B,) in [0, 1]."""
-        chosen = output[:, :, 4].flatten(1).argmax(1)
-        boxes = self._boxes(output).flatten(1, 3)[torch.arange(len(output)), chosen]
-        return boxes, output[:, :, 4].flatten(1).amax(1).sigmoid()
+        highest, chosen = output[:, :, 4].flatten(1).max(1)
+        return of_each(self._boxes(output).flatten(1, 3), chosen), highest.sigmoid()
 
     def _anchors(self, like: Tensor) -> Tensor:
         return torch.tensor(self.sizes, dtype=like.dtype, device=like.device)

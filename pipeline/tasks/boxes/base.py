@@ -25,6 +25,11 @@ class BoxCoder(ABC):
         """The box (B, 4) of highest objectness in the head's output, and that objectness (B,) in [0, 1]."""
 
 
+def of_each(boxes: Tensor, chosen: Tensor) -> Tensor:
+    """Of the boxes (B, N, 4) of each example the one that is chosen, (B,) int64 -> (B, 4)."""
+    return boxes.gather(1, chosen[:, None, None].expand(-1, 1, 4)).squeeze(1)
+
+
 def iou(boxes: Tensor, truth: Tensor) -> Tensor:
     """IoU (...) of boxes (..., 4) in xyxy, broadcast."""
     corner, end = torch.maximum(boxes[..., :2], truth[..., :2]), torch.minimum(boxes[..., 2:], truth[..., 2:])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laconvnet.pipeline.distributed import sum_, world_size
-from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou
+from laconvnet.pipeline.tasks.boxes.base import BoxCoder, iou, of_each
 
 _IOU_WEIGHT = 5.0
 _RADIUS = 2.5  # cells from the centre of the box that count as near
@@ -41,7 +41,7 @@ class PointBoxes(BoxCoder):
         """Output (B, 5, h, w) -> the box (B, 4) of highest objectness, and that objectness (B,) in [0, 1]."""
         boxes, objectness = self._boxes(output)
         highest, chosen = objectness.max(1)
-        return boxes.take_along_dim(chosen[:, None, None], 1).squeeze(1), highest.sigmoid()
+        return of_each(boxes, chosen), highest.sigmoid()
 
     def _positive(self, overlap: Tensor, truth: Tensor, height: int, width: int) -> Tensor:
         """SimOTA for one box an image: the cells (B, N) that are to predict it, from overlap (B, N), truth (B, 1, 4).
@@ -79,4 +79,4 @@ def _grid(height: int, width: int, like: Tensor) -> Tensor:
     """Column and row (N, 2) of every cell."""
     rows = torch.arange(height, device=like.device, dtype=like.dtype)
     columns = torch.arange(width, device=like.device, dtype=like.dtype)
-    return torch.cartesian_prod(rows, columns).flip(1)
+    return torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], 2).flatten(0, 1)
