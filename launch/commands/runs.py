@@ -38,10 +38,13 @@ def export(
     run: Run,
     *,
     format: Annotated[
-        Literal["safetensors", "pt2", "onnx"],
-        Arg("safetensors: the tensors by name; pt2: a program of torch.export; onnx: for ONNX Runtime and others"),
+        Literal["safetensors", "hub", "pt2", "onnx"],
+        Arg(
+            "safetensors: the tensors by name; hub: a folder of them with a card; pt2: a program of torch.export; "
+            "onnx: for ONNX Runtime and others"
+        ),
     ],
-    out: Annotated[Path, Arg("the file to write", "F")],
+    out: Annotated[Path, Arg("the file to write, or the folder of hub", "F")],
     operator: Annotated[bool, Arg("a pt2 keeps our operator, which is faster; its reader has to import it")] = False,
     last: Last = False,
     json: Json = False,

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from laconvnet.files import publishing
+from laconvnet.files import publishing, publishing_folder
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.pipeline.inference import onnx_file, program_file
+from laconvnet.pipeline.inference import hub, onnx_file, program_file
 from laconvnet.pipeline.inference.portable import Portable
 from laconvnet.pipeline.inference.restore import Restored, restore
+from laconvnet.pipeline.runs.checkpoints import run_of
 from laconvnet.terminal import complain
 
 IMPORT = "import laconvnet.kernels"  # what a program needs before it reads a file with our operator
@@ -31,13 +32,13 @@ def export(run: Path, kind: str, out: Path, last: bool = False, operator: bool =
     `pt2` and `onnx`: the inference model for any number of examples: images (B, 3, S, S) in [0, 1] and tokens (B, L)
     int64 in, what the task reads off the head's output out (`Task.outputs`), in operators that PyTorch and ONNX
     have themselves; with ``operator`` a pt2 keeps ours, which the reader has to import. `facts` travel as extra files,
-    as metadata_props. A file is for a CPU, whatever machine writes it.
+    as metadata_props. A file is for a CPU, whatever machine writes it. `hub`: a folder as `inference.hub` has it.
 
     Raises ConfigError for a run without a checkpoint, an unknown format, a package or an operator that the format lacks
     here, or a path that cannot be written.
     """
-    if kind not in FORMATS:
-        raise ConfigError(f"--format: {kind!r}: expected one of {', '.join(FORMATS)}")
+    if kind not in KINDS:
+        raise ConfigError(f"--format: {kind!r}: expected one of {', '.join(KINDS)}")
     if operator and kind != "pt2":
         raise ConfigError(f"--operator: {kind} knows no operators of ours; expected --format pt2")
     if kind == "onnx" and find_spec("onnx") is None:
@@ -46,11 +47,17 @@ def export(run: Path, kind: str, out: Path, last: bool = False, operator: bool =
     complain(ready.origin)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with publishing(out) as partial:
-            FORMATS[kind](ready, operator, partial)
+        if kind == "hub":
+            with publishing_folder(out) as folder:
+                _safetensors(ready, operator, folder / hub.WEIGHTS)
+                hub.complete(folder, out.name, facts(ready), run_of(run))
+        else:
+            with publishing(out) as partial:
+                FORMATS[kind](ready, operator, partial)
     except OSError as error:
         raise ConfigError(f"--out: {out}: cannot be written ({error.strerror}); choose another place") from error
-    return {"out": str(out), "format": kind, "bytes": out.stat().st_size, "step": ready.step}
+    size = sum(file.stat().st_size for file in (out.iterdir() if out.is_dir() else [out]))
+    return {"out": str(out), "format": kind, "bytes": size, "step": ready.step}
 
 
 def facts(ready: Restored) -> dict[str, str]:
@@ -98,3 +105,4 @@ def _onnx(ready: Restored, _: bool, out: Path) -> None:
 
 
 FORMATS: dict[str, Callable[[Restored, bool, Path], None]] = {"safetensors": _safetensors, "pt2": _pt2, "onnx": _onnx}
+KINDS = (*FORMATS, "hub")

@@ -20,6 +20,7 @@ from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.explain.explanation import Explanation
 from laconvnet.pipeline.explain.recorder import recording
+from laconvnet.pipeline.inference import hub
 from laconvnet.pipeline.inference.answer import Answer
 from laconvnet.pipeline.inference.pictures import AnyImage, upright
 from laconvnet.pipeline.inference.restore import Restored, restore, restore_file
@@ -39,7 +40,8 @@ def load(
     """A trained model, ready to be asked.
 
     Args:
-        place: A run's folder, a checkpoint's, or a file of `laconvnet export --format safetensors`.
+        place: A run's folder, a checkpoint's, or what `laconvnet export` writes as safetensors (a file) or hub (a
+            folder).
         last: Of a run the last checkpoint, not the one that its validations call the best.
         device: Such as "cpu" or "cuda:1"; by default the first GPU, if there is one.
         resize: What brings images to the network's size: Pillow, which every machine has, or DALI as in training.
@@ -48,7 +50,8 @@ def load(
     Raises ConfigError, one line, for a place that holds no trained model.
     """
     where, wanted = Path(place), None if device is None else torch.device(device)
-    ready = restore_file(where, wanted) if where.is_file() else restore(where, last, wanted)
+    file = where if where.is_file() else hub.weights_in(where)
+    ready = restore(where, last, wanted) if file is None else restore_file(file, wanted)
     return Predictor(ready, resize, batch)
 
 
