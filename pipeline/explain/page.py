@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,14 +94,8 @@ def _tile(image: Image.Image, numbers: Floats) -> Tile:
 
 def _answered(explanation: Explanation) -> str:
     """The image with the answer, as a data URI."""
-    return data_uri(_png(explanation.answer.draw()), _KEPT, _LARGEST)
+    return data_uri(tiles.png(explanation.answer.draw()), _KEPT, _LARGEST)
 
 
 def _uri(image: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=image.mode == "P")
-    return stream.getvalue()
+    return "data:image/png;base64," + base64.b64encode(tiles.png(image)).decode()
