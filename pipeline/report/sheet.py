@@ -121,7 +121,7 @@ class Chosen:
 
 
 def chosen(manifest: Manifest, answers: Sequence[Answer]) -> Chosen:
-    """Of a result's answers, none of those that cannot be judged. Raises InputError where the set is no longer theirs."""
+    """Of a result's answers, none where they cannot be judged. Raises InputError where the set is no longer theirs."""
     if _form(answers) == "none":
         return Chosen([], {}, {})
     rights = [answer for answer in answers if _is_right(answer)]
