@@ -84,6 +84,9 @@ def eval_(
     controls: Annotated[
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
+    explain: Annotated[
+        bool, Arg("show in the report what the words do in its examples, see `laconvnet explain`")
+    ] = False,
     last: Last = False,
     submission: Annotated[
         Path | None, Arg("JSON file of the answers for VQA's evaluation server, of a VQAv2 split", "F")
@@ -105,7 +108,9 @@ def eval_(
     from laconvnet.pipeline.runs.checkpoints import run_of
 
     out = out or run_of(run) / EVALUATIONS / f"{data.resolve().name}-{split}.json"
-    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last, submission=submission)
+    report = evaluate(
+        run, data, split, out, controls, at_least=at_least, last=last, submission=submission, explain=explain
+    )
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
 
