@@ -36,4 +36,4 @@ def replace_filters(model: nn.Module, make: Callable[[Filters], OtherFilters]) -
     """Puts what `make` makes of them in place of the filters of every block."""
     for block in list(model.modules()):
         if isinstance(getattr(block, "filters", None), Filters):
-            block.filters = make(block.filters)  # type: ignore[arg-type, assignment]
+            block.filters = make(block.filters)  # type: ignore[arg-type]

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from laconvnet.pipeline import config as configuration
 from laconvnet.pipeline.data.text import Vocabulary
@@ -27,6 +26,9 @@ from laconvnet.pipeline.inference.export import FORMATS
 from laconvnet.pipeline.inference.predictor import Predictor
 from laconvnet.pipeline.inference.restore import Restored
 from laconvnet.pipeline.model import build_model
+from laconvnet.pipeline.model.heads.anchors import AnchorHead
+from laconvnet.pipeline.model.heads.masks import MaskHead
+from laconvnet.pipeline.model.heads.points import PointHead
 from laconvnet.pipeline.model.net import PRESETS
 from laconvnet.pipeline.tasks import TASKS
 from tests.docs.pages import DOCS, blocks
@@ -115,8 +117,14 @@ def trained(case: Case) -> Restored:
         for buffer in model.buffers():
             if buffer.is_floating_point() and buffer.dim() == 1:
                 buffer.add_(torch.rand_like(buffer) / 5)
-        if isinstance(last := getattr(model.head, "predict", None), nn.Conv2d):
-            last.weight.mul_(20)
+        if isinstance(model.head, MaskHead):  # as many pixels above zero as below
+            last = model.head.pyramid.project
+            assert last.bias is not None
+            level = model(torch.rand(2, 3, SIZE, SIZE), torch.from_numpy(TOKENS[:2])).mean() - last.bias
+            last.weight.mul_(1000)
+            last.bias.copy_(-1000 * level)
+        elif isinstance(model.head, AnchorHead | PointHead):
+            model.head.predict.weight.mul_(20)
     return Restored(config, vocabulary, model, TASKS[config.model.task](config.model, vocabulary), 7, CPU)
 
 
