@@ -38,6 +38,7 @@ PUBLIC = {
     "Predictor": "laconvnet.pipeline.inference.predictor",
     "Answer": "laconvnet.pipeline.inference.answer",
     "Box": "laconvnet.pipeline.inference.answer",
+    "Explanation": "laconvnet.pipeline.explain.explanation",
     "ConfigError": "laconvnet.pipeline.errors",
 }
 

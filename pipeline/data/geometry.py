@@ -80,6 +80,21 @@ class Letterbox:
         y1, y2 = (np.clip((y - self.top) * down, 0, self.height) for y in (y1, y2))
         return np.stack([x1, y1, x2 - x1, y2 - y1], 1).astype(np.float32)
 
+    def cells(self, index: int, sides: tuple[int, int]) -> tuple[Ints, Ints]:
+        """Of a grid of cells (rows, columns) over the square, those that hold the centres of an image's pixels.
+
+        The row of each row of pixels of image ``index``, (height,), and the column of each column, (width,).
+        """
+        found = [
+            ((np.arange(old) + 0.5) * new / old + first) * cells / self.size
+            for old, new, first, cells in (
+                (int(self.height[index]), int(self.new_height[index]), int(self.top[index]), sides[0]),
+                (int(self.width[index]), int(self.new_width[index]), int(self.left[index]), sides[1]),
+            )
+        ]
+        rows, columns = (places.astype(np.int64) for places in found)
+        return rows, columns
+
     def inside(self, index: int) -> tuple[slice, slice]:
         """Rows and columns of the square that image ``index`` fills: what is not padding."""
         top, left = int(self.top[index]), int(self.left[index])

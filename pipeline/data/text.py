@@ -71,13 +71,17 @@ class Vocabulary:
         """Word numbers (B, length), cut or padded; a text without any word is refused with ConfigError."""
         tokens = np.full((len(texts), length), PAD, np.int64)
         for row, text in enumerate(texts):
-            # Marks alone are no words, but what the authors' rule leaves of them is asked as something unknown.
-            found = words(text, self.rule) or words(text, AUTHORS_RULE)
-            known = [self._numbers.get(word, UNKNOWN) for word in found[:length]]
+            known = [self._numbers.get(word, UNKNOWN) for word in self.read(text, length)]
             if not known:
                 raise ConfigError(f"expression {text!r}: holds no word; expected at least one letter or digit")
             tokens[row, : len(known)] = known
         return tokens
+
+    def read(self, text: str, length: int) -> tuple[str, ...]:
+        """The first `length` words of a text as they are numbered, known or not."""
+        # Marks alone are no words, but what the authors' rule leaves of them is asked as something unknown.
+        found = words(text, self.rule) or words(text, AUTHORS_RULE)
+        return tuple(found[:length])
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """The words of a text that are not known, each once."""

@@ -17,6 +17,8 @@ from laconvnet.pipeline.data.geometry import Letterbox
 from laconvnet.pipeline.data.loader import Batch
 from laconvnet.pipeline.data.squares import squares
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.explain.explanation import Explanation
+from laconvnet.pipeline.explain.recorder import recording
 from laconvnet.pipeline.inference.answer import Answer
 from laconvnet.pipeline.inference.pictures import AnyImage, upright
 from laconvnet.pipeline.inference.restore import Restored, restore, restore_file
@@ -85,6 +87,24 @@ class Predictor:
         cuts = [slice(first, first + self._batch) for first in range(0, len(texts), self._batch)]
         answers = [answer for cut in cuts for answer in self._of(pictures[cut], texts[cut])]
         return answers if several else answers[0]
+
+    def explain(self, image: AnyImage, text: str) -> Explanation:
+        """The answer to one text about one image, and what the network made of its words on the way (v2 Fig. 6, 7).
+
+        An array is (H, W, 3), a tensor (3, H, W), as in a call.
+        Raises ConfigError as a call does, and for a model whose blocks weigh no words. One at a time: another thread's
+        pass through the same model would be taken for this one's.
+        """
+        if isinstance(image, list) or not isinstance(text, str):
+            raise ConfigError("explain: a list; expected one image and one text")
+        with recording(self._ready.model) as recorded:
+            answer = self(image, text)
+        data = self._ready.config.data
+        width, height = answer.image.size
+        letterbox = Letterbox.fit(np.array([width]), np.array([height]), data.size)
+        words = self._ready.vocabulary.read(text, data.words)
+        blocks = tuple(each.block(len(words)) for each in recorded)
+        return Explanation(answer, words, blocks, letterbox)
 
     def _of(self, pictures: Sequence[AnyImage], texts: list[str]) -> list[Answer]:
         opened: dict[int, Image.Image] = {}  # each once, however many texts are about it

@@ -41,6 +41,17 @@ class Query(nn.Conv2d):
         return F.conv2d(x, by_cell, stride=side) + F.conv2d(code[None], by_cell, self.bias, stride=side)
 
 
+class Attended(nn.Module):
+    """The words' values at each place by its weights: weights (B, heads, L, P), value (B, L, c) -> (B, c, P).
+
+    A module of its own, so that a hook sees the weights that are used, whatever made them.
+    """
+
+    def forward(self, weights: Tensor, value: Tensor) -> Tensor:
+        value = value.view(*value.shape[:2], weights.shape[1], -1).permute(0, 2, 3, 1)
+        return (value @ weights.to(value.dtype)).flatten(1, 2)
+
+
 class Affinity(nn.Module):
     """Multi-head attention from packed pixels to words (v2 Eq. 4): which words matter where.
 
@@ -54,6 +65,7 @@ class Affinity(nn.Module):
         self.query = Query(config)
         self.key = nn.Linear(config.words, config.condition)
         self.value = nn.Linear(config.words, config.condition)
+        self.attended = Attended()
 
     def weights(self, image: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """A of Eq. 4 in float32 or wider, (B, heads, L, h*w); sums to 1 over the real words."""
@@ -79,13 +91,11 @@ class Affinity(nn.Module):
         return found
 
     def forward(self, image: Tensor, words: Tensor, mask: Tensor, code: Tensor | None = None) -> Tensor:
-        weights = self.dropped(image, words, mask, code)
-        value = self.value(words)
-        value = value.view(*value.shape[:2], self.heads, -1).permute(0, 2, 3, 1)
+        attended = self.attended(self.dropped(image, words, mask, code), self.value(words))
         side = 1 if code is None else self.query.packing
         sides = [length // side for length in image.shape[2:]]
-        attended: Tensor = (value @ weights.to(value.dtype)).reshape(value.shape[0], -1, *sides)
-        return attended.contiguous(memory_format=torch.channels_last)
+        found: Tensor = attended.unflatten(2, sides)
+        return found.contiguous(memory_format=torch.channels_last)
 
 
 class Merge(nn.Conv2d):
