@@ -1,4 +1,4 @@
-"""`laconvnet train`, `eval`, `predict` and `report`."""
+"""`laconvnet train`, `eval`, `predict`, `explain` and `report`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEVERAL = """Several processes: `processes` of a stage (`laconvnet launch`), or
 
 def add(commands: Any) -> None:
     commandline.add(commands, train, eval_, epilog=_SEVERAL)
-    commandline.add(commands, predict, report)
+    commandline.add(commands, predict, explain, report)
 
 
 def train(
@@ -113,19 +113,47 @@ def predict(
     image: Annotated[Path, Arg("image file", "F")],
     text: Annotated[str, Arg("an expression, or a question", "T")],
     out: Annotated[Path | None, Arg("image file for the drawing, such as answer.png", "F")] = None,
+    explain: Annotated[Path | None, Arg("file for the sheet of `laconvnet explain`, .html or .png", "F")] = None,
     last: Last = False,
     json: Json = False,
 ) -> None:
     """Ask a run about one image.
 
-    The answer of a run to one sentence on one image; --out draws it.
+    The answer of a run to one sentence on one image; --out draws it, --explain writes what the words did.
 
     For example:
       laconvnet predict runs/first --image photo.jpg --text "the dog on the left" --out answer.png
     """
     from laconvnet.pipeline.inference import predict as asking
 
-    show(asking.predict(run, image, text, out, last), json)
+    show(asking.predict(run, image, text, out, last, explain), json)
+
+
+def explain(
+    run: Run,
+    *,
+    image: Annotated[Path, Arg("image file", "F")],
+    text: Annotated[str, Arg("an expression, or a question", "T")],
+    at: Annotated[
+        Sequence[str],
+        Arg("pixel of the image whose filters are shown, again for each further one", "X,Y", append=True),
+    ] = (),
+    out: Annotated[Path | None, Arg("file for the sheet: a page (.html) or an image (.png)", "F")] = None,
+    last: Last = False,
+    json: Json = False,
+) -> None:
+    """Show what a run made of the words.
+
+    The answer of a run to one sentence on one image, the words as it reads them, and by stage how much its filters
+    differ from place to place. --out writes a sheet: where each word weighs how much, by stage and head, and the
+    filters at some pixels (v2 Fig. 6 and 7). Without --at these are the middle of the answer and one of the background.
+
+    For example:
+      laconvnet explain runs/first --image photo.jpg --text "the dog on the left" --out dog.html
+    """
+    from laconvnet.pipeline.inference import predict as asking
+
+    show(asking.explained(run, image, text, at, out, last), json)
 
 
 def report(

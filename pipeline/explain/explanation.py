@@ -36,6 +36,11 @@ class Block:
     bias: Floats = field(repr=False)
     groups: int
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """H and W, its rows and columns of pixels."""
+        return self.condition.shape[1], self.condition.shape[2]
+
     def filters(self, row: int, column: int) -> Floats:
         """The filters that are applied at a pixel of the block, (g, k, k)."""
         flat = self.weight @ self.condition[:, row, column] + self.bias

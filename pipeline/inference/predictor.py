@@ -112,9 +112,12 @@ class Predictor:
             if id(one) not in opened:
                 opened[id(one)] = upright(one)
         images = [opened[id(one)] for one in pictures]
-        words = self._ready.vocabulary
         found = self.raw(images, texts)
-        return [Answer.of(*each, words.unknown(each[1])) for each in zip(images, texts, found, strict=True)]
+        return [Answer.of(*each, self.unknown(each[1])) for each in zip(images, texts, found, strict=True)]
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """The words of a text that the model has not learned, each once."""
+        return self._ready.vocabulary.unknown(text)
 
     @torch.inference_mode()
     def raw(self, images: Sequence[Image.Image], texts: list[str]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ COMMANDS = [
     ["train"],
     ["eval"],
     ["predict"],
+    ["explain"],
     ["report"],
     ["launch"],
     ["status"],
