@@ -7,11 +7,10 @@ import io
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from laconvnet.pipeline.demo.asked import Asked, AskedModel
-from laconvnet.pipeline.explain.explanation import Explanation
+from laconvnet.pipeline.explain.explanation import Explanation, Floats
 from laconvnet.pipeline.report.overlay import PREDICTED, layer
 
 _DARKEST = 0.85  # where a word does not weigh at all
@@ -44,12 +43,15 @@ def weighed(explanation: Explanation, word: int) -> list[dict[str, Any]]:
     return [_weighed(explanation.over(word, stage), stage) for stage in (None, *explanation.stages)]
 
 
-def _weighed(weights: NDArray[np.float32], stage: int | None) -> dict[str, Any]:
+def _weighed(weights: Floats, stage: int | None) -> dict[str, Any]:
     return {"stage": stage, "map": _uri(_shade(weights)), "least": float(weights.min()), "most": float(weights.max())}
 
 
-def _shade(weights: NDArray[np.float32]) -> Image.Image:
-    """What leaves an image as it is where its weight (height, width) is the largest, and darkens it elsewhere."""
+def _shade(weights: Floats) -> Image.Image:
+    """What leaves an image as it is where the weight (height, width) is largest, and darkens it elsewhere.
+
+    A tint, as on the small images of `laconvnet explain`, would cover the colours that the words speak of.
+    """
     opacity = _DARKEST * (1 - weights / max(float(weights.max()), 1e-9))
     shade = Image.new("L", weights.shape[::-1])
     shade.putalpha(Image.fromarray((255 * opacity).astype(np.uint8)))

@@ -24,6 +24,7 @@ COMMANDS = [
     ["eval"],
     ["predict"],
     ["explain"],
+    ["demo"],
     ["report"],
     ["launch"],
     ["status"],

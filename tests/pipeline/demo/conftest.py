@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,14 +44,24 @@ entry()
 
 @dataclass
 class Server:
-    """`laconvnet demo`, and what it has said."""
+    """`laconvnet demo` at an address."""
 
-    process: subprocess.Popen[str]
     address: str
 
     @property
     def host(self) -> str:
         return self.address.removeprefix("http://").rstrip("/")
+
+    def reached(self) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.get("/about")
+                return
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, f"{self.address}: nobody answers"
+                time.sleep(0.05)
 
     def send(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -107,7 +118,7 @@ def serving() -> Callable[..., Any]:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
             assert re.fullmatch(r"http://[^/ ]+:\d+/", address), address
-            yield Server(process, address)
+            yield Server(address)
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
             assert process.stdout.read() == ""
