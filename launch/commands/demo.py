@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from laconvnet.launch import commandline
-from laconvnet.launch.commandline import Arg, Last
+from laconvnet.launch.commandline import Arg, Json, Last
+from laconvnet.launch.commands.output import show
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.terminal import say
 
 _EXTRA = ("starlette", "uvicorn")
 
@@ -32,6 +35,7 @@ def demo(
     port: Annotated[int, Arg("its port, 0 for a free one", "N", at_least=0)] = 8765,
     last: Last = False,
     open: Annotated[bool, Arg("open the page in this machine's browser")] = False,
+    json: Json = False,
 ) -> None:
     """Ask runs on a page in the browser.
 
@@ -51,4 +55,12 @@ def demo(
             raise ConfigError(f"demo: {package} is not installed; pip install 'laconvnet[demo]'")
     from laconvnet.pipeline.demo.start import start
 
-    start(run, data, split, host, port, last, open)
+    def begun(page: str) -> None:
+        if json:
+            show({"page": page}, True)
+        else:
+            say(page)
+        if open:
+            webbrowser.open(page)
+
+    start(run, data, split, host, port, last, begun)

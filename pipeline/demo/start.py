@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from laconvnet.pipeline.config import TrainConfig
@@ -16,19 +15,19 @@ from laconvnet.pipeline.demo.pictures import Pictures
 from laconvnet.pipeline.demo.server import address, bind, is_loopback, serve
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.shards.errors import InputError
-from laconvnet.terminal import complain, say
+from laconvnet.terminal import complain
 
 
 def start(
     places: Sequence[Path],
-    data: Path | None = None,
-    split: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    last: bool = False,
-    browser: bool = False,
+    data: Path | None,
+    split: str | None,
+    host: str,
+    port: int,
+    last: bool,
+    begun: Callable[[str], None],
 ) -> None:
-    """Serve the page on the models at these places, until SIGINT; its address is printed as soon as it answers.
+    """Serve the page on the models at these places, until SIGINT; ``begun`` is told its address once it answers.
 
     Raises ConfigError or InputError for an address that is not to be had, a place without a model, and for ``data`` or
     a ``split`` that was named and is not there.
@@ -45,7 +44,7 @@ def start(
             complain(f"--host {host}: whoever reaches this machine can ask the models, without a password")
         names = {host} if local else {host, socket.gethostname(), socket.getfqdn()}
         app = Guard(Demo(models, Pictures(examples), note).app, local, names)
-        serve(app, bound, lambda: _tell(address(bound), browser))
+        serve(app, bound, lambda: begun(address(bound)))
 
 
 def _examples(config: TrainConfig, data: Path | None, split: str | None) -> tuple[ExamplePictures | None, str]:
@@ -56,9 +55,3 @@ def _examples(config: TrainConfig, data: Path | None, split: str | None) -> tupl
         if data or split:
             raise
         return None, f"no example images: {error}; name a set by --data, or upload images"
-
-
-def _tell(place: str, browser: bool) -> None:
-    say(place)
-    if browser:
-        webbrowser.open(place)

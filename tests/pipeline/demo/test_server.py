@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import webbrowser
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -314,9 +315,14 @@ def moved(file: Path, to: Path) -> Path:
 
 
 def test_without_its_set_only_uploads_are_asked_about(
-    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a server for other machines, which says so, is known by its addresses and names."""
+    program = tmp_path / "browser.sh"
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # what BROWSER names is looked at once a process
+    monkeypatch.setenv("BROWSER", str(program))
     with bind("127.0.0.1", 0) as free:
         port = str(free.getsockname()[1])
     server, found, ended = Server(f"http://127.0.0.1:{port}/"), [], threading.Event()
@@ -337,7 +343,15 @@ def test_without_its_set_only_uploads_are_asked_about(
 
     with ThreadPoolExecutor(1) as browser:
         used = browser.submit(use)
-        arguments = [moved(models["rec"], tmp_path / "moved.safetensors"), "--host", "0.0.0.0", "--port", port]
+        arguments = [
+            moved(models["rec"], tmp_path / "moved.safetensors"),
+            "--host",
+            "0.0.0.0",
+            "--port",
+            port,
+            "--json",
+            "--open",
+        ]
         code = cli.main(["demo", *map(str, arguments)])
         ended.set()
         used.result()
@@ -347,7 +361,9 @@ def test_without_its_set_only_uploads_are_asked_about(
     assert "name a set by --data" in about["note"]
     assert len(box) == 4
     output = capsys.readouterr()
-    assert output.out == f"http://{socket.gethostname()}:{port}/\n"
+    page = f"http://{socket.gethostname()}:{port}/"
+    assert json.loads(output.out) == {"page": page}
+    assert (tmp_path / "opened").read_text() == page
     assert about["note"] in output.err
     assert "--host 0.0.0.0: whoever reaches this machine can ask" in output.err
 
