@@ -1,7 +1,7 @@
 """Draws what a run made of the words of one example as a PNG: `python docs/img/explained.py RUN SET EXAMPLE OUT.png`.
 
-The sheet is that of `laconvnet explain`; the example is a row of the set's table of examples, as answers of a scored run
-name it.
+The sheet is that of `laconvnet explain`; the example is a row of the set's table, as the answers of a scored run name
+it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def use(browser: Browser, example: str, text: str, word: str) -> None:
     browser.type("#text", text)
     browser.until(f"asked.text === {text!r} && !document.querySelector('[aria-busy]')")
     browser.click("#words button", word)
-    browser.until("document.querySelector('.map').src")
+    browser.until("document.querySelector('.weights').src")
     browser.click("#stages label", "stage 1")
     browser.value("document.activeElement.blur()")
 

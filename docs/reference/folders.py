@@ -113,6 +113,11 @@ RUN = (
         "the answers behind them, one a line, with truth and verdict",
         "as above",
     ),
+    File(
+        f"{layout.EVALUATIONS}/*{layout.EXPLAINED}",
+        "of the examples that the report shows where each word weighs how much, one a line",
+        "`laconvnet eval --explain`",
+    ),
 )
 
 SET = (

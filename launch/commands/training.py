@@ -84,6 +84,9 @@ def eval_(
     controls: Annotated[
         bool, Arg("score again with the words shuffled between examples and with blank images")
     ] = False,
+    explain: Annotated[
+        bool, Arg("show in the report what the words do in its examples, see `laconvnet explain`")
+    ] = False,
     last: Last = False,
     at_least: Annotated[float, Arg("share of what was annotated that must be there", "SHARE", above=0)] = AT_LEAST,
     json: Json = False,
@@ -102,7 +105,7 @@ def eval_(
     from laconvnet.pipeline.runs.checkpoints import run_of
 
     out = out or run_of(run) / EVALUATIONS / f"{data.resolve().name}-{split}.json"
-    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last)
+    report = evaluate(run, data, split, out, controls, at_least=at_least, last=last, explain=explain)
     if report is not None:  # of several processes the main one alone has it
         show(report, json)
 

@@ -145,7 +145,7 @@ class Panel {
 
   drawMap() {
     const chosen = this.weights.find((weight) => weight.stage === asked.stage) ?? this.weights[0];
-    lay(this.part(".map"), chosen?.map ?? null);
+    lay(this.part(".weights"), chosen?.map ?? null);
     const where = chosen?.stage ? `stage ${chosen.stage}` : "all stages";
     this.part(".weighs").textContent = chosen
       ? `“${this.words[asked.word].word}” weighs ${chosen.least.toFixed(2)} (dark) to ${chosen.most.toFixed(2)} (bright) in ${where}`

@@ -66,6 +66,29 @@ def at(explanation: Explanation, block: Block, place: Place) -> Floats:
     return block.filters(int(rows[place.y]), int(columns[place.x]))
 
 
+@dataclass(frozen=True, eq=False)
+class StageFilters:
+    """The filters of a stage's last block at some places, (places, g, k, k), and the spread of the stage."""
+
+    stage: int
+    filters: Floats
+    spread: float
+
+    @property
+    def most(self) -> float:
+        """The largest tap, by its absolute value."""
+        return float(np.abs(self.filters).max())
+
+
+def by_stage(explanation: Explanation, places: Sequence[Place]) -> list[StageFilters]:
+    """Of every stage, as v2 Fig. 7 shows them."""
+    last, spreads = {block.stage: block for block in explanation.blocks}, spread(explanation)
+    return [
+        StageFilters(stage, np.stack([at(explanation, block, place) for place in places]), spreads[stage])
+        for stage, block in last.items()
+    ]
+
+
 def spread(explanation: Explanation) -> dict[int, float]:
     """By stage, how much of its filters differs from place to place, from 0 (the same everywhere) to 1.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 from laconvnet.images import data_uri
 from laconvnet.page import templates
 from laconvnet.pipeline.explain import tiles
-from laconvnet.pipeline.explain.explanation import Block, Explanation, Floats
-from laconvnet.pipeline.explain.filters import Place, at, spread
+from laconvnet.pipeline.explain.explanation import Explanation, Floats
+from laconvnet.pipeline.explain.filters import Place, StageFilters, by_stage
 
 _LONGEST = 96  # side of the image in a grid, pixels
 _KEPT, _LARGEST = 320, 640  # sides of the image with the answer
@@ -38,36 +37,22 @@ class Grid:
     rows: tuple[tuple[str, tuple[Tile, ...]], ...]
 
 
-@dataclass(frozen=True)
-class Row:
-    """The filters of a stage's last block at each place, and the spread of the stage."""
-
-    stage: int
-    block: Block
-    tiles: tuple[Tile, ...]
-    spread: float
-
-
 def page(explanation: Explanation, places: Sequence[Place], origin: str) -> str:
     """The answer, a grid of the words' weights by stage and by head, filters at the places, and their spread."""
     small = tiles.smaller(explanation, _LONGEST)
     heads = len(explanation.blocks[0].affinity)
-    return (
-        templates(Path(__file__).parent)
-        .get_template("page.html.j2")
-        .render(
-            origin=origin,
-            answer=explanation.answer,
-            answered=_answered(explanation),
-            picture=_uri(small.answer.image),
-            stages=_grid(small, [(f"stage {stage}", stage, None) for stage in small.stages]),
-            heads={
-                stage: _grid(small, [(f"head {head + 1}", stage, head) for head in range(heads)])
-                for stage in small.stages
-            },
-            places=places,
-            rows=_rows(explanation, places),
-        )
+    template = templates(Path(__file__).parent).get_template("page.html.j2")
+    return template.render(
+        origin=origin,
+        answer=explanation.answer,
+        answered=_answered(explanation),
+        picture=_uri(small.answer.image),
+        stages=_grid(small, [(f"stage {stage}", stage, None) for stage in small.stages]),
+        heads={
+            stage: _grid(small, [(f"head {head + 1}", stage, head) for head in range(heads)]) for stage in small.stages
+        },
+        places=places,
+        rows=_rows(explanation, places),
     )
 
 
@@ -78,15 +63,11 @@ def _grid(small: Explanation, columns: Sequence[tuple[str, int, int | None]]) ->
     return Grid(tuple(name for name, _, _ in columns), tuple(rows))
 
 
-def _rows(explanation: Explanation, places: Sequence[Place]) -> list[Row]:
-    """As in v2 Fig. 7 of the last block of each stage."""
-    last = {block.stage: block for block in explanation.blocks}
-    spreads, rows = spread(explanation), []
-    for stage, block in last.items():
-        found = [at(explanation, block, place) for place in places]
-        most = float(np.abs(found).max())
-        rows.append(Row(stage, block, tuple(_tile(tiles.filters(one, most), one) for one in found), spreads[stage]))
-    return rows
+def _rows(explanation: Explanation, places: Sequence[Place]) -> list[tuple[StageFilters, list[Tile]]]:
+    return [
+        (found, [_tile(tiles.filters(one, found.most), one) for one in found.filters])
+        for found in by_stage(explanation, places)
+    ]
 
 
 def _tile(image: Image.Image, numbers: Floats) -> Tile:
@@ -95,14 +76,8 @@ def _tile(image: Image.Image, numbers: Floats) -> Tile:
 
 def _answered(explanation: Explanation) -> str:
     """The image with the answer, as a data URI."""
-    return data_uri(_png(explanation.answer.draw()), _KEPT, _LARGEST)
+    return data_uri(tiles.png(explanation.answer.draw()), _KEPT, _LARGEST)
 
 
 def _uri(image: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=image.mode == "P")
-    return stream.getvalue()
+    return "data:image/png;base64," + base64.b64encode(tiles.png(image)).decode()

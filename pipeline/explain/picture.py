@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from laconvnet.pipeline.explain import tiles
 from laconvnet.pipeline.explain.explanation import Explanation
-from laconvnet.pipeline.explain.filters import Place, at, spread
+from laconvnet.pipeline.explain.filters import Place, by_stage
 
 _SIDE = 128  # the longest of a tile, pixels
 _MARGIN, _LINE = 12, 16  # at the border, and the height of a line of text
@@ -44,14 +44,12 @@ def _words(small: Explanation) -> Iterator[Row]:
 
 
 def _filters(explanation: Explanation, places: Sequence[Place]) -> Iterator[Row]:
-    spreads, last = spread(explanation), {block.stage: block for block in explanation.blocks}
-    for stage, block in last.items():
-        found = [at(explanation, block, place) for place in places]
-        drawn = [tiles.filters(one, float(np.abs(found).max())) for one in found]
+    for found in by_stage(explanation, places):
+        drawn = [tiles.filters(one, found.most) for one in found.filters]
         row = [
             (_enlarged(one), f"{place.name} ({place.x}, {place.y})") for one, place in zip(drawn, places, strict=True)
         ]
-        yield f"filters of stage {stage}\nspread {spreads[stage]:.2g}", row
+        yield f"filters of stage {found.stage}\nspread {found.spread:.2g}", row
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

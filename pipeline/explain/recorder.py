@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.explain.explanation import Block, Floats
-from laconvnet.pipeline.model import Model
+from laconvnet.pipeline.model import Model, ModelConfig
 from laconvnet.pipeline.model.blocks.laconv import ConditionGenerator, LaConvBlock
 from laconvnet.pipeline.model.packed_condition import Norm
 
@@ -61,12 +61,7 @@ def recording(model: Model) -> Iterator[list[Recorded]]:
 
     Raises ConfigError for a model of other blocks, or whose filters are made from the words alone.
     """
-    config = model.config
-    if config.block != "laconv" or config.generator != "affinity":
-        raise ConfigError(
-            f"explain: a model of block {config.block} and generator {config.generator} does not weigh words by place; "
-            "expected block laconv and generator affinity"
-        )
+    check(model.config)
     recorded = list(_blocks(model))
     with ExitStack() as hooks:
         for each in recorded:
@@ -75,6 +70,15 @@ def recording(model: Model) -> Iterator[list[Recorded]]:
             hooks.enter_context(generator.affinity.attended.register_forward_pre_hook(each.take_weights))
             hooks.enter_context(each.module.filters.register_forward_pre_hook(each.take_condition))
         yield recorded
+
+
+def check(config: ModelConfig) -> None:
+    """Raises ConfigError for a model that `recording` does not take."""
+    if config.block != "laconv" or config.generator != "affinity":
+        raise ConfigError(
+            f"explain: a model of block {config.block} and generator {config.generator} does not weigh words by place; "
+            "expected block laconv and generator affinity"
+        )
 
 
 def _blocks(model: Model) -> Iterator[Recorded]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from laconvnet.files import publish_bytes, publish_text
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.explain import tiles
 from laconvnet.pipeline.explain.explanation import Explanation
 from laconvnet.pipeline.explain.filters import Place
 from laconvnet.pipeline.explain.page import page
@@ -28,6 +28,4 @@ def write(explanation: Explanation, places: Sequence[Place], origin: str, file: 
     if file.suffix.lower() == ".html":
         publish_text(file, page(explanation, places, origin))
         return
-    stream = io.BytesIO()
-    picture(explanation, places).save(stream, "PNG")
-    publish_bytes(file, stream.getvalue())
+    publish_bytes(file, tiles.png(picture(explanation, places)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
@@ -46,3 +47,10 @@ def filters(found: Floats, most: float) -> Image.Image:
         row, column = (step * at for at in divmod(group, across))
         sheet[row : row + side, column : column + side] = np.rint(one)
     return Image.fromarray(sheet)
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=image.mode == "P")
+    return stream.getvalue()

@@ -24,10 +24,13 @@ from laconvnet.pipeline.data.loader import Loader, Request
 from laconvnet.pipeline.data.plan import permute
 from laconvnet.pipeline.distributed import ALONE, Ranks, joined
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.explain import recorder
+from laconvnet.pipeline.explain.examples import explained
 from laconvnet.pipeline.inference.completeness import AT_LEAST, Completeness
+from laconvnet.pipeline.inference.predictor import Predictor
 from laconvnet.pipeline.inference.restore import Restored, restore
 from laconvnet.pipeline.runs import checkpoints
-from laconvnet.pipeline.runs.layout import ANSWERS
+from laconvnet.pipeline.runs.layout import ANSWERS, EXPLAINED
 from laconvnet.pipeline.tasks import TASKS
 from laconvnet.pipeline.tasks.base import Sums, add
 from laconvnet.pipeline.training.engine import allow_tf32
@@ -98,6 +101,7 @@ def evaluate(
     progress: bool = True,
     at_least: float = AT_LEAST,
     last: bool = False,
+    explain: bool = False,
 ) -> dict[str, Any] | None:
     """The metrics of a run on a split, written to ``out`` (JSON) and, one answer a line, to ``<out>.answers.jsonl``.
 
@@ -106,6 +110,8 @@ def evaluate(
     understanding either. A question task adds the majority answer of the run's own training split, over all questions
     and within each family, where that set is still there. Raises ConfigError for a run, folder or split that is not
     there, that lacks what the task is scored by, or that holds less than the share ``at_least`` of what was annotated.
+    With ``explain`` the examples that the report shows are explained in ``<out>.explained.jsonl``; it is also
+    raised for a model that cannot be, or that was trained on blank images.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
@@ -113,13 +119,13 @@ def evaluate(
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; expected the name of a JSON file")
     with joined() as ranks:
-        ready, subject = ranks.each(lambda: _opened(run, data, split, at_least, last))
+        ready, subject = ranks.each(lambda: _opened(run, data, split, at_least, last, explain))
         ranks.same(f"{run}: step of its checkpoint", ready.step)
         ranks.same(f"{data}: build", subject.examples.fingerprint)
         if ranks.is_main:
             complain(ready.origin)
         found = score(ready, subject, checkpoints.run_of(run), ranks, controls, progress)
-        ranks.each(lambda: _write(found, out) if ranks.is_main else None)
+        ranks.each(lambda: _write(found, out, _explained(ready, subject, found, explain)) if ranks.is_main else None)
         return found.report if ranks.is_main else None
 
 
@@ -169,8 +175,14 @@ def _described(ready: Restored, examples: Examples) -> dict[str, Any]:
     }
 
 
-def _opened(run: Path, data: Path, split: str, at_least: float, last: bool) -> tuple[Restored, Subject]:
+def _opened(run: Path, data: Path, split: str, at_least: float, last: bool, explain: bool) -> tuple[Restored, Subject]:
     ready = restore(run, last)
+    if explain:
+        recorder.check(ready.config.model)
+        if ready.config.data.blank:
+            raise ConfigError(
+                f"--explain: {run} was trained on blank images (data.blank); there is nothing to see in them"
+            )
     engine = ready.config.engine  # computed as training does, which validates by the same code
     allow_tf32(engine.tf32)
     backend.choose("plain" if engine.kernels == "plain" else "auto")
@@ -179,11 +191,20 @@ def _opened(run: Path, data: Path, split: str, at_least: float, last: bool) -> t
     return ready, subject
 
 
-def _write(found: Result, out: Path) -> None:
+def _explained(ready: Restored, subject: Subject, found: Result, explain: bool) -> list[dict[str, Any]]:
+    return explained(Predictor(ready, "dali", batch=1), subject.examples.manifest, found.answers) if explain else []
+
+
+def _write(found: Result, out: Path, explained: list[dict[str, Any]]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     publish_json(out, found.report)
     lines = (json.dumps(answer) + "\n" for answer in found.answers)
     publish_text(out.with_suffix(ANSWERS), "".join(lines))
+    beside = out.with_suffix(EXPLAINED)
+    if explained:
+        publish_text(beside, "".join(json.dumps(row) + "\n" for row in explained))
+    else:
+        beside.unlink(missing_ok=True)  # of an evaluation before
 
 
 def _score(

@@ -29,6 +29,7 @@ _MINUS = "\N{MINUS SIGN}"
 _OPEN = 3  # results whose images are shown at once; those of the others wait to be asked for
 # What the reader may choose the images by, and in which order they may stand; cards.js knows both by these names.
 _FILTERS = {"outcome": "answer", "phrase": "phrase", "size": "object", "others": "others of its category"}
+_FILTERS |= {"failure": "mistake"}
 _ORDERS = {"": "as drawn", "iou": "smallest IoU first", "-iou": "largest IoU first"}
 _ORDERS |= {"words": "shortest phrase first", "-words": "longest phrase first"}
 
@@ -103,6 +104,7 @@ def _render(found: Gathered, results: list[_Result], compared: list[Comparison])
         baseline_names={bar: name for bar, name in BARS.items() if bar in shown},
         paper=any(line.printed for result in results for line in result.scores.lines),
         filters=_filters(results),
+        explained=any(card.words for result in results for card in (*result.sheet.right, *result.sheet.wrong)),
         orders=_ORDERS,
         open=_OPEN,
         script=script(),

@@ -14,6 +14,8 @@ from PIL import UnidentifiedImageError
 from laconvnet.images import ImageLimitError, data_uri, opened
 from laconvnet.pipeline.data.masks import Mask, decode
 from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.report.explained import WordMap, word_maps
+from laconvnet.pipeline.report.failures import RULES, by_kind
 from laconvnet.pipeline.report.gather import Evaluation
 from laconvnet.pipeline.report.overlay import PREDICTED, TRUE, overlay
 from laconvnet.pipeline.report.traits import traits
@@ -23,8 +25,10 @@ from laconvnet.shards.errors import InputError
 from laconvnet.shards.format.manifest import Manifest
 
 Box = tuple[float, float, float, float]
+Answer = Mapping[str, Any]
 
-CARDS = 12  # of each kind
+CARDS = 12  # of right answers, and about as many of wrong ones
+_JUDGED = 1000  # as many wrong answers as that tell of which kinds they are
 # What an answer holds (`pipeline.inference.evaluate` and the task's `answer` and `score`).
 _BOXES = {"example", "text", "box", "truth", "iou"}
 _MASKS = {"example", "text", "mask", "truth", "iou"}
@@ -37,7 +41,8 @@ _LARGEST_SIDE = 480
 class Card:
     """One example. ``image`` is a data URI, masks are drawn in it; boxes are xywh in its pixels, clipped to it.
 
-    ``traits`` are those of `pipeline.report.traits`, and whether it is right or wrong as its ``outcome``.
+    ``traits`` are those of `pipeline.report.traits`, whether it is right or wrong as its ``outcome``, and of a wrong
+    one the kind of its ``failure``. ``words`` are there where the evaluation has explained the example.
     """
 
     image: str
@@ -52,6 +57,7 @@ class Card:
     answer: str | None = None
     truth: str | None = None
     traits: Mapping[str, str] = field(default_factory=dict)
+    words: tuple[WordMap, ...] = ()
 
     @property
     def crisp(self) -> bool:
@@ -62,34 +68,70 @@ Form = Literal["boxes", "masks", "answers", "none"]
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of wrong answers, the rule that makes one of it, and how many are."""
+
+    name: str
+    rule: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Sheet:
-    """The cards of one result; ``note`` says in words why there are none."""
+    """The cards of one result; ``note`` says in words why there are none. ``kinds`` are of the wrong answers."""
 
     form: Form = "none"
     right: tuple[Card, ...] = ()
     wrong: tuple[Card, ...] = ()
     rights: int = 0
     wrongs: int = 0
+    kinds: tuple[Kind, ...] = ()
     note: str = ""
 
 
 def sheet(evaluation: Evaluation, answers: Sequence[Mapping[str, Any]]) -> Sheet:
-    """Some right and some wrong answers, spread evenly over the split: the same ones every time."""
+    """Some right and some wrong answers of each kind, spread evenly over the split: the same ones every time."""
     if not answers:
         return Sheet(note=f"{evaluation.file.with_suffix(ANSWERS)} is not there; the evaluation writes it.")
     form = _form(answers)
     if form == "none":
         return Sheet(note=f"Answers of the task {evaluation.task} are neither boxes, masks nor words.")
-    rights = [answer for answer in answers if _is_right(answer)]
-    wrongs = [answer for answer in answers if not _is_right(answer)]
     try:
         manifest = Manifest.open(Path(evaluation.data))
-        right, wrong = (
-            tuple(_described(manifest, answer) for answer in spread(some, CARDS)) for some in (rights, wrongs)
+        shown = chosen(manifest, answers)
+        explained = word_maps(evaluation.file)
+        right = tuple(_described(manifest, answer, explained) for answer in shown.right)
+        wrong = tuple(
+            _described(manifest, answer, explained, kind) for kind, some in shown.wrong.items() for answer in some
         )
     except (InputError, ConfigError, OSError) as error:
         return Sheet(note=f"The images cannot be shown: {error}")
-    return Sheet(form, right, wrong, len(rights), len(wrongs))
+    kinds = tuple(Kind(name, RULES[name], count) for name, count in shown.kinds.items())
+    rights = sum(_is_right(answer) for answer in answers)
+    return Sheet(form, right, wrong, rights, len(answers) - rights, kinds)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The answers that a sheet shows: right ones, wrong ones by kind; and how many wrong ones are of each kind."""
+
+    right: list[Answer]
+    wrong: dict[str, list[Answer]]
+    kinds: dict[str, int]
+
+
+def chosen(manifest: Manifest, answers: Sequence[Answer]) -> Chosen:
+    """Of a result's answers, none where they cannot be judged. Raises InputError where the set is no longer theirs."""
+    if _form(answers) == "none":
+        return Chosen([], {}, {})
+    rights = [answer for answer in answers if _is_right(answer)]
+    wrongs = [answer for answer in answers if not _is_right(answer)]
+    judged = spread(wrongs, _JUDGED)
+    for answer in judged:
+        _row(manifest, answer)
+    found = by_kind(manifest, judged, answers)
+    each = {kind: spread(some, -(-CARDS // len(found))) for kind, some in found.items()}
+    return Chosen(spread(rights, CARDS), each, {kind: len(some) for kind, some in found.items()})
 
 
 def drawn(manifest: Manifest, answers: Sequence[Mapping[str, Any]]) -> tuple[Form, list[Card]]:
@@ -98,7 +140,7 @@ def drawn(manifest: Manifest, answers: Sequence[Mapping[str, Any]]) -> tuple[For
     return form, [] if form == "none" else [_card(manifest, answer) for answer in answers]
 
 
-def spread(answers: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+def spread(answers: Sequence[Answer], most: int) -> list[Answer]:
     """The middle of each of at most so many equal stretches."""
     count = min(most, len(answers))
     return [answers[(2 * number + 1) * len(answers) // (2 * count)] for number in range(count)]
@@ -113,15 +155,24 @@ def _is_right(answer: Mapping[str, Any]) -> bool:
     return bool(answer["correct"] if "correct" in answer else answer["iou"] > FOUND_ABOVE)
 
 
-def _described(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
-    card = _card(manifest, answer)
-    return replace(card, traits={"outcome": "right" if card.right else "wrong", **traits(manifest, answer)})
+def _described(
+    manifest: Manifest, answer: Answer, explained: Mapping[int, tuple[WordMap, ...]], kind: str | None = None
+) -> Card:
+    own = {"outcome": "right"} if kind is None else {"outcome": "wrong", "failure": kind}
+    words = explained.get(int(answer["example"]), ())
+    return replace(_card(manifest, answer), traits={**own, **traits(manifest, answer)}, words=words)
 
 
-def _card(manifest: Manifest, answer: Mapping[str, Any]) -> Card:
+def _row(manifest: Manifest, answer: Answer) -> int:
+    """The example that was answered; raises InputError where it is no longer there."""
     row, text = int(answer["example"]), str(answer["text"])
     if not 0 <= row < len(manifest.examples) or manifest.example(row, "text") != answer["text"]:
         raise InputError(f"{manifest.folder}: example {row} is no longer {text!r}; the set was built anew since")
+    return row
+
+
+def _card(manifest: Manifest, answer: Answer) -> Card:
+    row, text = _row(manifest, answer), str(answer["text"])
     sample = manifest.example(row, "sample")
     width, height = (int(manifest.sample(sample, side)) for side in ("width", "height"))
     data, right = manifest.read_image(sample), _is_right(answer)

@@ -26,7 +26,7 @@
       validations/step-S/       scores.json, as `laconvnet eval` writes it, and examples.html
       incidents/step-S/         of a bad step: rank-R.json, and state/, which is a checkpoint
       profile/                  rank-R.json: the trace of `log.profile`
-      eval/                     results, and beside each its .answers.jsonl
+      eval/                     results, and beside each its .answers.jsonl and .explained.jsonl
       report.html               the report, where --out names no other path
 
 Paths are made, never looked at. Nothing here knows torch.
@@ -56,7 +56,7 @@ STATE, VOCABULARY, COMMIT = "state.pt", "vocabulary.json", "COMMIT"  # of a chec
 INCIDENT_STATE = "state"  # the checkpoint of an incident
 VALIDATED, SCORES, DRAWN = "validations", "scores.json", "examples.html"  # a folder, and of each validation in it
 LAST = "last"  # in a run's checkpoints no folder, but how its last checkpoint may be named
-ANSWERS = ".answers.jsonl"  # the ending of what lies beside a result
+ANSWERS, EXPLAINED = ".answers.jsonl", ".explained.jsonl"  # the endings of what lies beside a result
 _STEP = re.compile(r"step-(\d+)")
 
 

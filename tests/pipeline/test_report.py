@@ -346,16 +346,15 @@ def test_images_come_first_and_have_traits(tmp_path: Path) -> None:
     assert {card.text: dict(card.traits) for card in (*made.right, *made.wrong)} == {
         "the red cup": {"outcome": "right", "phrase": "look", "size": "small", "others": "2"},
         "cup on the left": {"outcome": "right", "phrase": "place", "size": "medium", "others": "2"},
-        "cup": {"outcome": "wrong", "phrase": "name", "size": "large", "others": "2"},
-        "dog": {"outcome": "wrong", "phrase": "name", "size": "small"},
+        "cup": {"outcome": "wrong", "failure": "wrong extent", "phrase": "name", "size": "large", "others": "2"},
+        "dog": {"outcome": "wrong", "failure": "wrong extent", "phrase": "name", "size": "small"},
     }
     report([run], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.index('id="images"') < page.index('id="results"') < page.index('id="training"')
     elements = Elements(page)
-    assert {"data-part": None, "data-outcome": "wrong", "data-phrase": "name", "data-size": "small"} in elements.of(
-        "figure"
-    )
+    wrong = {"data-outcome": "wrong", "data-failure": "wrong extent", "data-phrase": "name", "data-size": "small"}
+    assert {"data-part": None, **wrong} in elements.of("figure")
     assert [select["name"] for select in elements.of("select")] == ["outcome", "phrase", "size", "order"]
 
 

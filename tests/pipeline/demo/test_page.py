@@ -92,19 +92,19 @@ def test_another_example_and_one_of_its_texts_are_a_click_each(browser: Browser,
 def test_a_word_is_shown_over_the_image_by_stage(browser: Browser, server: Server) -> None:
     asked(browser, "the red circle")
     browser.click("#words button", "red")
-    browser.until("document.querySelector('.map').src")
+    browser.until("document.querySelector('.weights').src")
     weighed = server.ask("/maps", run=0, picture="example-0", text="the red circle", word=1)
-    assert browser.value("document.querySelector('.map').src") == weighed[0]["map"]
+    assert browser.value("document.querySelector('.weights').src") == weighed[0]["map"]
     assert "“red” weighs" in browser.text(".weighs")
     browser.click("#stages label", f"stage {weighed[2]['stage']}")
-    assert browser.value("document.querySelector('.map').src") == weighed[2]["map"]
+    assert browser.value("document.querySelector('.weights').src") == weighed[2]["map"]
     assert f"in stage {weighed[2]['stage']}" in browser.text(".weighs")
     assert "film.safetensors has no maps of words" in browser.text("#unexplained")
-    assert browser.value("document.querySelectorAll('.map')[1].hidden") is True
+    assert browser.value("document.querySelectorAll('.weights')[1].hidden") is True
     asked(browser, "the blue circle")  # and the map follows the word at its place
     browser.until("document.querySelector('.weighs').innerText.includes('blue')")
     browser.click("#words button", "blue")
-    assert browser.value("[document.querySelector('.map').hidden, document.querySelector('#word').hidden]") == [
+    assert browser.value("[document.querySelector('.weights').hidden, document.querySelector('#word').hidden]") == [
         True,
         True,
     ]
@@ -215,7 +215,7 @@ def test_it_is_used_by_the_keyboard_alone(browser: Browser) -> None:
     browser.press("Tab", 9)
     browser.call("Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", windowsVirtualKeyCode=32, text=" ")
     browser.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space", windowsVirtualKeyCode=32)
-    browser.until("asked.word === 1 && document.querySelector('.map').src")
+    browser.until("asked.word === 1 && document.querySelector('.weights').src")
     names = browser.value("""[...document.querySelectorAll("button, input")]
         .filter((one) => one.getClientRects().length)
         .map((one) => one.ariaLabel || one.innerText || one.labels?.[0]?.innerText || one.querySelector("img")?.alt)""")
