@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from laconvnet import __version__, terminal
-from laconvnet.launch.commands import bench, kernels, machine, model, predict, released, runs, shards, stages, training
+from laconvnet.launch.commands import (
+    bench,
+    demo,
+    kernels,
+    machine,
+    model,
+    predict,
+    released,
+    runs,
+    shards,
+    stages,
+    training,
+)
 from laconvnet.pipeline.errors import WRONG_PATH, ConfigError, TrainingError
 from laconvnet.shards.errors import BuildError, InputError
 from laconvnet.terminal import complain
@@ -41,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     result = _Parser(prog="laconvnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--version", action="version", version=f"laconvnet {__version__}")
     commands = result.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
-    for group in (shards, training, predict, runs, stages, model, released, bench, kernels, machine):
+    for group in (shards, training, predict, demo, runs, stages, model, released, bench, kernels, machine):
         group.add(commands)
     return result
 

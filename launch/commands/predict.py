@@ -56,7 +56,7 @@ def predict(
       laconvnet predict runs/first --image photos --text "the dog" --out answers.jsonl
       laconvnet predict runs/seed-0 runs/seed-1 --list asked.csv --images photos --out answers.jsonl
     """
-    from laconvnet import load
+    from laconvnet.pipeline.inference.predictor import load
 
     if len({str(each) for each in run}) < len(run):
         raise ConfigError(f"RUN: {' '.join(map(str, run))}: one is there twice; expected each once")
@@ -104,7 +104,7 @@ def explain(
     For example:
       laconvnet explain runs/first --image photo.jpg --text "the dog on the left" --out dog.html
     """
-    from laconvnet import load
+    from laconvnet.pipeline.inference.predictor import load
     from laconvnet.pipeline.inference.single import explained
 
     model = load(run, last=last)

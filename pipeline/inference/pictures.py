@@ -54,16 +54,31 @@ def _of_tensor(tensor: torch.Tensor) -> Image.Image:
     return _of_array(tensor.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
+def of_bytes(data: bytes, name: str) -> Image.Image:
+    """The upright RGB image of an encoded file's bytes; raises ConfigError, by this name, for what is no such image."""
+    try:
+        with opened(data) as found:
+            return _flat(found)
+    except ImageLimitError as error:
+        raise _refused(name, error) from error
+    except UnidentifiedImageError as error:
+        expected = ", ".join(FORMATS)
+        raise ConfigError(f"image: {name}: not an image that can be decoded; expected one of {expected}") from error
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        raise ConfigError(f"image: {name}: not an image that can be decoded ({error})") from error
+
+
 def _of_file(file: Path) -> Image.Image:
     try:
-        with opened(read_bytes(file)) as found:
-            return _flat(found)
+        data = read_bytes(file)
     except FileNotFoundError as error:
         raise ConfigError(f"image: {file}: no such file") from error
     except ImageLimitError as error:
-        raise ConfigError(f"image: {file}: refused: {error}; give a smaller image, or save it again") from error
-    except UnidentifiedImageError as error:
-        expected = ", ".join(FORMATS)
-        raise ConfigError(f"image: {file}: not an image that can be decoded; expected one of {expected}") from error
-    except Exception as error:  # decoders raise nearly anything on malformed bytes
-        raise ConfigError(f"image: {file}: not an image that can be decoded ({error})") from error
+        raise _refused(str(file), error) from error
+    except OSError as error:
+        raise ConfigError(f"image: {file}: cannot be read ({error.strerror})") from error
+    return of_bytes(data, str(file))
+
+
+def _refused(name: str, error: ImageLimitError) -> ConfigError:
+    return ConfigError(f"image: {name}: refused: {error}; give a smaller image, or save it again")

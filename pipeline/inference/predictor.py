@@ -60,7 +60,8 @@ class Predictor:
 
     One image goes with every text of a list, one text with every image. Images are files' paths, PIL images, arrays
     (H, W, 3) of uint8 or tensors (3, H, W) of uint8 or of floats from 0 to 1. `task`, `step` and `origin` say what it
-    is: what it was trained for, after how many steps, and from where it was loaded.
+    is: what it was trained for, after how many steps, and from where it was loaded; `config` is that of its training,
+    `vocabulary` are the words that it has learned.
     """
 
     def __init__(self, ready: Restored, resize: Engine = "pillow", batch: int = 32) -> None:
@@ -69,6 +70,7 @@ class Predictor:
         self._ready, self._batch = ready, batch
         self._decoder = Decoder(batch, 2, ready.device) if resize == "dali" else None
         self.task, self.step, self.origin = ready.config.model.task, ready.step, ready.origin
+        self.config, self.vocabulary = ready.config, ready.vocabulary
 
     @overload
     def __call__(self, image: AnyImage, text: str) -> Answer: ...

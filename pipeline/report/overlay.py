@@ -18,8 +18,19 @@ def overlay(image: Image.Image, mask: NDArray[np.uint8], colour: Colour, filled:
 
     The image stays visible under the tint.
     """
-    shape = Image.fromarray(mask * np.uint8(255)).resize(image.size, Image.Resampling.NEAREST)
-    width = max(1, min(image.size) // 150)
+    return Image.composite(Image.new("RGB", image.size, colour), image, _opacity(mask, image.size, filled))
+
+
+def layer(mask: NDArray[np.uint8], size: tuple[int, int], colour: Colour) -> Image.Image:
+    """What `overlay` lays over an image of this size (width, height) for the mask (height, width), as an RGBA image."""
+    found = Image.new("RGB", size, colour)
+    found.putalpha(_opacity(mask, size, filled=True))
+    return found
+
+
+def _opacity(mask: NDArray[np.uint8], size: tuple[int, int], filled: bool) -> Image.Image:
+    shape = Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.NEAREST)
+    width = max(1, min(size) // 150)
     outline = ImageChops.subtract(shape, shape.filter(ImageFilter.MinFilter(2 * width + 1)))
-    alpha = shape.point([round(value * _OPACITY) for value in range(256)]) if filled else Image.new("L", shape.size)
-    return Image.composite(Image.new("RGB", image.size, colour), image, ImageChops.lighter(alpha, outline))
+    tint = shape.point([round(value * _OPACITY) for value in range(256)]) if filled else Image.new("L", size)
+    return ImageChops.lighter(tint, outline)

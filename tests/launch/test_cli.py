@@ -25,6 +25,7 @@ COMMANDS = [
     ["predict"],
     ["compare"],
     ["explain"],
+    ["demo"],
     ["report"],
     ["launch"],
     ["status"],
