@@ -76,7 +76,7 @@ def _of_file(file: Path) -> Image.Image:
     except ImageLimitError as error:
         raise _refused(str(file), error) from error
     except OSError as error:
-        raise ConfigError(f"image: {file}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"image: {file}: not an image that can be read ({error.strerror})") from error
     return of_bytes(data, str(file))
 
 
