@@ -31,8 +31,8 @@ def write(model: Portable, example: tuple[Tensor, Tensor], facts: Mapping[str, s
 def spell_out(program: torch.export.ExportedProgram) -> None:
     """Puts the taps of `kernels.plain.exported` in place of every call of our operator.
 
-    To have them traced by `torch.export` takes minutes, for it works out the shape of each; those of one place are all
-    alike.
+    Traced by `torch.export` they take far longer than all the rest, for it works out the shape of each; those of one
+    place are all alike.
     """
     for node in list(program.graph.nodes):
         if node.target is torch.ops.laconv.laconv.default:

@@ -43,8 +43,10 @@ def run(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt2"])
-@pytest.mark.parametrize("umask", [0o002, 0o027])
+@pytest.mark.parametrize(
+    ("kind", "umask"),
+    [("safetensors", 0o002), ("safetensors", 0o027), ("onnx", 0o002), ("onnx", 0o027), ("pt2", 0o027)],
+)
 def test_an_exported_file_is_for_whom_the_umask_says(run: Path, tmp_path: Path, kind: str, umask: int) -> None:
     before = os.umask(umask)
     try:

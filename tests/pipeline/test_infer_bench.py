@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -58,3 +60,30 @@ def test_a_way_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("out of memory", None, True),
         (None, None, False),
     ]
+
+
+def test_what_else_answers_is_timed_in_turn_and_drawn(tmp_path: Path) -> None:
+    """ONNX Runtime, a plug-in of MCN's make and ViLT run what they are given, and each is a point of the figure."""
+    others = ["onnxruntime", "film-over-darknet", "vilt"]
+    table = [
+        row
+        for rows in infer.rows(Network(ModelConfig("tiny", block="film"), 32, 6, 2, "fp32"), CPU, 1, others)
+        for row in rows
+    ]
+    assert [row["name"] for row in table] == 2 * ["unfold", "laconv", *others]
+    assert all(row["median"] > 0 and row["peak_mb"] is not None and row["note"] is None for row in table)
+    infer.plot(table, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert all(drawn.count(f"<!--  {name} -->") == 2 for name in others)
+
+
+def test_a_way_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    latency, _ = infer.rows(Network(ModelConfig("tiny", block="film"), 32, 6, 1, "fp32"), CPU, 1, ["onnxruntime"])
+    assert [row["note"] for row in latency] == [None, None, "failed: onnxruntime is not installed here"]
+
+
+def test_memory_that_ran_before_does_not_hide_what_is_taken() -> None:
+    clock = timing._ProcessorClock(False)
+    many = {"many": lambda _: [torch.ones(2**16) for _ in range(200)]}  # 50 MB in pieces that an allocator keeps
+    assert min(clock.prepare(many) or 0, clock.prepare(many) or 0) > 40
