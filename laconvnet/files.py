@@ -122,8 +122,11 @@ def appending(file: Path) -> IO[str]:
 def publishing(file: Path, first: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside ``file``; what was written there becomes ``file``, or goes if the block raises.
 
-    With ``first`` a file that exists already stays, also one that another process publishes meanwhile.
+    With ``first`` a file that exists already stays, also one that another process publishes meanwhile. What is neither
+    file nor folder there, such as /dev/null, would be replaced as well: FileExistsError.
     """
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise FileExistsError(errno.EEXIST, "is a device or a pipe, expected a file", str(file))
     partial = _beside(file)
     try:
         with naming(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -68,6 +69,16 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None
         (partial / "x").write_text("second")
     assert (tmp_path / "kept" / "x").read_text() == "first"
     assert names(tmp_path) == ["kept"]
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    """Root would have replaced /dev/null for the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    for write in (publish_text, publish_json):
+        with pytest.raises(FileExistsError, match="is a device or a pipe, expected a file"):
+            write(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_the_first_of_several_writers_stays(tmp_path: Path) -> None:
