@@ -12,9 +12,10 @@ from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.pipeline.errors import ConfigError
-from laconvnet.terminal import say
+from laconvnet.terminal import complain, say
 
 Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
+_FEW_TOKENS = 8  # a side; with 4 the demo's network fell below one that looks at the words alone
 _RULE = (
     'MACs are multiply-adds (not twice their number) of one image with one expression, the papers\' "FLOPs": '
     "convolutions, linear layers, the recurrence, both attention products and dynamic convolutions are counted; batch "
@@ -50,7 +51,8 @@ def info(
 ) -> None:
     """Parameters and MACs by part and layer.
 
-    Parameters and MACs by part and by layer, word vectors apart. Keys of a training configuration may follow as
+    Parameters and MACs by part and by layer, word vectors apart; and the tokens by which each stage weighs the words,
+    which are few where images are small and model.packing is not. Keys of a training configuration may follow as
     --key.sub VALUE, such as --model.kernel_size 3, and win over the file.
 
     For example:
@@ -73,6 +75,13 @@ def info(
     with torch.device("meta"):
         model = build_model(resolved.model, vocabulary, answers)
     counted = cost(model, resolved.data.size, resolved.data.words)
+    if resolved.model.block == "laconv" and resolved.model.generator == "affinity" and not resolved.model.backbone:
+        counted["tokens"] = tokens = resolved.model.net().tokens(resolved.data.size)
+        if tokens[0] < _FEW_TOKENS:
+            complain(
+                f"stage 1 has {tokens[0]} x {tokens[0]} tokens at {resolved.data.size} pixels where words are weighed, expected "
+                f"{_FEW_TOKENS} x {_FEW_TOKENS} at least: give a smaller model.packing, or larger images"
+            )
     if json:
         show(counted, True)
         return
@@ -82,7 +91,10 @@ def info(
         _csv(found)
         return
     rows([_with_shares(row, counted) for row in found], False)
+    tokens = counted.pop("tokens", ())
     show(counted, False)
+    if tokens:
+        show({"tokens by stage": ", ".join(f"{side} x {side}" for side in tokens)}, False)
 
 
 def _key(name: str, given: str | None, known: Collection[str]) -> list[str]:

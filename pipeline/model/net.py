@@ -50,6 +50,10 @@ class NetConfig:
     def depths(self) -> tuple[int, ...]:
         return tuple(len(stage) for stage in self.kernels)
 
+    def tokens(self, size: int) -> tuple[int, ...]:
+        """Of each stage, how many tokens of packed pixels a side of ``size`` pixels leaves the affinity."""
+        return tuple(size // stride // packing for stride, packing in zip(STRIDES, self.packing, strict=True))
+
     def make_block(self, stage: int, kernel_size: int) -> nn.Module:
         """A block of the given stage, counted from 0."""
         return BLOCKS[self.block](

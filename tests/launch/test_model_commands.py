@@ -37,6 +37,22 @@ def test_layers_add_up_and_are_the_long_table(capsys: pytest.CaptureFixture[str]
     assert "visual.stages" not in output(capsys, *TINY)
 
 
+def test_tokens_are_told_and_few_of_them_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model", "info", "--preset", "s", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["tokens"] == [26, 26, 26, 26, 13]
+    assert printed.err == ""
+    assert cli.main(TINY) == 0
+    printed = capsys.readouterr()
+    assert "tokens by stage  4 x 4, 4 x 4, 4 x 4, 4 x 4, 2 x 2" in printed.out
+    assert "stage 1 has 4 x 4 tokens at 64 pixels" in printed.err
+    assert cli.main([*TINY, "--model.packing=[2,2,1,1,1]"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main([*TINY, "--block", "film"]) == 0
+    printed = capsys.readouterr()
+    assert "tokens" not in printed.out + printed.err
+
+
 def test_csv(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(output(capsys, *TINY, "--json"))
     assert list(csv.DictReader(io.StringIO(output(capsys, *TINY, "--csv")))) == [
