@@ -78,9 +78,10 @@ def info(
     if resolved.model.block == "laconv" and resolved.model.generator == "affinity" and not resolved.model.backbone:
         counted["tokens"] = tokens = resolved.model.net().tokens(resolved.data.size)
         if tokens[0] < _FEW_TOKENS:
+            side = f"{_FEW_TOKENS} x {_FEW_TOKENS}"
             complain(
-                f"stage 1 has {tokens[0]} x {tokens[0]} tokens at {resolved.data.size} pixels where words are weighed, expected "
-                f"{_FEW_TOKENS} x {_FEW_TOKENS} at least: give a smaller model.packing, or larger images"
+                f"stage 1 has {tokens[0]} x {tokens[0]} tokens at {resolved.data.size} pixels where words are weighed; "
+                f"expected {side} at least: give a smaller model.packing, or larger images"
             )
     if json:
         show(counted, True)
