@@ -6,13 +6,16 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from csv import DictWriter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from laconvnet.launch import commandline
 from laconvnet.launch.commandline import Arg
 from laconvnet.launch.commands.output import rows, show
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.terminal import complain, say
+
+if TYPE_CHECKING:
+    from laconvnet.pipeline.config import TrainConfig
 
 Csv = Annotated[bool, Arg("print comma-separated values", group="format")]
 _FEW_TOKENS = 8  # a side; with 4 the demo's network fell below one that looks at the words alone
@@ -75,16 +78,9 @@ def info(
     with torch.device("meta"):
         model = build_model(resolved.model, vocabulary, answers)
     counted = cost(model, resolved.data.size, resolved.data.words)
-    if resolved.model.block == "laconv" and resolved.model.generator == "affinity" and not resolved.model.backbone:
-        counted["tokens"] = tokens = resolved.model.net().tokens(resolved.data.size)
-        if tokens[0] < _FEW_TOKENS:
-            side = f"{_FEW_TOKENS} x {_FEW_TOKENS}"
-            complain(
-                f"stage 1 has {tokens[0]} x {tokens[0]} tokens at {resolved.data.size} pixels where words are weighed; "
-                f"expected {side} at least: give a smaller model.packing, or larger images"
-            )
+    tokens = _tokens(resolved)
     if json:
-        show(counted, True)
+        show({**counted, **({"tokens": tokens} if tokens else {})}, True)
         return
     parts, by_layer = counted.pop("parts"), counted.pop("layers")
     found = by_layer if layers else [{"part": name, **part} for name, part in parts.items()]
@@ -92,10 +88,23 @@ def info(
         _csv(found)
         return
     rows([_with_shares(row, counted) for row in found], False)
-    tokens = counted.pop("tokens", ())
     show(counted, False)
     if tokens:
         show({"tokens by stage": ", ".join(f"{side} x {side}" for side in tokens)}, False)
+
+
+def _tokens(config: TrainConfig) -> tuple[int, ...]:
+    """Those by which each stage weighs the words, () of a network that does not; few of them are warned of."""
+    model, size = config.model, config.data.size
+    if model.block != "laconv" or model.generator != "affinity" or model.backbone:
+        return ()
+    tokens = model.net().tokens(size)
+    if tokens[0] < _FEW_TOKENS:
+        complain(
+            f"stage 1 has {tokens[0]} x {tokens[0]} tokens at {size} pixels, where words are weighed; expected "
+            f"{_FEW_TOKENS} x {_FEW_TOKENS} at least: give a smaller model.packing, or larger images"
+        )
+    return tokens
 
 
 def _key(name: str, given: str | None, known: Collection[str]) -> list[str]:
