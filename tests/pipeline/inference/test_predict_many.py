@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from laconvnet.launch import cli
-from laconvnet.pipeline.inference import predict
+from laconvnet.pipeline.inference import answer_file, predict
 from laconvnet.pipeline.inference.predictor import Predictor
 from tests.pipeline.inference.test_predictor import corners
 
@@ -131,6 +133,20 @@ def test_a_file_of_other_answers_is_left_alone(trained: Path, asked: Path, ask: 
     file.write_text("not ours\n")
     assert cli.main(["predict", str(trained), "--list", str(asked), "--out", str(file)]) == 2
     assert file.read_text() == "not ours\n"
+
+
+def test_a_file_that_another_process_writes_is_left_alone(trained: Path, asked: Path, ask: Ask, tmp_path: Path) -> None:
+    with answer_file.opened(tmp_path / "answers.jsonl", []):
+        code, rows, told = ask(trained, "--list", asked)
+    assert (code, rows) == (2, [])
+    assert "answers.jsonl: another process is writing it" in told
+    assert ask(trained, "--list", asked)[0] == 0
+
+
+def test_a_full_disk_is_told_of_the_file_of_answers(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, answer_file.opened(tmp_path / "a.jsonl", []):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a.jsonl")
 
 
 def test_what_cannot_be_answered_has_its_reason_and_the_rest_is_answered(
