@@ -126,6 +126,12 @@ def test_a_small_image_is_enlarged_with_its_box() -> None:
     assert sheet.getpixel((100, 100)) == (10, 20, 30)
 
 
+def test_a_narrow_image_is_not_enlarged_without_end() -> None:
+    sheet = draw(Image.new("RGB", (1, 5000), (10, 20, 30)), "q", {"box": [0, 10, 1, 20], "score": 0.5})
+    assert sheet.size == (320, 5034)
+    assert (np.asarray(sheet)[5000:] < 128).any(), "the sentence is written below"
+
+
 def test_the_drawing_tints_and_outlines_the_mask() -> None:
     image = Image.new("RGB", (400, 200), (10, 20, 30))
     mask = np.zeros((200, 400), np.uint8)
