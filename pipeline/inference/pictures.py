@@ -31,6 +31,9 @@ def upright(picture: AnyImage) -> Image.Image:
         return _of_tensor(picture)
     if isinstance(picture, np.ndarray):
         return _of_array(picture)
+    if not isinstance(picture, str | PathLike):
+        kind = type(picture).__name__
+        raise ConfigError(f"image: a {kind}; expected a path, a PIL image, an array or a tensor, or a list of these")
     return _of_file(Path(picture))
 
 
