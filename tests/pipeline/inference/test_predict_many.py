@@ -185,6 +185,7 @@ def test_what_cannot_be_answered_has_its_reason_and_the_rest_is_answered(
         (["--list", "a.txt"], "not known as a table"),
         (["--list", "a.csv"], "no column image; found a, text"),
         (["--list", "empty.csv"], "holds no row"),
+        (["--list", "twice.csv"], "column 'image' is there twice; rename one"),
         (["--image", "a.jpg", "b.jpg", "--text", "a", "--out", "a.png"], "expected a name such as answers.jsonl"),
         (["--image", "a.jpg", "--text", "a", "--batch", "0"], "--batch: 0"),
     ],
@@ -198,6 +199,7 @@ def test_a_mistake_is_told_before_any_model_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("a,text\n1,2\n")
+    (tmp_path / "twice.csv").write_text("Image,image,text\n1,2,3\n")
     (tmp_path / "empty.csv").write_text("image,text\n")
     assert cli.main(["predict", "no-run", *words]) == 2
     assert message in capsys.readouterr().err
