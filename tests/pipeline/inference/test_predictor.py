@@ -107,7 +107,7 @@ def test_what_cannot_be_asked_is_told_in_a_line(trained: Path, images: list[Path
     with pytest.raises(laconvnet.ConfigError, match="batch: 0"):
         laconvnet.load(trained, batch=0)
     with pytest.raises(laconvnet.ConfigError, match="resize: 'opencv': expected one of pillow, dali"):
-        laconvnet.load(trained, resize="opencv")  # type: ignore[call-overload]
+        laconvnet.load(trained, resize="opencv")
     with pytest.raises(AttributeError, match="nothing_of_it"):
         laconvnet.nothing_of_it  # noqa: B018
 
