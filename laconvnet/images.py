@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from laconvnet.files import retried
@@ -38,6 +39,10 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 class ImageLimitError(ValueError):
     """An image that would cost more to decode than any honest one; the message says which limit it passes."""
+
+
+class ImageDepthError(ValueError):
+    """An image whose values do not say which of them are black and white."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -100,6 +105,22 @@ def on_white(image: Image.Image) -> Image.Image:
         return image
     layers = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+
+
+def with_8_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits as one of 8, what is transparent in it white; any other as it is.
+
+    Pillow's own conversion takes all values above 255 for white. Raises ImageDepthError for values of 32 bits.
+    """
+    if image.mode in ("I", "F"):
+        raise ImageDepthError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
+    if not image.mode.startswith("I;16"):
+        return image
+    values, transparency = np.asarray(image), image.info.get("transparency")
+    grey = (values >> 8).astype(np.uint8)
+    if isinstance(transparency, int):
+        grey[values == transparency] = 255
+    return Image.fromarray(grey)
 
 
 def has_too_many_pixels(width: int, height: int) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from laconvnet.pipeline.inference.asks import Ask
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.sources.table.columns import NAMES
+from laconvnet.shards.sources.table.columns import NAMES, by_plain_name
 from laconvnet.shards.sources.table.formats import ROW, Table, opened
 
 _ROLES = {
@@ -48,9 +47,8 @@ def _ask(row: dict[str, Any], folder: Path, where: str) -> Ask:
 
 
 def _columns(table: Table) -> dict[str, str]:
-    """The column of each role. Raises InputError where image or text has none, or two."""
-    plain = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in table.header}
-    used = {}
+    """The column of each role. Raises InputError where image or text has none, or two, or one is there twice."""
+    plain, used = by_plain_name(table.header, table.path), {}
     for role, names in _ROLES.items():
         there = [name for name in names if name in plain]
         if len(there) > 1:

@@ -13,6 +13,8 @@ from laconvnet.pipeline.data.masks import decode
 from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.report.overlay import PREDICTED, overlay
 
+_WIDTH, _HEIGHT = 320, 4096  # pixels: of a drawing at least, of an enlarged image at most
+
 
 class Box(NamedTuple):
     """Left, top, right and bottom of a box, in pixels."""
@@ -54,14 +56,17 @@ class Answer:
         return cls(text, box, mask, found.get("answer"), found["score"], words.unknown, words.unread, image)
 
     def draw(self) -> Image.Image:
-        """The image, at least 320 pixels wide, with the text below it and the box, the mask or the answer."""
-        scale = max(1, -(-320 // self.image.width))
+        """The image on a sheet at least 320 pixels wide, with the text below it and the box, the mask or the answer.
+
+        A narrower image is enlarged as far as its height allows.
+        """
+        scale = max(1, min(-(-_WIDTH // self.image.width), _HEIGHT // self.image.height))
         width, height = self.image.width * scale, self.image.height * scale
         shown, words = self.image.resize((width, height), Image.Resampling.LANCZOS), self.answer
         if self.mask is not None:
             shown = overlay(shown, self.mask.astype(np.uint8), PREDICTED)
             words = None if self.mask.any() else "nothing"
-        sheet = Image.new("RGB", (width, height + 34), "white")
+        sheet = Image.new("RGB", (max(width, _WIDTH), height + 34), "white")
         sheet.paste(shown)
         pen = ImageDraw.Draw(sheet)
         if self.box:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from laconvnet.files import naming
 from laconvnet.pipeline.errors import ConfigError
 
 Facts = dict[str, Any]
@@ -18,19 +20,29 @@ def opened(file: Path, asked: Iterable[list[Facts]]) -> Iterator[tuple[IO[str], 
     """The file, to write behind what it holds already; and how many of the asked that answers.
 
     ``asked`` is what the lines of each one repeat. What a kill has left of a line, or of the lines of one, goes. Raises
-    ConfigError where the file cannot be written, and where it holds answers to anything else.
+    ConfigError where the file cannot be written or another process writes it, and where it holds answers to anything
+    else.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a+b"):
-            pass
-        done, end = _answered(file, asked)
-        with file.open("r+", encoding="utf-8") as stream:
+        with naming(file), file.open("a+", encoding="utf-8") as stream:
+            _lock(file, stream)
+            done, end = _answered(file, asked)
             stream.truncate(end)
-            stream.seek(end)
             yield stream, done
     except (IsADirectoryError, PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"--out: {file}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def _lock(file: Path, stream: IO[str]) -> None:
+    """Alone among all processes, until the stream is closed; where a file server has no locks, without one."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        told = "another process is writing it; wait for it, or choose another file"
+        raise ConfigError(f"--out: {file}: {told}") from error
+    except OSError:  # ENOLCK, ENOTSUP, EIO: whatever a server says that has none
+        pass
 
 
 def _answered(file: Path, asked: Iterable[list[Facts]]) -> tuple[int, int]:

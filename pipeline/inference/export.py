@@ -82,12 +82,11 @@ def facts_of_use(ready: Restored) -> dict[str, str]:
 
 
 def _safetensors(ready: Restored, _: bool, out: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    out.touch()
-    mode = out.stat().st_mode  # as the umask has it; the library's own file is for its owner alone
-    save_file({name: tensor.contiguous() for name, tensor in ready.model.state_dict().items()}, out, facts(ready))
-    out.chmod(mode)
+    # Its save_file says nothing that is an OSError of a full disk, and writes a file for its owner alone.
+    weights = {name: tensor.contiguous() for name, tensor in ready.model.state_dict().items()}
+    out.write_bytes(save(weights, facts(ready)))
 
 
 def _example(ready: Restored) -> tuple[Tensor, Tensor]:

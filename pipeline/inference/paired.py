@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ class Result:
     def read(cls, file: Path) -> Result:
         """Of its JSON file and the answers beside it. Raises ConfigError where they are none."""
         report, lines = find_object(file), file.with_suffix(ANSWERS)
-        if report is None or "split" not in report or "task" not in report:
+        metrics = {key: value for key, value in (report or {}).items() if isinstance(value, float)}
+        if report is None or "split" not in report or "task" not in report or not metrics:
             raise ConfigError(f"{file}: not a result of `laconvnet eval`; expected its JSON file")
         if not lines.is_file():
             raise ConfigError(f"{lines}: no such file; `laconvnet eval` writes it beside {file.name}")
@@ -60,11 +61,11 @@ class Result:
         return cls(
             file,
             (report["task"], report.get("source"), report["split"]),
-            headline({key: value for key, value in report.items() if isinstance(value, float)}),
-            np.array([answer["example"] for answer in answers], np.int64),
-            np.array([answer["sample"] for answer in answers], np.int64),
-            tuple(answer.get("family") or "" for answer in answers),
-            np.array([_worth(answer, lines) for answer in answers]),
+            headline(metrics),
+            np.array([answer.example for answer in answers]),
+            np.array([answer.image for answer in answers]),
+            tuple(answer.family for answer in answers),
+            np.array([answer.worth for answer in answers]),
         )
 
 
@@ -90,22 +91,35 @@ class Side:
         return np.array([np.bincount(image, run.worth[which]) for run in self.runs])
 
 
-def _answers(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8") as stream:
+class _Answer(NamedTuple):
+    """What counts of an answer: which example it is, about which image, of which family, and its worth."""
+
+    example: np.int64
+    image: np.int64
+    family: str
+    worth: float
+
+
+def _answers(file: Path) -> Iterator[_Answer]:
+    with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
                 answer = json.loads(line)
-                answer["example"], answer["sample"]
-            except (ValueError, KeyError, TypeError) as error:
+                numbers = np.int64(answer["example"]), np.int64(answer["sample"])
+                found = _Answer(*numbers, answer.get("family") or "", _worth(answer))
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ConfigError(f"{file}: line {number}: not an answer of `laconvnet eval` ({error})") from error
-            yield answer
+            yield found
 
 
-def _worth(answer: Mapping[str, Any], file: Path) -> float:
-    for name in _VERDICTS:
-        if name in answer:
-            return float(answer[name])
-    raise ConfigError(f"{file}: example {answer['example']}: no verdict; the answers of this split are hidden")
+def _worth(answer: Mapping[str, Any]) -> float:
+    """Raises ValueError where it is no share, such as NaN: it would pass for a difference that is sure."""
+    name = next((name for name in _VERDICTS if name in answer), None)
+    if name is None:
+        raise ValueError("no verdict; the answers of this split are hidden")
+    if not 0 <= (worth := float(answer[name])) <= 1:
+        raise ValueError(f"{name} is {worth}, expected 0 to 1")
+    return worth
 
 
 def _check_alike(one: Result, other: Result) -> None:
@@ -166,6 +180,8 @@ def _difference(name: str, a: Side, b: Side, which: NDArray[np.bool_], seed: int
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))  # Davison & Hinkley 1997, 4.2: never 0
+    if len(count) == 1:  # a sample of one image is always that image, and says nothing of others
+        low, high, p = -1.0, 1.0, 1.0
     return Difference(
         name, int(count.sum()), len(count), ours, theirs, ours.mean - theirs.mean, float(low), float(high), p
     )

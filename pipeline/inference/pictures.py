@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, ImageLimitError, on_white, opened, read_bytes
+from laconvnet.images import FORMATS, ImageLimitError, on_white, opened, read_bytes, with_8_bits
 from laconvnet.pipeline.errors import ConfigError
 
 AnyImage = str | PathLike[str] | Image.Image | NDArray[np.uint8] | torch.Tensor
@@ -23,16 +25,34 @@ def upright(picture: AnyImage) -> Image.Image:
     Raises ConfigError for what is no such image.
     """
     if isinstance(picture, Image.Image):
-        return _flat(picture)
+        with _refusing("of PIL"):
+            return _flat(picture)
     if isinstance(picture, torch.Tensor):
         return _of_tensor(picture)
     if isinstance(picture, np.ndarray):
         return _of_array(picture)
+    if not isinstance(picture, str | PathLike):
+        kind = type(picture).__name__
+        raise ConfigError(f"image: a {kind}; expected a path, a PIL image, an array or a tensor, or a list of these")
     return _of_file(Path(picture))
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    return on_white(ImageOps.exif_transpose(image)).convert("RGB")
+    return on_white(with_8_bits(ImageOps.exif_transpose(image))).convert("RGB")
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """What is raised while an image is decoded, as a ConfigError by this name."""
+    try:
+        yield
+    except ImageLimitError as error:
+        raise _refused(name, error) from error
+    except UnidentifiedImageError as error:
+        expected = ", ".join(FORMATS)
+        raise ConfigError(f"image: {name}: not an image that can be decoded; expected one of {expected}") from error
+    except Exception as error:  # decoders raise nearly anything on malformed bytes
+        raise ConfigError(f"image: {name}: not an image that can be decoded ({error})") from error
 
 
 def _of_array(array: NDArray[np.uint8]) -> Image.Image:
@@ -56,16 +76,8 @@ def _of_tensor(tensor: torch.Tensor) -> Image.Image:
 
 def of_bytes(data: bytes, name: str) -> Image.Image:
     """The upright RGB image of an encoded file's bytes; raises ConfigError, by this name, for what is no such image."""
-    try:
-        with opened(data) as found:
-            return _flat(found)
-    except ImageLimitError as error:
-        raise _refused(name, error) from error
-    except UnidentifiedImageError as error:
-        expected = ", ".join(FORMATS)
-        raise ConfigError(f"image: {name}: not an image that can be decoded; expected one of {expected}") from error
-    except Exception as error:  # decoders raise nearly anything on malformed bytes
-        raise ConfigError(f"image: {name}: not an image that can be decoded ({error})") from error
+    with _refusing(name), opened(data) as found:
+        return _flat(found)
 
 
 def _of_file(file: Path) -> Image.Image:
@@ -77,6 +89,8 @@ def _of_file(file: Path) -> Image.Image:
         raise _refused(str(file), error) from error
     except OSError as error:
         raise ConfigError(f"image: {file}: not an image that can be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL in it
+        raise ConfigError(f"image: {str(file)!r}: no name that a file can have ({error})") from error
     return of_bytes(data, str(file))
 
 

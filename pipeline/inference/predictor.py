@@ -67,6 +67,8 @@ class Predictor:
     def __init__(self, ready: Restored, resize: Engine = "pillow", batch: int = 32) -> None:
         if batch < 1:
             raise ConfigError(f"batch: {batch}: expected at least 1")
+        if resize not in ENGINES:
+            raise ConfigError(f"resize: {resize!r}: expected one of {', '.join(ENGINES)}")
         self._ready, self._batch = ready, batch
         self._decoder = Decoder(batch, 2, ready.device) if resize == "dali" else None
         self.task, self.step, self.origin = ready.config.model.task, ready.step, ready.origin
@@ -83,6 +85,8 @@ class Predictor:
         several = isinstance(image, list) or isinstance(text, list)
         pictures: list[AnyImage] = image if isinstance(image, list) else [image]
         texts = text if isinstance(text, list) else [text]
+        if strange := next((type(one).__name__ for one in texts if not isinstance(one, str)), None):
+            raise ConfigError(f"text: a {strange}; expected a str, or a list of them")
         if len(pictures) == 1:
             pictures = pictures * len(texts)
         if len(texts) == 1:

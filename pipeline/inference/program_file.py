@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def write(model: Portable, example: tuple[Tensor, Tensor], facts: Mapping[str, s
         program = torch.export.export(model, example, dynamic_shapes={"images": {0: several}, "tokens": {0: several}})
     if not operator:
         spell_out(program)
-    torch.export.save(program, out, extra_files={f"{name}.txt": value for name, value in facts.items()})
+    written = io.BytesIO()  # of a full disk torch says a RuntimeError of many lines
+    torch.export.save(program, written, extra_files={f"{name}.txt": value for name, value in facts.items()})
+    out.write_bytes(written.getbuffer())
 
 
 def spell_out(program: torch.export.ExportedProgram) -> None:

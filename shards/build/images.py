@@ -25,7 +25,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from laconvnet.images import FORMATS, ImageLimitError, has_too_many_pixels, on_white, opened, read_bytes
+from laconvnet.images import (
+    FORMATS,
+    ImageDepthError,
+    ImageLimitError,
+    has_too_many_pixels,
+    on_white,
+    opened,
+    read_bytes,
+    with_8_bits,
+)
 from laconvnet.shards.build import jpeg
 from laconvnet.shards.build.content import file_content, image_content
 from laconvnet.shards.format.pictures import UNKNOWN, Content
@@ -93,6 +102,8 @@ def read_image_file(path: Path, annotated: tuple[int, int] = (0, 0), has_regions
         raise ImageError(str(error), file) from error
     except ImageLimitError as error:
         raise ImageError(f"refused: {error}", file) from error
+    except ImageDepthError as error:
+        raise ImageError(str(error), file) from error
     except UnidentifiedImageError as error:
         raise ImageError(f"no image of a known format ({', '.join(FORMATS)})", file) from error
     # Decoders raise nearly anything on malformed bytes (SyntaxError, struct.error, zlib.error, IndexError, ...);
@@ -189,15 +200,7 @@ def _is_plain_png(image: Image.Image, data: bytes) -> bool:
 
 def _flattened(image: Image.Image) -> Image.Image:
     """8-bit L or RGB pixels, transparency on white."""
-    transparency = image.info.get("transparency")
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        gray = (values >> 8).astype(np.uint8)
-        if isinstance(transparency, int):
-            gray[values == transparency] = 255
-        return Image.fromarray(gray)
-    if image.mode in ("I", "F"):
-        raise ImageError(f"pixel mode {image.mode}: 32-bit values have no 8-bit meaning")
+    image = with_8_bits(image)
     if image.has_transparency_data:
         return on_white(image).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_what_cannot_be_exported_is_reported_and_leaves_nothing(run: Path, tmp_p
     with pytest.raises(ConfigError, match=r"nowhere: no config.yaml in it"):
         export(tmp_path / "nowhere", "safetensors", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt2"])
+def test_a_file_that_the_disk_does_not_take_is_one_line_and_leaves_nothing(
+    run: Path, tmp_path: Path, kind: str
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as a full disk, but with another word
+    try:
+        with pytest.raises(ConfigError, match=r"--out: .*cannot be written \(File too large\)"):
+            export(run, kind, tmp_path / "out" / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_onnx_the_command_says_what_to_install(

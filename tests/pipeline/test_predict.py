@@ -48,6 +48,33 @@ def test_transparency_lies_on_white(tmp_path: Path, kind: str) -> None:
     assert opened.getpixel((4, 4)) == (255, 255, 255)
 
 
+def test_sixteen_bits_keep_their_upper_eight_as_in_shards(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 30_000, 65_535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    for image in (upright(tmp_path / "a.png"), upright(Image.fromarray(values))):
+        assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 1, 117, 255]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_values_of_32_bits_are_refused_as_in_shards(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tiff")
+    for image in (tmp_path / "a.tiff", Image.new(mode, (8, 8))):
+        with pytest.raises(ConfigError, match=f"pixel mode {mode}"):
+            upright(image)
+
+
+def test_an_image_of_pil_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
+    with Image.open(tmp_path / "half.png") as image, pytest.raises(ConfigError, match="not an image that can be"):
+        upright(image)
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^image: 'a\\x00\.png': no name that a file can have"):
+        upright("a\0.png")
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), b"P6 1 1 255\n123"])
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.png"
@@ -97,6 +124,12 @@ def test_a_small_image_is_enlarged_with_its_box() -> None:
     assert sheet.size == (320, 354)
     assert sheet.getpixel((50, 100)) == (255, 64, 0)
     assert sheet.getpixel((100, 100)) == (10, 20, 30)
+
+
+def test_a_narrow_image_is_not_enlarged_without_end() -> None:
+    sheet = draw(Image.new("RGB", (1, 5000), (10, 20, 30)), "q", {"box": [0, 10, 1, 20], "score": 0.5})
+    assert sheet.size == (320, 5034)
+    assert (np.asarray(sheet)[5000:] < 128).any(), "the sentence is written below"
 
 
 def test_the_drawing_tints_and_outlines_the_mask() -> None:

@@ -77,11 +77,7 @@ def columns(header: Sequence[str], path: Path) -> Columns:
 
     Raises InputError where one that is needed is not there, and where two say the same; it names what was found.
     """
-    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
-    twice = [name for name, count in Counter(plain).items() if count > 1]
-    if twice:
-        raise InputError(f"{path}: column {twice[0]!r} is there twice; rename one")
-    original = dict(zip(plain, header, strict=True))
+    original = by_plain_name(header, path)
     named: dict[str, str] = {}
     for role, names in NAMES.items():
         there = [name for name in names if name in original]
@@ -95,6 +91,15 @@ def columns(header: Sequence[str], path: Path) -> Columns:
     _need(named, bool(ways), header, path)
     known = {*named.values(), *sides, *corners}
     return Columns(named, sides, corners, tuple(name for name in header if name not in known))
+
+
+def by_plain_name(header: Sequence[str], path: Path) -> dict[str, str]:
+    """The header's names by what is compared of them. Raises InputError where one is there twice."""
+    plain = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in header]
+    twice = [name for name, count in Counter(plain).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: column {twice[0]!r} is there twice; rename one")
+    return dict(zip(plain, header, strict=True))
 
 
 def _four(ways: Sequence[tuple[str, ...]], original: dict[str, str]) -> tuple[str, ...]:

@@ -65,6 +65,15 @@ def test_what_two_models_share_does_not_widen_it(tmp_path: Path) -> None:
     assert (alike.low, alike.high, alike.p, alike.verdict) == (0, 0, 1, "undecided")
 
 
+def test_one_image_says_nothing_of_others(tmp_path: Path) -> None:
+    found = overall(
+        result(tmp_path / "a.json", [True, True], images=[5, 5]),
+        result(tmp_path / "b.json", [False, False], images=[5, 5]),
+    )
+    assert (found.difference, found.low, found.high, found.p) == (1, -1, 1, 1)
+    assert found.verdict == "undecided"
+
+
 def test_texts_about_one_image_are_no_evidence_of_their_own(tmp_path: Path) -> None:
     ours, theirs = drawn(1, 100, 0.6), drawn(2, 100, 0.5)
     once = overall(result(tmp_path / "a.json", ours), result(tmp_path / "b.json", theirs))
@@ -123,6 +132,20 @@ def test_a_real_result_is_as_good_as_itself(trained: Path) -> None:
             lambda b: b.with_suffix(".answers.jsonl").write_text('{"example": 0, "sample": 0, "answer": "x"}\n'),
             "no verdict; the answers of this split are hidden",
         ),
+        (
+            lambda b: b.with_suffix(".answers.jsonl").write_text('{"example": 0, "sample": 0, "iou": NaN}\n'),
+            "line 1: not an answer of `laconvnet eval` (iou is nan, expected 0 to 1)",
+        ),
+        (
+            lambda b: b.with_suffix(".answers.jsonl").write_text('{"example": 0, "sample": 0, "iou": null}\n'),
+            "line 1: not an answer",
+        ),
+        (
+            lambda b: b.with_suffix(".answers.jsonl").write_text(f'{{"example": {2**70}, "sample": 0, "iou": 1}}\n'),
+            "line 1: not an answer",
+        ),
+        (lambda b: b.with_suffix(".answers.jsonl").write_bytes(b"\xff\n"), "line 1: not an answer"),
+        (lambda b: b.write_text('{"split": "val", "task": "vqa"}'), "not a result of `laconvnet eval`"),
     ],
 )
 def test_what_cannot_be_compared_is_told(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from laconvnet.launch import cli
-from laconvnet.pipeline.inference import predict
+from laconvnet.pipeline.inference import answer_file, predict
 from laconvnet.pipeline.inference.predictor import Predictor
 from tests.pipeline.inference.test_predictor import corners
 
@@ -133,6 +135,20 @@ def test_a_file_of_other_answers_is_left_alone(trained: Path, asked: Path, ask: 
     assert file.read_text() == "not ours\n"
 
 
+def test_a_file_that_another_process_writes_is_left_alone(trained: Path, asked: Path, ask: Ask, tmp_path: Path) -> None:
+    with answer_file.opened(tmp_path / "answers.jsonl", []):
+        code, rows, told = ask(trained, "--list", asked)
+    assert (code, rows) == (2, [])
+    assert "answers.jsonl: another process is writing it" in told
+    assert ask(trained, "--list", asked)[0] == 0
+
+
+def test_a_full_disk_is_told_of_the_file_of_answers(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, answer_file.opened(tmp_path / "a.jsonl", []):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == str(tmp_path / "a.jsonl")
+
+
 def test_what_cannot_be_answered_has_its_reason_and_the_rest_is_answered(
     trained: Path, images: list[Path], ask: Ask, tmp_path: Path
 ) -> None:
@@ -169,6 +185,7 @@ def test_what_cannot_be_answered_has_its_reason_and_the_rest_is_answered(
         (["--list", "a.txt"], "not known as a table"),
         (["--list", "a.csv"], "no column image; found a, text"),
         (["--list", "empty.csv"], "holds no row"),
+        (["--list", "twice.csv"], "column 'image' is there twice; rename one"),
         (["--image", "a.jpg", "b.jpg", "--text", "a", "--out", "a.png"], "expected a name such as answers.jsonl"),
         (["--image", "a.jpg", "--text", "a", "--batch", "0"], "--batch: 0"),
     ],
@@ -182,6 +199,7 @@ def test_a_mistake_is_told_before_any_model_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("a,text\n1,2\n")
+    (tmp_path / "twice.csv").write_text("Image,image,text\n1,2,3\n")
     (tmp_path / "empty.csv").write_text("image,text\n")
     assert cli.main(["predict", "no-run", *words]) == 2
     assert message in capsys.readouterr().err

@@ -90,6 +90,10 @@ def test_what_cannot_be_asked_is_told_in_a_line(trained: Path, images: list[Path
         (torch.zeros(3, 4, 4) - 1, "a", "outside 0 to 1"),
         (torch.zeros(1, 4, 4), "a", r"tensor \(1, 4, 4\)"),
         (images[0], "?!", "holds no word"),
+        (None, "a", "image: a NoneType; expected a path"),
+        ((images[0], images[0]), "a", "image: a tuple; expected a path"),
+        (images[0], ("a", "b"), "text: a tuple; expected a str"),
+        (images[0], ["a", 5], "text: a int; expected a str"),
         ([images[0]] * 2, ["a"] * 3, "2 images and 3 texts"),
     ]
     for image, text, message in wrong:
@@ -102,6 +106,8 @@ def test_what_cannot_be_asked_is_told_in_a_line(trained: Path, images: list[Path
             laconvnet.load(place)
     with pytest.raises(laconvnet.ConfigError, match="batch: 0"):
         laconvnet.load(trained, batch=0)
+    with pytest.raises(laconvnet.ConfigError, match="resize: 'opencv': expected one of pillow, dali"):
+        laconvnet.load(trained, resize="opencv")
     with pytest.raises(AttributeError, match="nothing_of_it"):
         laconvnet.nothing_of_it  # noqa: B018
 
