@@ -2,7 +2,7 @@
 
 A file of kilobytes can ask for gigabytes of pixels, or for minutes of work on them: each scan of a progressive JPEG is
 a pass over the whole image and may take thirty bytes. The limits leave room for whatever a camera or an encoder writes.
-This module knows PIL and `laconvnet.files` only.
+This module knows numpy, PIL and `laconvnet.files` only.
 """
 
 from __future__ import annotations

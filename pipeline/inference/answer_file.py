@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from laconvnet.files import naming
-from laconvnet.pipeline.errors import ConfigError
+from laconvnet.pipeline.errors import WRONG_PATH, ConfigError
 
 Facts = dict[str, Any]
 
@@ -30,7 +31,9 @@ def opened(file: Path, asked: Iterable[list[Facts]]) -> Iterator[tuple[IO[str], 
             done, end = _answered(file, asked)
             stream.truncate(end)
             yield stream, done
-    except (IsADirectoryError, PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if not isinstance(error, WRONG_PATH) and error.errno != errno.EROFS:
+            raise
         raise ConfigError(f"--out: {file}: cannot be written ({error.strerror}); choose another place") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Ask:
 def of_images(places: list[Path], text: str) -> list[Ask]:
     """One text about these files, and about every image file in and below these folders, by their names.
 
-    Raises ConfigError for a folder that holds none.
+    Raises ConfigError for a folder that holds none, and OSError for one, or one in it, that cannot be read.
     """
     return [Ask(row, image, text) for row, image in enumerate((file for place in places for file in _in(place)), 1)]
 
@@ -44,7 +45,15 @@ def _in(place: Path) -> Iterator[Path]:
     if not place.is_dir():
         yield place
         return
-    found = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = sorted(file for file in _below(place) if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise ConfigError(f"--image: {place}: no image in it; expected names that end in one of {' '.join(SUFFIXES)}")
     yield from found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(place, name) for name in names)

@@ -82,6 +82,8 @@ def of_bytes(data: bytes, name: str) -> Image.Image:
 
 def _of_file(file: Path) -> Image.Image:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # to read a pipe may take for ever
+            raise ConfigError(f"image: {file}: a device or a pipe; expected a file")
         data = read_bytes(file)
     except FileNotFoundError as error:
         raise ConfigError(f"image: {file}: no such file") from error

@@ -47,12 +47,22 @@ def load(
         resize: What brings images to the network's size: Pillow, which every machine has, or DALI as in training.
         batch: How many images and texts go through the network at once.
 
-    Raises ConfigError, one line, for a place that holds no trained model.
+    Raises ConfigError, one line, for a place that holds no trained model, and for a device that is not here.
     """
-    where, wanted = Path(place), None if device is None else torch.device(device)
+    where, wanted = Path(place), None if device is None else _device(device)
     file = where if where.is_file() else hub.weights_in(where)
     ready = restore(where, last, wanted) if file is None else restore_file(file, wanted)
     return Predictor(ready, resize, batch)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch says of a name, and of a GPU that it cannot have
+        told = str(error).partition("\n")[0]
+        raise ConfigError(f"device: {str(name)!r}: not to be had here ({told}); expected cpu, or cuda:0") from error
+    return device
 
 
 class Predictor:

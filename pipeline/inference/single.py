@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from laconvnet.pipeline.data.text import Words
 from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.explain import sheet
 from laconvnet.pipeline.explain.filters import places, spread
@@ -28,18 +29,17 @@ def answered(
     """
     if explain:
         sheet.check(explain, "--explain")
+    if out:
+        _check_drawing(out)
     shown = _opened(image)
     (found,) = model.raw([shown], [text])
-    words = model.words(text)
-    if words.unknown:
-        complain(f"not known to this run: {', '.join(words.unknown)}")
-    if words.unread:
-        complain(f"not read, beyond the {len(words.read)} words of this run: {' '.join(words.unread)}")
+    _tell(model.words(text))
     if out:
         try:
-            Answer.of(shown, text, found, words).draw().save(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            Answer.of(shown, text, found, model.words(text)).draw().save(out)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--out: {out}: cannot be written ({error}); expected a name such as a.png") from error
+            raise ConfigError(f"--out: {out}: cannot be written ({error}); choose another place") from error
     if explain:
         _explained(model, shown, text, (), explain)
     return {"image": str(image), "text": text, **found}
@@ -58,7 +58,21 @@ def explained(
         sheet.check(out, "--out")
     shown = _opened(image)
     (found,) = model.raw([shown], [text])
+    _tell(model.words(text))
     return {"image": str(image), "text": text, **found, **_explained(model, shown, text, at, out)}
+
+
+def _tell(words: Words) -> None:
+    if words.unknown:
+        complain(f"not known to this run: {', '.join(words.unknown)}")
+    if words.unread:
+        complain(f"not read, beyond the {len(words.read)} words of this run: {' '.join(words.unread)}")
+
+
+def _check_drawing(out: Path) -> None:
+    Image.init()
+    if Image.EXTENSION.get(out.suffix.lower()) not in Image.SAVE:
+        raise ConfigError(f"--out: {out}: not a format that can be drawn; expected a name such as a.png")
 
 
 def _opened(image: Path) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=rf"^image: {path}: not an image that can be decoded"):
         upright(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: a device or a pipe; expected a file"):
+        upright(tmp_path / "pipe")
 
 
 def test_what_would_take_too_long_to_decode_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from laconvnet.launch import cli
+from laconvnet.pipeline.errors import ConfigError
 from laconvnet.pipeline.inference import answer_file, predict
+from laconvnet.pipeline.inference.answer_file import opened
+from laconvnet.pipeline.inference.asks import of_images
 from laconvnet.pipeline.inference.predictor import Predictor
 from tests.pipeline.inference.test_predictor import corners
 
@@ -171,6 +174,30 @@ def test_what_cannot_be_answered_has_its_reason_and_the_rest_is_answered(
     ]
     assert all(re.search(reason, row["error"]) for reason, row in zip(wanted, rows[1:-1], strict=True))
     assert "5 without an answer, the first of them row 3: image: " in told
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"")
+    real = os.scandir
+
+    def scandir(place: Any) -> Any:  # root may read whatever is closed
+        if Path(place).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="closed"):
+        of_images([tmp_path], "a")
+
+
+def test_a_read_only_file_system_is_the_user_s_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system", "there")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigError, match=r"Read-only file system.*choose another place"), opened(tmp_path / "a", []):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,9 @@ def test_what_cannot_be_asked_is_told_in_a_line(trained: Path, images: list[Path
     for place, message in ((tmp_path / "empty", "no config.yaml"), (tmp_path / "other.safetensors", "safetensors")):
         with pytest.raises(laconvnet.ConfigError, match=message):
             laconvnet.load(place)
+    for device in ("cuda:77", "nonsense"):
+        with pytest.raises(laconvnet.ConfigError, match=f"device: '{device}': not to be had here"):
+            laconvnet.load(trained, device=device)
     with pytest.raises(laconvnet.ConfigError, match="batch: 0"):
         laconvnet.load(trained, batch=0)
     with pytest.raises(laconvnet.ConfigError, match="resize: 'opencv': expected one of pillow, dali"):

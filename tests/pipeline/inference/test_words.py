@@ -58,7 +58,20 @@ def test_of_sixty_words_the_first_ones_are_read_and_the_others_are_told(
     assert len(long.unread) == 60 - read
     assert (long.box, long.confidence, first.unread) == (first.box, first.confidence, ())
     assert cli.main(["predict", str(trained), "--image", str(images[0]), "--text", text]) == 0
-    assert f"not read, beyond the {read} words of this run: the red circle the" in capsys.readouterr().err
+    told = f"not read, beyond the {read} words of this run: the red circle the"
+    assert told in capsys.readouterr().err
+    assert cli.main(["explain", str(trained), "--image", str(images[0]), "--text", text]) == 0
+    assert told in capsys.readouterr().err
+
+
+def test_a_drawing_has_a_folder_made_for_it_and_a_name_that_says_how(
+    trained: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["predict", str(trained), "--image", str(images[0]), "--text", "the red circle", "--out"]
+    assert cli.main([*asked, str(tmp_path / "new" / "a.png")]) == 0
+    assert (tmp_path / "new" / "a.png").is_file()
+    assert cli.main([*asked, str(tmp_path / "a.xyz")]) == 2
+    assert "a.xyz: not a format that can be drawn; expected a name such as a.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "?!", "'"])
