@@ -83,7 +83,9 @@ def plot(table: Sequence[Row], file: Path) -> None:
         for row in drawn:
             sides = [[row["median"] - row["q1"]], [row["q3"] - row["median"]]]
             axes.errorbar(row["median"], row["peak_mb"], xerr=sides, fmt="o")
-            axes.annotate(f" {row['name']}", (row["median"], row["peak_mb"]))
+            point = (row["median"], row["peak_mb"])
+            axes.annotate(row["name"], point, xytext=(0, 6), textcoords="offset points", ha="center")
+        axes.margins(x=0.2, y=0.15)
         axes.set(xlabel="ms a batch, median and quartiles", ylabel="MB on top of the weights", ylim=(0, None))
         first = table[0]
         axes.set_title(

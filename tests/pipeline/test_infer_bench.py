@@ -74,7 +74,7 @@ def test_what_else_answers_is_timed_in_turn_and_drawn(tmp_path: Path) -> None:
     assert all(row["median"] > 0 and row["peak_mb"] is not None and row["note"] is None for row in table)
     infer.plot(table, tmp_path / "figure.svg")
     drawn = (tmp_path / "figure.svg").read_text()
-    assert all(drawn.count(f"<!--  {name} -->") == 2 for name in others)
+    assert all(drawn.count(f"<!-- {name} -->") == 2 for name in others)
 
 
 def test_a_way_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
