@@ -114,9 +114,10 @@ def evaluate(
     understanding either. A question task adds the majority answer of the run's own training split, over all questions
     and within each family, where that set is still there. Raises ConfigError for a run, folder or split that is not
     there, that lacks what the task is scored by, or that holds less than the share ``at_least`` of what was annotated.
-    ``submission`` receives the answers as VQA's evaluation server takes them.
-    With ``explain`` the examples that the report shows are explained in ``<out>.explained.jsonl``; it is also
-    raised for a model that cannot be, or that was trained on blank images.
+
+    ``submission`` receives the answers as VQA's evaluation server takes them; raises ConfigError as `submission.check`.
+    With ``explain`` the examples that the report shows are explained in ``<out>.explained.jsonl``; raises ConfigError
+    for a model that cannot be, or that was trained on blank images.
 
     The processes that were started for it share the batches, and what is written is the same to the byte with any
     number of them. The main process writes and returns the metrics, the others return None; where one fails, all do.
