@@ -7,7 +7,7 @@ from typing import Any
 
 from laconvnet.pipeline.inference.asks import Ask
 from laconvnet.shards.errors import InputError
-from laconvnet.shards.sources.table.columns import NAMES, by_plain_name
+from laconvnet.shards.sources.table.columns import NAMES, by_plain_name, by_role
 from laconvnet.shards.sources.table.formats import ROW, Table, opened
 
 _ROLES = {
@@ -48,14 +48,9 @@ def _ask(row: dict[str, Any], folder: Path, where: str) -> Ask:
 
 def _columns(table: Table) -> dict[str, str]:
     """The column of each role. Raises InputError where image or text has none, or two, or one is there twice."""
-    plain, used = by_plain_name(table.header, table.path), {}
-    for role, names in _ROLES.items():
-        there = [name for name in names if name in plain]
-        if len(there) > 1:
-            raise InputError(f"{table.path}: columns {' and '.join(map(repr, there))} both tell the {role}; rename one")
-        if there:
-            used[role] = plain[there[0]]
-        elif role != "id":
-            found = ", ".join(table.header) or "none"
-            raise InputError(f"{table.path}: no column {role}; found {found}; any of {', '.join(names)} would do")
+    used = by_role(_ROLES, by_plain_name(table.header, table.path), table.path)
+    lacking = next((role for role in ("image", "text") if role not in used), None)
+    if lacking is not None:
+        found, names = ", ".join(table.header) or "none", ", ".join(_ROLES[lacking])
+        raise InputError(f"{table.path}: no column {lacking}; found {found}; any of {names} would do")
     return used

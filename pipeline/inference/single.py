@@ -33,11 +33,12 @@ def answered(
         _check_drawing(out)
     shown = _opened(image)
     (found,) = model.raw([shown], [text])
-    _tell(model.words(text))
+    words = model.words(text)
+    _tell(words)
     if out:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            Answer.of(shown, text, found, model.words(text)).draw().save(out)
+            Answer.of(shown, text, found, words).draw().save(out)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--out: {out}: cannot be written ({error}); choose another place") from error
     if explain:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +78,7 @@ def columns(header: Sequence[str], path: Path) -> Columns:
     Raises InputError where one that is needed is not there, and where two say the same; it names what was found.
     """
     original = by_plain_name(header, path)
-    named: dict[str, str] = {}
-    for role, names in NAMES.items():
-        there = [name for name in names if name in original]
-        if len(there) > 1:
-            raise InputError(f"{path}: columns {' and '.join(map(repr, there))} both tell the {role}; rename one")
-        named.update((role, original[name]) for name in there)
+    named = by_role(NAMES, original, path)
     sides, corners = _four(SIDES, original), _four(CORNERS, original)
     ways = [way for way in (named.get("box", ""), ", ".join(sides), ", ".join(corners)) if way]
     if len(ways) > 1:
@@ -100,6 +95,20 @@ def by_plain_name(header: Sequence[str], path: Path) -> dict[str, str]:
     if twice:
         raise InputError(f"{path}: column {twice[0]!r} is there twice; rename one")
     return dict(zip(plain, header, strict=True))
+
+
+def by_role(roles: Mapping[str, Sequence[str]], original: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The header's name for each role that has one, of the names that roles take; ``original`` is of `by_plain_name`.
+
+    Raises InputError where two columns tell the same.
+    """
+    named: dict[str, str] = {}
+    for role, names in roles.items():
+        there = [name for name in names if name in original]
+        if len(there) > 1:
+            raise InputError(f"{path}: columns {' and '.join(map(repr, there))} both tell the {role}; rename one")
+        named.update((role, original[name]) for name in there)
+    return named
 
 
 def _four(ways: Sequence[tuple[str, ...]], original: dict[str, str]) -> tuple[str, ...]:
